@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
+from .clip.duration import LTX2AVDurationPredictor
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .clip.memory_plan import LTX2AVMemoryPlan
 from .clip.plan import LTX2AVClipPlan
@@ -44,6 +45,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVClipPlan,
     LTX2AVMemoryPlan,
     LTX2AVPrompt,
+    LTX2AVDurationPredictor,
     LTX2AVEmptyLatent,
     LTX2AVConcatLatent,
     LTX2AVSeparateLatent,

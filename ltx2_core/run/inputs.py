@@ -159,6 +159,17 @@ def _mode(fit: Fit, crop: FitMode) -> FitMode:
     return crop if fit == "crop" else fit
 
 
+def first_image_pixels(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor | None:
+    """The first image of a request as it is encoded for ``clip``: (N, 3, H, W) in [0, 1]; None without one.
+
+    It is fitted to the size of the clip, and compressed if it is a single image.
+    """
+    image = request.inputs.image
+    if image.source is None:
+        return None
+    return _prepare(_image_frames(image.source), clip, _crf(image.crf, request), numerics, request.inputs.fit)
+
+
 def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit) -> ImageInPlace:
     """Encode the input image, or clip, for the first frames of a stage."""
     pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics, fit)

@@ -126,7 +126,7 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
     network = build(Component.UPSAMPLER, flat, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
     _save(files.upsampler, random_weights(network, seed), dtype, {"config": json.dumps(flat)})
     if files.duration_head is not None:
-        _save_duration_head(files.duration_head, seed, dtype)
+        save_duration_head(files.duration_head, seed, dtype)
     _save(files.lora, lora_tensors(config, seed), dtype, {"reference_downscale_factor": "1"})
     write_encoder = write_tiny_gemma4 if generation == "2.5" else write_tiny_gemma
     write_encoder(files.text_encoder, seed=seed, dtype=dtype, hidden_size=TEXT_WIDTH, layers=TEXT_LAYERS)
@@ -140,7 +140,8 @@ def _version(generation: TinyGeneration) -> str:
     return "2.5.0" if generation == "2.5" else f"{generation}.0-tiny"
 
 
-def _save_duration_head(path: Path, seed: int, dtype: torch.dtype) -> None:
+def save_duration_head(path: Path, seed: int, dtype: torch.dtype) -> None:
+    """Write a random duration head, for the texts of tiny checkpoints, which predicts a few seconds."""
     config = tiny_duration_config()
     widths = cast(JsonObject, config["transformer"])
     shapes = {
