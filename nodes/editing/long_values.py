@@ -65,8 +65,6 @@ class LongInputs:
     @property
     def chosen(self) -> str:
         """A line for the report on what the recipe of the model has chosen; empty if the widgets say all."""
-        if self.run.has_preset:
-            return ""
         settings = settings_for(self.model, self.run)
         return settings.reason and f"\n{settings.sampler}{settings.reason}"
 
