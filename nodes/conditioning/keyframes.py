@@ -22,7 +22,8 @@ from ..host.slots import INDICES, NUM_FRAMES, guided_frames, slots_of, with_slot
 from ..host.values import Conditioning, Vae
 from ..inputs import quantity
 from .attached import marked_guides
-from .guides import CATEGORY, attach_guide
+from .guides import attach_guide
+from .images import CATEGORY
 
 PRESERVED = 1 - 1e-4
 """Latent frames whose noise mask is below this have content already, such as an image in place."""
@@ -308,13 +309,13 @@ def _appended(video: Latent, added: Tensor) -> Latent:
 
 def _each(keyframes: Latent, count: int) -> tuple[Tensor, ...]:
     """Each keyframe as a latent (B, C, 1, H, W); raises ValueError unless there are ``count`` of them."""
-    samples = video_of(keyframes)["samples"]
+    samples: Tensor = video_of(keyframes)["samples"]
     # A batch of clips of one frame, as LTX-2 Separate Generated Keyframes returns it with keyframes_to_batch.
     if samples.shape[2] == 1 and samples.shape[0] == count:
-        return samples.split(1)
+        return tuple(samples[i : i + 1] for i in range(count))
     if samples.shape[2] != count:
         raise ValueError(f"there are {samples.shape[2]} keyframes and {count} frames for them: name as many")
-    return samples.split(1, dim=2)
+    return tuple(samples[:, :, i : i + 1] for i in range(count))
 
 
 def _encoded_at(video_vae: Vae, keyframe: Tensor, samples: Tensor) -> Tensor:
