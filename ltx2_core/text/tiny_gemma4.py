@@ -35,7 +35,7 @@ def write_tiny_gemma4(
             "pip install -U transformers"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    fields = {
+    fields: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": hidden_size,
         "intermediate_size": _FEED_FORWARD,
@@ -67,4 +67,5 @@ def _random(like: Tensor, generator: torch.Generator) -> Tensor:
     # Gemma 4 multiplies by its norm weights as they are, so that they lie around 1.
     if like.ndim == 1:
         return 1 + 0.1 * torch.randn(like.shape, generator=generator)
-    return torch.randn(like.shape, generator=generator) * like.shape[-1] ** -0.5
+    std: float = like.shape[-1] ** -0.5
+    return torch.randn(like.shape, generator=generator) * std

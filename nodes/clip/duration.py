@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
@@ -66,7 +68,7 @@ class LTX2AVDurationPredictor(io.ComfyNode):
             )
         file = open_checkpoint(DURATION_HEADS.path(duration_head))
         # On the CPU: it is ten megabytes, and one query over the tokens of a prompt.
-        head: DurationHead = file.load(Component.DURATION_HEAD, dtype=torch.float32)
+        head = cast(DurationHead, file.load(Component.DURATION_HEAD, dtype=torch.float32))
         with torch.inference_mode():
             predicted = head.seconds(_context(model, positive, head))
         frames = frames_for(predicted, fps, shortest_s=min_seconds, longest_s=max_seconds)

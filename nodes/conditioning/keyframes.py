@@ -309,13 +309,13 @@ def _appended(video: Latent, added: Tensor) -> Latent:
 
 def _each(keyframes: Latent, count: int) -> tuple[Tensor, ...]:
     """Each keyframe as a latent (B, C, 1, H, W); raises ValueError unless there are ``count`` of them."""
-    samples = video_of(keyframes)["samples"]
+    samples: Tensor = video_of(keyframes)["samples"]
     # A batch of clips of one frame, as LTX-2 Separate Generated Keyframes returns it with keyframes_to_batch.
     if samples.shape[2] == 1 and samples.shape[0] == count:
-        return samples.split(1)
+        return tuple(samples[i : i + 1] for i in range(count))
     if samples.shape[2] != count:
         raise ValueError(f"there are {samples.shape[2]} keyframes and {count} frames for them: name as many")
-    return samples.split(1, dim=2)
+    return tuple(samples[:, :, i : i + 1] for i in range(count))
 
 
 def _encoded_at(video_vae: Vae, keyframe: Tensor, samples: Tensor) -> Tensor:
