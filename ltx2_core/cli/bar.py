@@ -17,25 +17,26 @@ _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 class JobBar:
-    """Draws the progress of a job on stderr.
+    """Draws the progress of a job, such as one clip from loading to the finished file, as a bar on stderr.
 
     Pass its method ``show`` to a run as ``on_step``, ``frames`` to the saving of a file as ``on_frames``, and
-    ``window`` to a long clip as ``on_window``.
+    ``window`` to a long clip as ``on_window``. ``job`` knows which share of the whole each part takes;
+    ``quiet`` draws nothing.
     """
 
     def __init__(self, bar: Any, job: Job, *, quiet: bool) -> None:
         self._bar, self._job, self._quiet = bar, job, quiet
 
     def show(self, progress: Progress) -> None:
-        """Draw a step of one part of the job, such as "stage 1 3/8"."""
+        """Draw the bar after a step of one part of the job; its text is such as "stage 1 3/8"."""
         self._draw(self._job.advance(progress), f"{progress.stage} {progress.step}/{progress.steps}")
 
     def frames(self, done: int, total: int) -> None:
-        """Draw that ``done`` of ``total`` frames are decoded and encoded."""
+        """Draw that ``done`` of ``total`` frames of the clip are decoded and encoded."""
         self.show(Progress(stage=DECODE, step=done, steps=total))
 
     def window(self, done: int, windows: int) -> None:
-        """Print a line when a window of a long clip is finished, and draw the new share."""
+        """Print a line when ``done`` of ``windows`` windows of a long clip are finished; redraw the bar."""
         if self._quiet:
             return
         text = f"window {done} of {windows}"
@@ -54,6 +55,9 @@ class JobBar:
 
 @contextmanager
 def job_bar(parts: Sequence[Part], *, quiet: bool) -> Iterator[JobBar]:
-    """A context that yields the bar for a job with these parts; with ``quiet`` it draws nothing."""
+    """A context that yields the progress bar of a job that consists of ``parts``.
+
+    With ``quiet`` the bar draws nothing.
+    """
     with tqdm(total=1.0, bar_format=_FORMAT, desc="load", file=sys.stderr, disable=quiet) as bar:
         yield JobBar(bar, Job(parts), quiet=quiet)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 import click
@@ -27,7 +26,6 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
         "keep_frames": "keep_frames",
         "feather": "fade_frames",
         "exact_outside": "exact_outside",
-        "background": "background",
     },
     "retake": {
         "video_region": "video",
@@ -37,12 +35,10 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
         "feather": "feather",
         "allow_past_end": "allow_past_end",
         "exact_outside": "exact_outside",
-        "background": "background",
     },
     "sound": {
         "ceiling_db": "ceiling_db",
         "sound_window_frames": "window_frames",
-        "background": "background",
     },
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
 }
@@ -73,10 +69,33 @@ def sound(chosen: Chosen) -> None:
 
 
 def edit(kind: EditKind, chosen: Chosen) -> None:
-    """Run an edit, or with ``--resume`` finish one whose latents are saved; prints the path of the file."""
-    path = _resumed(chosen) if chosen["resume"] else _edited(kind, chosen)
+    """Run an edit of the given kind, or with ``--resume`` finish the one whose sampled latents are saved.
+
+    Prints the path of the written file on stdout. ``chosen`` are the options of the call.
+    """
+    resumed = chosen["resume"] and not _has_windows(kind, chosen)
+    path = _resumed(chosen) if resumed else _edited(kind, chosen)
     if path is not None:
         click.echo(path)
+
+
+def _has_windows(kind: EditKind, chosen: Chosen) -> bool:
+    """Whether a stopped run left finished windows of the audio of this output, and no latents of all of it.
+
+    Raises ValueError if it did, but the command does not say for which video.
+    """
+    from ..run.saved_latents import find_saved, saved_windows
+
+    output = chosen["output"]
+    if kind != "sound" or not saved_windows(output).is_dir():
+        return False
+    try:
+        find_saved(output)
+    except ValueError:
+        if chosen["source"] is None and chosen["from_file"] is None:
+            raise ValueError(f"windows of {output} are finished: run the whole command again") from None
+        return True
+    return False
 
 
 def _resumed(chosen: Chosen) -> str | None:
@@ -88,9 +107,9 @@ def _resumed(chosen: Chosen) -> str | None:
 
 
 def _edited(kind: EditKind, chosen: Chosen) -> str | None:
-    """Sample and save an edit; returns the path of the file.
+    """Sample and save an edit; returns the path of the written file.
 
-    With ``--dry-run`` it prints the plan and returns None. For stdout it returns None too.
+    Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
@@ -106,35 +125,42 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     output.check(audio_alone=kind == "audio")
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)
+    # Before sampling, because the kind of the file decides whether packets can be copied.
+    if made.source is not None:
+        _check_copy(made, output)
     if chosen["dry_run"]:
         _print_edit(pipeline, made)
         return None
-    # Before sampling, because the kind of the file decides whether packets can be copied.
-    if kind == "sound" and made.source is not None:
-        _check_copy(made.source, output)
     run_edit(pipeline, made, output)
     return output.printed
 
 
-def _check_copy(source: Path, output: Output) -> None:
-    """Check whether the video of ``source`` can be copied into the output without encoding.
+def _check_copy(made: EditRun, output: Output) -> None:
+    """Print what the new file will not have of the source: its encoded video, subtitles, other tracks.
 
-    If no kind of file can hold its packets, a line says that it is encoded again. Raises ValueError if
-    another kind of file could hold them.
+    Raises ValueError if the video of added audio could be copied without encoding, but not into this kind of
+    file.
     """
+    from ..media.other_tracks import left_out
     from ..media.remux import check_copy
 
-    fmt = output.destination.format
-    if fmt.video and fmt.audio and not output.encoding.of_video and source.is_file():
-        note = check_copy(source, fmt)
-        if note is not None:
-            click.echo(note, err=True)
+    source, fmt = made.source, output.destination.format
+    # Folders of images and animations have one track.
+    if source is None or not (source.is_file() and fmt.video and fmt.audio):
+        return
+    copied, notes = bool(made.own.get("exact_outside")), []
+    if made.kind == "sound" and not output.encoding.of_video:
+        notes = [check_copy(source, fmt)]
+        copied = notes == [None]
+    for note in filter(None, (*notes, left_out(source, fmt if copied else None))):
+        click.echo(note, err=True)
 
 
 def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> EditRun:
-    """The edit that the options describe.
+    """Make the edit that the options describe.
 
-    ``recorded`` are the settings of ``--from-file``: options on the command line replace single ones of them.
+    ``recorded`` are the settings of the file of ``--from-file``, or None without that option; options on the
+    command line replace single settings.
     """
     from .repeat import repeated_edit
     from .saving import EditRun
@@ -154,9 +180,10 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
 
 
 def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) -> EditArguments:
-    """The arguments that only this kind of edit has, such as regions.
+    """The arguments that only this kind of edit has, such as the regions of a retake.
 
-    Options on the command line come first, then the recorded edit ``before``, then the defaults.
+    Each comes from the command line if it is written there, else from ``before``, the edit of the
+    ``--from-file`` file (None without one), else from the defaults.
     """
     own: dict[str, object] = {
         argument: _read(option, chosen[option])
@@ -175,17 +202,14 @@ def _own_arguments(kind: EditKind, chosen: Chosen, before: RecordedEdit | None) 
 
 
 def _read(option: str, value: Any) -> Any:
-    """Convert the value of an edit's option: regions and colours are parsed, other values returned unchanged.
+    """Convert the value of an edit's option: regions are parsed, other values returned unchanged.
 
     Raises ValueError that names the flag.
     """
     from ..conditioning.regions import parse_regions
-    from ..media.images import parse_colour
     from ..run.options import by_name
     from .values import naming
 
-    if option == "background":
-        return [*parse_colour(value)]
     if not option.endswith("_region"):
         return value
     with naming(by_name(option).flag):
@@ -200,7 +224,7 @@ def _print_edit(pipeline: LTX2Pipeline, made: EditRun) -> None:
 
 
 def _check_needed(chosen: Chosen, names: tuple[str, ...]) -> None:
-    """Raise a usage error if one of the options ``names`` is missing."""
+    """Raise click's usage error if one of the options ``names`` was not written and has no default."""
     from ..run.options import by_name
 
     for name in names:

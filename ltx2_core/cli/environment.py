@@ -35,9 +35,9 @@ REQUIRED = {
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One result of a check.
+    """One result of a check of the installation, with a text for the user.
 
-    With a ``note`` something is limited; with a ``problem`` the library cannot work.
+    The ``state`` "ok" is fine, with "note" something is limited, and with "problem" the library cannot work.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Fact:
 
 
 def examine() -> Iterator[Fact]:
-    """Run all checks and yield their results; a check may yield several."""
+    """Run all checks of the installation and yield their results; one check may yield several."""
     yield _python()
     # Packages come first, since the checks after them import these.
     yield from _packages()
@@ -93,7 +93,10 @@ def _packages() -> Iterator[Fact]:
 
 
 def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
-    """Run ``check``; if it raises anything, as a broken installation can, return the error as a result."""
+    """Run ``check`` and return its result; an exception is returned as a result of the state "problem".
+
+    ``name`` is the name of that result.
+    """
     try:
         return check()
     # A report on a broken installation must not break itself.

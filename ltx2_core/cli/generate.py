@@ -29,10 +29,10 @@ def generate(chosen: Chosen) -> None:
 
 
 def _other_command(chosen: Chosen) -> Callable[[], None] | None:
-    """Return a function that repeats the file of ``--from-file``, if another command than this one made it.
+    """If another ltx2 command made the file of ``--from-file``, return a function that repeats its run.
 
-    Returns None if ``ltx2 generate`` made it. Raises ValueError for options that the other command does not
-    have.
+    Returns None if ``ltx2 generate`` made the file, and without ``--from-file``. Raises ValueError for
+    options on the command line that the other command does not have.
     """
     if chosen["from_file"] is None or chosen["resume"]:
         return None
@@ -55,7 +55,10 @@ def _other_command(chosen: Chosen) -> Callable[[], None] | None:
 
 
 def _resumed(chosen: Chosen) -> str | None:
-    """Decode the saved latents of an earlier run; returns the path of the file."""
+    """Decode the saved latents of an earlier run and write the clip.
+
+    Returns the path of the written file; None if the clip is written to stdout.
+    """
     from .saving import resume_run
     from .values import Output
 
@@ -64,7 +67,10 @@ def _resumed(chosen: Chosen) -> str | None:
 
 
 def _generated(chosen: Chosen) -> str | None:
-    """Sample and save a clip; returns the path of the file, None if this process writes none."""
+    """Sample and save a clip, or several; returns the paths of the written files, one on each line.
+
+    Returns None for a dry run, if the clip is written to stdout, and in processes that only help to sample.
+    """
     from ..run.distributed import join_processes, leave_processes
     from .plan import print_plan
     from .repeat import open_recorded
@@ -108,7 +114,7 @@ def _generated(chosen: Chosen) -> str | None:
 
 
 def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
-    """Print which layers each LoRA changes, why fp8 blocks are left out, and the seed if it was drawn."""
+    """Print on stderr what each LoRA changes, why fp8 blocks are not used, and a seed that was drawn."""
     if pipeline.networks.fp8_problem is not None:
         click.echo(f"--fp8-blocks is left out: {pipeline.networks.fp8_problem}", err=True)
     for report in pipeline.lora_reports():
@@ -118,7 +124,10 @@ def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
 
 
 def _recorded(chosen: Chosen) -> ParsedJson | None:
-    """Read the settings from the tags of ``--from-file``; None without that option."""
+    """Read the settings of a run from the tags of the file named by ``--from-file``.
+
+    None without that option.
+    """
     from .repeat import settings_of
 
     return None if chosen["from_file"] is None else settings_of(chosen["from_file"])
@@ -130,9 +139,10 @@ def _named(request: ParsedJson) -> ParsedJson:
 
 
 def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> Request:
-    """Make the request: options of the command line replace the settings of ``--from-file``.
+    """Make the request: options of the command line replace the ``recorded`` settings of ``--from-file``.
 
-    Without that file the recipe of the checkpoint fills in the rest. Raises ValueError without a prompt.
+    Without such a file (``recorded`` None) the recipe of the checkpoint fills in the rest. Raises ValueError
+    if there is no prompt.
     """
     from ..run.request import Request
     from .repeat import repeated_request

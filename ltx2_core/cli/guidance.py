@@ -20,7 +20,7 @@ RANGE = ("from_sigma", "to_sigma")
 
 
 class GuidanceFields(TypedDict, total=False):
-    """The fields of a request that guidance options can set."""
+    """The fields of a :class:`Request` that guidance options of the command line can set, as keywords."""
 
     sampler: str
     eta: float | None
@@ -48,7 +48,7 @@ class StreamScales(TypedDict, total=False):
 
 
 class SigmaRange(TypedDict, total=False):
-    """The range of noise levels in which guidance is on."""
+    """The range of noise levels in which guidance is on: ``to_sigma`` to ``from_sigma``, from 0 to 1."""
 
     from_sigma: float
     to_sigma: float
@@ -56,7 +56,10 @@ class SigmaRange(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceOptions:
-    """The guidance options that the user wrote: for the video, for the audio, and ``shared`` by both."""
+    """The guidance options that the user wrote: for the video, for the audio, and ``shared`` by both.
+
+    Fields are None, and keys are missing, for options that the user did not write.
+    """
 
     preset: Preset | None
     video: StreamScales
@@ -94,10 +97,10 @@ class GuidanceOptions:
         return not others and {*self.video, *self.audio} <= {"cfg"}
 
     def guidance(self, recipe: Recipe, blocks: tuple[int, ...]) -> Guidance:
-        """Make the guidance of both streams from these options.
+        """Make the guidance of video and audio from these options.
 
-        ``recipe`` has the scales that are left out if there is no preset. ``blocks`` are the numbers of the
-        blocks that stg perturbs.
+        Without a preset ``recipe`` has the scales that are left out. ``blocks`` are the numbers, from 0, of
+        the transformer blocks that spatio-temporal guidance (stg) perturbs.
         """
         if self.preset is None:
             # Without a preset the audio follows the scales that are written for the video.
@@ -112,7 +115,8 @@ class GuidanceOptions:
 def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) -> GuidanceFields:
     """Remove the guidance options from ``explicit`` and return the fields of a request that they stand for.
 
-    Raises ValueError for values out of range, and for ``--steps`` with a preset whose schedule is fixed.
+    ``explicit`` are the options that the user wrote, by name. Raises ValueError for values out of range, and
+    for ``--steps`` with a preset whose schedule is fixed.
     """
     options = GuidanceOptions.taken(explicit)
     fields: GuidanceFields = {} if options.preset is None else _preset_fields(options.preset, explicit)
@@ -134,7 +138,11 @@ def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) 
 
 
 def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceFields:
-    """The sampler and the schedule of a preset, except where the user wrote an option for them."""
+    """The sampler, eta and steps or sigmas of a preset, without those for which the user wrote an option.
+
+    ``explicit`` are the options that the user wrote, by name. Raises ValueError for ``--steps`` with a preset
+    of fixed sigmas.
+    """
     fields: GuidanceFields = {}
     if "sampler" not in explicit:
         fields["sampler"] = preset.sampler
@@ -168,7 +176,10 @@ def _stage2_fields(explicit: MutableMapping[str, Any]) -> GuidanceFields:
 
 
 def _blocks(text: str | None, pipeline: LTX2Pipeline) -> tuple[int, ...]:
-    """The block numbers in the text of ``--stg-blocks``; for None those that suit the checkpoint."""
+    """The transformer block numbers, from 0, in the text of ``--stg-blocks``.
+
+    For None those that are recommended for the checkpoint of ``pipeline``. Raises ValueError for other text.
+    """
     if text is None:
         file = pipeline.networks.file(Component.TRANSFORMER)
         return stg_blocks_of(transformer_config(file.config).num_layers, str(file.generation))

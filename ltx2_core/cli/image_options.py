@@ -17,7 +17,8 @@ _SUFFIX = re.compile(r"\.[a-z]\w*$", re.IGNORECASE)
 def image_fields(explicit: MutableMapping[str, Any]) -> RequestFields:
     """Remove --image and --keyframe from ``explicit`` and return the fields of a request that they stand for.
 
-    Raises ValueError for text that cannot be parsed, and for two images without a frame.
+    ``explicit`` are the options that the user wrote, by name. Raises ValueError for text that cannot be
+    parsed, and for two images that name no frame.
     """
     fields: RequestFields = {}
     guides: list[ImageAt] = []
@@ -53,7 +54,8 @@ def image_fields(explicit: MutableMapping[str, Any]) -> RequestFields:
 def parse_control(text: str) -> VideoReference:
     """Parse a value of --control, ``FILE[:STRENGTH][,scale=N][,every=N]``; the strength is 1 by default.
 
-    Raises ValueError for other text.
+    ``scale=N`` encodes the video N times smaller than the clip, ``every=N`` uses each N-th frame. Raises
+    ValueError for other text.
     """
     # Only a comma before a known setting divides, because names of files may hold commas.
     path, *settings = re.split(r",(?=\s*(?:scale|every)\s*=)", text)
@@ -68,7 +70,10 @@ def parse_control(text: str) -> VideoReference:
 
 
 def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
-    """Parse ``FILE[@FRAME][:STRENGTH]`` to (file, frame or None, strength)."""
+    """Parse ``FILE[@FRAME][:STRENGTH]``, a value of the option ``flag``, to (file, frame, strength).
+
+    Without @FRAME the frame is None, without :STRENGTH the strength is 1. Raises ValueError for other text.
+    """
     where, strength = _split(text)
     if "\0" in where or not where.strip():
         raise ValueError(f"{flag} {text!r} is no path: it is empty or holds a NUL")
@@ -101,7 +106,10 @@ def _split(text: str) -> tuple[str, float]:
 
 
 def _made(flag: str, text: str, make: Callable[[], T]) -> T:
-    """Return ``make()``; a ValueError from it gets the flag and ``text``, as the user wrote it, in front."""
+    """Return ``make()``, but raise its ValueError again with the option as the user wrote it in front.
+
+    ``flag`` is the option, ``text`` its value.
+    """
     try:
         return make()
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from .prompt_files import read_text
 if TYPE_CHECKING:
     from ..editing.conditioning import Keyframe
     from ..editing.long_clip import WindowArguments
+    from ..media.images import Colour
     from ..run.flat_options import RequestFields
     from ..run.pipeline import LTX2Pipeline
     from ..storage.files import ParsedJson
@@ -41,7 +41,7 @@ def long(chosen: Chosen) -> None:
 
 
 def run_long(chosen: Chosen) -> None:
-    """Generate or repeat a long clip, or print its plan."""
+    """Run ``ltx2 long``: generate or repeat a long clip, or with ``--dry-run`` print its plan."""
     from ..out_of_memory import is_out_of_memory
 
     try:
@@ -57,7 +57,7 @@ def run_long(chosen: Chosen) -> None:
 def _generated(chosen: Chosen) -> str | None:
     """Sample the windows that are not finished yet, and save the clip; returns the path of the file.
 
-    With ``--dry-run`` it prints the plan and returns None. For stdout it returns None too.
+    Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_long as run
@@ -82,10 +82,10 @@ def _generated(chosen: Chosen) -> str | None:
 
 
 def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None) -> LongArguments:
-    """Return the prompts, the division into windows, and the fields of a request.
+    """Return the prompts, the division of the clip into windows, and the fields of a request by name.
 
-    Options on the command line come first, then the settings of ``--from-file`` (``recorded``), then the
-    defaults.
+    Values come from the command line if they are written there, else from ``recorded``, the settings of the
+    file of ``--from-file`` (None without that option), else from the defaults.
     """
     from ..media.images import parse_colour
     from .repeat import long_video_of, repeated_long
@@ -95,33 +95,46 @@ def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | No
     # A request with it needs latents, which only windows have: LongVideo takes it to them.
     fields.pop("denoise", None)
     source: Path | None = chosen["source"]
-    background = parse_colour(chosen["background"])
     if recorded is None:
-        windows = _windows(chosen, _WINDOWS, fields)
+        background = parse_colour(chosen["background"])
+        windows = _windows(chosen, _WINDOWS, fields, background)
         return _prompts(chosen), long_video_of(windows, source, background=background), fields
     before = repeated_long(recorded, fields, source=source)
-    written = _windows(chosen, _WINDOWS.keys() & chosen.explicit.keys(), fields)
+    fields = {**before.fields, **fields}
+    background = parse_colour(fields.get("background", chosen["background"]))
+    written = _windows(chosen, _WINDOWS.keys() & chosen.explicit.keys(), fields, background)
     prompts = before.prompts if chosen["prompts"] is None else _prompts(chosen)
     how = long_video_of({**before.windows, **written}, before.source, background=background)
-    return prompts, how, {**before.fields, **fields}
+    return prompts, how, fields
 
 
-def _windows(chosen: Chosen, options: Iterable[str], fields: RequestFields) -> WindowArguments:
+def _windows(
+    chosen: Chosen, options: Iterable[str], fields: RequestFields, background: Colour
+) -> WindowArguments:
     """Return the arguments of ``LongVideo`` that ``options`` of the call set, and its images at frames.
 
-    The images are removed from ``fields``.
+    The images are removed from ``fields``; their transparent pixels are blended with ``background``, RGB in
+    [0, 1].
     """
     windows = {_WINDOWS[option]: chosen[option] for option in options}
-    return cast("WindowArguments", {**windows, "keyframes": _keyframes(fields)})
+    return cast("WindowArguments", {**windows, "keyframes": _keyframes(fields, background)})
 
 
-def _keyframes(fields: RequestFields) -> tuple[Keyframe, ...]:
-    """Remove the images at frames from ``fields`` and load them, so that each window gets those within it."""
+def _keyframes(fields: RequestFields, background: Colour) -> tuple[Keyframe, ...]:
+    """Remove the images at frames from ``fields``, the fields of a request, and load them as keyframes.
+
+    Transparent pixels are blended with ``background``, RGB in [0, 1].
+    """
     from ..editing.conditioning import Keyframe
     from ..media import load_image
 
     return tuple(
-        Keyframe(frames=load_image(image.source), frame=image.frame, strength=image.strength)
+        Keyframe(
+            frames=load_image(image.source, background=background),
+            frame=image.frame,
+            strength=image.strength,
+            path=image.source,
+        )
         for image in fields.pop("images", ())
     )
 
@@ -143,37 +156,21 @@ def _prompts(chosen: Chosen) -> str:
 
 @contextmanager
 def _folder_of_windows(chosen: Chosen, output: Output) -> Iterator[Path]:
-    """The folder of --state, or one of this clip that is removed when its file is written.
+    """A context that yields the folder in which finished windows are saved.
 
-    It is that of ``--state``, or else a temporary one that belongs to the output's name and is deleted when
-    the block succeeds. Raises ValueError for ``--resume`` if no windows are finished.
+    It is the folder of ``--state``, which stays, or else a private folder that belongs to the output's name
+    and is deleted if the block succeeds. Raises ValueError for ``--resume`` without ``--state`` if no windows
+    are saved.
     """
     from ..run.saved_latents import saved_windows
-    from ..storage.private import locked, private_folder, prune_saved
-    from .saving import spare_windows
+    from .windows import windows_until_written
 
     # A folder that the user named stays; only the temporary one belongs to the command.
     if chosen["state"] is not None:
         yield chosen["state"]
         return
-    own = saved_windows(chosen["output"])
-    prune_saved(private_folder(own.parent))
-    with locked(own):
-        if not chosen["resume"]:
-            shutil.rmtree(own, ignore_errors=True)
-        elif not own.is_dir():
-            raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
-        try:
-            yield own
-        # Ctrl+C, which is no Exception, leaves finished windows as well.
-        except BaseException:
-            both = filter(None, (own, spare_windows(output)))
-            folders = [str(folder) for folder in both if any(folder.glob("window_*"))]
-            if folders:
-                click.echo(
-                    f"the finished windows are saved in {' and '.join(folders)}; "
-                    "the same command with --resume continues",
-                    err=True,
-                )
-            raise
-        shutil.rmtree(own)
+    if chosen["resume"] and not saved_windows(output.text).is_dir():
+        raise ValueError(f"no windows of {chosen['output']} are saved: run the command without --resume")
+    again = "the same command with --resume"
+    with windows_until_written(output, again=again, fresh=not chosen["resume"]) as folder:
+        yield folder

@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
 
-        A signal ends it cleanly (:mod:`.stopping`), an error of the user with one line.
+        A signal or an error of the user ends it with one line and an exit code, no traceback.
         """
         try:
             with stopping():

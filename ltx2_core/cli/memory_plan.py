@@ -42,7 +42,7 @@ def plan(chosen: Chosen) -> None:
 
 
 def _clips(chosen: Chosen) -> list[ClipPlan]:
-    """Plan the size and length of each stage; the recipe of the model fills in what the user left out."""
+    """Plan the size and length of each sampling stage; the model's recipe fills in what the user left out."""
     from ..run.recipes import recipe_for
     from ..shapes import AUTO, Snap, plan_clip
 
@@ -66,7 +66,10 @@ def _clips(chosen: Chosen) -> list[ClipPlan]:
 
 
 def _budgets(texts: Sequence[str]) -> list[int]:
-    """Parse the budgets to bytes. Without any: the free memory of the GPU, or some common sizes."""
+    """Parse GPU memory sizes, such as "24GB", to bytes.
+
+    If there are none, return the free memory of the GPU, or some common sizes if there is no GPU.
+    """
     import torch
 
     from ..memory import PRESETS, free_memory, parse_budget
@@ -80,7 +83,10 @@ def _budgets(texts: Sequence[str]) -> list[int]:
 
 
 def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """Return a function from a budget in bytes to the plan for a released model, whose sizes are known."""
+    """Return a function from a budget in bytes to the memory plan of a released model, whose sizes are known.
+
+    ``clips`` are the plans of size and length of each sampling stage.
+    """
     from ..memory import plan_memory, released_size
     from .values import DTYPES
 
@@ -91,7 +97,11 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
 
 
 def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """Return a function from a budget in bytes to the plan for the model files named, from their headers."""
+    """Return a function from a budget in bytes to the memory plan of the user's model files.
+
+    Sizes are read from the headers of the files. ``clips`` are the plans of size and length of each sampling
+    stage.
+    """
     from ..run.network_sizes import NetworkSizes
     from ..types import Numerics
     from .values import execution_of

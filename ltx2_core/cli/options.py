@@ -23,6 +23,7 @@ from ..run.options import (
     check_together,
     options_of,
 )
+from ..run.options.option import number_text
 
 
 class PathType(click.Path):
@@ -61,16 +62,18 @@ TYPES: Mapping[str, click.ParamType] = {  # type: ignore[type-arg]  # generic in
 class Chosen:
     """The options of one call of a command.
 
-    ``explicit`` has those that the user wrote, by name; indexing also gives the defaults of the others.
+    ``explicit`` has the values that the user wrote, by option name; ``chosen[name]`` also gives the defaults
+    of the others.
     """
 
     command: str
     explicit: Mapping[str, Any]
 
     def __getitem__(self, name: str) -> Any:
-        """The value that the user wrote, else the default.
+        """The value of option ``name`` that the user wrote, else its default.
 
-        None if the recipe of the checkpoint decides it.
+        The default is None if the recipe of the checkpoint decides it, and () for options that may be
+        repeated.
         """
         if name in self.explicit:
             return self.explicit[name]
@@ -82,9 +85,9 @@ class Chosen:
         return Path(option.default) if option.kind == "path" and option.default else option.default
 
     def check(self, known: Mapping[str, Any] | None = None) -> None:
-        """Raise ValueError if options contradict each other.
+        """Raise ValueError if options contradict each other, or one lacks another that it needs.
 
-        ``known`` are the settings stored in the file of ``--from-file``.
+        ``known`` are the settings stored in the file of ``--from-file``; None without that option.
         """
         check_together(self.explicit, known, command=self.command)
 
@@ -129,7 +132,7 @@ def command(name: str) -> Callable[[Callable[[Chosen], None]], click.Command]:
 
 
 def _parameter(option: Option, command: str) -> click.Option:
-    """Make the click option for one entry of the table.
+    """Make the click option of the command ``command`` for ``option``, an entry of the table of options.
 
     Its click default is None, so that an option which the user wrote can be told from one left out.
     """
@@ -152,7 +155,11 @@ def _parameter(option: Option, command: str) -> click.Option:
 
 
 def _checked(option: Option, value: Any, ctx: click.Context, param: click.Parameter) -> Any:
-    """Return ``value`` if the option allows it; raises a usage error that names the flag if not."""
+    """Return ``value`` if ``option`` allows it; raises click's usage error that names the flag if not.
+
+    ``ctx`` and ``param`` are click's, for the error. None, for an option that is left out, is returned
+    unchanged.
+    """
     # click takes an explicit default of None for a value.
     if value is None and option.required:
         raise click.MissingParameter(ctx=ctx, param=param)
@@ -197,7 +204,7 @@ def _command_tables() -> Iterator[str]:
 
 
 def _lacking(name: str) -> Iterator[str]:
-    """Yield sentences that say which options a command does not have, and why."""
+    """Yield sentences that say which options the command called ``name`` does not have, and why."""
     reasons = WITHOUT.get(name, {})
     for reason in dict.fromkeys(reasons.values()):
         flags = sorted(by_name(option).flag for option, why in reasons.items() if why == reason)
@@ -209,7 +216,10 @@ def _values(option: Option) -> str:
         return ", ".join(f"`{choice}`" for choice in option.choices)
     low, high = option.range
     first = "above" if option.above else "from"
-    bounds = [f"{first} {low:.20g}" if low is not None else "", f"to {high:.20g}" if high is not None else ""]
+    bounds = [
+        "" if low is None else f"{first} {number_text(low)}",
+        "" if high is None else f"to {number_text(high)}",
+    ]
     words = [option.metavar or option.kind, *filter(None, bounds), option.unit]
     return " ".join(word for word in words if word)
 

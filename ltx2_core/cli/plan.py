@@ -24,9 +24,9 @@ from ..storage.quantized import loaded_bytes
 
 
 def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
-    """Print the source and the plan of an edit, and the run that it samples.
+    """Print the source and the plan of an edit, then size, sigmas and memory of its sampling run.
 
-    ``plan`` is None for an edit that generates audio alone.
+    ``plan`` is None for an edit that generates audio alone. ``request`` is that of the sampling run.
     """
     if plan is not None:
         source = plan.source
@@ -43,9 +43,10 @@ def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) 
 
 
 def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen: Sequence[str]) -> None:
-    """Print the windows of a long clip with their prompts, and the run of the first window.
+    """Print the windows of a long clip with their prompts, then the plan of the first window's sampling run.
 
-    ``chosen`` are the names of the fields whose values the recipe decided.
+    ``request`` is that of the whole clip. ``chosen`` are the names of the request's fields whose values were
+    filled in by the recipe of the checkpoint.
     """
     clip = plan.clip
     click.echo(
@@ -71,9 +72,9 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen:
 def print_plan(
     pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage], *, name: str = "clip"
 ) -> None:
-    """Print size, tokens, sigmas and predicted peak memory of a run; no weights are loaded.
+    """Print size, tokens, sigmas and predicted peak memory of a sampling run; no weights are loaded.
 
-    ``name`` is the label of the first line.
+    ``stages`` are the sampling stages of ``request``. ``name`` is the label of the first line.
     """
     clip = stages[-1].clip
     size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
@@ -164,7 +165,7 @@ def _input_lines(request: Request) -> Iterator[str]:
 
 
 def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
-    """Say for how many tokens the noise levels are computed, and which setting decided that."""
+    """Say for how many tokens the noise levels of a stage are computed, and which setting decided that."""
     schedule = request.sampling.schedule
     of_clip = (schedule or ("clip" if pipeline.numerics.is_comfy else "4096")) == "clip"
     why = f"the {pipeline.numerics.value} numerics" if schedule is None else "as written"
@@ -173,7 +174,7 @@ def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
 
 
 def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
-    """List the values that the recipe of the checkpoint filled in, and name the recipe."""
+    """A line with the values that the recipe of the checkpoint filled in, and the recipe's name."""
     recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
     resolved, chosen = request.with_recipe(recipe)
     # The negative prompt is long, and the crf has an effect with an image alone.
@@ -193,7 +194,7 @@ def _scales_text(recipe: Recipe) -> str:
 
 
 def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:
-    """Estimate the memory of each stage with the files and the number format of ``pipeline``."""
+    """Estimate the memory in bytes of each stage with the model files and number format of ``pipeline``."""
     networks = pipeline.networks
 
     def weights(*components: Component) -> int:

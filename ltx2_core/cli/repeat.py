@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from ..conditioning.inputs import ImageAt
 from ..editing import FramesInFile, LongVideo, PromptSchedule
 from ..editing.long_clip import WindowArguments
 from ..editing.task import EditArguments
@@ -50,7 +51,10 @@ _SIZE = frozenset({"width", "height", "num_frames", "seconds", "fps", "snap", "v
 
 
 def settings_of(path: Path) -> ParsedJson:
-    """Read the settings from the tags of a file. Raises ValueError if it has none or they are damaged."""
+    """Read the settings of the run that made a file from the file's tags.
+
+    Raises ValueError if the file has no such tags or they are damaged.
+    """
     tags = read_metadata(path)
     if METADATA_KEY not in tags:
         raise ValueError(f"{path} holds no settings: it was not made by ltx2, or its tags were lost")
@@ -69,7 +73,7 @@ def command_of(settings: ParsedJson) -> str:
 
 
 def check_command(settings: ParsedJson, command: str, path: Path) -> None:
-    """Raise ValueError if the settings of the file ``path`` come from another command than ``command``."""
+    """Raise ValueError if the file ``path`` with these settings was not made by the command ``command``."""
     made = command_of(settings)
     if made != command:
         raise ValueError(f"{path} was made by ltx2 {made}: repeat it with ltx2 {made} --from-file {path}")
@@ -78,10 +82,11 @@ def check_command(settings: ParsedJson, command: str, path: Path) -> None:
 def open_recorded(
     chosen: Chosen, settings: ParsedJson | None, execution: Execution | None = None
 ) -> LTX2Pipeline:
-    """Open the pipeline of a call, with the number format and numerics that ``settings`` record, if any.
+    """Open the pipeline for a call, with the number format and numerics of ``settings``.
 
-    Options that the user wrote come first. Raises ValueError if the settings have LoRAs and the user named
-    none.
+    ``settings`` are those of the file of ``--from-file``, None without that option; options that the user
+    wrote replace them. ``execution`` is the device, memory and kernels to use; None is what the options say.
+    Raises ValueError if the settings have LoRAs and the user named none.
     """
     import click
 
@@ -99,10 +104,10 @@ def open_recorded(
 
 
 def repeated_request(settings: ParsedJson, changes: Mapping[str, Any]) -> Request:
-    """Return the recorded request with ``changes``, which are flat fields of a request.
+    """Return the request recorded in ``settings``, with the fields in ``changes`` replaced.
 
-    A recorded field that contradicts a change, such as steps and sigmas, is dropped. Raises ValueError for an
-    input file that is gone or has changed.
+    A recorded field that contradicts a change is dropped: for example steps, if sigmas are changed. Raises
+    ValueError for an input file that is gone or has changed.
     """
     recorded = _without(_with_files(settings, changes), changes)
     if "clip" in settings and not {"seconds", "num_frames"} & changes.keys():
@@ -138,10 +143,10 @@ class RecordedLong:
 
 
 def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
-    """Return the recorded edit without the fields that ``changes`` replace.
+    """Return the edit recorded in ``settings``, without the request fields that are in ``changes``.
 
-    ``source`` replaces the recorded source if it is not None. Raises ValueError for a recorded source that
-    was in memory, is gone or has changed.
+    ``source`` is a video that replaces the recorded source; None takes the recorded one. Raises ValueError
+    for a recorded source that was in memory, is gone or has changed.
     """
     fields = _named_fields(settings, {*changes, *_SIZE})
     return RecordedEdit(
@@ -155,13 +160,9 @@ def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
 def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedLong:
     """Return the recorded long clip; arguments are those of :func:`repeated_edit`.
 
-    Raises ValueError if it had images at frames and the user did not name them again.
+    Its ``fields`` have the images at frames too. Raises ValueError if the user did not name these again and
+    one of them was in memory, is gone or has changed.
     """
-    if settings["keyframes"] and "images" not in changes:
-        raise ValueError(
-            "the clip was made with images at frames, whose files its tags do not name: give them again with "
-            "--image FILE@FRAME"
-        )
     frames, overlap, strength, adain = settings["window"]
     windows: WindowArguments = {
         "window_frames": frames,
@@ -177,26 +178,48 @@ def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
         _, windows["source_strength"], _, windows["denoise"] = before
     parts = tuple((float(start), prompt) for start, prompt in settings["prompts"])
     prompts = PromptSchedule(parts, by_window=bool(settings.get("by_window")))
-    fields = _named_fields(settings, set(changes))
-    return RecordedLong(prompts=prompts, source=path, windows=windows, fields=fields)
+    fields = {**_named_fields(settings, set(changes)), **_keyframe_images(settings, changes)}
+    return RecordedLong(prompts=prompts, source=path, windows=windows, fields=cast("RequestOptions", fields))
+
+
+def _keyframe_images(settings: ParsedJson, changes: Mapping[str, Any]) -> dict[str, tuple[ImageAt, ...]]:
+    """Return the recorded images at frames of a long clip as the field "images"; {} if there are none.
+
+    It is empty too if ``changes`` has other ones.
+    """
+    frames, files = settings["keyframes"], settings.get("keyframe_files", ())
+    if not frames or "images" in changes:
+        return {}
+    if len(files) != len(frames) or None in files:
+        raise ValueError(
+            "the clip was made with images at frames, whose files its tags do not name: give them again with "
+            "--image FILE@FRAME"
+        )
+    return {
+        "images": tuple(
+            ImageAt(source=found(record["path"], record, "image"), frame=frame, strength=strength)
+            for (frame, strength, _), record in zip(frames, files, strict=True)
+        )
+    }
 
 
 def long_video_of(
     arguments: WindowArguments, source: Path | None, *, background: Colour = BLACK
 ) -> LongVideo:
-    """Make the division into windows from ``arguments`` of :class:`LongVideo`, and open the source.
+    """Make the division of a long clip into windows from ``arguments``, keywords of :class:`LongVideo`.
 
-    ``background`` is the colour that replaces transparent pixels of the source.
+    ``source`` is a video file to open as its source, None for none. ``background`` is the RGB colour in [0,
+    1] that replaces transparent pixels of the source.
     """
     opened = None if source is None else FramesInFile.open(source, background=background)
     return LongVideo(**arguments, source=opened)
 
 
 def check_files(settings: ParsedJson, pipeline: LTX2Pipeline, *, named_loras: bool) -> str | None:
-    """Compare the checkpoints of ``pipeline`` with the recorded ones.
+    """Compare the names of the checkpoint files of ``pipeline`` with those recorded in ``settings``.
 
-    Returns a line if they differ, else None. Raises ValueError if the settings have LoRAs and ``named_loras``
-    says that the user named none.
+    Returns a line for the user if they differ, else None. Raises ValueError if the settings have LoRAs and
+    ``named_loras`` is False: the user named none.
     """
     loras = {kind: settings.get(kind, []) for kind in ("loras", "stage2_loras")}
     if any(loras.values()) and not named_loras:
@@ -216,14 +239,20 @@ def _with_files(settings: ParsedJson, changes: Iterable[str]) -> JsonObject:
 
 
 def _without(request: ParsedJson, changes: Iterable[str]) -> JsonObject:
-    """Return the recorded fields, except those that ``changes`` set or contradict."""
+    """Return the recorded fields of a request without those that ``changes`` replace or exclude.
+
+    ``changes`` are names of fields; a change of sigmas excludes steps, for example.
+    """
     changed = {*changes}
     replaced = {name for change in changed for name in _REPLACES.get(change, ())}
     return {name: value for name, value in request.items() if name not in changed | replaced}
 
 
 def _named_fields(settings: ParsedJson, changes: set[str]) -> RequestOptions:
-    """Return the recorded fields that the user of that run had set; the recipe decided the others."""
+    """Return the recorded request fields that the user of that run had set, not those of the recipe.
+
+    Fields named in ``changes``, or contradicted by one of them, are left out.
+    """
     chosen = {*settings.get("recipe", {}).get("chose", ())}
     recorded = _without(_with_files(settings, changes), changes)
     # The prompt and the source are arguments of the edit.

@@ -1,4 +1,8 @@
-"""Runs a request and saves its result, with a progress bar; saves the latents until the file is written."""
+"""Runs a request, an edit or a long clip and saves the result, with a progress bar on stderr.
+
+The sampled latents are stored on disk before they are decoded, and deleted once the file is written, so that
+a failed decode can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,14 @@ from ..run.job import DECODE, Part, job_parts
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
-from ..run.saved_latents import find_saved, read_saved, remove_saved, resume, save_latents
+from ..run.saved_latents import (
+    find_saved,
+    read_saved,
+    remove_saved,
+    resume,
+    save_latents,
+    saved_windows,
+)
 from ..storage.files import JsonObject, ParsedJson
 from ..tiny import embedded_set
 from ..types import Numerics
@@ -34,6 +45,7 @@ from .bar import JobBar, job_bar
 from .options import Chosen
 from .summary import report
 from .values import Output, execution_of
+from .windows import spare_windows, windows_until_written
 
 LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, RequestFields]"
 """Prompts, windows and the fields of a request."""
@@ -42,7 +54,7 @@ LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, RequestFields
 def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
     """Sample and save a clip, with a progress bar on stderr.
 
-    The sampled latents are saved until the file is written, so that a failed decode can be resumed.
+    The sampled latents are stored on disk until the file is written, so that a failed decode can be resumed.
     """
     stages = pipeline.stages(request)
     if request.size.video:
@@ -68,7 +80,8 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
 class EditRun:
     """One edit from the command line.
 
-    ``own`` are the arguments that only this kind of edit has; ``fields`` are fields of a request.
+    ``kind`` is "extend", "retake", "sound" or "audio" (audio alone, which has no source). ``own`` are the
+    arguments that only this kind of edit has, such as regions; ``fields`` are fields of a request.
     """
 
     kind: EditKind
@@ -78,7 +91,10 @@ class EditRun:
     fields: RequestOptions
 
     def task(self, fields: Mapping[str, Any] | None = None) -> EditTask:
-        """Return the edit as a task. ``fields`` replace all fields of its request; None leaves them."""
+        """Return the edit as a task that can be run, or stored as JSON.
+
+        ``fields`` replace all fields of its request; None leaves them as they are.
+        """
         options = {**(self.fields if fields is None else fields), **self.own}
         return EditTask(kind=self.kind, prompt=self.prompt, source=self.source, options=options)
 
@@ -90,9 +106,9 @@ class EditRun:
 
 
 def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
-    """Sample, finish and save an edit, with a progress bar on stderr.
+    """Sample an edit, join it with its source and save it, with a progress bar on stderr.
 
-    The sampled latents are saved until the file is written, so that a failed decode can be resumed.
+    The sampled latents are stored on disk until the file is written, so that a failed decode can be resumed.
     """
     settings = edit.settings()
     generations: list[Generation] = []
@@ -102,18 +118,29 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     with (
         job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
         _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
+        _window_folders(edit, output, saved) as folders,
     ):
 
         def save(generation: Generation) -> None:
             generations.append(generation)
             _save_latents(saved, pipeline, generation, output, edit=settings)
 
-        task = edit.task({**edit.fields, "on_step": bar.show})
+        task = edit.task({**edit.fields, **folders, "on_step": bar.show})
         made = task.make(pipeline, on_sampled=save)
         clip = _save_edit(made, generations[0], output, bar, pipeline)
     report(
         output, clip, pipeline.networks.clock, seed=generations[0].request.seed, embedded=_embedded(pipeline)
     )
+
+
+@contextmanager
+def _window_folders(edit: EditRun, output: Output, saved: list[Path]) -> Iterator[EditArguments]:
+    """A context with the arguments of an edit that say where its finished windows are saved."""
+    if edit.kind != "sound":
+        yield {}
+        return
+    with windows_until_written(output, again="the same command", saved=saved) as folder:
+        yield {"folder": folder, "spare": spare_windows(output)}
 
 
 def _one_stage(kind: EditKind) -> RequestOptions:
@@ -122,9 +149,9 @@ def _one_stage(kind: EditKind) -> RequestOptions:
 
 
 def _task_of(settings: ParsedJson) -> EditTask:
-    """Make the edit from the JSON values that were saved with its latents.
+    """Make the edit from the JSON values that were stored with its latents.
 
-    Raises ValueError if its source has changed.
+    Raises ValueError if the source video is gone or has changed.
     """
     task = EditTask.from_settings(settings)
     names = set(settings.get("fields", ()))
@@ -134,10 +161,10 @@ def _task_of(settings: ParsedJson) -> EditTask:
 
 
 def resume_run(chosen: Chosen, output: Output) -> Output:
-    """Decode saved latents and write their file: those for ``output`` if it is named, else the newest.
+    """Decode saved latents and write the file of their run.
 
-    Returns the output that was written. Raises ValueError if no latents are saved, FileNotFoundError if model
-    files have moved.
+    If the user named an output, the latents are those of that output, else the newest. Returns the output
+    that was written. Raises ValueError if no latents are saved, FileNotFoundError if model files have moved.
     """
     path = find_saved(output.text if output.named else None)
     about = read_saved(path)
@@ -165,15 +192,17 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
         else:
             made = _task_of(edit).make(pipeline, sampled=generation)
             clip = _save_edit(made, generation, target, bar, pipeline)
+    shutil.rmtree(saved_windows(target.text), ignore_errors=True)
     seed = generation.request.seed
     report(target, clip, pipeline.networks.clock, seed=seed, embedded=_embedded(pipeline))
     return target
 
 
 def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, output: Output) -> None:
-    """Sample the windows of a long clip that are not in ``folder`` yet, and save the clip.
+    """Sample those windows of a long clip that are not stored in ``folder`` yet, and save the clip.
 
-    A progress bar is drawn on stderr.
+    ``arguments`` are the prompts, the division into windows and the fields of a request. A progress bar is
+    drawn on stderr.
     """
     prompts, how, fields = arguments
     plan, request, _ = planned_long(pipeline, prompts, how, **fields)
@@ -203,17 +232,12 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
     report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline))
 
 
-def spare_windows(output: Output) -> Path | None:
-    """Where windows go if the disk of their folder is full: next to the output, which stdout has not."""
-    path = output.destination.path
-    return None if output.destination.is_stdout else path.with_name(f".{path.stem}.windows")
-
-
 @contextmanager
 def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
-    """A context that yields a list, to which the caller adds the paths of saved latents.
+    """A context that yields a list, to which the caller adds the paths of the latents that it has stored.
 
-    If the block succeeds they are deleted; if it fails, the command that resumes the run is printed.
+    If the block succeeds these files are deleted; if it fails, the line that tells how to resume ``ltx2
+    command`` is printed on stderr.
     """
     saved: list[Path] = []
     try:
@@ -237,7 +261,7 @@ def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
 
 
 def _memory_ran_out(error: BaseException) -> str:
-    """One line on a lack of memory, which may come from anywhere in decoding."""
+    """The error message, one line, for a lack of memory while decoding."""
     return str(error) if isinstance(error, OutOfMemory) else f"memory ran out while decoding: {error}"
 
 
@@ -253,7 +277,11 @@ def _save_latents(
     output: Output,
     edit: Mapping[str, Any] | None = None,
 ) -> None:
-    """Save latents before they are decoded, and add the file to ``saved``; without room, say so."""
+    """Store latents on disk before they are decoded, and add the path of the file to ``saved``.
+
+    ``edit`` is the edit as JSON values, None for a generated clip. If the disk has no room, a line on stderr
+    says so, and nothing is raised.
+    """
     try:
         path = save_latents(
             generation,
@@ -286,7 +314,10 @@ def _save_edit(
     bar: JobBar,
     pipeline: LTX2Pipeline,
 ) -> Clip:
-    """Save an edit, or a waveform if the edit makes audio alone; returns the clip that was written."""
+    """Save an edit, or a waveform with its rate in Hz if the edit makes audio alone.
+
+    ``generation`` is the sampled clip of the edit. Returns the clip that was written.
+    """
     timed = pipeline.networks.clock.timed
     if isinstance(made, Edit):
         made.save(output.destination, on_frames=bar.frames, timed=timed, **output.encoding.chosen())
@@ -297,12 +328,12 @@ def _save_edit(
 
 
 def _embedded(pipeline: LTX2Pipeline) -> bool:
-    """Whether the pipeline runs the tiny model of the package."""
+    """Whether the pipeline runs the tiny model that comes with the package."""
     return any(file.path == embedded_set().checkpoint for file in pipeline.networks.checkpoints)
 
 
 def show(bar: Any, progress: Progress) -> None:
-    """Draw a step on a tqdm bar; the bar starts again for each stage."""
+    """Draw a sampling step on a tqdm bar; the bar starts again from 0 for each stage."""
     # One bar serves all stages; the second test notices a stage of the same name that starts again.
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
         bar.set_description(progress.stage, refresh=False)

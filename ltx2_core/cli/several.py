@@ -34,7 +34,10 @@ DECODERS: Final = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.V
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One of several clips: its request, the path of its file, and ``what``, its label on the sheet."""
+    """One of several clips: its request and the path of its file.
+
+    ``what`` is the text that names the clip in a plan and on the contact sheet: its seed and prompt.
+    """
 
     request: Request
     path: Path
@@ -42,10 +45,10 @@ class Job:
 
 
 def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
-    """Make the list of clips for --prompts-file and --seeds; empty without these options.
+    """Make one job for each prompt of --prompts-file and each seed of --seeds; none without these options.
 
-    All seeds of the first prompt come first. Raises ValueError for text that cannot be parsed, and for more
-    than ``MOST`` clips.
+    ``request`` has everything that the clips share. All seeds of the first prompt come first. Raises
+    ValueError for text that cannot be parsed, and for more than ``MOST`` clips.
     """
     if chosen["prompts_file"] is None and chosen["seeds"] is None:
         return ()
@@ -108,10 +111,11 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 def run_several(
     pipeline: LTX2Pipeline, jobs: Sequence[Job], output: Output, *, sheet: bool, writes: bool
 ) -> None:
-    """Sample all clips, then decode and save each; the latents of a clip are saved until its file is written.
+    """Sample all clips, then decode and save each.
 
-    With ``sheet`` an image with frames of all clips is written too. ``writes`` is False in processes that
-    only help to sample.
+    The latents of a clip are stored on disk until its file is written. With ``sheet`` a contact sheet is
+    written too, an image with frames of all clips. ``writes`` is False in processes that only help to sample:
+    they write no file.
     """
     requests = [job.request for job in jobs]
     if not writes:
@@ -143,7 +147,7 @@ def run_several(
 
 
 def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> None:
-    """Check that all clips, and the contact sheet, can be written.
+    """Check that the files of all clips can be written, and the contact sheet at ``sheet`` (None for none).
 
     Raises ValueError if the output is stdout or a folder, and for a contact sheet of files without video.
     """
@@ -160,7 +164,7 @@ def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> Non
 
 
 def _some_frames(path: Path) -> Any:
-    """Read ``SHEET_FRAMES`` frames (N, 3, H, W) uint8 of a video file, at equal distances."""
+    """Read ``SHEET_FRAMES`` evenly spaced frames of a video file, from first to last: (N, 3, H, W) uint8."""
     import torch
 
     clip = read_video(path)
@@ -175,9 +179,10 @@ def _on_frames(bar: Any, name: str) -> Any:
 
 @contextmanager
 def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
-    """A context that yields two tqdm bars: one for all clips, and below it one for the current part.
+    """A context that yields two tqdm bars: one for all clips, and one for the current part of a clip.
 
-    The first counts each clip twice, when it is sampled and when it is written.
+    The first counts each of the ``count`` clips twice: when it is sampled and when it is written. With
+    ``quiet`` nothing is drawn and the second is None.
     """
     with (
         tqdm(total=2 * count, desc="all clips", unit="half", file=sys.stderr, disable=quiet) as whole,
@@ -188,9 +193,9 @@ def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def _kept() -> Iterator[dict[Path, Path]]:
-    """A context that yields a dict, to which the caller adds: path of a clip -> path of its saved latents.
+    """A context that yields a dict, to which the caller adds: path of a clip -> path of its stored latents.
 
-    If the block fails, the commands that decode the latents are printed.
+    If the block fails, the commands that decode these latents are printed on stderr.
     """
     saved: dict[Path, Path] = {}
     try:

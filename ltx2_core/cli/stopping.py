@@ -14,7 +14,7 @@ import click
 class Stopped(KeyboardInterrupt):
     """Raised when the process receives signal ``number``, such as SIGTERM.
 
-    It is a KeyboardInterrupt, so that everything cleans up as after Ctrl+C.
+    The class is a KeyboardInterrupt, so that everything cleans up as after Ctrl+C.
     """
 
     def __init__(self, number: int) -> None:
@@ -44,7 +44,7 @@ def stopping() -> Iterator[None]:
 
 
 def _take_over() -> dict[int, signal.Handlers]:
-    """Install our handler for signals that would end the process.
+    """Install a handler that raises :class:`Stopped` for SIGTERM and SIGHUP, where they have no handler yet.
 
     Returns a dict: number of a signal -> its previous handler.
     """

@@ -15,7 +15,11 @@ from .values import Output
 
 
 def report(output: Output, clip: Clip, clock: Clock, *, seed: int | None, embedded: bool) -> None:
-    """Print on stderr what was written and how long it took; unless quiet, also what to try next."""
+    """Print on stderr what was written and how long the run took; unless quiet, also commands to try next.
+
+    ``clock`` has the seconds of the run; ``seed`` is None if the clip has none. ``embedded`` says that the
+    tiny model of the package made the clip.
+    """
     # On stderr, because stdout holds the path of the file alone.
     click.echo(made_line(output.destination, clip, output.encoding, seed), err=True)
     click.echo(time_line(clock), err=True)
@@ -25,7 +29,10 @@ def report(output: Output, clip: Clip, clock: Clock, *, seed: int | None, embedd
 
 
 def made_line(destination: Destination, clip: Clip, encoding: Encoding, seed: int | None) -> str:
-    """A line with the path, the size and length of the clip, the size of the file, and the seed."""
+    """A line with the path, the size and length of the clip, the size of the file, and the seed.
+
+    ``seed`` None leaves the seed out.
+    """
     video = video_encoding(destination.format, encoding)
     parts = []
     if clip.frames is not None and video is not None:
@@ -48,7 +55,11 @@ def time_line(clock: Clock) -> str:
 
 
 def next_lines(destination: Destination, seed: int | None, *, embedded: bool) -> Iterator[str]:
-    """Yield lines that suggest commands to try next with this file."""
+    """Yield lines that suggest commands to try next with the written file, such as to extend it.
+
+    ``seed`` is that of the clip, None if it has none. ``embedded`` says that the tiny model of the package
+    made the clip.
+    """
     fmt = destination.format
     if fmt.video and fmt.audio and not destination.is_stdout:
         # Quoted, so that the line can be pasted into a shell.

@@ -24,7 +24,7 @@ MAX_STEPS = 100_000_000
 
 
 class Minutes(click.FloatRange):
-    """The click type of a number of minutes; an infinite one means no limit."""
+    """The click type of an option that is a number of minutes; "inf" means no limit."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         minutes = super().convert(value, param, ctx)
@@ -35,7 +35,7 @@ class Minutes(click.FloatRange):
 
 
 class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """The click type of ``STAGE=N``: a training stage and its number of steps."""
+    """The click type of an option ``STAGE=N``: the name of a training stage and its number of steps."""
 
     name = "stage=n"
 
@@ -48,7 +48,10 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
 
 
 def _check_stages(_ctx: click.Context, _param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Check names of training stages, alone or paired with steps; raises a usage error for an unknown one."""
+    """Return the values of an option if all name known training stages; raises a usage error if not.
+
+    Each value is a name, or (name, steps).
+    """
     if not names:
         return names
     from ..training.tiny.stages import STAGES
@@ -193,7 +196,10 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
 
 
 def _device(name: str) -> torch.device:
-    """Return the device called ``name``; raises a usage error if it is not available."""
+    """Return the torch device called ``name``, such as "cuda".
+
+    Raises click's usage error if it is not available.
+    """
     from ..run.devices import usable_device
 
     try:
@@ -203,7 +209,10 @@ def _device(name: str) -> torch.device:
 
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
-    """Print for each training stage the expected and the actual minutes, and whether it is done."""
+    """Print for each training stage the expected and the spent minutes, and whether it is done.
+
+    ``run`` is the training run. ``stages`` are names; an empty tuple stands for all.
+    """
     from ..training.tiny.stages import STAGES
 
     cost, scale = run.cost(), run.scale

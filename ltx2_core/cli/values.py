@@ -1,4 +1,4 @@
-"""Converts the options of a call to an execution, a pipeline, an output and fields of a request."""
+"""Converts the options of a call to an execution, a pipeline, an output and the fields of a request."""
 
 from __future__ import annotations
 
@@ -45,7 +45,11 @@ _EXECUTION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where the result is written, how it is encoded, and whether progress is shown."""
+    """Where the result of a command is written, how it is encoded, and whether progress is shown.
+
+    ``resume`` says that saved latents are decoded. ``container`` is the kind of file for stdout, None for the
+    default.
+    """
 
     path: Path
     quiet: bool
@@ -61,7 +65,7 @@ class Output:
     def of(cls, chosen: Chosen, *, audio_alone: bool = False) -> Output:
         """Make the output from the options of a call.
 
-        With ``audio_alone`` the default file is a WAV file.
+        ``audio_alone`` is for runs without video: the default file is then a WAV file.
         """
         named = "output" in chosen.explicit
         text = chosen["output"] if named or not audio_alone else AUDIO_OUTPUT
@@ -80,7 +84,10 @@ class Output:
         return output.to(text)
 
     def to(self, text: str) -> Output:
-        """Return a copy of this output with the path ``text``."""
+        """Return a copy of this output with the path ``text``.
+
+        A slash at its end means a folder of frames.
+        """
         return replace(self, path=Path(text), own_folder=text.endswith(("/", os.sep)))
 
     @property
@@ -102,32 +109,20 @@ class Output:
     def check(self, *, audio_alone: bool = False) -> None:
         """Check that the path can be written with the chosen encoding; prints what the file will not contain.
 
-        Raises what :meth:`Destination.check` and :func:`check_encoding` raise.
+        ``audio_alone`` is for runs without video. Raises what :meth:`Destination.check` and
+        :func:`check_encoding` raise.
         """
-        with in_flags():
-            destination = self.destination
-            if audio_alone:
-                destination.check_audio()
-            check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
-            destination.check()
+        destination = self.destination
+        if audio_alone:
+            destination.check_audio()
+        check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
+        destination.check()
         for note in destination.notes(frames=not audio_alone):
             click.echo(note, err=True)
 
     def check_clip(self, clip: ClipPlan) -> None:
-        """Raise ValueError if the chosen encoder cannot encode the size or frame rate of ``clip``."""
+        """Raise ValueError if the chosen encoder does not support the size or frame rate of ``clip``."""
         check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)
-
-
-@contextmanager
-def in_flags() -> Iterator[None]:
-    """A context that changes keywords in errors to flags: "steps=0 must ..." -> "--steps 0 must ..."."""
-    try:
-        yield
-    except ValueError as error:
-        name, equals, rest = str(error).partition("=")
-        if not equals or name not in BY_NAME:
-            raise
-        raise ValueError(f"{BY_NAME[name].flag} {rest}") from error
 
 
 def execution_of(
@@ -137,7 +132,11 @@ def execution_of(
     device: str | None = None,
     dtype: str | None = None,
 ) -> Execution:
-    """Make the execution from the options of a call; ``device`` and ``dtype`` replace those options."""
+    """Make the execution (device, number format, memory, kernels) from the options of a call.
+
+    ``device`` and ``dtype`` replace the options of these names if they are not None. ``processes`` is the
+    group of processes that share the work; None for one process.
+    """
     with naming("--device"):
         place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
     budget = chosen["max_memory"]
@@ -156,9 +155,9 @@ def execution_of(
 def open_pipeline(
     chosen: Chosen, execution: Execution | None = None, *, numerics: Numerics | None = None
 ) -> LTX2Pipeline:
-    """Open a pipeline of the model files that the user named, or of the tiny set if none is named.
+    """Open a pipeline of the model files that the user named, by default of the package's tiny model.
 
-    ``execution`` and ``numerics`` replace those of the options.
+    ``execution`` and ``numerics`` replace those that the options describe if they are not None.
     """
     checkpoints: Sequence[Path] = chosen["checkpoints"]
     text_encoder, upscaler = chosen["text_encoder"], chosen["upscaler"]
@@ -179,14 +178,14 @@ def open_pipeline(
 
 
 def loras_of(chosen: Chosen, name: str) -> tuple[LoraSpec, ...]:
-    """Parse the LoRA files and strengths of the option ``name``, "loras" or "stage2_loras"."""
+    """Parse the LoRA files and strengths in the option called ``name``: "loras" or "stage2_loras"."""
     with naming(BY_NAME[name].flag):
         return tuple(parse_lora(text) for text in chosen[name])
 
 
 @contextmanager
 def naming(flag: str) -> Iterator[None]:
-    """A context that puts ``flag`` in front of the message of a ValueError, unless it is in it."""
+    """A context that puts ``flag`` in front of a ValueError's message, unless the message contains it."""
     try:
         yield
     except ValueError as error:
@@ -196,9 +195,10 @@ def naming(flag: str) -> Iterator[None]:
 
 
 def parse_lora(text: str) -> LoraSpec:
-    """Parse ``FILE[:STRENGTH[:AUDIO_STRENGTH]]``.
+    """Parse ``FILE[:STRENGTH[:AUDIO_STRENGTH]]`` to a LoRA with its strengths.
 
-    A colon with no number after it is part of the file's name.
+    STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by default STRENGTH. A colon with no
+    number after it is part of the file's name.
     """
     path, strengths = split_numbers(text, 2)
     if len(strengths) == 2:
@@ -225,7 +225,10 @@ def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
 
 
 def parse_cache(text: str) -> StepCache:
-    """Parse ``KIND`` or ``KIND:THRESHOLD``, as --cache has it. Raises ValueError for other text."""
+    """Parse ``KIND`` or ``KIND:THRESHOLD``, the value of --cache, to a step cache.
+
+    Raises ValueError for other text.
+    """
     kind, _, threshold = text.partition(":")
     try:
         options = {"threshold": float(threshold)} if threshold else {}
@@ -235,7 +238,10 @@ def parse_cache(text: str) -> StepCache:
 
 
 def parse_tiles(text: str) -> Tiles | None:
-    """Parse the text of --tiles: "2x1" is two columns in one row; None for "1x1". Raises ValueError."""
+    """Parse the value of --tiles: "2x1" is two columns in one row; None for "1x1".
+
+    Raises ValueError for other text.
+    """
     match = re.fullmatch(r"(\d+)x(\d+)", text)
     if match is None or len(text) > _LONGEST_TILES:
         raise ValueError(f"--tiles {text:.40} must be columns x rows, such as 2x1")
@@ -255,7 +261,7 @@ _READERS: Mapping[str, Any] = {
 
 
 def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> RequestFields:
-    """Convert the options that the user wrote to keywords of :class:`Request`.
+    """Convert the options that the user wrote to keywords of :class:`Request`, for the model of ``pipeline``.
 
     Raises ValueError for values that cannot be parsed and for options that contradict each other.
     """

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from torch import Tensor
 
-from ..media.images import ImageSource
+from ..media.images import ImageSource, parse_colour
 from ..types import AVLatent
 from .regions import Region
 
@@ -159,7 +159,8 @@ class SourceClip:
 class Inputs:
     """All inputs of a request.
 
-    ``fit`` says how images and control videos of another shape are brought to that of the clip. Sampling
+    ``fit`` says how images and control videos of another shape are brought to that of the clip;
+    ``background`` is the CSS colour that replaces transparent pixels of them, and of an edit's source. Sampling
     starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of the noise
     that is drawn for the first stage.
     """
@@ -170,10 +171,15 @@ class Inputs:
     audio: AudioTrack = field(default_factory=AudioTrack)
     reference_audio: ReferenceVoice = field(default_factory=ReferenceVoice)
     fit: Fit = "crop"
+    background: str = "black"
     latents: AVLatent | None = None
     noise: AVLatent | None = None
     source_clip: SourceClip | None = None
 
     def __post_init__(self) -> None:
+        try:
+            parse_colour(self.background)
+        except ValueError as error:
+            raise ValueError(f"background={self.background!r}: {error}") from None
         object.__setattr__(self, "images", tuple(map(ImageAt.of, self.images)))
         object.__setattr__(self, "references", tuple(map(VideoReference.of, self.references)))

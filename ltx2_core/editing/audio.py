@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -21,7 +22,7 @@ from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
 from .conditioning import WholeVideo
 from .edit import finished, make_edit, sampled_clip
 from .footage import Footage
-from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
+from .protocols import Encoders, LongPipeline, Pipeline, SampledClip, StageInput, Waveform
 from .result import Edit
 
 # Lossy codecs overshoot their input by a fraction of a dB, which clips at full scale.
@@ -30,20 +31,24 @@ CEILING_DB = -1.0
 
 
 def add_audio(
-    pipeline: Pipeline,
+    pipeline: LongPipeline,
     prompt: str,
     source: Footage,
     *,
     ceiling_db: float = CEILING_DB,
     window_frames: int = WINDOW_FRAMES,
+    folder: str | Path | None = None,
+    spare: str | Path | None = None,
     **options: Any,
 ) -> Edit:
     """Generate audio for a video; the result has the source's own frames, and audio of the same length.
 
     The model is conditioned on the first 8k + 1 frames of the source, scaled down if they are larger than the
     default size of the checkpoint. A source of more than ``window_frames`` (8k + 1) frames is sampled in
-    windows; each continues the last second of audio of the one before. Audio whose peak is above
-    ``ceiling_db`` (dB of full scale) is scaled down as a whole. ``options`` are those of :func:`extend`.
+    windows; each continues the last second of audio of the one before. Finished windows are saved below
+    ``folder``, or ``spare`` where its disk is full, and another call with the same arguments reuses them.
+    Audio whose peak is above ``ceiling_db`` (dB of full scale) is scaled down as a whole. ``options`` are
+    those of :func:`extend`.
     """
     plan = plan_audio_of(pipeline, source, ceiling_db)
     # The frames stay as they are, so a second stage would have nothing to refine.
@@ -51,13 +56,15 @@ def add_audio(
     windows = audio_windows(plan.clip, window_frames)
     if len(windows) == 1:
         return make_edit(pipeline, plan, prompt, **options)
-    return finished(plan, sampled_audio(pipeline, prompt, source, windows, plan.clip, **options))
+    places = {"folder": folder, "spare": spare}
+    return finished(plan, sampled_audio(pipeline, prompt, source, windows, plan.clip, **places, **options))
 
 
 def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:
-    """Plan audio for a source.
+    """Plan the run that generates audio for ``source`` with the checkpoint of ``pipeline``.
 
-    Frames larger than the default size of the pipeline's checkpoint are scaled down.
+    Frames larger than the default size of that checkpoint are scaled down. Audio will be scaled down to a
+    peak of ``ceiling_db`` (dB of full scale).
     """
     usual = pipeline.resolve(Request(prompt=""))
     assert usual.width is not None
@@ -67,9 +74,10 @@ def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILI
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AddedAudio:
-    """A planned run that generates audio for ``source``.
+    """A planned run that generates audio for ``source``, whose frames do not change.
 
-    ``clip`` is the plan of the run, as long as the largest 8k + 1 frames of the source.
+    ``clip`` is the size and length of the run: the first 8k + 1 frames of the source, with the largest k that
+    fits. Audio is scaled down to a peak of ``ceiling_db`` (dB of full scale).
     """
 
     source: Footage
@@ -81,7 +89,7 @@ class AddedAudio:
         return [WholeVideo(self.source.part(0, self.clip.frames))]
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Join the source's frames with the sampled audio, cut or padded to their length."""
+        """Join the source's frames with the sampled audio, cut or padded with silence to their length."""
         source = self.source
         track, rate = fitted_audio(sampled.audio(), source.seconds, self.ceiling_db)
         return Edit(
@@ -110,9 +118,11 @@ def plan_audio(
     numerics: Numerics,
     max_pixels: int | None = None,
 ) -> AddedAudio:
-    """Plan the run that generates audio for a source.
+    """Plan the run that generates audio for ``source``.
 
-    The model sees frames of at most ``max_pixels`` pixels; None sets no limit.
+    The model is conditioned on the source's frames, scaled down to at most ``max_pixels`` pixels each; None
+    sets no limit. Audio will be scaled down to a peak of ``ceiling_db`` (dB of full scale). ``numerics`` is
+    the implementation whose rounding is followed, the official one or ComfyUI's.
     """
     usable = frames_of(latent_frames_of(len(source.frames)))
     return AddedAudio(
@@ -152,13 +162,16 @@ def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any])
 
 
 def fitted_audio(audio: Waveform, seconds: float, ceiling_db: float) -> Waveform:
-    """Scale audio down to a peak of ``ceiling_db`` and cut it, or pad it with silence, to ``seconds``."""
+    """Scale audio down to a peak of ``ceiling_db`` (dB of full scale) and fit it to ``seconds``.
+
+    ``audio`` is (waveform (C, S), rate in Hz); it is cut, or padded with silence.
+    """
     waveform, rate = limit_loudness(audio[0], ceiling_db), audio[1]
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[1])), rate
 
 
 def limit_loudness(waveform: Tensor, ceiling_db: float = CEILING_DB) -> Tensor:
-    """Scale a waveform down as a whole if its peak is above ``ceiling_db`` dB of full scale.
+    """Scale a waveform (C, S) down as a whole if its peak is above ``ceiling_db`` dB of full scale.
 
     Raises ValueError for a ceiling above 0 dB, which no file can hold.
     """

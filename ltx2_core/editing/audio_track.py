@@ -34,8 +34,9 @@ def decoded_audio(
 ) -> Iterator[Tensor]:
     """Decode consecutive ``pieces`` (1, 8, t, 16) of an audio latent to chunks of a waveform (C, S).
 
-    ``decode`` converts a latent to a waveform at ``rate`` Hz. Each chunk is decoded together with the latents
-    around it, so that there are no seams. In all the chunks are as long as the frames of ``clip``.
+    ``decode`` converts a latent (1, 8, t, 16) to a waveform (C, S) at ``rate`` Hz. Each chunk is decoded
+    together with the latents around it, so that there are no seams. All chunks together are as long as the
+    frames of ``clip``.
     """
     # Whole at the rates of all vocoders, 24 and 48 kHz.
     per_latent, total = rate // AUDIO_LATENTS_PER_SECOND, round(clip.seconds * rate)
@@ -56,9 +57,9 @@ def decoded_audio(
 
 
 class AudioParts(NamedTuple):
-    """Input audio that is read part by part.
+    """Input audio at ``rate`` Hz that is read in parts.
 
-    ``read(first, count)`` returns samples (C, S) at ``rate`` Hz, fewer than ``count`` at the end of the
+    ``read(first, count)`` returns ``count`` samples (C, S) from number ``first`` on, fewer at the end of the
     audio.
     """
 
@@ -66,10 +67,10 @@ class AudioParts(NamedTuple):
     read: Callable[[int, int], Tensor]
 
     def seconds(self, start_s: float, seconds: float) -> Waveform:
-        """Read ``seconds`` from second ``start_s`` on: (waveform (C, S), rate in Hz).
+        """Read ``seconds`` of audio from second ``start_s`` on: (waveform (C, S), rate in Hz).
 
-        It is shorter if the audio ends within it. If the audio ends before ``start_s``, the result is
-        silence.
+        The result is shorter if the audio ends within that time. If the audio ends before ``start_s``, the
+        result is silence.
         """
         part = self.read(round(start_s * self.rate), round(seconds * self.rate))
         return (part if part.shape[1] else part.new_zeros(len(part), round(seconds * self.rate))), self.rate
@@ -77,9 +78,9 @@ class AudioParts(NamedTuple):
 
 @contextmanager
 def opened(audio: AudioSource) -> Iterator[AudioParts]:
-    """A context in which input audio can be read part by part.
+    """A context that opens input audio, a file or a waveform, and yields it as parts to read.
 
-    A file is decoded only once if one context serves all parts.
+    A file is decoded only once if all parts are read in one such context.
     """
     if isinstance(audio, tuple):
         waveform, rate = audio
@@ -90,9 +91,9 @@ def opened(audio: AudioSource) -> Iterator[AudioParts]:
 
 
 def read_input_audio(audio: AudioSource, start_s: float, clip: ClipPlan) -> Iterator[Tensor]:
-    """Yield input audio from second ``start_s`` on in chunks (C, S) at its own rate, as long as ``clip``.
+    """Yield input audio from second ``start_s`` on in chunks (C, S) at its own rate.
 
-    If the audio ends early, silence follows.
+    All chunks together are as long as the frames of ``clip``; if the audio ends early, silence follows.
     """
     with opened(audio) as parts:
         total, first = round(clip.seconds * parts.rate), round(start_s * parts.rate)
@@ -109,7 +110,10 @@ def audio_rate(audio: AudioSource) -> int:
 
 
 def audio_identity(audio: AudioSource | None) -> list[str | int] | None:
-    """JSON values by which audio is recognised: a digest of the file, or of the samples with the rate."""
+    """JSON values that identify input audio: a digest of the file, or a digest of the samples with the rate.
+
+    None if there is no audio.
+    """
     if audio is None:
         return None
     if isinstance(audio, tuple):

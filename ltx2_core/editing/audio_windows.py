@@ -6,7 +6,9 @@ Letters: T audio latents, C channels, S samples.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +19,15 @@ from ..run.generation import Generation
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import TEMPORAL_SCALE, ClipPlan
+from ..storage.files import JsonObject
 from ..types import AVLatent
 from .audio_track import decoded_audio
 from .conditioning import Encoded, WholeVideo
 from .edit import check_resumed, sample
 from .footage import Footage
-from .protocols import Decoders, OnSampled, Pipeline, StageInput, Waveform
-from .windows import Window, plan_windows
+from .protocols import Decoders, LongPipeline, OnSampled, StageInput, Waveform
+from .sources import frames_identity
+from .windows import Window, WindowStore, clip_digest, models_of, plan_windows
 
 WINDOW_FRAMES = 257
 """Frames of a video up to which its audio is sampled in one run; longer ones take several."""
@@ -32,9 +36,9 @@ OVERLAP_S = 1.0
 
 
 def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
-    """Divide a clip into windows for sampling its audio; neighbours overlap by about a second.
+    """Divide a clip into windows of at most ``window_frames`` (8k + 1) frames, for sampling its audio.
 
-    Raises ValueError if ``window_frames`` is not 8k + 1 or too small.
+    Neighbours overlap by about a second. Raises ValueError if ``window_frames`` is not 8k + 1 or too small.
     """
     overlap = max(round(OVERLAP_S * clip.fps / TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
     # At least half of each window is new, at high frame rates too.
@@ -44,9 +48,9 @@ def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
 
 @dataclass(frozen=True, eq=False)
 class SampledAudio:
-    """Sampled audio of any length, decoded in chunks.
+    """Sampled audio of any length, without video; :meth:`audio` decodes it.
 
-    ``generation`` holds its latent; it has no video.
+    ``generation`` holds its latent.
     """
 
     generation: Generation
@@ -72,12 +76,14 @@ class SampledAudio:
 
 
 def sampled_audio(
-    pipeline: Pipeline,
+    pipeline: LongPipeline,
     prompt: str,
     source: Footage,
     windows: tuple[Window, ...],
     clip: ClipPlan,
     *,
+    folder: str | Path | None = None,
+    spare: str | Path | None = None,
     sampled: Generation | None = None,
     on_sampled: OnSampled | None = None,
     on_step: OnStep | None = None,
@@ -86,8 +92,10 @@ def sampled_audio(
 ) -> SampledAudio:
     """Sample the audio of ``clip`` window by window; each continues the audio of the one before.
 
-    The noise of a window is drawn with the request's seed plus the window's number. The other arguments are
-    those of :func:`~ltx2_core.editing.edit.sampled_clip`.
+    The noise of a window is drawn with the request's seed plus the window's number. All windows but the last
+    are saved below ``folder`` when they are finished, or below ``spare`` if its disk is full: another call
+    with the same arguments resumes with the first one that is missing and ends with the identical audio. The
+    other arguments are those of :func:`~ltx2_core.editing.edit.sampled_clip`.
     """
     size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
@@ -95,12 +103,22 @@ def sampled_audio(
         return SampledAudio(check_resumed(pipeline, whole, sampled), pipeline)
     seed, track, result = whole.sampling.seed, torch.zeros(1, 8, 0, 16), None
     assert seed is not None
-    for window in windows:
-        request = whole.changed(num_frames=window.clip.frames, seed=(seed + window.index) % 2**64)
-        result = sample(pipeline, request, _conditioning(source, window, track), on_step, stop)
-        assert result.latents.audio is not None
-        # The new window has preserved the overlap, so that its own copy replaces the old one.
-        track = torch.cat((track[:, :, : window.audio_start], result.latents.audio.cpu().float()), dim=2)
+    store = None if folder is None else _store(pipeline, whole, source, windows, Path(folder), spare)
+    with nullcontext() if store is None else store.writing():
+        for window in windows:
+            # The last one is sampled even after a stop, since it also holds the settings of the run.
+            last = window is windows[-1]
+            if store is not None and not last and store.has(window.index):
+                latent = store.load(window.index).audio
+            else:
+                request = whole.changed(num_frames=window.clip.frames, seed=(seed + window.index) % 2**64)
+                result = sample(pipeline, request, _conditioning(source, window, track), on_step, stop)
+                latent = result.latents.audio
+                if store is not None and not last:
+                    store.save(window.index, AVLatent(None, latent))
+            assert latent is not None
+            # The new window has preserved the overlap, so that its own copy replaces the old one.
+            track = torch.cat((track[:, :, : window.audio_start], latent.cpu().float()), dim=2)
     assert result is not None
     # Without video, which takes most of the room in saved latents: the frames are those of the source.
     generation = replace(result, latents=AVLatent(None, track), clip=clip, request=whole)
@@ -110,9 +128,31 @@ def sampled_audio(
 
 
 def _conditioning(source: Footage, window: Window, track: Tensor) -> list[StageInput]:
-    """The conditioning of a window: its frames of the source, and the end of ``track``, the audio so far."""
+    """The conditioning of a window: its frames of ``source``, and the last audio of the window before.
+
+    ``track`` (1, 8, T, 16) is the latent of all audio sampled so far.
+    """
     first = window.first_frame
     items: list[StageInput] = [WholeVideo(source.part(first, first + window.clip.frames))]
     if window.audio_overlap > 0:
         items.append(Encoded(Overlap(video=None, audio=track[:, :, -window.audio_overlap :])))
     return items
+
+
+def _store(
+    pipeline: LongPipeline,
+    whole: Request,
+    source: Footage,
+    windows: tuple[Window, ...],
+    folder: Path,
+    spare: str | Path | None,
+) -> WindowStore:
+    """The finished windows of this audio, in a subfolder that only runs with the same arguments use."""
+    settings: JsonObject = {
+        "windows": [[window.start, window.clip.frames] for window in windows],
+        "source": [frames_identity(source.frames), source.fps, source.fit],
+        "request": whole.settings(),
+    }
+    models = models_of(pipeline)
+    own = folder / clip_digest(settings, models)
+    return WindowStore(own, settings, models, spare=None if spare is None else Path(spare))

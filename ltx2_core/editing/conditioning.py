@@ -1,4 +1,4 @@
-"""Conditioning items of an edit, which are encoded at the size of each stage.
+"""The conditioning items of an edit, such as preserved frames, which are encoded at the size of each stage.
 
 Letters: N frames, F latent frames, T audio latents, S samples.
 """
@@ -6,6 +6,7 @@ Letters: N frames, F latent frames, T audio latents, S samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ NO_LATENTS = torch.zeros(0, dtype=torch.bool)
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conditioning item that is already encoded, and is the same at every stage."""
+    """A conditioning item that is encoded already and is used unchanged at every sampling stage."""
 
     item: Conditioning
 
@@ -35,7 +36,7 @@ class Encoded:
 
 @dataclass(frozen=True, eq=False)
 class FirstFrames:
-    """Frames (8k + 1 of a source) that the clip begins with; they are preserved."""
+    """Frames of a source, 8k + 1 of them, with which the sampled clip begins; they are preserved."""
 
     footage: Footage
 
@@ -52,7 +53,10 @@ class FirstFrames:
 
 @dataclass(frozen=True, eq=False)
 class WholeVideo:
-    """Frames (8k + 1 of a source) that are the whole video of the clip; they are preserved."""
+    """Frames of a source, 8k + 1 of them, that are the whole video of the sampled clip.
+
+    They are preserved.
+    """
 
     footage: Footage
 
@@ -84,12 +88,18 @@ class SourceFrames:
 
 
 def first_audio(codecs: Encoders, audio: Waveform, latents: int) -> Encoded:
-    """Encode audio that the clip begins with, cut or padded with silence to ``latents`` audio latents."""
+    """Encode the audio with which a clip begins; it is preserved.
+
+    ``audio`` is (waveform (C, S), rate in Hz), cut or padded with silence to ``latents`` audio latents.
+    """
     return Encoded(Overlap(video=None, audio=codecs.encode_audio(*audio, latent_frames=latents)))
 
 
 def source_audio(codecs: Encoders, audio: Waveform, regenerate: Tensor) -> Encoded:
-    """Encode source audio that is preserved except for the latents where ``regenerate`` (T,) is True."""
+    """Encode source audio that is preserved except for the audio latents where ``regenerate`` (T,) is True.
+
+    ``audio`` is (waveform (C, S), rate in Hz), cut or padded with silence to T latents.
+    """
     encoded = codecs.encode_audio(*audio, latent_frames=len(regenerate))
     return Encoded(PreserveOutside(latent=AVLatent(None, encoded), video=NO_LATENTS, audio=regenerate))
 
@@ -99,13 +109,15 @@ class Keyframe:
     """An image or clip (N, 3, H, W) in [0, 1] that guides the video from pixel frame ``frame`` on.
 
     A negative frame counts from the end: -1 is the last. With ``strength`` 1 the model sees the image without
-    noise; less lets the model change it. ``attention`` scales how much the video attends to it.
+    noise; less lets the model change it. ``attention`` scales how much the video attends to it. ``path`` is
+    the file of the image, for the record.
     """
 
     frames: Tensor
     frame: int
     strength: float = 1.0
     attention: float = 1.0
+    path: str | PathLike[str] | None = None
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         # The length in latent frames is the same in every stage, so a guide is at the same place in each.
@@ -124,8 +136,9 @@ class Keyframe:
 class Reference:
     """A reference or control video (8k + 1, 3, H, W) in [0, 1] for an IC-LoRA, as long as the clip.
 
-    It is encoded ``scale`` times smaller than the clip, and only each ``every``-th of its frames is used.
-    Both must be what the LoRA was trained with.
+    The video is encoded at a size ``scale`` times smaller than the clip, and only each ``every``-th of its
+    frames is used. Both numbers must be those that the LoRA was trained with. With ``strength`` 1 the
+    reference has no noise; less lets the model change it.
     """
 
     frames: Tensor
@@ -134,7 +147,7 @@ class Reference:
     every: int = 1
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
-        """Encode the reference for a stage.
+        """Encode the reference for a sampling stage; ``clip`` is the stage's size and length.
 
         Raises ValueError if ``scale`` does not divide the size of ``clip``.
         """

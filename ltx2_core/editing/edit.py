@@ -20,10 +20,11 @@ log = logging.getLogger(__name__)
 
 
 class EditPlan(Protocol):
-    """A planned edit of ``source``.
+    """A planned edit of a source: the conditioning of its sampling run, and how the result is joined.
 
-    ``clip`` is the plan of its sampling run. ``regenerates_video`` is False if only audio is new; then the
-    frames of the source are used and none are decoded.
+    ``source`` is the clip to edit, ``clip`` the size and length of the sampling run. ``regenerates_video`` is
+    False if only the audio is new; then the result has the frames of the source, and no sampled frames are
+    decoded.
     """
 
     @property
@@ -36,20 +37,26 @@ class EditPlan(Protocol):
     def regenerates_video(self) -> bool: ...
 
     def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
-        """The conditioning of the run. Items are applied in this order, at every stage."""
+        """The conditioning items of the sampling run; at every stage they are applied in this order.
+
+        ``codecs`` encode frames and audio.
+        """
         ...
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Join the sampled clip with the source."""
+        """Join the sampled clip with the source to the finished clip."""
         ...
 
     def describe(self) -> str:
-        """A text for reports that says what is preserved and what is generated."""
+        """A text for reports that says what is preserved of the source and what is generated."""
         ...
 
 
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
-    """Run a planned edit: condition, sample and finish it. ``options`` are those of :func:`sampled_clip`."""
+    """Run a planned edit: condition and sample its run, and join the result with the source.
+
+    ``prompt`` describes the clip; ``options`` are those of :func:`sampled_clip`.
+    """
     options.update(planned_size(plan, options))
     if plan.regenerates_video:
         _warn_of_odd_size(plan.source)
@@ -68,9 +75,9 @@ def _warn_of_odd_size(source: Footage) -> None:
 
 
 def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
-    """Finish a planned edit with its sampled clip.
+    """Join the sampled clip of a planned edit with its source.
 
-    The settings of the result also name the file of the source, and what was changed when that was read.
+    The settings of the result also name the source's file, and what was changed when that file was read.
     """
     edit, source = plan.finish(sampled), plan.source.file
     settings = {**edit.settings, "source_file": None if source is None else file_record(source.path)}
@@ -80,9 +87,9 @@ def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
 
 
 def planned_size(plan: EditPlan, options: Mapping[str, Any]) -> RequestOptions:
-    """The fields of a request for size and length, which the plan of an edit decides.
+    """The fields width, height, num_frames and fps of a request, which the plan of an edit decides.
 
-    Raises TypeError if ``options`` sets one of them too.
+    Raises TypeError if ``options``, the other fields of the request, contain fps.
     """
     if "fps" in options:
         raise TypeError("fps is that of the source of an edit and cannot be set")
@@ -103,10 +110,11 @@ def sampled_clip(
 ) -> Generation:
     """Sample a clip with additional conditioning; ``options`` are the fields of :class:`Request`.
 
-    ``conditioning`` is a function that returns the items; it is called only if something is sampled.
-    ``on_step`` and ``stop`` are those of the pipeline. ``on_sampled`` is called with the result before it is
-    decoded, for example to save its latents (``save_latents``). ``sampled`` is the result of an earlier run
-    with the same arguments (``resume``): it is checked and returned, and nothing is sampled.
+    ``conditioning`` is a function that returns the conditioning items; it is called only if something is
+    sampled. ``on_step`` is called after each sampling step, ``stop`` is asked whether to end early, as in the
+    pipeline. ``on_sampled`` is called with the result before it is decoded, for example to save its latents
+    (``save_latents``). ``sampled`` is the result of an earlier run with the same arguments (``resume``): if
+    it is not None, it is checked and returned, and nothing is sampled.
 
     Raises ValueError if size, length or frame rate of ``sampled`` differ from those of the request.
     """
@@ -122,9 +130,9 @@ def sampled_clip(
 
 
 def check_resumed(pipeline: Pipeline, request: Request, sampled: Generation) -> Generation:
-    """Return ``sampled``, the result of an earlier run of ``request``.
+    """Return ``sampled``, the result of an earlier run of ``request``, if it fits.
 
-    Raises ValueError if its size or length differ from those of the request.
+    Raises ValueError if the size, length or frame rate of ``sampled`` differ from those of the request.
     """
     expected = pipeline.stages(request)[-1].clip
     # Latents of another size or rate could be decoded, but not be joined with the source.
@@ -145,5 +153,8 @@ def sample(
     on_step: OnStep | None,
     stop: Stop | None,
 ) -> Generation:
-    """Run ``request`` with additional conditioning. All edits call the pipeline only here."""
+    """Run ``request`` with additional conditioning; ``on_step`` and ``stop`` are those of the pipeline.
+
+    All edits call the pipeline only here.
+    """
     return pipeline(request, conditioning=conditioning, on_step=on_step, stop=stop)

@@ -48,10 +48,10 @@ def extend(
     """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
 
     Seconds become the nearest whole number of frames, halves upwards: 0.5 s at 25 fps are 13. The model
-    continues from the last ``keep_frames`` (8k + 1) frames and the audio under them. The result has the size
-    of the source; before the joint are its decoded frames and samples, except that its last ``fade_frames``
-    frames and 50 ms of audio fade into the new ones. With ``exact_outside`` the saved file has the packets of
-    the source's own file before the GOP of the joint, and encodes only the rest.
+    continues from the last ``keep_frames`` (8k + 1) frames and their audio. The result has the size of the
+    source. Before the joint it has the source's decoded frames and samples, except that the source's last
+    ``fade_frames`` frames and 50 ms of audio fade into the new ones. With ``exact_outside`` the saved file
+    has the packets of the source's own file before the GOP of the joint, and encodes only the rest.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.
@@ -84,9 +84,9 @@ def frames_of_seconds(seconds: float, fps: float) -> int:
 
 
 def new_length(source: Footage, *, seconds: float | None, frames: int | None) -> int:
-    """Return how many frames to add: ``frames``, or ``seconds`` at the source's frame rate.
+    """Return how many frames to add: ``frames``, or as many as ``seconds`` are at the source's frame rate.
 
-    Raises ValueError unless exactly one of both is set.
+    Raises ValueError unless exactly one of both is set (not None).
     """
     if (seconds is None) == (frames is None):
         raise ValueError(
@@ -102,7 +102,8 @@ def new_length(source: Footage, *, seconds: float | None, frames: int | None) ->
 class Extension:
     """A planned extension: a run that begins with the last ``keep_frames`` frames of the source.
 
-    ``new_frames`` frames follow them.
+    ``new_frames`` frames follow them; ``clip`` is the size and length of the run. The last ``fade_frames``
+    frames of the source fade into the sampled ones.
     """
 
     source: Footage
@@ -114,12 +115,12 @@ class Extension:
 
     @property
     def keep_s(self) -> float:
-        """The seconds of the source with which the run begins."""
+        """The duration in seconds of the preserved frames with which the run begins."""
         return self.keep_frames / self.source.fps
 
     @property
     def frame_count(self) -> int:
-        """The number of frames of the result."""
+        """The number of frames of the finished clip: those of the source and the new ones."""
         return len(self.source.frames) + self.new_frames
 
     @property
@@ -137,7 +138,7 @@ class Extension:
         return items
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Join the new frames and audio of the sampled clip to the end of the source."""
+        """Append the new frames and audio of the sampled clip to the source."""
         source, keep, new = self.source.beside(sampled.clip), self.keep_frames, self.new_frames
         total_s = self.frame_count / source.fps
         track, rate = joined_audio(source, sampled.audio(), self.keep_s, total_s)
@@ -155,7 +156,10 @@ class Extension:
         )
 
     def recut(self) -> Recut:
-        """Plan to copy the packets of all frames before the fade. Raises ValueError where that fails."""
+        """Plan a file that copies the source's packets of all frames before the fade.
+
+        Raises ValueError, with the reason, if they cannot be copied.
+        """
         # Frames of the fade are mixtures and have to be encoded, too.
         joint = len(self.source.frames) - min(self.fade_frames, self.keep_frames)
         return self.source.recut([(joint, self.frame_count)], self.frame_count)
@@ -185,7 +189,9 @@ def plan_extension(
 ) -> Extension:
     """Plan the run that begins with the last ``keep_frames`` frames of the source and adds ``new_frames``.
 
-    ``fade_frames`` are the last frames of the source that fade into new ones. Raises ValueError if
+    The last ``fade_frames`` frames of the source fade into the sampled ones. ``stages`` is the number of
+    sampling stages (1 or 2), which decides the sizes that can be generated; ``numerics`` is the
+    implementation whose rounding is followed, the official one or ComfyUI's. Raises ValueError if
     ``keep_frames`` is not 8k + 1 or more than the source has, and if there are no new frames.
     """
     if new_frames < 1:
@@ -217,7 +223,7 @@ def last_audio(source: Footage, seconds: float) -> Waveform:
 def joined_frames(
     source: Footage, sampled: Iterator[Tensor], keep: int, new: int, fade: int
 ) -> Iterator[Tensor]:
-    """Yield the source and ``new`` frames after it, in chunks (N, 3, H, W) in [-1, 1].
+    """Yield the source's frames and ``new`` sampled frames after them, in chunks (N, 3, H, W) in [-1, 1].
 
     ``sampled`` yields chunks in the same range; its first ``keep`` frames repeat the last ones of the source.
     The last ``fade`` frames of the source (at most ``keep``) are cross-faded with their repetition.
@@ -239,10 +245,10 @@ def joined_frames(
 
 
 def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: float) -> Waveform:
-    """Join the source's audio and new audio to ``total_s`` seconds, with a linear fade of 50 ms.
+    """Join the source's audio and sampled audio to ``total_s`` seconds, with a linear fade of 50 ms.
 
-    The source's samples are unchanged up to 50 ms before the joint. ``sampled`` begins with the last
-    ``keep_s`` seconds of the source.
+    Both are (waveform (C, S), rate in Hz). The source's samples are unchanged up to 50 ms before the joint.
+    ``sampled`` begins with the audio of the last ``keep_s`` seconds of the source.
     """
     waveform, rate, channels = matched_audio(source, sampled)
     samples, joint = round(total_s * rate), round(source.seconds * rate)
@@ -258,10 +264,10 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
 
 
 def matched_audio(source: Footage, sampled: Waveform) -> tuple[Tensor, int, int]:
-    """Resample ``sampled`` audio to the rate of the source's audio, if it has any.
+    """Resample ``sampled``, (waveform (C, S), rate in Hz), to the rate of the source's audio, if it has any.
 
-    Returns (waveform, rate in Hz, number of channels that both are brought to). Audio of the source is never
-    resampled, so that its samples can be preserved.
+    Returns (waveform, rate in Hz, number of channels that both are to be brought to). Audio of the source is
+    never resampled, so that its samples can be preserved.
     """
     waveform, own = sampled
     if source.audio is None:

@@ -1,7 +1,7 @@
-"""Samples a long clip window by window, so that it can be stopped and resumed, and decodes it as a stream.
+"""Samples a long clip window by window, so that the run can be resumed, and decodes it as a stream.
 
-Nothing here depends on how a window is sampled: the library and ComfyUI each pass a function for it. Letters:
-N frames, H W latent rows and columns.
+A window is one sampling run. Nothing here depends on how a window is sampled: the library and ComfyUI each
+pass a function for it. Letters: N frames, H W latent rows and columns.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class LongVideo:
 
     Attributes:
         window_frames: length of a window, 8k + 1 pixel frames; it decides memory and time of a run.
-        overlap_frames: how many frames, a multiple of 8, a window shares with the one before.
+        overlap_frames: how many pixel frames, a multiple of 8, a window shares with the one before.
         overlap_strength: 1 preserves the shared frames; less regenerates them in part and cross-fades.
         adain_factor: 0 to 1, how far the mean and deviation of each latent channel are brought back to those
-            of the first window, against drift of colours and contrast.
+            of the first window, against drift of colours and contrast; 0 is off.
         keyframes: single images that guide the clip, at frames counted from its beginning.
         source: a clip of at least the same length. It is the reference of an IC-LoRA, and sampling starts
             from it if ``denoise`` is below 1; each window uses its own frames of it.
-        source_strength: with 1 the model attends to it without noise, less lets the model change it, 0
-            does not use it.
+        source_strength: how clean the source is as a reference: 1 is without noise, less lets the model
+            change it, 0 does not use it as a reference.
         source_scale: how many times smaller than the clip the reference is encoded; None is what the LoRAs
             were trained with.
         denoise: the part of the schedule to run, 0 to 1; less preserves more of the source.
@@ -84,10 +84,11 @@ class WindowArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WindowRun:
-    """Everything from which one window is sampled.
+    """Everything from which one window of a long clip is sampled.
 
     ``conditioning`` items are applied in their order, after the image of the first frame; guides come last.
-    ``source`` (N, 3, H, W) in [0, 1] are the frames of the source in this window, at their own size.
+    ``source`` (N, 3, H, W) in [0, 1] are the frames of the clip's source in this window, at their own size;
+    None if the clip has no source.
     """
 
     window: Window
@@ -102,10 +103,11 @@ SampleWindow = Callable[[WindowRun], AVLatent]
 
 
 class PrepareSampler(Protocol):
-    """A function that prepares sampling the windows of a plan and returns the function that samples one.
+    """A function that prepares the sampling of windows and returns the function that samples one window.
 
-    It is called once, with every prompt that will be used, in order, so that all can be encoded before the
-    transformer is loaded. No prompts mean that all windows are finished already.
+    It is called once, with the plan and all prompts of the windows that are left to sample, in order, so that
+    all can be encoded before the transformer is loaded. No prompts mean that all windows are finished
+    already.
     """
 
     def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow: ...
@@ -115,9 +117,9 @@ class PrepareSampler(Protocol):
 class LongPlan:
     """A planned long clip: its windows, prompts and seed, and the input audio if there is any.
 
-    The input ``audio``, from ``audio_start_s`` on, is the audio of the finished clip. ``audio_latent`` (1, 8,
-    T, 16) is its encoded form, which every window preserves; it is None if the function that samples a window
-    conditions it on the audio itself.
+    The input ``audio``, from second ``audio_start_s`` on, is the audio of the finished clip. ``audio_latent``
+    (1, 8, T, 16) is its encoded form, which every window preserves; it is None if there is no input audio, or
+    if the function that samples a window encodes the audio itself.
     """
 
     clip: ClipPlan
@@ -135,8 +137,8 @@ class LongPlan:
     def run_of(self, window: Window, before: AVLatent | None, keyframes: Sequence[GuideFrames]) -> WindowRun:
         """Collect everything from which ``window`` is sampled.
 
-        ``before`` are the latents of the previous window. ``keyframes`` are those of the whole clip; the
-        window gets those within it.
+        ``before`` are the latents of the previous window, None for the first one. ``keyframes`` are all
+        encoded keyframes of the clip; the run gets those that lie in the window.
         """
         items: list[Conditioning] = []
         if self.audio_latent is not None:
@@ -169,8 +171,9 @@ def plan_long(
     audio_start_s: float = 0.0,
     audio_latent: Tensor | None = None,
 ) -> LongPlan:
-    """Divide a clip into windows; the audio arguments are those of :class:`LongPlan`.
+    """Divide a clip into windows as ``how`` says, with a prompt for each.
 
+    The noise of window i is drawn with ``seed`` + i. The audio arguments are those of :class:`LongPlan`.
     Raises ValueError for windows of wrong length, keyframes outside the clip, and a source that is too short.
     """
     windows = plan_windows(clip, how.window_frames, how.overlap_frames)
@@ -194,8 +197,8 @@ def plan_long(
 class SampledWindows:
     """A sampled long clip, whose windows are files in ``store``.
 
-    ``reused`` is how many of them were there before. If there is input ``audio``, it is used from
-    ``audio_start_s`` on in place of the sampled audio.
+    ``reused`` is the number of windows that an earlier run had sampled. Input ``audio``, from second
+    ``audio_start_s`` on, replaces the sampled audio; None if there is none.
     """
 
     clip: ClipPlan
@@ -206,9 +209,10 @@ class SampledWindows:
     audio_start_s: float
 
     def finish(self, codecs: Decoders, settings: Mapping[str, Any] | None = None) -> Edit:
-        """Return the whole clip, which is decoded piece by piece when it is read.
+        """Return the whole clip, which is decoded in chunks when its frames and audio are read.
 
-        Memory does not grow with its length. ``settings`` are JSON values for the tags of a file.
+        Memory does not grow with its length. ``codecs`` decode the latents. ``settings`` are JSON values for
+        the tags of a file; None for none.
         """
         rate = _decoded_rate(codecs) if self.audio is None else audio_rate(self.audio)
 
@@ -252,8 +256,9 @@ def sample_windows(
 ) -> SampledWindows:
     """Sample, in order, every window that ``store`` does not hold yet, and save it there.
 
-    Each window continues from the end of the one before. With ``overlap_strength`` 1 the shared frames are
-    preserved, otherwise they are regenerated in part and cross-faded. ``on_window`` is called with (windows
+    Each window continues from the end of the one before. If the plan's ``overlap_strength`` is 1 the shared
+    frames are preserved, otherwise they are regenerated in part and cross-faded. ``codecs`` encode the
+    keyframes; ``prepare`` returns the function that samples a window. ``on_window`` is called with (windows
     done, all windows). Raises ValueError if another run writes to the store.
     """
     with store.writing():
@@ -285,7 +290,10 @@ def sample_windows(
 
 
 def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
-    """The conditioning with which a window begins: the last latents of the window before."""
+    """The conditioning with which a window begins: the last latents of the window before.
+
+    ``strength`` 1 preserves them, less regenerates them in part.
+    """
     video = None if before.video is None else before.video[:, :, -window.overlap :]
     audio = None
     if before.audio is not None and window.audio_overlap > 0:
@@ -295,7 +303,10 @@ def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
 
 
 def _recoloured(latent: AVLatent, store: WindowStore, factor: float) -> AVLatent:
-    """Bring the mean and deviation of the video channels towards those of the first window, by ``factor``."""
+    """Bring mean and deviation of each video channel towards those of the clip's first window (AdaIN).
+
+    ``factor`` is from 0, which changes nothing, to 1. ``store`` holds the first window.
+    """
     if not factor or latent.video is None:
         return latent
     first = store.load(0).video
@@ -311,7 +322,10 @@ def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
 
 
 def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:
-    """Encode a keyframe as a guide; its frame is counted from the beginning of the whole clip."""
+    """Encode a keyframe as a guide at the size of ``clip``, the whole long clip.
+
+    The guide's frame counts from the beginning of that clip.
+    """
     # A keyframe is encoded once although windows that overlap may both contain it.
     latent = codecs.encode_video(fit_image(keyframe.frames, clip.width, clip.height))
     return GuideFrames(latent=latent, frame=keyframe.frame % clip.frames, strength=keyframe.strength)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from ..loading import Lora
 from ..media import fit_image
-from ..run.components import Components
 from ..run.flat_options import FIELDS
 from ..run.input_files import file_record, file_records
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
 from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..storage.files import JsonObject
-from ..storage.identity import identity, tensor_identity
+from ..storage.identity import tensor_identity
 from ..text.prompt import TRIGGER
 from ..types import AVLatent
 from .audio_track import AudioParts, audio_identity, opened
@@ -24,20 +22,10 @@ from .conditioning import Encoded, Reference, check_scale
 from .edit import sample
 from .long_clip import LongPlan, LongVideo, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
 from .prompts import PromptSchedule
-from .protocols import Pipeline, StageInput
+from .protocols import LongPipeline, StageInput
 from .result import Edit
 from .sources import FramesInFile
-from .windows import Window, WindowStore
-
-
-class LongPipeline(Pipeline, Protocol):
-    """A pipeline whose model files and LoRAs can be read; :class:`~ltx2_core.LTX2Pipeline` is one."""
-
-    @property
-    def networks(self) -> Components: ...
-
-    @property
-    def loras(self) -> tuple[Lora, ...]: ...
+from .windows import Window, WindowStore, models_of
 
 
 def long_video(
@@ -54,11 +42,13 @@ def long_video(
 ) -> Edit:
     """Generate a clip with audio of any length, window by window; ``options`` are fields of :class:`Request`.
 
-    ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. Each window is saved in ``folder``
-    when it is finished: another call with the same settings resumes with the first one that is missing and
-    ends with the identical clip. Windows that find its disk full go to the folder ``spare``. Without a folder
-    the windows are in a temporary one as long as the result lives. The noise of a window comes from ``seed``
-    plus its number. Input audio (``audio``) conditions every window and is the audio of the result.
+    ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. ``how`` divides the clip into windows.
+    Each window is saved in ``folder`` when it is finished: another call with the same settings resumes with
+    the first window that is missing and ends with the identical clip. If the disk of ``folder`` is full,
+    windows go to the folder ``spare``. With ``folder`` None the windows are in a temporary folder as long as
+    the result lives. The noise of a window comes from ``seed`` plus the window's number. Input audio
+    (``audio``) conditions every window and is the audio of the result. ``on_window`` is called with (windows
+    done, all windows); ``on_step`` and ``stop`` are those of the pipeline.
 
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
@@ -70,7 +60,7 @@ def long_video(
         WindowStore.temporary(settings)
         if folder is None
         else WindowStore(
-            Path(folder), settings, _models(pipeline), spare=None if spare is None else Path(spare)
+            Path(folder), settings, models_of(pipeline), spare=None if spare is None else Path(spare)
         )
     )
 
@@ -127,13 +117,16 @@ def planned_long(
 
 
 def first_window(request: Request, plan: LongPlan) -> Request:
-    """Return the request with the length of the first window, which needs the most memory."""
+    """Return the request with the size and length of the first window, which needs the most memory."""
     size = plan.windows[0].clip
     return request.changed(width=size.width, height=size.height, num_frames=size.frames, seconds=None)
 
 
 def _with_trigger(schedule: PromptSchedule, trigger: str) -> PromptSchedule:
-    """Replace "[trigger]" in the prompts by the trigger word. Raises ValueError if it is in none of them."""
+    """Replace the text "[trigger]" in the prompts by ``trigger``, the trigger word of a LoRA.
+
+    Raises ValueError if no prompt contains that text.
+    """
     if not any(TRIGGER in prompt for _, prompt in schedule.parts):
         raise ValueError(
             f"trigger={trigger!r} has no effect without {TRIGGER} in the prompts: write it there"
@@ -151,7 +144,11 @@ def _sample(
     on_step: OnStep | None,
     stop: Stop | None,
 ) -> AVLatent:
-    """Sample the window that ``run`` describes; ``request`` is that of the whole clip."""
+    """Sample the window that ``run`` describes.
+
+    ``request`` is that of the whole clip, ``how`` its division into windows. ``audio`` is the clip's input
+    audio, None if there is none. ``on_step`` and ``stop`` are those of the pipeline.
+    """
     conditioning: list[StageInput] = [Encoded(item) for item in run.conditioning]
     latents = None
     if run.source is not None:
@@ -174,7 +171,11 @@ def _sample(
 def _request_of(
     request: Request, window: Window, *, prompt: str, seed: int, latents: AVLatent | None, how: LongVideo
 ) -> Request:
-    """Change the request of the whole clip to that of one window."""
+    """Change the request of the whole clip to that of one window.
+
+    ``latents`` are those of the source in this window, from which sampling starts; None starts from noise.
+    ``how`` is the division of the clip into windows.
+    """
     return request.changed(
         prompt=prompt,
         width=window.clip.width,
@@ -190,24 +191,21 @@ def _request_of(
 
 
 def _reference_scale(pipeline: LongPipeline, how: LongVideo) -> int:
-    """How many times smaller than the clip its source is encoded as a reference."""
+    """How many times smaller than the clip, in width and height, its source is encoded as a reference.
+
+    ``how`` states it, or if that is None the LoRAs of the pipeline.
+    """
     if how.source_scale is not None:
         return how.source_scale
     return max((lora.reference_downscale_factor for lora in pipeline.loras), default=1)
 
 
 def _reference_step(pipeline: LongPipeline) -> int:
-    """Every how many frames one frame of the source is used as a reference; 1 uses all."""
+    """n if every n-th frame of the source is used as a reference; 1 uses all.
+
+    The LoRAs of the pipeline state it.
+    """
     return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
-
-
-def _models(pipeline: LongPipeline) -> JsonObject:
-    """JSON values that identify the networks and the LoRAs by digests."""
-    return {
-        # File names are in the settings; digests also notice other weights of the same name.
-        **pipeline.networks.identity(),
-        "loras": [[identity([lora.path]), *lora.settings[1:]] for lora in pipeline.loras],
-    }
 
 
 def _record(
@@ -218,9 +216,10 @@ def _record(
     *,
     by_window: bool,
 ) -> JsonObject:
-    """JSON values for the tags of a long clip that are needed to repeat it, in addition to its settings.
+    """JSON values for the tags of a long clip that are needed to repeat its run, in addition to its settings.
 
-    ``chosen`` are the names of the fields that the recipe filled in.
+    ``chosen`` are the names of the request's fields that the recipe of the checkpoint filled in.
+    ``by_window`` says that prompts change by window and not by time.
     """
     path = getattr(how.source, "path", None)
     return {
@@ -229,6 +228,7 @@ def _record(
         "by_window": by_window,
         "inputs": file_records(request),
         "source_file": None if path is None else file_record(path),
+        "keyframe_files": [None if k.path is None else file_record(k.path) for k in how.keyframes],
     }
 
 
@@ -236,6 +236,7 @@ _ADDED: JsonObject = {
     "trigger": None,
     "prompt_embeds": None,
     "fit": "crop",
+    "background": "black",
     "noise": None,
     "schedule": None,
 }
@@ -243,7 +244,10 @@ _ADDED: JsonObject = {
 
 
 def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonObject:
-    """JSON values of everything that decides the frames and the audio of the clip."""
+    """JSON values of everything that decides the frames and the audio of a long clip.
+
+    If they are equal, an earlier run can be resumed.
+    """
     clip, how = plan.clip, plan.how
     # The keys are those of folders that exist, which must stay resumable.
     source = how.source_strength, _reference_scale(pipeline, how), how.denoise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,8 @@ from itertools import pairwise
 from typing import Any
 
 from ..storage.files import ParsedJson
+
+log = logging.getLogger(__name__)
 
 _TIME = r"\d+(?::\d{1,2}){1,2}(?:\.\d+)?|\d+(?:\.\d+)?\s?[s%]?"
 HEAD = re.compile(rf"({_TIME})\s*(?:(?:-|–|to)\s*({_TIME})\s*)?:(?!\d)")
@@ -22,6 +25,8 @@ _EMPTY_HEAD = re.compile(r":\s")
 """A forgotten time, which is an error where other parts have times."""
 # Bounds the search of the patterns, which would be slow on a long run of digits.
 _LONGEST_HEAD = 64
+SHORTEST_GAP_S = 0.5
+"""A shorter time without a prompt is rounding, and is not reported."""
 LATEST = 1e9
 """The latest time of a prompt in seconds."""
 
@@ -30,8 +35,8 @@ LATEST = 1e9
 class PromptSchedule:
     """Prompts with the time at which each begins.
 
-    ``parts`` are (start in seconds, prompt) in rising order; the first starts at 0. With ``by_window`` starts
-    are numbers of windows.
+    ``parts`` are (start in seconds, prompt) in rising order; the first starts at 0. If ``by_window`` is True
+    the starts are not seconds but numbers of windows, from 0.
     """
 
     parts: tuple[tuple[float, str], ...]
@@ -51,7 +56,7 @@ class PromptSchedule:
         long. Blank lines and lines that begin with ``#`` are skipped. Or JSON, a list of ``{"from": time,
         "prompt": text}``. By window: prompts between ``|``, or a JSON list of texts; the last one serves all
         further windows. The first part starts at 0 even if another start is written, and each part ends
-        where the next one starts, even if an earlier end is written. Other text is one prompt.
+        where the next one starts, even if an earlier end is written; a warning says so. Other text is one prompt.
 
         Raises ValueError with line and column for a part without a time, for a time that cannot be read, and
         for times that do not rise.
@@ -60,20 +65,29 @@ class PromptSchedule:
             entries = _entries(text)
             if entries and all(isinstance(one, str) for one in entries):
                 return cls._windows(entries)
-            return cls._of([_json_part(one, index, seconds) for index, one in enumerate(entries, start=1)])
+            parsed = [_json_part(one, index, seconds) for index, one in enumerate(entries, start=1)]
+            return cls._of(parsed, seconds)
         pieces = list(_pieces(text))
+        if not any(piece for _, piece in pieces):
+            raise ValueError("the prompts hold no text: write one, or several by time (0: ...; 30: ...)")
         # One time makes all of it a schedule, so that a mistake in another time is an error and no prompt.
         if any(_LIKE_HEAD.match(piece[:_LONGEST_HEAD]) for _, piece in pieces):
-            return cls._of([_timed_part(piece, place, seconds) for place, piece in pieces])
+            return cls._of([_timed_part(piece, place, seconds) for place, piece in pieces], seconds)
         return cls._windows(text.split("|")) if "|" in text else cls(((0.0, text),))
 
     @classmethod
     def _windows(cls, prompts: Sequence[str]) -> PromptSchedule:
+        for number, prompt in enumerate(prompts, start=1):
+            if not prompt.strip():
+                raise ValueError(f"prompts: window {number} has no prompt: write one, or leave its | out")
         return cls(tuple((float(i), prompt.strip()) for i, prompt in enumerate(prompts)), by_window=True)
 
     @classmethod
-    def _of(cls, parts: Sequence[_Part]) -> PromptSchedule:
-        """Make a schedule of parsed parts. Raises ValueError if their starts do not rise."""
+    def _of(cls, parts: Sequence[_Part], seconds: float | None) -> PromptSchedule:
+        """Make a schedule of parsed parts. Raises ValueError if their starts do not rise.
+
+        Logs a warning for each time of the clip, ``seconds`` long, that none of them covers.
+        """
         for part, following in pairwise(parts):
             if following.start <= part.start:
                 raise ValueError(
@@ -87,6 +101,10 @@ class PromptSchedule:
                     f"{part.place}: the prompt from {part.start:g} s ends at {part.end:g} s: it must end "
                     "after it begins and not after the next one begins"
                 )
+        for first, stop, start in _gaps(parts, seconds):
+            log.warning(
+                "prompts: none covers %g to %g s; the one from %g s is used there", first, stop, start
+            )
         starts = (0.0, *(part.start for part in parts[1:]))
         return cls(tuple((start, part.prompt) for start, part in zip(starts, parts, strict=True)))
 
@@ -108,10 +126,22 @@ class _Part:
     place: str
 
 
-def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Split a schedule at line ends and at each ``;`` that a time follows.
+def _gaps(parts: Sequence[_Part], seconds: float | None) -> Iterator[tuple[float, float, float]]:
+    """Yield (first second, last second, start of the prompt used) for each time that no part covers."""
+    if parts[0].start > 0:
+        yield 0, parts[0].start, parts[0].start
+    stops = [*(part.start for part in parts[1:]), seconds]
+    for part, stop in zip(parts, stops, strict=True):
+        # The length of a clip is rounded to whole frames, which is no gap.
+        if part.end is not None and stop is not None and stop - part.end > SHORTEST_GAP_S:
+            yield part.end, stop, part.start
 
-    Yields (place for errors, text).
+
+def _pieces(text: str) -> Iterator[tuple[str, str]]:
+    """Split the text of a schedule at line ends and at each ``;`` that is followed by a time.
+
+    Yields (line and column of the piece, for error messages; the piece). Blank lines and comments are left
+    out.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -150,6 +180,8 @@ def _json_part(entry: ParsedJson, index: int, seconds: float | None) -> _Part:
         raise ValueError(
             f'{place}: a part of the prompts must be {{"from": seconds, "prompt": text}}; got {entry!r:.80}'
         )
+    if not prompt.strip():
+        raise ValueError(f"{place}: there is no prompt")
     end = entry.get("to")
     return _Part(
         _seconds(entry.get("from", 0), place, seconds),
@@ -162,7 +194,8 @@ def _json_part(entry: ParsedJson, index: int, seconds: float | None) -> _Part:
 def _seconds(time: Any, place: str, seconds: float | None) -> float:
     """Parse a time to seconds: a number, or text such as 2.5s, 0:30, 00:00:30 or 50%.
 
-    A percentage refers to ``seconds``, the length of the clip. ``place`` is where the text is, for errors.
+    A percentage refers to ``seconds``, the length of the clip, and is an error if that is None. ``place``
+    says where the text is, for error messages.
     """
     if isinstance(time, str) and re.fullmatch(_TIME, time.strip()):
         text = time.strip()

@@ -12,7 +12,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from ..conditioning.items import Conditioning
+from ..loading import Lora
 from ..media.clip_frames import Frames
+from ..run.components import Components
 from ..run.generation import Generation
 from ..run.progress import OnStep, Stop
 from ..run.request import Request
@@ -31,29 +33,29 @@ class Encoders(Protocol):
     """Encodes frames and audio; :class:`~ltx2_core.run.codecs.Codecs` does, and so do the VAEs of ComfyUI."""
 
     def encode_video(self, frames: Frames) -> Tensor:
-        """Frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32)."""
+        """Encode frames (8k + 1, 3, H, W) in [0, 1] to a normalised latent (1, 128, k + 1, H/32, W/32)."""
         ...
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """Waveform (C, S) in [-1, 1] -> normalised latent (1, 8, T, 16).
+        """Encode a waveform (C, S) in [-1, 1] at ``sample_rate`` Hz to a normalised latent (1, 8, T, 16).
 
-        With ``latent_frames`` T is that number: the waveform is cut or padded with silence.
+        If ``latent_frames`` is not None, T is that number: the waveform is cut or padded with silence.
         """
         ...
 
 
 class Decoders(Protocol):
-    """Decodes latents; a video comes in chunks."""
+    """Decodes latents to frames and audio; frames come in chunks."""
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
-        """Decode a latent (1, 128, F, h, w), whole or in pieces, to chunks of frames (N, 3, 32 h, 32 w).
+        """Decode a normalised latent (1, 128, F, h, w), whole or in pieces along F, to chunks of frames.
 
-        Frames are float in [-1, 1], or uint8 with ``as_bytes``.
+        Chunks are (N, 3, 32 h, 32 w), float in [-1, 1], or uint8 with ``as_bytes``.
         """
         ...
 
     def decode_audio(self, latent: Tensor) -> Waveform:
-        """Latent (1, 8, T, 16) -> (waveform (C, S) in [-1, 1], rate in Hz)."""
+        """Decode a normalised latent (1, 8, T, 16) to (waveform (C, S) in [-1, 1], rate in Hz)."""
         ...
 
 
@@ -64,7 +66,7 @@ class SampledClip(Protocol):
     def clip(self) -> ClipPlan: ...
 
     def frames(self) -> Iterator[Tensor]:
-        """Yield the decoded frames in chunks (N, 3, H, W) in [-1, 1]."""
+        """Yield the decoded frames in chunks (N, 3, H, W), float in [-1, 1]."""
         ...
 
     def audio(self) -> Waveform: ...
@@ -75,13 +77,13 @@ class SampledClip(Protocol):
 
 
 class StageInput(Protocol):
-    """An item of conditioning that can be encoded at the size of any stage."""
+    """A conditioning item, such as an image at a frame, that can be encoded at the size of any stage."""
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning: ...
 
 
 class Pipeline(Encoders, Decoders, Protocol):
-    """Samples a request; :class:`~ltx2_core.LTX2Pipeline` does."""
+    """A model set that samples requests; :class:`~ltx2_core.LTX2Pipeline` is one."""
 
     @property
     def numerics(self) -> Numerics: ...
@@ -89,15 +91,16 @@ class Pipeline(Encoders, Decoders, Protocol):
     def check(
         self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
     ) -> tuple[Stage, ...]:
-        """Return the stages of ``request``; raises for everything that is wrong before a network is loaded.
+        """Return the sampling stages of ``request``.
 
-        ``further`` says that there is conditioning beyond the request, ``source`` is the (width, height) of
-        an edit's source.
+        Raises for everything that is wrong before a network is loaded. ``further`` says that there is
+        conditioning in addition to that of the request. ``source`` is the (width, height) in pixels of an
+        edit's source; None for no edit.
         """
         ...
 
     def resolve(self, request: Request) -> Request:
-        """Return ``request`` with every open value filled in from the recipe of the checkpoint."""
+        """Return ``request`` with the fields that are None filled in by the recipe of the checkpoint."""
         ...
 
     def stages(self, request: Request) -> tuple[Stage, ...]: ...
@@ -110,3 +113,13 @@ class Pipeline(Encoders, Decoders, Protocol):
         on_step: OnStep | None = None,
         stop: Stop | None = None,
     ) -> Generation: ...
+
+
+class LongPipeline(Pipeline, Protocol):
+    """A pipeline whose model files and LoRAs can be read; :class:`~ltx2_core.LTX2Pipeline` is one."""
+
+    @property
+    def networks(self) -> Components: ...
+
+    @property
+    def loras(self) -> tuple[Lora, ...]: ...

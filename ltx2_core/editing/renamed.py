@@ -11,12 +11,18 @@ T = TypeVar("T")
 
 
 def warn_renamed(old: str, new: str) -> None:
-    """Issue a DeprecationWarning that ``old`` is now called ``new``; it points at the code of the user."""
+    """Issue a DeprecationWarning that the name ``old`` is now ``new``.
+
+    The warning points at the caller's code.
+    """
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
 
 
 def renamed(**names: str) -> Callable[[type[T]], type[T]]:
-    """A class decorator: keywords and attributes with old names, passed as ``old="new"``, still work."""
+    """A class decorator that lets old names of keywords and attributes work: ``renamed(old="new")``.
+
+    Their use issues a DeprecationWarning.
+    """
 
     def decorate(cls: type[T]) -> type[T]:
         init: Callable[..., None] = cls.__init__

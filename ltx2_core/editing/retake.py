@@ -45,15 +45,15 @@ def retake(
 ) -> Edit:
     """The source with the seconds in ``video`` and ``audio`` regenerated, at the size of the source.
 
-    Every stage is conditioned on the clean source at its own size and regenerates the same regions, which
-    ``rounding`` brings onto latent frames. With ``paste`` the frames outside the rounded regions are the
-    decoded frames of the source; otherwise the video VAE has encoded and decoded them. The first and last
-    ``feather`` frames of a region fade from and to the source; with 0 its borders are cuts. The source's
-    samples of audio are preserved, except for fades of 50 ms inside a region at its borders. A source without
-    audio gets audio over its whole length. With ``allow_past_end`` a region past the end extends the source;
-    otherwise frames after its last 8k + 1 are not regenerated. With ``exact_outside`` the saved file has the
-    packets of the source's own file, except those of GOPs with regenerated frames. ``options`` are those of
-    :func:`extend`.
+    Regions are (start, end) in seconds. Every stage is conditioned on the clean source at its own size and
+    regenerates the same regions, which ``rounding`` brings onto latent frames. With ``paste`` the frames
+    outside the rounded regions are the decoded frames of the source; otherwise the video VAE has encoded and
+    decoded them. The first and last ``feather`` frames of a region fade from and to the source; with 0 its
+    borders are cuts. The source's samples of audio are preserved, except for fades of 50 ms inside a region
+    at its borders. A source without audio gets audio over its whole length. With ``allow_past_end`` a region
+    past the end extends the source; otherwise frames after its last 8k + 1 are not regenerated. With
+    ``exact_outside`` the saved file has the packets of the source's own file, except those of GOPs with
+    regenerated frames. ``options`` are those of :func:`extend`.
 
     Raises ValueError if nothing is to be regenerated, for regions that end before they begin, for those that
     end after the source unless that is allowed, and for packets that cannot be copied.
@@ -79,7 +79,7 @@ def retake(
 
 
 def _ranges(flags: Tensor) -> list[tuple[int, int]]:
-    """The ranges [first, stop) of consecutive True values in ``flags`` (N,)."""
+    """The ranges [first, stop) of indices of consecutive True values in ``flags`` (N,)."""
     # Zeros at both ends, so that a range at the border has a start and a stop, too.
     steps = functional.pad(flags.int(), (1, 1)).diff()
     return list(
@@ -91,7 +91,7 @@ def _ranges(flags: Tensor) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Retake:
-    """A planned retake.
+    """A planned retake of ``source``; ``clip`` is the size and length of its sampling run.
 
     ``video`` (F,) and ``audio`` (T,) are True for the latents to regenerate. The run is conditioned on the
     first ``usable_frames`` frames of the source, which are 8k + 1. ``weights`` (N,) say how much of each
@@ -120,7 +120,10 @@ class Retake:
         return items
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Put the regenerated frames and audio of the sampled clip into the source."""
+        """Put the regenerated frames and audio of the sampled clip into the source.
+
+        The rest of the result is that of the source.
+        """
         source, total = self.source.beside(sampled.clip), self.frame_count
         track, rate = retaken_audio(source, sampled.audio(), self.audio, total / source.fps)
         return Edit(
@@ -135,7 +138,10 @@ class Retake:
         )
 
     def recut(self) -> Recut:
-        """Plan to copy the packets of all preserved frames. Raises ValueError where that fails."""
+        """Plan a file that copies the source's packets of all preserved frames.
+
+        Raises ValueError, with the reason, if they cannot be copied.
+        """
         return self.source.recut(_ranges(self.weights > 0), self.frame_count)
 
     def describe(self) -> str:
@@ -155,7 +161,11 @@ def plan_retake(
     stages: int,
     numerics: Numerics,
 ) -> Retake:
-    """Plan a retake; arguments are those of :func:`retake`, and it raises the same errors."""
+    """Plan a retake; its arguments are those of :func:`retake`, and it raises the same errors.
+
+    ``stages`` is the number of sampling stages (1 or 2), which decides the sizes that can be generated;
+    ``numerics`` is the implementation whose rounding is followed, the official one or ComfyUI's.
+    """
     if feather < 0:
         raise ValueError(f"feather must be 0 frames or more; got {feather}")
     video, audio = check_regions(video), check_regions(audio)
@@ -201,11 +211,11 @@ def plan_retake(
 
 
 def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -> Tensor:
-    """Weights (total,) of sampled frames in the result: 1 in ``regenerated`` (F,) latent frames, else 0.
+    """Weights (total,) of the sampled frames in the result, 0 to 1, for ``total`` frames.
 
-    With ``feather`` the weights of the first and last so many frames of a region rise linearly from the
-    preserved frames next to it. The source has ``sources`` frames; later ones have weight 1, because there is
-    nothing to preserve.
+    A frame has weight 1 if its latent frame is True in ``regenerated`` (F,), else 0. With ``feather`` above 0
+    the weights of the first and last so many frames of a region rise linearly from the preserved frames next
+    to it. The source has ``sources`` frames; later ones have weight 1, because there is nothing to preserve.
     """
     # Latent frame 0 stands for frame 0, and each later one for eight frames.
     latent = (torch.arange(total) + 7) // 8
@@ -227,8 +237,9 @@ def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -
 def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) -> Iterator[Tensor]:
     """Mix sampled frames into the source; yields chunks (N, 3, H, W) in [-1, 1] of the source's size.
 
-    The result has as many frames as ``weights`` (N,): weight 1 takes the frame of ``sampled``, 0 the frame of
-    the source, unchanged. Frames after the last sampled one are those of the source.
+    ``sampled`` yields chunks in the same range. The result has as many frames as ``weights`` (N,): weight 1
+    takes the frame of ``sampled``, 0 the frame of the source, unchanged. Frames after the last sampled one
+    are those of the source.
     """
     position, total = 0, len(weights)
     for chunk in cropped(sampled, source.size):
@@ -249,9 +260,10 @@ def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) 
 
 
 def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, seconds: float) -> Waveform:
-    """Mix sampled audio into the source's: sampled where ``regenerated`` (T,) is True, one per audio latent.
+    """Mix sampled audio into the source's: sampled where ``regenerated`` (T,) is True.
 
-    Returns (waveform, rate in Hz), exactly ``seconds`` long.
+    ``regenerated`` has one value per audio latent. Audio is (waveform (C, S), rate in Hz); the result is
+    exactly ``seconds`` long.
     """
     waveform, rate, channels = matched_audio(source, sampled)
     samples = round(seconds * rate)
@@ -271,7 +283,10 @@ def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, secon
 
 
 def _ramps(weight: Tensor, length: int) -> Tensor:
-    """Replace the steps of a 0 / 1 weight (S,) by linear ramps of ``length`` samples, inside the ones."""
+    """Replace the steps of a weight (S,) of zeros and ones by linear ramps of ``length`` samples.
+
+    The ramps lie inside the runs of ones.
+    """
     # Replicated ends: a region at the start or the end of the clip has nothing to fade to there.
     padded = functional.pad(weight[None, None], (length, length), mode="replicate")
     # In float64, because float32 counts only to 2^24, six minutes at 48 kHz.

@@ -1,4 +1,4 @@
-"""The source of a long clip, read part by part, so that it is never in memory as a whole.
+"""The source video of a long clip, read in parts, so that it is never in memory as a whole.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -13,7 +13,10 @@ from typing import Protocol
 from torch import Tensor
 
 from ..media import VideoClip, read_video
+from ..media.clip_frames import ClipFrames, Frames
 from ..media.images import BLACK, Colour
+from ..run.input_files import content_files
+from ..storage.files import JsonValue
 from ..storage.identity import identity, tensor_identity
 
 
@@ -25,11 +28,14 @@ class FrameSource(Protocol):
 
     @property
     def identity(self) -> str:
-        """A text that identifies the frames, also in another process."""
+        """A text that is equal only for the same frames, also in another process."""
         ...
 
     def part(self, first: int, count: int) -> Tensor:
-        """Read ``count`` frames from number ``first`` on: (N, 3, H, W) in [0, 1]."""
+        """Read ``count`` frames from number ``first`` on: (N, 3, H, W) in [0, 1].
+
+        Fewer at the end of the video.
+        """
         ...
 
 
@@ -53,7 +59,7 @@ class FramesInMemory:
 
 @dataclass(frozen=True, eq=False)
 class FramesInFile:
-    """A source whose frames are in a video file; they are decoded when they are read."""
+    """A source whose frames are in a video file; frames are decoded when they are read."""
 
     clip: VideoClip
 
@@ -88,16 +94,16 @@ class FramesInFile:
     @property
     def identity(self) -> str:
         # By content and not by path, so that a folder of windows is resumed after its source has moved.
-        return identity([self.path])
+        return identity(content_files(self.path))
 
     def part(self, first: int, count: int) -> Tensor:
         return self.clip.read(first, count)
 
 
 def source_frames(source: FrameSource, first: int, count: int) -> Tensor:
-    """Read exactly ``count`` frames of a source from number ``first`` on.
+    """Read exactly ``count`` frames of a source from number ``first`` on: (N, 3, H, W) in [0, 1].
 
-    Raises ValueError if it has fewer.
+    Raises ValueError if the source has fewer.
     """
     check_length(source, first + count)
     frames = source.part(first, count)
@@ -114,3 +120,10 @@ def check_length(source: FrameSource, frames: int) -> None:
             f"the source has {source.frame_count} frames and the clip needs {frames}: plan a clip that is "
             "not longer than its source"
         )
+
+
+def frames_identity(frames: Frames) -> JsonValue:
+    """JSON values that identify frames, in memory or in a file, also in another process."""
+    if isinstance(frames, ClipFrames):
+        return [identity(content_files(frames.clip.path)), *frames.description]
+    return tensor_identity(frames)

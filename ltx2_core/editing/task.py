@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ..conditioning.regions import Region, Rounding
-from ..media.images import BLACK
+from ..media.images import parse_colour
 from ..run.generation import Generation
 from ..run.request import Request
 from ..storage.files import JsonObject, ParsedJson
@@ -17,7 +17,7 @@ from .audio_windows import WINDOW_FRAMES, audio_windows
 from .edit import EditPlan, planned_size
 from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
 from .footage import Footage
-from .protocols import OnSampled, Pipeline, Waveform
+from .protocols import LongPipeline, OnSampled, Pipeline, Waveform
 from .result import Edit
 from .retake import Retake, plan_retake, retake
 
@@ -40,7 +40,8 @@ class EditArguments(TypedDict, total=False):
     feather: int
     allow_past_end: bool
     exact_outside: bool
-    background: Sequence[float]
+    folder: Path | None
+    spare: Path | None
 
 
 class RetakeRegions(TypedDict):
@@ -67,7 +68,8 @@ def _retake_regions(options: Mapping[str, Any]) -> RetakeRegions:
 class EditTask:
     """A stored call of ``extend``, ``retake``, ``add_audio`` (kind "sound") or ``text_to_audio`` ("audio").
 
-    ``options`` are the other arguments of the call, as JSON values. "audio" has no source.
+    ``options`` are the other arguments of the call, as JSON values. ``source`` is the video file; None for
+    "audio".
     """
 
     kind: EditKind
@@ -77,18 +79,18 @@ class EditTask:
 
     def make(
         self,
-        pipeline: Pipeline,
+        pipeline: LongPipeline,
         *,
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,
     ) -> Edit | Waveform:
-        """Make the call and return its result: an edit, or for "audio" a waveform with its rate.
+        """Make the call and return its result: an edit, or for "audio" (waveform (C, S), rate in Hz).
 
-        ``sampled`` and ``on_sampled`` are those of ``sampled_clip``. Raises what the called function raises.
+        ``sampled``, if it is not None, is the result of an earlier sampling run, which is used in place of
+        sampling. ``on_sampled`` is called with the sampled clip before it is decoded. Raises what the called
+        function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
-        # Reading the source has used it.
-        options.pop("background", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         source = self._footage()
@@ -149,8 +151,7 @@ class EditTask:
 
     def _footage(self) -> Footage:
         assert self.source is not None
-        red, green, blue = self.options.get("background", BLACK)
-        return Footage.read(self.source, background=(red, green, blue))
+        return Footage.read(self.source, background=parse_colour(self.options.get("background", "black")))
 
     def settings(self) -> JsonObject:
         """The task as JSON values, which :meth:`from_settings` converts back."""

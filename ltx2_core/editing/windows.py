@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,25 @@ from torch import Tensor
 
 from ..media.atomic import replacing
 from ..shapes import AUDIO_LATENTS_PER_SECOND, TEMPORAL_SCALE, ClipPlan, frames_of, latent_frames_of
-from ..storage.files import JsonValue, read_object
+from ..storage.files import JsonObject, JsonValue, read_object
 from ..storage.header import read_header
+from ..storage.identity import identity
 from ..storage.private import locked, private_folder, prune_parts
 from ..storage.writing import write_tensors
 from ..types import AVLatent
+from .protocols import LongPipeline
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
-    """One sampling run of a long clip; ``clip`` is the plan of the run.
+    """One sampling run of a long clip, number ``index``; ``clip`` is the size and length of the run.
 
-    ``start`` and ``audio_start`` are the positions, in the latents of the whole clip, of its first latent
-    frame and its first audio latent. Its first ``overlap`` latent frames and ``audio_overlap`` audio latents
-    repeat the end of the window before. The finished clip uses its first ``fresh`` latent frames and
-    ``audio_fresh`` audio latents; those after them come from the next window.
+    ``start`` and ``audio_start`` are the positions, in the latents of the whole clip, of the window's first
+    latent frame and first audio latent. The window's first ``overlap`` latent frames and ``audio_overlap``
+    audio latents repeat the end of the window before. The finished clip uses the first ``fresh`` latent
+    frames and ``audio_fresh`` audio latents of the window; those after them come from the next window.
     """
 
     index: int
@@ -51,26 +54,30 @@ class Window:
 
     @property
     def first_frame(self) -> int:
-        """The pixel frame of the whole clip at which the window begins."""
+        """The number of the whole clip's pixel frame at which the window begins."""
         return self.start * TEMPORAL_SCALE
 
     @property
     def prompt_s(self) -> float:
-        """The second of the whole clip whose prompt the window uses: the middle of its new frames."""
+        """The second of the whole clip whose prompt the window uses: the middle of the new frames."""
         new = frames_of(self.overlap) if self.overlap else 0
         return (self.first_frame + (new + self.clip.frames) / 2) / self.clip.fps
 
     def frame_within(self, frame: int) -> int | None:
-        """Convert a pixel frame of the whole clip to a frame of this window; None if it is outside."""
+        """Convert the number of a pixel frame of the whole clip to its number in this window.
+
+        None if the frame is not in this window.
+        """
         own = frame - self.first_frame
         # Frame 0 of a later window is one of the window before, from which its latent frame is taken.
         return own if 0 <= own < self.clip.frames and (own or not self.start) else None
 
     def blended(self, before: AVLatent, latent: AVLatent) -> AVLatent:
-        """Return ``latent`` of this window with its overlap cross-faded with ``before``, the previous window.
+        """Return ``latent``, that of this window, with its overlap cross-faded with the previous window.
 
-        The first latent frame of the overlap is taken from ``before``. In this run it is the start of a clip,
-        which stands for one frame; in the whole clip it has to stand for eight.
+        ``before`` is the latent of the previous window, from which the first latent frame of the overlap is
+        taken. In this window's run it is the start of a clip, which stands for one pixel frame; in the whole
+        clip it has to stand for eight.
         """
         video, audio = latent.video, latent.audio
         if video is not None and before.video is not None:
@@ -81,9 +88,9 @@ class Window:
 
 
 def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
-    """Divide a clip into windows of ``window_frames`` (8k + 1) frames.
+    """Divide a clip into windows of ``window_frames`` (8k + 1) pixel frames.
 
-    Each window but the first repeats the last ``overlap_frames`` (8k) frames of the one before; the last
+    Each window but the first repeats the last ``overlap_frames`` (8k) frames of the window before; the last
     window may be shorter. Raises ValueError for other lengths, and for an overlap that leaves nothing new in
     a window.
     """
@@ -125,8 +132,8 @@ class WindowStore:
 
     ``settings`` are JSON values of everything that decides the clip, ``models`` those of what the networks
     are; a folder of an earlier version has none of these. ``spare`` is a folder on another disk, for windows
-    that no longer fit on this one. Raises ValueError if the folder holds windows of a
-    clip with other settings or of other models.
+    that no longer fit on this one; they go into a subfolder of their own for each clip. Raises ValueError if
+    the folder holds windows of a clip with other settings or of other models.
     """
 
     def __init__(
@@ -137,7 +144,9 @@ class WindowStore:
         *,
         spare: Path | None = None,
     ) -> None:
-        self.folder, self.spare = folder, spare
+        self.folder = folder
+        # Windows of another clip may be left there, and the files have the same names.
+        self.spare = None if spare is None else spare / clip_digest(settings, models)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         # Sorted keys, so that equal settings are equal text.
         plan, text = folder / "clip.json", json.dumps(settings, sort_keys=True, indent=1)
@@ -174,9 +183,9 @@ class WindowStore:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """A context in which no other run can write here; first, unfinished files of killed runs are removed.
+        """A context in which no other run can write to this folder.
 
-        Raises ValueError if another run is writing.
+        At its start unfinished files of killed runs are removed. Raises ValueError if another run is writing.
         """
         with locked(self.folder):
             prune_parts(self.folder)
@@ -194,7 +203,7 @@ class WindowStore:
     _owned: tempfile.TemporaryDirectory[str] | None = None
 
     def has(self, index: int) -> bool:
-        """Whether window number ``index`` is finished. A file that cannot be read is deleted."""
+        """Whether window number ``index`` is finished. If its file cannot be read, the file is deleted."""
         path = self._path(index)
         if not path.is_file():
             return False
@@ -209,9 +218,9 @@ class WindowStore:
         return True
 
     def save(self, index: int, latent: AVLatent) -> None:
-        """Write the latents of a window; in the spare folder if there is one and this one's disk is full.
+        """Write the latents of window number ``index``, to the spare folder if the other disk is full.
 
-        Raises OSError with advice.
+        Raises OSError with advice on what to do if neither has room.
         """
         streams = {"video": latent.video, "audio": latent.audio}
         tensors = {k: t.contiguous().cpu() for k, t in streams.items() if t is not None}
@@ -228,7 +237,7 @@ class WindowStore:
         return AVLatent(tensors.get("video"), tensors.get("audio"))
 
     def _path(self, index: int) -> Path:
-        """Where the window is, or would be."""
+        """The path of window number ``index``: its file in either folder, or where it would be written."""
         path = self._file(self.folder, index)
         if self.spare is not None and not path.exists() and self._file(self.spare, index).exists():
             return self._file(self.spare, index)
@@ -239,8 +248,25 @@ class WindowStore:
         return folder / f"window_{index:05d}.safetensors"
 
 
+def clip_digest(settings: Mapping[str, JsonValue], models: Mapping[str, JsonValue] | None) -> str:
+    """A short name for a clip that is decided by ``settings`` and ``models``, for a folder of its windows."""
+    return sha256(json.dumps([settings, models], sort_keys=True).encode()).hexdigest()[:16]
+
+
+def models_of(pipeline: LongPipeline) -> JsonObject:
+    """JSON values that identify the networks and the LoRAs of a pipeline by digests."""
+    return {
+        # File names are in the settings; digests also notice other weights of the same name.
+        **pipeline.networks.identity(),
+        "loras": [[identity([lora.path]), *lora.settings[1:]] for lora in pipeline.loras],
+    }
+
+
 def _differences(before: Any, after: Any, name: str = "") -> list[str]:
-    """The names of the entries in which two JSON values differ."""
+    """The keys of the innermost entries in which two JSON values differ.
+
+    ``name`` is the key of the values themselves, "" for the outermost ones.
+    """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         names = sorted(before.keys() | after.keys())
         return [n for key in names for n in _differences(before.get(key), after.get(key), key)]
@@ -248,7 +274,7 @@ def _differences(before: Any, after: Any, name: str = "") -> list[str]:
 
 
 def video_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tensor]:
-    """Yield the video latent of the whole clip in pieces (1, 128, f, H, W), one from each window."""
+    """Yield the video latent of the whole clip in pieces (1, 128, f, H, W), one from each window in order."""
     for window in windows:
         video = store.load(window.index).video
         assert video is not None
@@ -256,7 +282,7 @@ def video_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tens
 
 
 def audio_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tensor]:
-    """Yield the audio latent of the whole clip in pieces (1, 8, t, 16), one from each window."""
+    """Yield the audio latent of the whole clip in pieces (1, 8, t, 16), one from each window in order."""
     for window in windows:
         audio = store.load(window.index).audio
         assert audio is not None
@@ -264,9 +290,9 @@ def audio_pieces(windows: Sequence[Window], store: WindowStore) -> Iterator[Tens
 
 
 def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
-    """Make the window that starts at latent frame ``start`` of the clip, without its overlaps.
+    """Make window number ``index``, which starts at latent frame ``start`` of the clip.
 
-    It has ``length`` latent frames, or fewer at the end of the clip.
+    Its overlaps are not set. The window has ``length`` latent frames, or fewer at the end of the clip.
     """
     frames = frames_of(min(length, clip.latent_frames - start))
     # Audio latents have a rate of their own, 25 per second, so that a start in frames is seldom whole there.
@@ -278,7 +304,8 @@ def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
 def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
     """Replace the first latents of ``new`` by a linear fade from ``old`` to ``new``.
 
-    Both are (1, C, F, ...). The fade is as long as ``old``; its first ``skip`` latents are those of ``old``.
+    Both are (1, C, F, ...), with time along the third axis. The fade is as long as ``old``; its first
+    ``skip`` latents are those of ``old``.
     """
     count = old.shape[2]
     # Neither 0 nor 1 occurs, so that every latent of the fade is a mixture.

@@ -1,4 +1,4 @@
-"""Loading of model files: detection of their content, networks from checkpoints, LoRAs, conversion."""
+"""Loads model files: detects what they contain, builds networks from them, merges LoRAs, converts files."""
 
 from ..storage.header import Header, TensorInfo, read_header
 from .checkpoint import Checkpoint, find_component, open_checkpoint

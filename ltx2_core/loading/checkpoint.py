@@ -1,4 +1,4 @@
-"""Opening a model file or folder: detects its components from headers and loads them as networks."""
+"""Opens a model file or folder: detects its components from headers and loads them as networks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ from .infer import Generation, infer_config, infer_generation
 from .lora import Lora
 from .lora_merge import Base, find_changes, merged, network_shapes, put, switch
 from .lora_report import LoraReport
+from .sections import SECTION
 
 
 class Checkpoint:
     """An opened model file or folder: single-file checkpoint, split files, diffusers folder, upscaler, LoRA.
 
-    Its components are detected from tensor names and metadata, never from file names. Only headers are read
-    until :meth:`load`.
+    Its components (transformer, video decoder, ...) are detected from tensor names and metadata, never from
+    file names. Only headers are read until :meth:`load`.
     """
 
     def __init__(self, header: Header) -> None:
@@ -49,7 +50,7 @@ class Checkpoint:
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Header entries of all tensors, by their name in the file."""
+        """Header entries (dtype, shape, place in the file) of all tensors, by their name in the file."""
         return self._header.tensors
 
     @property
@@ -58,12 +59,12 @@ class Checkpoint:
 
     @cached_property
     def generation(self) -> Generation | None:
-        """ "2.0", "2.3" or "2.5"; None if unknown, as for a LoRA or upscaler without metadata."""
+        """The model generation, "2.0", "2.3" or "2.5"; None if unknown, as for a LoRA without metadata."""
         return infer_generation(self._shapes, str(self.metadata.get("model_version", "")))
 
     @cached_property
     def config(self) -> ParsedJson:
-        """The header's configuration; a missing section is reconstructed from tensor shapes.
+        """The configuration of the networks in the header; a missing section is inferred from tensor shapes.
 
         Raises ValueError if the header is malformed, or if the shapes do not determine a missing section.
         """
@@ -72,7 +73,7 @@ class Checkpoint:
             kind = type(stated).__name__
             raise ValueError(f"{self.path}: metadata 'config' must be a JSON object; got {kind}")
         # A section that the header states is never guessed from shapes.
-        missing = {c: s for c, s in self._shapes.items() if _SECTION.get(c, "mid_channels") not in stated}
+        missing = {c: s for c, s in self._shapes.items() if SECTION.get(c, "mid_channels") not in stated}
         try:
             # Repackaged files often lose their metadata, so that the shapes of their tensors stand for it.
             return {**infer_config(missing), **stated}
@@ -86,7 +87,8 @@ class Checkpoint:
     def infos(self, component: Component) -> dict[str, TensorInfo]:
         """Header entries of the tensors of one component, by official name without the component's prefix.
 
-        Raises ValueError if the file does not contain the component.
+        Official names are those of the LTX-2 repository. Raises ValueError if the file does not contain the
+        component.
         """
         return {own: self.tensors[name] for own, name in self._require(component).items()}
 
@@ -110,9 +112,9 @@ class Checkpoint:
 
         With ``dtype`` None every tensor has the file's dtype. On the CPU such tensors stay memory-mapped:
         they are read from disk when used and shared between processes. ``operations`` is the namespace of
-        layer classes, torch.nn or a host's. ``numerics`` selects the implementation whose rounding is
-        reproduced, the official one or ComfyUI. ``loras`` are merged in float32, which copies only the layers
-        they change; :meth:`switch_loras` exchanges them later.
+        layer classes, torch.nn or that of a host such as ComfyUI. ``numerics`` selects the implementation
+        whose rounding is reproduced, the official one or ComfyUI. ``loras`` are merged in float32, which
+        copies only the layers they change; :meth:`switch_loras` exchanges them later.
 
         Quantised linear layers stay quantised and decode their weight in the forward pass; ``dtype`` is what
         they compute in. With ``fp8_matmul`` or ``nvfp4_matmul``, layers in fp8 or NVFP4 are multiplied in
@@ -138,7 +140,7 @@ class Checkpoint:
         return network.requires_grad_(False).eval()
 
     def check(self, component: Component) -> None:
-        """Raise the ValueError that :meth:`load` would raise for this component, without reading weights."""
+        """Raise the ValueError that :meth:`load` would raise for ``component``, without reading weights."""
         self._prepare(component, nn, Numerics.OFFICIAL, None, torch.device("cpu"), False, False)
 
     def switch_loras(
@@ -177,16 +179,20 @@ class Checkpoint:
         return lora.report(component, self.shapes(component), self.generation)
 
     def shapes(self, component: Component) -> Mapping[str, tuple[int, ...]]:
-        """Shapes of a component's decoded tensors, by official name.
+        """Shapes of a component's tensors, by official name.
 
-        Raises ValueError if the file does not contain the component.
+        A quantised tensor has the shape of its decoded weight. Raises ValueError if the file does not contain
+        the component.
         """
         self._require(component)
         return self._shapes[component]
 
     @cached_property
     def _shapes(self) -> dict[Component, dict[str, tuple[int, ...]]]:
-        """Shapes of all decoded tensors, by component and official name."""
+        """Shapes of all tensors, by component and official name.
+
+        A quantised tensor has the shape of its decoded weight.
+        """
         return {
             component: {own: decoded_shape(self.tensors[name]) for own, name in names.items()}
             for component, names in self._names.items()
@@ -221,7 +227,8 @@ class Checkpoint:
     ) -> tuple[nn.Module, Base]:
         """Build the network without memory (on ``meta``), and check that the file's tensors fit it.
 
-        Returns the network and a description of the stored tensors, from which they are then read.
+        Arguments are those of :meth:`load`. Returns the network and a description of the stored tensors, from
+        which the weights are read afterwards.
         """
         infos, shapes = self.infos(component), self._shapes[component]
         try:
@@ -276,8 +283,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> Checkpoint:
     """Return the first of ``checkpoints`` that contains ``component``.
 
-    If there is none, raises ValueError, which lists the components of each file and says where this one is
-    usually found.
+    If there is none, raises ValueError, which lists the components of each file and says in which file the
+    missing one is usually found.
     """
     files = list(checkpoints)
     for checkpoint in files:
@@ -293,18 +300,6 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
 
 
 _VIDEO_HALVES = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
-
-_SECTION: Mapping[Component, str] = {
-    Component.TRANSFORMER: "transformer",
-    Component.TEXT_CONNECTORS: "transformer",
-    Component.TEXT_PROJECTION: "transformer",
-    Component.VIDEO_ENCODER: "vae",
-    Component.VIDEO_DECODER: "vae",
-    Component.AUDIO_ENCODER: "audio_vae",
-    Component.AUDIO_DECODER: "audio_vae",
-    Component.VOCODER: "vocoder",
-}
-"""Section of the header's configuration for each component; an upsampler's keys are in no section."""
 
 
 def _listed(components: Iterable[Component]) -> str:

@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class _Options(TypedDict):
-    """Keyword arguments that the constructor of every network takes."""
+    """Keyword arguments that the constructor of every network takes: the device and the layer classes."""
 
     device: str
     operations: Any
@@ -34,9 +34,10 @@ def build(
     """Build the network of ``component`` on the ``meta`` device, which allocates no memory.
 
     ``config`` is the header's configuration. ``shapes`` has the shapes of the file's tensors by official
-    name, from which the text projection takes its width. ``operations`` is the namespace of layer classes,
-    torch.nn or a host's; ``numerics`` selects the official implementation or ComfyUI where they differ.
-    Raises ValueError for a configuration that is not supported, is malformed or has more than 1000 layers.
+    name, from which the text projection gets its width. ``operations`` is the namespace of layer classes,
+    torch.nn or that of a host such as ComfyUI; ``numerics`` selects the official implementation or ComfyUI
+    where they differ. Raises ValueError for a configuration that is not supported, is malformed or has more
+    than 1000 layers.
     """
     _check_counts(config)
     try:

@@ -1,6 +1,7 @@
-"""Conversion of checkpoints: between single files, split files and diffusers folders, and from bf16 to fp8.
+"""Converts checkpoints: between single files, split files and diffusers folders, and from bf16 to fp8.
 
-The result always has the official names. Tensors that are not converted are copied bit for bit.
+The result has the tensor names of the LTX-2 repository, the official names. Tensors that are not converted
+are copied bit for bit.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ..storage.quantized import QUANTISED_DTYPES
 from ..storage.reading import read_markers
 from .checkpoint import Checkpoint
 from .detect import OFFICIAL_PREFIXES, Component
+from .sections import joined_config
 from .write import Entry, as_bytes, write_safetensors
 
 NOT_QUANTISED = re.compile(
@@ -54,10 +56,10 @@ SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
 
 
 def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
-    """The components that a single file made from ``sources`` has.
+    """The components of a single file that is made from ``sources``.
 
-    These are all that the sources contain except the upscaler; if they contain only an upscaler, it alone.
-    Raises ValueError if the sources contain nothing that can be converted.
+    These are all that the sources contain except the upscaler; if they contain only an upscaler, they are the
+    upscaler alone. Raises ValueError if the sources contain nothing that can be converted.
     """
     held = {component for source in sources for component in source.components}
     parts = tuple(component for component in OFFICIAL_PREFIXES if component in held)
@@ -87,12 +89,9 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     read = TensorReader()
     entries: dict[str, Entry] = {}
     checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]] = {}
-    config: ParsedJson = {}
     layers = 0
-    for component in parts:
-        source = next(source for source in sources if component in source.components)
-        # Of two sources with the same section the first one wins, as it does for components.
-        config = {**source.config, **config}
+    chosen = {c: next(source for source in sources if c in source.components) for c in parts}
+    for component, source in chosen.items():
         infos = source.infos(component)
         markers = read_markers(infos, source.metadata)
         prefix = OFFICIAL_PREFIXES[component]
@@ -112,9 +111,11 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
             checks[name] = partial(_is_equal, read, name, info)
             if own.endswith(".weight") and layer in markers and f"{layer}.comfy_quant" not in infos:
                 _mark(entries, prefix + layer, markers[layer])
+    used = {source: [c for c, own in chosen.items() if own is source] for source in chosen.values()}
+    config = joined_config([(source.config, components) for source, components in used.items()])
     # The exact version of a source is preferred to the detected generation, which has no patch number.
-    version = next((str(s.metadata["model_version"]) for s in sources if "model_version" in s.metadata), None)
-    stated = next((s.generation for s in sources if s.generation), None)
+    version = next((str(s.metadata["model_version"]) for s in used if "model_version" in s.metadata), None)
+    stated = next((s.generation for s in used if s.generation), None)
     metadata = {"config": json.dumps(config)}
     if version or stated:
         metadata["model_version"] = version or f"{stated}.0"
@@ -143,9 +144,10 @@ def _is_equal(read: TensorReader, name: str, source: TensorInfo, written: Mappin
 
 
 def _is_close(read: TensorReader, name: str, source: TensorInfo, written: Mapping[str, TensorInfo]) -> bool:
-    """Whether the fp8 values that were written differ from the source's values only by rounding.
+    """Whether the fp8 values of a written tensor differ from the source's values only by rounding.
 
-    ``name`` is the tensor's name in the new file, whose header entries are ``written``.
+    ``read`` reads a tensor by its header entry. ``name`` is the tensor's name in the new file, whose header
+    entries are ``written``; ``source`` is its header entry in the source.
     """
     scale = read(written[f"{name}_scale"])
     tensors = {"weight": read(written[name]), "weight_scale": scale}
@@ -162,9 +164,10 @@ def _becomes_fp8(own: str, info: TensorInfo) -> bool:
 
 
 class _Fp8:
-    """Encodes the weight of one layer to fp8 when it is written.
+    """Encodes the weight of one layer to scaled fp8, at the moment when it is written.
 
-    Of the result only the scale is held until it is written too, right after the weight.
+    ``read`` returns the weight of the source. ``weight`` encodes it, and ``scale``, which must be called
+    afterwards, returns the scale, so that no encoded weight is held in memory.
     """
 
     def __init__(self, read: Callable[[], Tensor]) -> None:
@@ -188,7 +191,7 @@ def _mark(entries: dict[str, Entry], layer: str, marker: ParsedJson) -> None:
 
 
 class TensorReader:
-    """Reads single tensors by header entry; files stay open between calls."""
+    """A function that reads the tensor of a header entry; files stay open between calls."""
 
     def __init__(self) -> None:
         self.files: dict[Path, Any] = {}

@@ -37,7 +37,7 @@ def describe(path: str | os.PathLike[str]) -> Report:
 
 
 def is_text_encoder(path: Path) -> bool:
-    """Whether ``path`` is a folder or file with a text encoder and no other component."""
+    """Whether ``path`` is a folder or file that contains a text encoder and no other component."""
     if path.is_dir():
         config = path / "config.json"
         if config.is_file():
@@ -129,7 +129,8 @@ def _describe_lora(path: Path) -> LoraDescription:
 def describe_upscaler(checkpoint: Checkpoint) -> str:
     """The kind and factor of an upscaler in words, such as "spatial x2".
 
-    For another factor than 2 the text adds of which numbers the sizes of two-stage runs must be multiples.
+    For another factor than 2 the text adds of which number the width and height of two-stage runs must be
+    multiples.
     """
     try:
         kind = upscaler_kind(upsampler_config(checkpoint.config))
@@ -158,9 +159,9 @@ def _part(component: Component, infos: Mapping[str, TensorInfo], metadata: Parse
 
 
 def _problem(checkpoint: Checkpoint, component: Component) -> str | None:
-    """Why a component cannot be loaded; None if it can.
+    """Why a component cannot be loaded, as text; None if it can.
 
-    LoRAs and text encoders are not checked here, so it is None for them.
+    For LoRAs and text encoders, which are not checked here, the result is None.
     """
     if component in (Component.LORA, Component.TEXT_ENCODER):
         return None

@@ -1,8 +1,9 @@
-"""Detection of a file's components from its tensor names; file names are never used.
+"""Detects the components of a file from its tensor names; file names are never used.
 
-All public layouts (single file, split files with or without prefix) use the official tensor names and differ
-only in the prefix before them. So each component is described by three things: an anchor, which is a tensor
-that it always has, the possible prefixes, and the first parts of its tensors' names.
+All public layouts (single file, split files with or without prefix) use the official tensor names, those of
+the LTX-2 repository, and differ only in the prefix before them. So each component is described by three
+things: an anchor, which is a tensor that it always has, the possible prefixes, and the first parts of its
+tensors' names.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ class Component(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one component is recognised in a file by tensor names, and which tensors belong to it."""
+    """How one component is recognised in a file by tensor names, and which tensors belong to it.
+
+    The component is present if one of ``anchors`` follows one of ``prefixes``; its tensors are those whose
+    names begin with that prefix and one of ``roots`` (any, if there are no roots).
+    """
 
     component: Component
     anchors: tuple[str, ...]
@@ -161,7 +166,10 @@ _TEXT_ENCODER_ANCHORS = (
     "language_model.model.layers.0.post_feedforward_layernorm.weight",
     "model.language_model.layers.0.post_feedforward_layernorm.weight",
 )
-_LORA_MARKS = (".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lokr_w", ".hada_w")
+_LORA_MARKS = (
+    *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up."),
+    *(".lokr_w", ".hada_w"),
+)
 
 OFFICIAL_PREFIXES: Mapping[Component, str] = {
     Component.TRANSFORMER: "model.diffusion_model.",
@@ -184,7 +192,7 @@ Names = Mapping[str, str]
 def find_components(names: Iterable[str]) -> dict[Component, Names]:
     """Group the tensor names of a file by component: official name without prefix -> name in the file.
 
-    A tensor may belong to two components, such as the latent statistics to both halves of a VAE.
+    A tensor may belong to two components, as the latent statistics belong to both halves of a VAE.
     """
     present = frozenset(names)
     # LoRAs come first, because their module names contain the anchors of the transformer.
@@ -215,14 +223,14 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
 
 
 def usual_file(component: Component) -> str:
-    """Say in which file a component is usually found, as text for error messages."""
+    """A text for error messages that says in which file a component is usually found."""
     if component is Component.TEXT_ENCODER:
         return "a Gemma folder or file (text_encoders)"
     return next((row.usual_file for row in LAYOUTS if row.component is component), "a LoRA file (loras)")
 
 
 def describe_foreign(names: Iterable[str]) -> str:
-    """Describe in words a file without any LTX-2 component: the other model that it seems to be."""
+    """Say which other model a file without any LTX-2 component seems to be, from its tensor names."""
     present = frozenset(names)
 
     def has(*ends: str) -> bool:

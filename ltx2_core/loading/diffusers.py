@@ -1,4 +1,4 @@
-"""Translation of the ``config.json`` of each diffusers class to the single-file configuration."""
+"""Translates the ``config.json`` of each diffusers class to the configuration in a single file's header."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def _connectors(c: ParsedJson) -> JsonObject:
 
 
 def _video_vae(c: ParsedJson) -> JsonObject:
-    """Translate the ``config.json`` of a diffusers video VAE to the ``vae`` section.
+    """Translate the ``config.json`` of a diffusers video VAE to the ``vae`` section of the configuration.
 
-    diffusers lists the encoder's blocks in running order. The decoder's blocks are in reverse order, except
-    those of ``upsample_type``, which are in running order.
+    diffusers lists the encoder's blocks in the order in which they run. The decoder's blocks are in reverse
+    order, except those of ``upsample_type``, which are in the order in which they run.
     """
     latent = c.get("latent_channels", 128)
     # diffusers has no such key: its encoder begins with as many channels as the latent. Our tiny sets do not.

@@ -1,7 +1,7 @@
-"""Translates configurations and tensor names of a single file to those of diffusers.
+"""Translates configurations and tensor names of a single-file checkpoint to those of diffusers.
 
-It is the reverse of ``diffusers`` and ``rename``. Its results are not trusted: what is written is read back
-by those two and compared.
+The modules ``diffusers`` and ``rename`` translate in the other direction. Results of this one are not
+trusted: what is written is read back by those two and compared.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def transformer_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """Build the ``config.json`` of LTX2VideoTransformer3DModel from the single-file configuration."""
+    """Build the ``config.json`` of LTX2VideoTransformer3DModel from the single-file configuration ``config``.
+
+    ``shapes`` is not used; all functions of this kind have it.
+    """
     c: Json = config["transformer"]
     same = (
         *("num_layers", "num_attention_heads", "attention_head_dim", "cross_attention_dim", "in_channels"),
@@ -46,7 +49,7 @@ def transformer_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names
 
 
 def connectors_out(config: Json, shapes: Shapes) -> Json:
-    """Build the ``config.json`` of LTX2TextConnectors from the single-file configuration.
+    """Build the ``config.json`` of LTX2TextConnectors from the single-file configuration ``config``.
 
     ``shapes`` has the shapes of the text projection's tensors by official name.
     """
@@ -84,7 +87,10 @@ def connectors_out(config: Json, shapes: Shapes) -> Json:
 
 
 def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """Build the ``config.json`` of AutoencoderKLLTX2Video from the single-file configuration."""
+    """Build the ``config.json`` of AutoencoderKLLTX2Video from the single-file configuration ``config``.
+
+    ``shapes`` is not used; all functions of this kind have it.
+    """
     c: Json = config["vae"]
     latent = c.get("latent_channels", 128)
     encoder, decoder = c["encoder_blocks"], c["decoder_blocks"]
@@ -126,7 +132,10 @@ def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
 
 
 def audio_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """Build the ``config.json`` of AutoencoderKLLTX2Audio from the single-file configuration."""
+    """Build the ``config.json`` of AutoencoderKLLTX2Audio from the single-file configuration ``config``.
+
+    ``shapes`` is not used; all functions of this kind have it.
+    """
     c: Json = config["audio_vae"]
     params = c["model"]["params"]
     names = {
@@ -146,7 +155,10 @@ def audio_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
 
 
 def vocoder_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """Build the ``config.json`` of LTX2Vocoder, or of LTX2VocoderWithBWE with bandwidth extension."""
+    """Build the ``config.json`` of LTX2Vocoder, or of LTX2VocoderWithBWE with bandwidth extension.
+
+    ``config`` is the single-file configuration. ``shapes`` is not used; all functions of this kind have it.
+    """
     c: Json = config["vocoder"]
     if "bwe" not in c:
         return _generator(c, "")
@@ -188,7 +200,10 @@ def _generator(c: Json, prefix: str) -> Json:
 
 
 def upsampler_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
-    """Build the ``config.json`` of LTX2LatentUpsamplerModel from the single-file configuration."""
+    """Build the ``config.json`` of LTX2LatentUpsamplerModel from the single-file configuration ``config``.
+
+    ``shapes`` is not used; all functions of this kind have it.
+    """
     keys = ("in_channels", "mid_channels", "num_blocks_per_stage", "dims")
     return {
         **_present(config, *keys, "spatial_upsample", "temporal_upsample"),
@@ -201,7 +216,10 @@ _KINDS = {"compress_space": "spatial", "compress_time": "temporal", "compress_al
 
 
 def _options(value: Any) -> Json:
-    """The options of a block as an object; older configurations have a plain number of layers instead."""
+    """The options of a VAE block as a JSON object.
+
+    In older configurations ``value`` is the number of layers, which becomes {"num_layers": value}.
+    """
     return value if isinstance(value, dict) else {"num_layers": value}
 
 
@@ -229,11 +247,11 @@ _STATISTICS: _Rules = (
 
 
 def _at(part: str, middle: int, offset: int) -> Callable[[re.Match[str]], str]:
-    """Return a replacement function for the names of a video VAE's blocks in diffusers.
+    """Return a function from the match of a tensor name in a video VAE's block to its diffusers name.
 
-    ``part`` is "encoder.down_blocks" or "decoder.up_blocks", in which residual blocks and their resampler are
-    two blocks; in diffusers they are one. ``middle`` is the number of the block that becomes ``mid_block``,
-    and ``offset`` is subtracted from block numbers before they are halved.
+    ``part`` is "encoder.down_blocks" or "decoder.up_blocks", in which residual blocks and the resampler after
+    them are two blocks; in diffusers they are one. ``middle`` is the number of the block that becomes
+    ``mid_block``, and ``offset`` is subtracted from other block numbers before they are halved.
     """
     up = part == "decoder.up_blocks"
 
@@ -250,7 +268,10 @@ def _at(part: str, middle: int, offset: int) -> Callable[[re.Match[str]], str]:
 
 
 def video_vae_rules(blocks: int) -> _Rules:
-    """The renaming rules (pattern, replacement) for a video VAE with ``blocks`` down blocks in diffusers."""
+    """The rules (pattern, replacement) that rename a video VAE's tensors to diffusers.
+
+    ``blocks`` is the number of its down blocks in diffusers.
+    """
     return (
         (r"^encoder\.down_blocks\.(\d+)\.(.+)$", _at("encoder.down_blocks", 2 * blocks, 0)),
         (r"^decoder\.up_blocks\.(\d+)\.(.+)$", _at("decoder.up_blocks", 0, 1)),
@@ -286,7 +307,7 @@ VOCODER_RULES: _Rules = (
 
 
 def renamed(name: str, rules: _Rules) -> str:
-    """Convert an official tensor name, without prefix, to that of diffusers by applying ``rules``."""
+    """Convert an official tensor name, without its component's prefix, to that of diffusers by ``rules``."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

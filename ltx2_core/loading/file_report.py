@@ -1,4 +1,4 @@
-"""The report on a model file or folder: its values as typed dictionaries, and its layout as text."""
+"""The report on a model file or folder: its typed dictionaries, and its text for people."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SHARED = frozenset(
 
 
 class PartReport(TypedDict, total=False):
-    """One component of a file: numbers of tensors, parameters and bytes.
+    """One component of a file: its numbers of tensors, parameters and bytes, and its dtypes.
 
-    ``problem`` says why the component cannot be loaded.
+    ``problem`` says why the component cannot be loaded; None if it can.
     """
 
     name: str
@@ -50,7 +50,7 @@ class LoraDescription(TypedDict, total=False):
 
 
 class Report(TypedDict, total=False):
-    """A model file or folder as plain values.
+    """A model file or folder as plain values: its kind, generation, components, dtypes and metadata.
 
     ``tokenizer`` is present only for text encoders, ``upscaler`` only for upscalers, ``lora`` only for LoRAs.
     """
@@ -102,7 +102,7 @@ def as_text(report: Report) -> str:
 
 
 def _generations(report: Report) -> str:
-    """The model generation of a file in words; two where its components serve both."""
+    """The model generation of a file in words, such as "LTX-2.3"; two if its components fit both."""
     generation, held = report["generation"], {part["name"] for part in report["components"]}
     if held == {str(Component.TEXT_ENCODER)}:
         return "LTX-2.5" if generation else "LTX-2.0 and LTX-2.3"

@@ -16,9 +16,9 @@ _TRAINED = frozenset({Component.TRANSFORMER, Component.TEXT_CONNECTORS, Componen
 
 
 def check_set(checkpoints: Sequence[Checkpoint]) -> None:
-    """Raise ValueError, which names both files, if two files do not belong together.
+    """Raise ValueError, which names both files, if two files of a run do not belong together.
 
-    They do not if they belong to different generations, or if both contain the same component.
+    Files do not belong together if they are of different model generations, or contain the same component.
     """
     check_generations(checkpoints)
     holders: dict[Component, Checkpoint] = {}
@@ -63,7 +63,7 @@ def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:
 
 
 def _is_certain(checkpoint: Checkpoint) -> bool:
-    """Whether a file states if it is of 2.3 or 2.5: by its transformer, or by the version in its metadata."""
+    """Whether a file states if it is of LTX-2.3 or 2.5, by its transformer or a version in its metadata."""
     stated = str(checkpoint.metadata.get("model_version", ""))
     return Component.TRANSFORMER in checkpoint.components or stated.startswith(("2.3", "2.5"))
 
@@ -80,7 +80,7 @@ def upscaler_kind(config: UpsamplerConfig) -> str:
 
 
 def stage_factor(checkpoint: Checkpoint) -> Fraction:
-    """Factor by which an upscaler file enlarges width and height between two sampling stages.
+    """The factor by which an upscaler file enlarges width and height between two sampling stages, such as 2.
 
     Raises ValueError for an upscaler that changes the length, or makes the video smaller.
     """

@@ -1,4 +1,4 @@
-"""Check that a file's tensors fit a network, by names and shapes, before any tensor is read."""
+"""Checks that a file's tensors fit a network, by names and shapes, before any tensor is read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def check_fit(
 ) -> None:
     """Raise ValueError if a component's tensors do not fit its network.
 
-    The error lists missing and unexpected tensors, and those of another shape or dtype. ``infos`` are the
-    component's header entries by official name, ``layers`` the quantised layers among them, ``expected`` the
-    shapes of the network's tensors.
+    The error lists missing and unexpected tensors, and those of another shape or dtype. ``path`` is the file,
+    for the message. ``infos`` are the component's header entries by official name, ``layers`` the quantised
+    layers among them, ``expected`` the shapes of the network's tensors by name.
     """
     # Scales belong to a weight and are no tensors of the plain network.
     companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}

@@ -6,14 +6,16 @@ is translated to its section of the single-file configuration.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from ..storage.files import JsonObject, JsonValue, entries, indexed_files, read_object
+from ..storage.files import JsonObject, ParsedJson, entries, indexed_files, read_object
 from ..storage.header import Header, TensorInfo, read_header
+from .detect import Component, find_components
 from .diffusers import TRANSLATIONS
 from .rename import table_for
+from .sections import joined_config
 
 PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "latent_upsampler")
 """Subfolders of a pipeline that are read here; the text encoder's is read by ``text.folder``."""
@@ -24,7 +26,8 @@ _STATISTICS = "per_channel_statistics."
 def read_folder(folder: Path) -> Header:
     """Merge the headers of a diffusers pipeline, of one of its component folders, or of split files.
 
-    Raises ValueError that names the folder and says what is missing or contradictory.
+    The result is that of a single file. Raises ValueError that names the folder and says what is missing or
+    contradictory.
     """
     # A pipeline may be downloaded in part, so that only the folders that exist are read.
     if (folder / "model_index.json").is_file():
@@ -80,20 +83,9 @@ def _inside(folder: Path, end: str) -> list[Path]:
     return [path for path in entries(folder) if path.parent == folder and path.name.endswith(end)]
 
 
-def join_sections(known: JsonValue, value: JsonValue) -> JsonValue:
-    """Join what two files state for one section of the configuration.
-
-    ``value`` wins where both have a key.
-    """
-    # Split files hold one section in parts: connectors and transformer share theirs.
-    if isinstance(known, Mapping) and isinstance(value, Mapping):
-        return {**known, **value}
-    return value
-
-
 def _merged(folder: Path, headers: Iterable[Header]) -> Header:
     tensors: dict[str, TensorInfo] = {}
-    config: JsonObject = {}
+    configs: list[tuple[ParsedJson, Collection[Component]]] = []
     metadata: JsonObject = {}
     for header in headers:
         for name, info in header.tensors.items():
@@ -107,14 +99,13 @@ def _merged(folder: Path, headers: Iterable[Header]) -> Header:
         for key, value in header.metadata.items():
             if key != "config":
                 metadata.setdefault(key, value)
-        if isinstance(section := header.metadata.get("config"), Mapping):
-            for key, value in section.items():
-                config[key] = join_sections(config.get(key), value)
+        if isinstance(config := header.metadata.get("config"), Mapping):
+            configs.append((config, find_components(header.tensors)))
     if not tensors:
         raise ValueError(
             f"{folder} holds no model files; use a .safetensors file, a folder of them, or a diffusers "
             "folder with its model_index.json"
         )
-    if config:
-        metadata["config"] = config
+    if joined := joined_config(configs):
+        metadata["config"] = joined
     return Header(folder, MappingProxyType(metadata), MappingProxyType(tensors))

@@ -1,7 +1,8 @@
-"""Reconstruction of configuration and generation from tensor names and shapes, for files without metadata.
+"""Reconstructs configuration and generation from tensor names and shapes, for files without metadata.
 
 The result is the JSON of a released header, so that ``config`` remains the only reader of settings. Settings
-that shapes do not determine (rope, padding, sample rates) are left out and take their released values.
+that shapes do not determine (rope, padding, sample rates) are left out; the reader then uses the released
+values.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ HEAD_DIM = 128
 
 
 def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generation | None:
-    """Detect the model generation from the tensors of a file's components.
+    """Detect the model generation, such as "2.3", from the tensors of a file's components.
 
-    ``version`` is the header's ``model_version`` or ""; it decides only if the tensors fit several
-    generations. Returns None if neither is conclusive, as for an upsampler or a LoRA without metadata.
+    ``parts`` maps each component to the shapes of its tensors by official name. ``version`` is the header's
+    ``model_version`` or ""; it decides only if the tensors fit several generations. Returns None if neither
+    is conclusive, as for an upsampler or a LoRA without metadata.
     """
     stated = next((g for g in _GENERATIONS if version == g or version.startswith(f"{g}.")), None)
     transformer = parts.get(Component.TRANSFORMER)
@@ -48,9 +50,10 @@ def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generat
 
 
 def infer_config(parts: Mapping[Component, Shapes]) -> JsonObject:
-    """Reconstruct the header's configuration for the components in ``parts`` (official names -> shapes).
+    """Reconstruct the header's configuration for the components in ``parts``.
 
-    Raises ValueError for shapes that belong to no released layout, LookupError for a tensor that is missing.
+    ``parts`` maps each component to the shapes of its tensors by official name. Raises ValueError for shapes
+    that belong to no released layout, LookupError for a tensor that is missing.
     """
     config: JsonObject = {}
     transformer = {
@@ -73,7 +76,10 @@ def infer_config(parts: Mapping[Component, Shapes]) -> JsonObject:
 
 
 def infer_transformer(shapes: Shapes) -> JsonObject:
-    """Reconstruct the ``transformer`` section from tensor shapes, without the keys of the text connectors."""
+    """Reconstruct the ``transformer`` section of the configuration, without the keys of the text connectors.
+
+    ``shapes`` has the shapes of the transformer's tensors by official name.
+    """
     if not shapes:
         return {}
     width, channels = shapes["patchify_proj.weight"]
@@ -106,7 +112,10 @@ def infer_transformer(shapes: Shapes) -> JsonObject:
 
 
 def infer_projection(shapes: Shapes) -> JsonObject:
-    """Reconstruct the keys of the ``transformer`` section that set the widths of the text projection."""
+    """Reconstruct the keys of the ``transformer`` section that set the widths of the text projection.
+
+    ``shapes`` has the shapes of the projection's tensors by official name.
+    """
     if not shapes:
         return {}
     late = "video_aggregate_embed.weight" in shapes
@@ -122,7 +131,10 @@ def infer_projection(shapes: Shapes) -> JsonObject:
 
 
 def infer_connectors(shapes: Shapes) -> JsonObject:
-    """Reconstruct the keys of the ``transformer`` section for the text connectors."""
+    """Reconstruct the keys of the ``transformer`` section for the text connectors.
+
+    ``shapes`` has the shapes of the connectors' tensors by official name.
+    """
     if not shapes:
         return {}
     block = "{}_embeddings_connector.transformer_1d_blocks."
@@ -143,7 +155,10 @@ def infer_connectors(shapes: Shapes) -> JsonObject:
 
 
 def infer_upsampler(shapes: Shapes) -> JsonObject:
-    """Reconstruct the configuration of a latent upsampler; its keys are not in a section."""
+    """Reconstruct the configuration of a latent upsampler, whose keys stand outside any section.
+
+    ``shapes`` has the shapes of its tensors by official name.
+    """
     if not shapes:
         return {}
     mid, channels = shapes["initial_conv.weight"][:2]

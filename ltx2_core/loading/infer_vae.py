@@ -1,4 +1,7 @@
-"""Reconstruction of the autoencoders' and the vocoder's configuration from tensor shapes, as header JSON."""
+"""Reconstructs the configuration of the autoencoders and the vocoder from tensor shapes, as header JSON.
+
+``shapes`` always has shapes by official tensor name.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def infer_video_vae(shapes: Shapes) -> JsonObject:
-    """Reconstruct the ``vae`` section of the configuration from the shapes of encoder, decoder or both."""
+    """Reconstruct the ``vae`` section of the configuration from tensor shapes by official name.
+
+    ``shapes`` may be those of the encoder, the decoder or both.
+    """
     config: JsonObject = {}
     if "encoder.conv_in.conv.weight" in shapes:
         base, patched = shapes["encoder.conv_in.conv.weight"][:2]
@@ -38,9 +44,9 @@ def infer_video_vae(shapes: Shapes) -> JsonObject:
 
 
 def infer_audio_vae(shapes: Shapes) -> JsonObject:
-    """Reconstruct the ``audio_vae`` section from tensor shapes.
+    """Reconstruct the ``audio_vae`` section of the configuration from tensor shapes by official name.
 
-    The settings of the mel front end are left out, because it has no tensors.
+    The settings of the mel front end (waveform to spectrogram) are left out, because it has no tensors.
     """
     if not shapes:
         return {}
@@ -70,7 +76,10 @@ def infer_audio_vae(shapes: Shapes) -> JsonObject:
 
 
 def infer_vocoder(shapes: Shapes) -> JsonObject:
-    """Reconstruct the ``vocoder`` section from tensor shapes: flat in 2.0, with nested ``bwe`` since 2.3."""
+    """Reconstruct the ``vocoder`` section of the configuration from tensor shapes by official name.
+
+    The section is flat in LTX-2.0, with a nested section ``bwe`` (bandwidth extension) since 2.3.
+    """
     if not shapes:
         return {}
     if "bwe_generator.conv_pre.weight" not in shapes:
@@ -83,7 +92,10 @@ def infer_vocoder(shapes: Shapes) -> JsonObject:
 
 
 def count(names: Iterable[str], prefix: str) -> int:
-    """Length of a module list: one more than the highest index that follows ``prefix`` in the names."""
+    """The length of a module list: one more than the highest number that follows ``prefix`` in tensor names.
+
+    0 if no name begins with ``prefix``.
+    """
     pattern = re.compile(re.escape(prefix) + r"(\d+)\.")
     return 1 + max((int(m[1]) for m in map(pattern.match, names) if m), default=-1)
 
@@ -94,8 +106,11 @@ _AUDIO_DECODER = ("decoder", "up", "conv_out")
 def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[JsonValue]:
     """Reconstruct the block list of a video encoder or decoder, in the order of the tensor names.
 
-    The kind of a resampler follows from its convolution. Its output channels over those of the next block, or
-    the inverse, is the number of positions in time and space that one position is unfolded to or folded from.
+    ``prefix`` begins these names, such as "encoder.down_blocks."; ``width`` is the number of channels before
+    the first block. ``suffix`` is appended to the kinds of resamplers, "_res" for an encoder. ``old`` selects
+    the decoder of LTX-2.0, whose upsamplers have a skip connection. The kind of a resampler follows from its
+    convolution: its output channels over those of the next block, or the inverse, is the number of positions
+    in time and space that one position is unfolded to or folded from.
     """
     kinds = {8: "compress_all", 4: "compress_space", 2: "compress_time"}
     blocks: list[JsonValue] = []

@@ -51,8 +51,8 @@ _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors"
 class LoraSpec:
     """A LoRA file and its strength; 0 turns it off, negative values apply the opposite change.
 
-    ``video_strength`` and ``audio_strength`` override ``strength`` for the layers of their stream. A
-    cross-modal layer counts for the stream that it updates.
+    ``video_strength`` and ``audio_strength`` override ``strength`` for the layers of their stream; None does
+    not. A cross-modal layer counts for the stream that it updates.
     """
 
     path: str | os.PathLike[str]
@@ -61,7 +61,7 @@ class LoraSpec:
     audio_strength: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a strength that is not finite or beyond ``MAX_STRENGTH``."""
+        """Raises ValueError unless each strength is finite and from -``MAX_STRENGTH`` to ``MAX_STRENGTH``."""
         for name in ("strength", "video_strength", "audio_strength"):
             value = getattr(self, name)
             # NaN lies on neither side of a bound.
@@ -93,12 +93,15 @@ class Lora:
 
     @property
     def reference_downscale_factor(self) -> int:
-        """n if an IC-LoRA's reference videos have 1/n of the width and height; 1 if the file states none."""
+        """n if an IC-LoRA was trained with reference videos of 1/n of the clip's width and height.
+
+        The result is 1 if the file does not state it.
+        """
         return self._factor(REFERENCE_KEYS[0])
 
     @property
     def reference_temporal_scale_factor(self) -> int:
-        """Temporal factor n of an IC-LoRA's reference videos: every n-th frame is used; 1 if not stated."""
+        """n if an IC-LoRA was trained with every n-th frame of its reference videos; 1 if not stated."""
         return self._factor(REFERENCE_KEYS[1])
 
     @property
@@ -114,62 +117,66 @@ class Lora:
 
     @property
     def is_ic_lora(self) -> bool:
-        """Whether the file states how its reference video was scaled, as IC-LoRAs do."""
+        """Whether the file states how reference videos were scaled in training, as only IC-LoRAs do."""
         # Only IC-LoRAs state how their reference was scaled.
         return any(key in self.metadata for key in REFERENCE_KEYS)
 
     @property
     def components(self) -> frozenset[Component]:
-        """The components for which the file has layers."""
+        """The components of the model, such as the transformer, for which the file has layers."""
         return frozenset(target_of(module)[0] for module in self.layers)
 
     @property
     def settings(self) -> list[str | float]:
-        """JSON values that identify this LoRA in saved settings: file name and strength.
+        """JSON values that identify this LoRA in saved settings: file name, video and audio strength.
 
-        The audio strength follows if it differs.
+        The audio strength is left out if it equals the video strength.
         """
         audio = [] if self.audio_strength == self.video_strength else [self.audio_strength]
         return [self.path.name, self.video_strength, *audio]
 
     @property
     def base_model(self) -> str:
-        """The generation of the base model and how it was detected, as text; "" if it is unknown."""
+        """The generation of the model that the LoRA was trained on and how it was detected, as text.
+
+        The text is "" if the generation is unknown.
+        """
         shapes = {target_of(module): self._shape(layer) for module, layer in self.layers.items()}
         return describe_generation(shapes, self.metadata, None)[0]
 
     @property
     def is_of_family(self) -> bool:
-        """Whether any layer's name is one of an LTX-2 transformer, text connector or text projection."""
+        """Whether at least one layer is named after a module of an LTX-2 transformer or its text networks."""
         return any(_FAMILY.search(target_of(module)[1]) for module in self.layers)
 
     def strength_of(self, module: str) -> float:
-        """The strength with which the layer for ``module`` is merged; ``module`` is its official name."""
+        """The strength with which the layer for ``module``, the official name of a module, is merged."""
         stream = updated_stream(module)
         if stream is None:
             return self.strength
         return self.video_strength if stream == "video" else self.audio_strength
 
     def pairs(self, component: Component, shapes: Shapes) -> dict[str, LoraLayer]:
-        """The layers that fit a component, by the component's module name.
+        """The LoRA's layers that fit ``component``, by the component's module name.
 
         ``shapes`` has the shapes of the component's tensors by official name.
         """
         return self._match({component: shapes})[1].get(component, {})
 
     def report(self, component: Component, shapes: Shapes, generation: str | None = None) -> LoraReport:
-        """Report how the layers fit the tensors of one component.
+        """Report which layers of the LoRA fit the tensors of ``component``.
 
-        ``shapes`` has their shapes by official name; ``generation`` is the model's generation, if it is
-        known.
+        ``shapes`` has the shapes of these tensors by official name. ``generation`` is that of the model, such
+        as "2.3"; None if it is unknown.
         """
         return self.report_all({component: shapes}, generation)
 
     def report_all(self, parts: Mapping[Component, Shapes], generation: str | None = None) -> LoraReport:
-        """Report how the layers fit several components of a model, whose tensors' shapes are ``parts``.
+        """Report which layers of the LoRA fit several components of a model.
 
-        Layers for other components are reported as "elsewhere". ``generation`` is the model's, if it is
-        known.
+        ``parts`` maps each component to the shapes of its tensors by official name. Layers for other
+        components are reported as "elsewhere". ``generation`` is that of the model, such as "2.3"; None if it
+        is unknown.
         """
         entries, _ = self._match(parts)
         note, wrong = describe_generation(
@@ -232,9 +239,10 @@ def open_lora(
 ) -> Lora:
     """Open a LoRA file, or the PEFT or diffusers folder of one; only the header is read.
 
-    LoRA, DoRA, LoKr and LoHa are read. Raises FileNotFoundError for a missing file, ValueError for a file
-    without LoRA tensors, with incomplete pairs or of an unsupported kind such as OFT, and for a strength that
-    is not finite.
+    LoRA, DoRA, LoKr and LoHa are read. ``video_strength`` and ``audio_strength`` override ``strength`` for
+    the layers of their stream; None does not. Raises FileNotFoundError for a missing file, ValueError for a
+    file without LoRA tensors, with incomplete pairs or of an unsupported kind such as OFT, and for a strength
+    that is not finite.
     """
     video = strength if video_strength is None else video_strength
     audio = strength if audio_strength is None else audio_strength
@@ -278,9 +286,9 @@ def _check_tensors(header: Header, layers: Mapping[str, LoraLayer]) -> None:
 
 
 def _change_shape(header: Header, layer: LoraLayer) -> Shape:
-    """Shape of the weight change that a layer makes.
+    """Shape of the weight change that a layer makes, from the shapes of its tensors in ``header``.
 
-    Raises ValueError for factors that do not fit each other.
+    Raises ValueError if the factors of a LoKr or LoHa do not fit each other.
     """
     if layer.factors:
         return change_shape({role: header.tensors[name].shape for role, name in layer.factors.items()})
@@ -309,9 +317,10 @@ def _file_in(path: Path) -> Path:
 
 
 def _peft_settings(header: Header, is_peft: bool) -> ParsedJson:
-    """Read the training settings of a PEFT LoRA.
+    """Read the training settings of a PEFT LoRA, such as its alpha; {} if it has none.
 
-    diffusers stores them in the header of the file, PEFT in a second file.
+    diffusers stores them in the header of the file, PEFT in a second file; the latter is read only if
+    ``is_peft``.
     """
     stated = header.metadata.get(PEFT_METADATA)
     settings_file = header.path.with_name(PEFT_CONFIG)
@@ -325,9 +334,10 @@ def _peft_settings(header: Header, is_peft: bool) -> ParsedJson:
 
 
 def _scaled(header: Header, layer: LoraLayer, settings: ParsedJson) -> LoraLayer:
-    """A copy of ``layer`` with PEFT's scale.
+    """Return a copy of ``layer`` with the scale that PEFT's ``settings`` state for it.
 
-    It is alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs.
+    The scale is alpha / rank, or alpha / sqrt(rank) for rank-stabilised LoRAs. Without an alpha the layer is
+    returned unchanged.
     """
     path, rank = header.path, _rank(header, layer)
     # diffusers has the settings of each network under its name.

@@ -1,6 +1,7 @@
 """How different trainers name the tensors of a LoRA: tables of endings, prefixes and unsupported kinds.
 
 A flat name has underscores in place of the dots between modules, as in the files of kohya and LyCORIS.
+Official names are those of the LTX-2 repository.
 """
 
 from __future__ import annotations
@@ -20,11 +21,20 @@ PREFIXES = (
     "diffusion_model.",
     "transformer.",
     "connectors.",
+    "model.",
+    "dit.",
+    "unet.",
+    "module.",
+    "_orig_mod.",
 )
-"""Prefixes of module names, removed in any order and number; names without prefix are accepted too."""
+"""Prefixes of module names, removed in any order and number; names without prefix are accepted too.
 
-FLAT_PREFIXES = ("lora_unet_", "lora_transformer_")
-"""Prefixes of flat names (kohya), in which dots are underscores; only a model's names can resolve them."""
+The last two are of distributed and of compiled modules."""
+
+FLAT_PREFIXES = ("lycoris_", "lora_unet_", "lora_transformer_")
+"""Prefixes of flat names (kohya, LyCORIS), in which dots are underscores.
+
+Only a model's names can resolve them."""
 
 ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
     (FACTOR, ""),
@@ -73,7 +83,8 @@ _TO_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 class LoraLayer:
     """Names of the file's tensors that change one module of the network, by adding ``scale * (B @ A)``.
 
-    A LoKr or LoHa has ``factors`` (role -> name) instead; its ``a`` and ``b`` are "".
+    ``a`` and ``b`` are the names of A and B. A LoKr or LoHa has ``factors`` (role -> name) instead; its ``a``
+    and ``b`` are "".
     """
 
     a: str = ""
@@ -104,8 +115,8 @@ class LoraLayer:
 def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
     """Find the layers of a LoRA among the tensor names of a file, by official name of the module.
 
-    Module names that are flat are not translated to dotted ones here. Raises ValueError, naming ``path``, for
-    a file without layers, with an incomplete one, with two for one module, or of an unsupported kind.
+    Module names that are flat stay flat. Raises ValueError, naming ``path``, for a file without layers, with
+    an incomplete layer, with two for one module, or of an unsupported kind.
     """
     found: dict[str, dict[str, str]] = {}
     raws: dict[str, str] = {}
@@ -144,8 +155,9 @@ def _check_complete(
 ) -> None:
     """Raise ValueError for a file without layers, of another kind, or with an incomplete layer.
 
-    ``found`` maps each module to its tensor names by role. ``factors`` has, of these, the factors of a LoKr
-    or LoHa. ``other`` are the names of tensors that belong to no module.
+    ``path`` is the file, for the message. ``found`` maps each module to its tensor names by role, such as
+    "a". ``factors`` has only those that are factors of a LoKr or LoHa. ``other`` are the names of tensors
+    that belong to no module.
     """
     if not any(roles.keys() & {"A", "B"} or factors[module] for module, roles in found.items()):
         raise ValueError(
@@ -184,7 +196,10 @@ def _layer(roles: Mapping[str, str], factors: Mapping[str, str], raw: str) -> Lo
 
 
 def official_name(module: str) -> str:
-    """Convert the name of a module in diffusers to the official one; flat names only lose their prefix."""
+    """Convert a module's name in diffusers to the official one, without prefix.
+
+    A flat name only loses its prefix.
+    """
     for prefix in FLAT_PREFIXES:
         module = module.removeprefix(prefix)
     name = f"{module}."
@@ -204,7 +219,10 @@ def diffusers_name(module: str) -> str:
 
 
 def target_of(module: str) -> tuple[Component, str]:
-    """The component of the model that a LoRA's module belongs to, and the module's name in that component."""
+    """The component of the model that a LoRA's module belongs to, and the module's name in that component.
+
+    ``module`` is the official name of the module.
+    """
     if module.startswith(_TEXT_ENCODER):
         return Component.TEXT_ENCODER, module
     if module.startswith(_CONNECTORS):
@@ -215,12 +233,13 @@ def target_of(module: str) -> tuple[Component, str]:
 
 
 class ModuleNames:
-    """Looks up which module of a model a LoRA's module name means; the name may be flat."""
+    """Looks up which module of a model a LoRA's module name stands for; the name may be flat."""
 
     def __init__(self, weights: Mapping[str, tuple[int, ...]]) -> None:
         """Index the modules of a model.
 
-        ``weights`` maps the official names of its tensors to shapes; a module is one that has a ``weight``.
+        ``weights`` maps the official names of the model's tensors to shapes; a module is one that has a
+        ``weight``.
         """
         self._own = {name.removesuffix(".weight") for name in weights if name.endswith(".weight")}
         self._flat: dict[str, set[str]] = {}
@@ -230,9 +249,9 @@ class ModuleNames:
                 self._flat.setdefault(spelling.replace(".", "_"), set()).add(name)
 
     def find(self, module: str) -> str | None:
-        """The model's name of the LoRA's ``module``, or None.
+        """Return the model's name for ``module``, a LoRA's name of a module.
 
-        It is None if there is no such module, or if a flat name fits several.
+        Returns None if the model has no such module, or if a flat name fits several.
         """
         if module in self._own:
             return module
@@ -249,6 +268,9 @@ def few(names: Iterable[str], limit: int = 3) -> str:
 
 
 def _stripped(name: str) -> str:
-    while prefix := next((prefix for prefix in PREFIXES if name.startswith(prefix)), ""):
+    # Without its "model." a layer of a text encoder would be taken for one of the transformer.
+    while prefix := next(
+        (prefix for prefix in PREFIXES if name.startswith(prefix) and not name.startswith(_TEXT_ENCODER)), ""
+    ):
         name = name.removeprefix(prefix)
     return name

@@ -27,11 +27,11 @@ PEFT_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.[^.]+)?(\.weight)?$")
 
 @dataclass(frozen=True)
 class Magnitude:
-    """The magnitudes of a DoRA layer, by tensor name; they replace the norms of the weight's rows or columns.
+    """The magnitudes of a DoRA layer, which replace the norms of the weight's rows or columns.
 
-    LyCORIS names the tensor ``dora_scale``, and ComfyUI divides by the norms of the original rows, or of the
-    merged columns. PEFT names it ``lora_magnitude_vector`` and divides by the norms of the merged rows;
-    ``merged_norm`` is then True.
+    ``name`` is the tensor that holds them. LyCORIS calls it ``dora_scale``, and ComfyUI divides by the norms
+    of the original rows, or of the merged columns. PEFT calls it ``lora_magnitude_vector`` and divides by the
+    norms of the merged rows; ``merged_norm`` is then True.
     """
 
     name: str
@@ -43,7 +43,7 @@ def kind_of(roles: Mapping[str, str]) -> str:
 
 
 def factors_problem(roles: Mapping[str, str]) -> str | None:
-    """Say in words why the factors of a LoKr or LoHa are incomplete or contradictory; None if they are not.
+    """Say in words why the factors of a LoKr or LoHa are incomplete or contradictory; None if they are fine.
 
     ``roles`` maps roles such as ``lokr_w1`` to tensor names.
     """
@@ -70,9 +70,10 @@ def factors_problem(roles: Mapping[str, str]) -> str | None:
 
 
 def rank_of(shapes: Shapes) -> int | None:
-    """The rank R by which alpha is divided, from the shapes of the factors by role.
+    """The rank R by which alpha is divided, for a LoKr or LoHa.
 
-    It is None for a LoKr of two factors that are whole matrices, which has no alpha.
+    ``shapes`` has the shapes of its factors by role, such as ``lokr_w1_a``. The result is None for a LoKr of
+    two factors that are whole matrices, to which no alpha applies.
     """
     # As in ComfyUI, the second factor of a LoKr decides where both are low-rank.
     for role in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b"):
@@ -82,7 +83,7 @@ def rank_of(shapes: Shapes) -> int | None:
 
 
 def change_shape(shapes: Shapes) -> Shape:
-    """Shape of the weight change of a LoKr or LoHa, without trailing ones.
+    """Shape of the weight change of a LoKr or LoHa, without trailing axes of length 1.
 
     ``shapes`` has the shapes of its factors by role, such as ``lokr_w1``. Raises ValueError for factors that
     do not fit each other.
@@ -97,9 +98,9 @@ def change_shape(shapes: Shapes) -> Shape:
 
 
 def change(factors: Mapping[str, Tensor]) -> Tensor:
-    """Multiply the factors of a LoKr or LoHa, by role.
+    """Multiply out a LoKr or LoHa: the weight change in float32, without its scale.
 
-    Returns the weight change in float32, without its scale.
+    ``factors`` are the tensors by role, such as ``lokr_w1``.
     """
     wide = {role: tensor.float() for role, tensor in factors.items()}
     if "hada_w1_a" in wide:
@@ -110,10 +111,11 @@ def change(factors: Mapping[str, Tensor]) -> Tensor:
 
 
 def rescaled(weight: Tensor, delta: Tensor, magnitude: Tensor, strength: float, *, merged: bool) -> Tensor:
-    """Apply a DoRA to ``weight`` (O, I): add ``strength`` times the difference to the full DoRA.
+    """Apply a DoRA to ``weight`` (O, I): returns weight + strength * (fully changed weight - weight).
 
-    The result is float32. ``delta`` is the low-rank change with its scale. ``magnitude`` has O values for
-    rows, or is (1, I) for columns. ``merged`` says by which norm rows are divided: :class:`Magnitude`.
+    The result is float32. ``delta`` (O, I) is the low-rank change with its scale. ``magnitude`` has O values
+    for rows, or is (1, I) for columns. ``merged`` says by which norm rows are divided: that of the changed
+    row if True, else that of the original one (:class:`Magnitude`).
     """
     changed = weight + delta
     if is_by_column(tuple(magnitude.shape), weight.shape[0]):

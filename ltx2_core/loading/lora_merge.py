@@ -1,4 +1,4 @@
-"""Merging of LoRAs into the weights of a network, and switching between LoRAs without drift.
+"""Merges LoRAs into the weights of a network, and switches between LoRAs without drift.
 
 A merged weight is always computed from the file's original weight, never from a merged one. So a network
 whose LoRAs were switched equals a freshly loaded one bit for bit. Letters: R rank, I inputs, O outputs.
@@ -59,12 +59,15 @@ class Base:
         return read_state(infos, self.layers, self.resident, self.shapes, self.dtype, self.device)
 
     def names(self, module: str) -> list[str]:
-        """Names of the stored tensors of a module: its weight and, if it is quantised, scales and others."""
+        """Names of the stored tensors of ``module``: its weight, and scales and others if it is quantised."""
         layer = self.layers.get(module)
         return [f"{module}.{suffix}" for suffix in (layer.infos if layer else ("weight",))]
 
     def is_mapped(self, tensor: Tensor, stored: torch.dtype | None) -> bool:
-        """Whether a loaded tensor is a view of the memory-mapped file; ``stored`` is its dtype in it."""
+        """Whether a loaded tensor is a view of the memory-mapped file, and so must not be written to.
+
+        ``stored`` is the tensor's dtype in the file; None for a quantised layer.
+        """
         # A tensor of another dtype was converted, and with that copied.
         return self.device.type == "cpu" and tensor.dtype == stored
 
@@ -77,8 +80,9 @@ def find_changes(
 ) -> tuple[dict[str, list[Change]], list[LoraReport]]:
     """Find what ``loras`` change in a component: (changes by module, one report for each LoRA).
 
-    ``shapes`` are those of the component's tensors, ``generation`` is the model's. Reports are also logged.
-    Raises ValueError if a LoRA has layers for this component but none fits.
+    ``shapes`` are those of the component's tensors by official name; ``generation`` is the model's, such as
+    "2.3", or None if unknown. Reports are also logged. Raises ValueError if a LoRA has layers for this
+    component but none fits.
     """
     changes: dict[str, list[Change]] = {}
     reports = []
@@ -98,10 +102,11 @@ def find_changes(
 def merged(
     base: Base, changes: Changes, memory: Callable[[str], Tensor | None] = lambda module: None
 ) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Yield every changed module with its merged tensors: ``weight``, and new scales if it is quantised.
+    """Yield (module, its merged tensors) for every changed module.
 
-    ``memory`` may return an existing weight for a module; the merged one is then written into it to save
-    memory.
+    The tensors are ``weight`` and, if the module is quantised, its new scales. ``changes`` are the LoRA
+    layers by module, ``base`` describes the original weights. ``memory`` may return an existing weight for a
+    module name; the merged weight is then written into that tensor to save memory.
     """
     stored = read_tensors({n: base.infos[n] for module in changes for n in base.names(module)})
     for name, tensor in stored.items():
@@ -136,9 +141,10 @@ def merged(
 
 
 def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Base) -> None:
-    """Replace the tensors of a module in a loaded network.
+    """Replace the tensors of ``module`` in a loaded network.
 
-    They are copied into the existing parameter where possible, but not if they map the file.
+    ``tensors`` are by name, such as "weight". The weight is copied into the existing parameter where
+    possible, but not if the new weight is a view of the memory-mapped file of ``base``.
     """
     layer = network.get_submodule(module)
     if isinstance(layer, QuantizedLinear):
@@ -166,7 +172,7 @@ def put(network: nn.Module, module: str, tensors: Mapping[str, Tensor], base: Ba
 def switch(network: nn.Module, base: Base, before: Changes, after: Changes) -> None:
     """Undo the LoRA changes ``before`` in a loaded network and apply ``after``, layer by layer, in place.
 
-    At most one layer is in memory twice.
+    ``base`` describes the original weights in the file. At most one layer is in memory twice.
     """
     # Modules that both change are computed from the file by ``merged`` below.
     for module in before.keys() - after.keys():
@@ -195,9 +201,9 @@ def network_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The matrices A (R, I) and B (O, R) of a LoRA layer, and their factor.
+    """The matrices A (R, I) and B (O, R) of a LoRA layer, and their factor ``scale``.
 
-    The factor is the scale of the LoRA times its strength.
+    The factor is the scale of the layer (alpha / rank) times the strength of the LoRA.
     """
 
     a: Tensor
@@ -209,7 +215,8 @@ class _Pair:
 class _Delta:
     """The weight change (O, I) of a DoRA, LoKr or LoHa, multiplied out and with its scale.
 
-    For a DoRA it also has the magnitudes.
+    ``magnitude`` and ``merged_norm`` are those of a DoRA, see :class:`Magnitude`; ``magnitude`` is None for
+    the other kinds.
     """
 
     delta: Tensor
@@ -218,7 +225,10 @@ class _Delta:
     merged_norm: bool
 
     def added_to(self, weight: Tensor) -> Tensor:
-        """Return ``weight`` (O, I) in float32 with this change applied."""
+        """Return ``weight`` (O, I), which is float32, with this change applied.
+
+        ``weight`` itself may change too.
+        """
         delta = self.delta.reshape(weight.shape)
         if self.magnitude is None:
             return weight.add_(delta, alpha=self.strength)
@@ -229,9 +239,10 @@ _AnyChange = _Pair | _Delta
 
 
 def _read(file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torch.device) -> _AnyChange:
-    """Read the tensors of one LoRA layer and compute the change that it makes.
+    """Read the tensors of one LoRA layer and return the change that it makes, on ``device``.
 
-    Raises ValueError, naming tensor and file, for values that are NaN or infinite.
+    ``file`` is the opened safetensors file of ``lora``. Raises ValueError, naming tensor and file, for values
+    that are NaN or infinite.
     """
 
     def read(name: str) -> Tensor:
@@ -265,13 +276,13 @@ def _read(file: Any, lora: Lora, layer: LoraLayer, strength: float, device: torc
 def merge_weight(weight: Tensor, pairs: Sequence[_AnyChange], dtype: torch.dtype) -> Tensor:
     """Apply all changes to ``weight`` (O, I) in float32, and round the result once to ``dtype``.
 
-    A LoRA adds scale * B @ A. A DoRA also rescales what the changes before it made, so then the order counts.
+    A LoRA adds scale * B @ A. A DoRA rescales all that earlier changes have made, so that the order counts.
     """
     return merge_into(torch.empty(weight.shape, dtype=dtype, device=weight.device), weight, pairs)
 
 
 def merge_into(out: Tensor, weight: Tensor, changes: Sequence[_AnyChange]) -> Tensor:
-    """Like :func:`merge_weight`, but writes into ``out`` (O, I), which may be ``weight`` itself.
+    """Like :func:`merge_weight`, but writes the result into ``out`` (O, I), which may be ``weight`` itself.
 
     Computes on the device of ``out``.
     """
@@ -327,11 +338,11 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
-    """Join the matrices of all pairs to one A (R, I) and one B (O, R), so that one product gives their sum.
+    """Join the matrices of all pairs to one A (R, I) and one B (O, R): B @ A is the sum of their changes.
 
-    Each pair's factor, relative to the first one, which is the largest, is multiplied into its A. A scaled A
-    does not fit into bfloat16, so it is split into a high and a low part, which together have 16 significant
-    bits.
+    All are bfloat16; the product is still to be multiplied by the first pair's factor, which is the largest.
+    The factors of the others, relative to it, are multiplied into their A. A scaled A does not fit into
+    bfloat16, so it is split into a high and a low part, which together have 16 significant bits.
     """
     if len(pairs) == 1:
         return pairs[0].a, pairs[0].b

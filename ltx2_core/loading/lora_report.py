@@ -20,7 +20,11 @@ _BLOCK = re.compile(r"^transformer_blocks[._]\d+[._]")
 
 @dataclass(frozen=True)
 class LoraEntry:
-    """How one layer of a LoRA fits the model; ``detail`` names both shapes if they differ."""
+    """How one layer of a LoRA fits the model.
+
+    ``status`` is "matched", "unmatched" (the model has no such module), "mismatched" (of another shape) or
+    "elsewhere" (for a component that was not compared). ``detail`` has both shapes if they differ.
+    """
 
     module: str
     """The model's name of the module if it has one, otherwise the LoRA's."""
@@ -64,7 +68,7 @@ class LoraReport:
 
     @property
     def elsewhere(self) -> tuple[str, ...]:
-        """The LoRA's layers for components that were not part of the comparison."""
+        """The LoRA's layers for components of the model that were not compared."""
         return self._named("elsewhere")
 
     @property
@@ -115,7 +119,7 @@ class LoraReport:
 def stream_of(component: Component, module: str) -> Stream:
     """The part of the model that a module belongs to: "video", "audio", "cross" or "text".
 
-    "cross" means cross-modal attention and its modulation.
+    ``module`` is the module's official name. "cross" means cross-modal attention and its modulation.
     """
     name = _BLOCK.sub("", module)
     if component is not Component.TRANSFORMER or name.removeprefix("audio_").startswith("caption_projection"):
@@ -126,7 +130,10 @@ def stream_of(component: Component, module: str) -> Stream:
 
 
 def updated_stream(module: str) -> Literal["video", "audio"] | None:
-    """The stream that a module changes, "video" or "audio", whose LoRA strength it takes; None if both."""
+    """The stream that a module changes, "video" or "audio", which decides the strength of its LoRA layer.
+
+    None if the module changes both. ``module`` is the module's official name.
+    """
     name = _BLOCK.sub("", module)
     # The one projection of 2.0 serves both streams.
     if name.startswith("aggregate_embed"):
@@ -148,8 +155,9 @@ def describe_generation(
     """Compare the base model of a LoRA with ``model``, the generation of the model that it is used with.
 
     Returns a sentence about the LoRA's generation, and whether it is certainly another one. ``layers`` are
-    the shapes of its changes, by component and the component's module name; ``model`` is None if unknown. A
-    LoRA for 2.3 has the same layers as one for 2.5, so these two are not distinguished.
+    the shapes of its changes, by component and the component's module name; ``metadata`` is that of the
+    LoRA's file; ``model`` is such as "2.3", or None if unknown. A LoRA for 2.3 has the same layers as one for
+    2.5, so these two are not distinguished.
     """
     base, why = _generation_by_layers(layers)
     if base is None:

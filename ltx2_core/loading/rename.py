@@ -1,4 +1,4 @@
-"""Renaming of tensors from a diffusers folder to a single-file checkpoint: one table for each class.
+"""Renames the tensors of a diffusers folder to those of a single-file checkpoint: one table for each class.
 
 Only names differ between the two layouts; no tensor is transposed or split.
 """
@@ -16,7 +16,8 @@ Replacement = str | Callable[["re.Match[str]"], str]
 class Table:
     """Renames the tensors of one component from diffusers to official names.
 
-    All ``rules`` (pattern, replacement) are applied in their order; then ``prefix`` is put in front.
+    All ``rules``, (regular expression, replacement), are applied in their order; then ``prefix`` is put in
+    front.
     """
 
     prefix: str
@@ -63,10 +64,10 @@ _STATISTICS: tuple[tuple[str, Replacement], ...] = (
 
 
 def _video_vae(blocks: int) -> Table:
-    """Build the renaming table of a video VAE with ``blocks`` down blocks.
+    """Build the renaming table of a video VAE with ``blocks`` down blocks in diffusers.
 
-    diffusers puts residual blocks and their resampler into one block. In the official list they are two
-    entries, so block numbers are doubled.
+    diffusers puts residual blocks and the resampler after them into one block. In the official layout they
+    are two blocks, so block numbers are doubled.
     """
 
     def at(factor: int, offset: int) -> Callable[[re.Match[str]], str]:

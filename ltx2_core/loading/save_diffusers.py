@@ -28,12 +28,18 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .convert import TensorReader
 from .detect import Component
 from .diffusers_out import Json
+from .sections import joined_config
 from .write import Entry, as_bytes, write_safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One model of a diffusers folder: its subfolder, the components in it, and how they are translated."""
+    """One model of a diffusers folder: its subfolder, the components in it, and how they are translated.
+
+    ``config`` and ``class_name`` make the model's ``config.json``, ``rules`` rename its tensors, and ``read``
+    parses the single-file configuration for comparison. ``library`` is the Python package of the model's
+    class.
+    """
 
     folder: str
     components: tuple[Component, ...]
@@ -160,7 +166,11 @@ def _write(
     chosen: Mapping[Part, dict[Component, Checkpoint]],
     text_encoder: Path | None,
 ) -> None:
-    """Write every part to its subfolder and check it, then write scheduler, text encoder and index."""
+    """Write every part to its subfolder and check it, then write scheduler, text encoder and index.
+
+    ``planned`` has the ``config.json`` and the tensors of each part, ``chosen`` the file from which each of
+    its components is taken. ``text_encoder`` is a folder to copy; None for none.
+    """
     index: Json = {"_class_name": "LTX2Pipeline", "_diffusers_version": "0.37.0"}
     for part, (config, entries) in planned.items():
         target = folder / part.folder
@@ -185,7 +195,8 @@ def _write(
 def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Checkpoint]:
     """The file from which each component of a part is read; empty if no source has any of them.
 
-    Raises ValueError if the sources have only some of them.
+    The first of ``sources`` that has a component is taken. Raises ValueError if the sources have only some of
+    the components.
     """
     found = {
         component: source
@@ -202,14 +213,17 @@ def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Check
     return found
 
 
+def _config(found: Mapping[Component, Checkpoint]) -> Json:
+    """The joined configuration of the files in ``found``, the file of each component."""
+    return joined_config([(file.config, [component]) for component, file in found.items()])
+
+
 def _planned(part: Part, found: dict[Component, Checkpoint]) -> tuple[Json, dict[str, Entry]]:
     """The ``config.json`` of a part, and its tensors to write by their names in diffusers.
 
     ``found`` has the file of each component. Raises ValueError for quantised weights.
     """
-    # All components of a part share a section of the configuration.
-    source = next(iter(found.values()))
-    config = {**source.config}
+    config = _config(found)
     last = part.components[-1]
     written = {"_class_name": part.class_name(config), "_diffusers_version": "0.37.0"}
     written |= part.config(config, found[last].shapes(last))
@@ -231,11 +245,12 @@ def _verify(part: Part, target: Path, found: dict[Component, Checkpoint]) -> Non
     ``found`` has the file from which each component was taken.
     """
     written, read = open_checkpoint(target), TensorReader()
+    if part.read(written.config) != part.read(_config(found)):
+        names = ", ".join(sorted({str(source.path) for source in found.values()}))
+        raise ValueError(f"the configuration of {names} is none that diffusers has for a {part.folder}")
     for component, source in found.items():
         if component not in written.components or written.shapes(component) != source.shapes(component):
             raise ValueError(f"the {component} of {source.path} has tensors that diffusers does not name")
-        if part.read(written.config) != part.read(source.config):
-            raise ValueError(f"the configuration of the {component} of {source.path} is none of diffusers")
         infos = written.infos(component)
         for own, info in source.infos(component).items():
             if not torch.equal(as_bytes(read(info)), as_bytes(read(infos[own]))):

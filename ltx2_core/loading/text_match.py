@@ -1,4 +1,4 @@
-"""Check that a text encoder is the one with which a checkpoint was trained, from headers alone."""
+"""Checks that a text encoder is the one with which a checkpoint was trained, from headers alone."""
 
 from __future__ import annotations
 

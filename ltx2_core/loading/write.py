@@ -1,4 +1,4 @@
-"""Writing of safetensors files one tensor at a time, for models that do not fit in memory."""
+"""Writes safetensors files one tensor at a time, for models that do not fit in memory."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ ALIGNMENT = 64
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor to write: its dtype name as in a header, its shape, and ``make``, which returns it.
+    """One tensor to write: its dtype as safetensors names it ("BF16"), its shape, a function that makes it.
 
-    ``make`` is called once, just before the tensor is written.
+    The function ``make`` is called once, just before the tensor is written.
     """
 
     dtype: str
@@ -38,10 +38,10 @@ class Entry:
 
 
 def write_safetensors(path: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file with ``entries`` by tensor name, in their order.
+    """Write a safetensors file with the tensors of ``entries``, by name and in their order.
 
-    ``metadata`` are strings for the header. Raises ValueError if a tensor does not have the dtype and shape
-    of its entry.
+    ``metadata`` are strings for the header's ``__metadata__``. Raises ValueError if a tensor does not have
+    the dtype and shape of its entry.
     """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     position = 0

@@ -1,6 +1,7 @@
-"""Reading and writing of images, video and audio files, through PyAV and Pillow.
+"""Reads and writes image, video and audio files, through PyAV and Pillow.
 
-Ranges: images and clips read from files are RGB in [0, 1]; the networks work in [-1, 1] (``to_signed``).
+Images and clips that are read from files are RGB with values in [0, 1]; the networks work in [-1, 1], and
+``to_signed`` converts.
 """
 
 from .atomic import check_output

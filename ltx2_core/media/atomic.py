@@ -25,9 +25,10 @@ PART_AGE = 3600.0
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
-    """Check that the file ``path`` can be written, before the work starts; returns it as a Path.
+    """Check that a file can be written at ``path``, before the work starts; returns ``path`` as a Path.
 
-    A symbolic link is followed: the file that it names will be replaced, and the link stays.
+    If ``path`` is a symbolic link, the check is for the file that the link names, which will be replaced; the
+    link itself stays.
 
     Raises FileNotFoundError if the folder is missing, IsADirectoryError if ``path`` is a folder,
     FileExistsError for an existing file with ``overwrite`` off and for a device, a pipe or a socket,
@@ -82,11 +83,12 @@ def check_new_files(folder: Path, names: re.Pattern[str]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A context that yields a temporary path.
+    """A context that yields a temporary path, to which the caller writes what shall become the file ``path``.
 
-    On success that file is renamed to ``path``, else it is removed. Until then an old file at ``path`` stays
-    as it is. If ``path`` is a symbolic link, the file that it names is replaced. An OSError is raised again
-    with advice on what to do (see :func:`explain`).
+    If the block succeeds, the temporary file is renamed to ``path``; if it fails, the temporary file is
+    removed. An old file at ``path`` stays as it is until the rename. If ``path`` is a symbolic link, the file
+    that the link names is replaced. An OSError is raised again with advice on what to do (see
+    :func:`explain`).
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
     real = _real(path)
@@ -107,10 +109,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path, *, own: bool) -> Iterator[Path]:
-    """A context that yields a temporary folder; on success its files are moved to ``folder``, else removed.
+    """A context that yields a temporary folder, whose files are moved to ``folder`` if the block succeeds.
 
-    With ``own`` the temporary folder itself becomes ``folder``, which must be missing or empty. Otherwise the
-    files are moved into it, and none of their names may exist there.
+    If the block fails, the temporary folder is removed. With ``own`` the temporary folder itself is renamed
+    to ``folder``, which must be missing or empty. Without ``own`` the files are moved into ``folder``, and
+    none of their names may exist there.
     """
     # The temporary folder is next to its destination, so that moving the frames copies no data.
     temporary = _temporary(folder if own else folder / "frames")
@@ -131,7 +134,10 @@ def filling(folder: Path, *, own: bool) -> Iterator[Path]:
 
 
 def remove_dead_parts(path: Path) -> None:
-    """Remove unfinished files of ``path`` that nobody has written to for an hour: their runs were killed."""
+    """Remove the unfinished temporary files of output ``path`` that were last written more than an hour ago.
+
+    Such files remain when a run is killed before it can clean up.
+    """
     # A killed process runs no cleanup, and nobody looks for hidden files of several gigabytes.
     for part in path.parent.glob(f".{escape(path.stem)}-*.part"):
         # Another run may remove it at the same time.
@@ -142,9 +148,10 @@ def remove_dead_parts(path: Path) -> None:
 
 
 def explain(error: OSError, path: Path) -> OSError:
-    """Return a copy of ``error`` whose message says what to do about ``path``.
+    """Return an OSError like ``error`` whose message says what to do, such as to free space on the disk.
 
-    Returns ``error`` itself if there is no advice for its error number.
+    ``path`` is the output that the message names. ``error`` itself is returned if there is no advice for its
+    error number.
     """
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         advice = "the disk is full; free some space or choose another output folder"
@@ -177,7 +184,11 @@ def _check_folder(path: Path) -> None:
 
 
 def _check_replaceable(real: Path, path: Path) -> None:
-    """Raise FileExistsError if ``real`` is a device, a pipe or a socket, which a rename would destroy."""
+    """Raise FileExistsError if ``real`` is a device, a pipe or a socket, which a rename would destroy.
+
+    ``real`` is the output with symbolic links followed; ``path`` is the output as the user wrote it, for the
+    message.
+    """
     try:
         # A device as output is nearly always a mistake, except /dev/stdout, for which there is "-".
         mode = real.stat().st_mode
@@ -203,7 +214,11 @@ def _probe(path: Path) -> None:
 
 
 def _move_all(source: Path, folder: Path) -> None:
-    """Move all files of ``source`` into ``folder``, or none of them."""
+    """Move all files of folder ``source`` into ``folder``.
+
+    If one cannot be moved, those already moved are deleted. Raises FileExistsError if a name exists in
+    ``folder``.
+    """
     moved: list[Path] = []
     try:
         for file in sorted(source.iterdir()):

@@ -1,4 +1,4 @@
-"""Audio from any file that contains some: WAV, MP3, FLAC, M4A, or the audio track of a video.
+"""Reads audio from any file that contains audio: WAV, MP3, FLAC, M4A, or the audio track of a video.
 
 Letters: C channels (1 or 2), S samples.
 """
@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .container import open_media
+from .container import decode, open_media
 
 LONGEST_GAP_S = 600
 """Longer gaps in the time stamps of audio are damage and not silence."""
@@ -32,12 +32,13 @@ def read_audio(
 ) -> tuple[Tensor, int]:
     """Decode the audio of a file: (waveform (C, S) float32, full scale at -1 and 1; sample rate in Hz).
 
-    Mono stays mono and stereo stereo; more channels are mixed down to stereo. Time 0 is the start of the
-    file: if the audio track begins later than the video, silence is put before it. ``start_s`` and
-    ``duration_s`` select a part, exact to the sample; a part that reaches past the end is returned shorter.
+    Mono and stereo audio is returned as such; more channels are mixed down to stereo. Time 0 is the start of
+    the file: if the audio track begins later than the video, silence is put before the audio. ``start_s`` and
+    ``duration_s`` (seconds; None is up to the end) select a part, exact to the sample; a part that reaches
+    past the end is returned shorter.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is unreadable, has no audio, has no
-    samples in the selected part, or has samples that are not finite.
+    Raises FileNotFoundError for a missing file, ValueError for a file that is unreadable, has no audio, has
+    no samples in the selected part, or has samples that are not finite.
     """
     if not start_s >= 0:
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
@@ -53,11 +54,11 @@ def read_audio(
 
 
 class AudioReader:
-    """A context manager that reads the audio of a file part by part; memory does not grow with its length.
+    """A context manager that reads the audio of a file in parts; memory does not grow with the file's length.
 
-    ``rate`` is in Hz, ``channels`` is 1 or 2. Samples and time 0 are as in :func:`read_audio`, and so are the
-    errors. If parts are read in rising order, the file is decoded only once; a part before the last one
-    starts decoding again.
+    ``rate`` is the sample rate in Hz, ``channels`` is 1 or 2. Values of samples, time 0 and errors are those
+    of :func:`read_audio`. If the parts are read in rising order, the file is decoded only once; a part that
+    begins before the part read last makes the reader decode from the start again.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -77,9 +78,10 @@ class AudioReader:
         self._stack.close()
 
     def part(self, first: int, count: int | None = None) -> Tensor:
-        """Read ``count`` samples (C, count) float32 from number ``first`` on.
+        """Read samples ``first`` to ``first + count - 1``, as (C, count) float32.
 
-        Fewer at the end of the audio.
+        Sample 0 is the start of the file. Fewer samples are returned at the end of the audio; ``count`` None
+        reads up to the end.
         """
         if first < self._first:
             self._start()
@@ -145,14 +147,18 @@ def has_audio(path: Path) -> bool:
 def _blocks(
     container: Any, stream: Any, channels: int, rate: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (index of the first sample from the file's start, block (C, n)) for each decoded block."""
+    """Yield (number of the block's first sample, block (C, n) float32) for each decoded block of audio.
+
+    ``container`` and ``stream`` are PyAV's. Samples are counted from the start of the file, at ``rate`` Hz;
+    ``channels`` is 1 or 2.
+    """
     # The rate stays that of the file: it is resampled once, later, to what the network takes.
     resampler = av.AudioResampler(format="fltp", layout="mono" if channels == 1 else "stereo", rate=rate)
     # Containers may begin at any time stamp, not only at 0.
     origin_s = (container.start_time or 0) / av.time_base
     position: int | None = None
     # None at the end makes the resampler return the samples that it still buffers.
-    for frame in chain(container.decode(stream), (None,)):
+    for frame in chain(decode(container, stream), (None,)):
         # Samples are continuous except for real gaps, because containers round the times of blocks.
         if position is None:
             if frame is None:
@@ -169,9 +175,11 @@ def _blocks(
 
 
 def _gap(frame: Any, origin_s: float, rate: int, position: int, *, shortest_s: float) -> int:
-    """How many samples are missing between ``position``, the end of the last block, and ``frame``'s time.
+    """How many samples are missing between the end of the last block and the start of ``frame``.
 
-    Differences below ``shortest_s`` seconds are inexact time stamps and count as 0.
+    ``position`` is the number of the sample that follows the last block. ``frame`` is the next decoded audio
+    frame of PyAV. ``origin_s`` is the time stamp of the file's start in seconds, ``rate`` the sample rate in
+    Hz. Gaps below ``shortest_s`` seconds come from inexact time stamps and count as 0.
     """
     if frame.time is None:
         return 0

@@ -23,7 +23,7 @@ from .writer import open_output
 def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None:
     """Write a waveform (C, S), C 1 or 2, full scale at -1 and 1, as a 16-bit WAV file at ``rate`` Hz.
 
-    Louder samples are clipped. Raises ValueError for another shape, and for NaN or infinite samples.
+    Values outside [-1, 1] are clipped. Raises ValueError for another shape, and for NaN or infinite samples.
     """
     write_audio(path, (waveform,), rate)
 
@@ -36,10 +36,11 @@ def write_audio(
     metadata: Mapping[str, str] | None = None,
     encoding: Encoding | None = None,
 ) -> None:
-    """Write consecutive ``pieces`` of audio (C, S) as one file, whose name decides the kind.
+    """Write consecutive ``pieces`` of audio (C, S) as one audio file, whose suffix decides the kind.
 
-    Samples are as in :func:`write_wav`. If the codec does not have this ``rate``, they are resampled to 48000
-    Hz. ``metadata`` are tags. Raises ValueError for audio and an encoding that cannot be written, and what
+    Samples are as in :func:`write_wav`, at ``rate`` Hz; if the codec does not support this rate, they are
+    resampled to 48000 Hz. ``metadata`` are tags, texts by name. ``encoding`` None is the default of the kind
+    of file. Raises ValueError for audio or an encoding that cannot be written, and what
     :meth:`Destination.check` raises.
     """
     destination = Destination.of(path)
@@ -68,7 +69,10 @@ def write_audio(
 
 
 def resampled(pieces: Iterable[Tensor], rate: int, target: int) -> Iterator[Tensor]:
-    """Resample consecutive pieces (C, S) from ``rate`` to ``target`` Hz; equal rates leave them unchanged."""
+    """Resample consecutive pieces (C, S) from ``rate`` to ``target`` Hz, as one continuous signal.
+
+    Equal rates leave the pieces unchanged.
+    """
     if rate == target:
         yield from pieces
         return

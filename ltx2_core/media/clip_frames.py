@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from ..storage.files import JsonValue
 from .images import FitMode, fit_image, pad_image
 from .packets import VideoFile
 from .video_in import VideoClip
@@ -20,12 +21,12 @@ from .video_in import VideoClip
 
 @dataclass(kw_only=True, eq=False)
 class ClipFrames:
-    """Frames ``first`` to ``stop - 1`` of a video file, sliced like a tensor (N, 3, H, W) float32 in [0, 1].
+    """Frames ``first`` to ``stop - 1`` of a video clip, sliced like a tensor (N, 3, H, W) float32 in [0, 1].
 
-    Only what is sliced is in memory. Slices that follow one another are decoded in one go; others start again
-    at the keyframe before them. If ``padded`` is set (width, height), frames are padded to it at the right
-    and below; if ``size`` is set too, they are then fitted to that one, see
-    :func:`~ltx2_core.media.fit_image`.
+    Only the frames of a slice are in memory. Consecutive slices are decoded without seeking; any other slice
+    starts decoding at the keyframe before it. If ``padding`` is set, a (width, height), frames are padded to
+    that size at the right and below; if ``size`` is set, a (width, height), they are then fitted to it by the
+    mode ``fit`` of :func:`~ltx2_core.media.fit_image`.
     """
 
     clip: VideoClip
@@ -56,7 +57,7 @@ class ClipFrames:
         return 4
 
     def __getitem__(self, index: slice) -> Tensor:
-        """Decode the frames of a slice without a step: (N, 3, H, W).
+        """Decode the frames of a slice without a step: (N, 3, H, W) float32 in [0, 1].
 
         Raises ValueError if the file is damaged or ends before the length that its header states.
         """
@@ -82,24 +83,30 @@ class ClipFrames:
         return pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit)
 
     def split(self, length: int) -> Iterator[Tensor]:
-        """Decode all frames in chunks of ``length``; the last may be shorter."""
+        """Decode all frames in chunks (N, 3, H, W) of ``length`` frames; the last chunk may be shorter."""
         for start in range(0, len(self), length):
             yield self[start : start + length]
 
     def part(self, first: int, stop: int | None) -> ClipFrames:
-        """Return the frames ``first`` to ``stop - 1`` as another sequence, without decoding them."""
+        """Return the frames ``first`` to ``stop - 1`` (None: to the end) as another sequence.
+
+        Nothing is decoded.
+        """
         low, high, _ = slice(first, stop).indices(len(self))
         return replace(self, first=self.first + low, stop=self.first + max(low, high))
 
     def padded(self, width: int, height: int) -> ClipFrames:
-        """Return these frames padded at the right and below to a size that is not smaller.
+        """Return these frames padded at the right and below to ``width`` x ``height`` pixels.
 
-        Nothing is decoded.
+        Neither side may be smaller than that of the frames. Nothing is decoded.
         """
         return replace(self, padding=(width, height))
 
     def fitted(self, width: int, height: int, fit: FitMode) -> ClipFrames:
-        """Return these frames fitted to a size by the mode ``fit``; nothing is decoded."""
+        """Return these frames fitted to ``width`` x ``height`` pixels; nothing is decoded.
+
+        ``fit`` is a mode of :func:`~ltx2_core.media.fit_image`, such as "official" or "pad".
+        """
         return replace(self, size=(width, height), fit=fit)
 
     @property
@@ -110,8 +117,14 @@ class ClipFrames:
         changed = self.size is not None or self.padding is not None
         return not part and not changed and isinstance(clip.source, VideoFile)
 
+    @property
+    def description(self) -> list[JsonValue]:
+        """JSON values that decide the pixels of these frames, apart from the content of the file."""
+        part = [self.first, self.stop, self.clip.start_s]
+        return [*part, self.padding, self.size, self.fit, self.clip.background]
+
     def _from(self, first: int) -> Iterator[Tensor]:
-        """Yield decoded frames from number ``first`` on."""
+        """Yield decoded frames (3, H, W), one by one, from number ``first`` of this sequence on."""
         # Opening the file again for each chunk would decode from the keyframe before it, often seconds of
         # video.
         if self._decoded is None or first != self._position:

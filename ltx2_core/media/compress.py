@@ -23,11 +23,12 @@ MAX_CRF = 100
 
 
 def compress_image(frame: Tensor, crf: int) -> Tensor:
-    """Compress an image (3, H, W) -> (3, H', W'), H' and W' rounded down to even numbers.
+    """Compress an image (3, H, W) and decode it again: (3, H', W'), H' and W' rounded down to even numbers.
 
-    The image is uint8, or float in [0, 1], with its dtype preserved. ``crf`` sets the strength: 0 returns the
-    image unchanged, 33 is usual for LTX-2.0, 18 for 2.3 and later; libx264 treats values above 51 as 51.
-    Raises ValueError for a crf outside [0, 100] or an image of another shape.
+    The image is uint8, or float in [0, 1]; the result has the same dtype. ``crf`` is the constant rate factor
+    of H.264, where more is a stronger compression: 0 returns the image unchanged, 33 is usual for LTX-2.0, 18
+    for 2.3 and later; libx264 treats values above 51 as 51. Raises ValueError for a crf outside [0, 100] or
+    an image of another shape.
     """
     if not 0 <= crf <= MAX_CRF:
         raise ValueError(f"crf must be 0 (off) to {MAX_CRF}; got {crf}, try 33")

@@ -49,11 +49,11 @@ _PLAYLISTS = ((b"#EXTM3U", "an HLS playlist"), (b"ffconcat", "a concat list"), (
 
 @contextmanager
 def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[Any]:
-    """A context that opens a local file with PyAV and yields its container; ``kind`` names it in errors.
+    """A context that opens a local file with PyAV and yields its container.
 
-    Raises FileNotFoundError unless ``path`` is a file, and ValueError for a file that cannot be read.
-    Playlists are refused too, because they open other files, and a downloaded one could name any file of this
-    machine.
+    ``kind`` is the word for the file in error messages, such as "audio". Raises FileNotFoundError unless
+    ``path`` is a file, and ValueError for a file that cannot be read. Playlists are refused too, because they
+    open other files: a playlist from the internet could name any file of this machine.
     """
     file = Path(path)
     if not file.is_file():
@@ -73,8 +73,20 @@ def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[An
         yield container
 
 
+def decode(container: Any, stream: Any, decoder: Any = None) -> Iterator[Any]:
+    """Decode a stream of a container from its current position, by default with its own decoder."""
+    decoder = stream.codec_context if decoder is None else decoder
+    for packet in container.demux(stream):
+        # An empty packet with a time stands for a repeated frame; decoders take it for the end of the file.
+        if packet.size or packet.pts is None:
+            yield from decoder.decode(packet)
+
+
 def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
-    """Raise ValueError for an image or frame of more than ``MAX_PIXELS`` pixels."""
+    """Raise ValueError for an image or frame of ``width * height`` above ``MAX_PIXELS``.
+
+    ``path`` is for the message.
+    """
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"{path} is {width} x {height}, more than the {MAX_PIXELS // 10**6} megapixels that are decoded: "

@@ -27,8 +27,8 @@ class Destination:
 
     Attributes:
         path: the file; for images a pattern such as ``frames/frame_%05d.png``; ``-`` for stdout.
-        format: the kind of file.
-        own_folder: whether a new folder is made for the images, which contains nothing else.
+        format: the kind of file, such as MP4.
+        own_folder: whether the images get a new folder, which contains nothing else.
     """
 
     path: Path
@@ -37,11 +37,12 @@ class Destination:
 
     @classmethod
     def of(cls, output: str | os.PathLike[str] | Destination, container: str | None = None) -> Destination:
-        """Decide from a name where to write and what.
+        """Decide from the name ``output`` where to write a clip and as what kind of file.
 
-        The suffix is the kind of file. A slash at the end is a folder of PNG frames, ``%05d`` in the name
-        stands for numbered PNG frames, and ``-`` is stdout, as the kind ``container`` ("mp4" by default).
-        Raises ValueError, which lists the kinds, if the name does not tell the kind.
+        The suffix is the kind of file. A slash at the end means a folder of PNG frames, ``%05d`` in the name
+        stands for the numbers of PNG frames, and ``-`` is stdout. ``container`` is the kind of file for
+        stdout, None for "mp4". A Destination is returned unchanged. Raises ValueError, which lists the kinds,
+        if the name does not tell the kind.
         """
         if isinstance(output, Destination):
             return output
@@ -73,17 +74,17 @@ class Destination:
 
     @property
     def shown(self) -> Path:
-        """The path that is shown to the user: the file, or the folder of the frames."""
+        """The path to print for the user: the file, or the folder of the numbered images."""
         return self.path.parent if self.own_folder else self.path
 
     def __str__(self) -> str:
         return f"{self.shown}{os.sep}" if self.own_folder else str(self.path)
 
     def check(self, *, overwrite: bool = True) -> None:
-        """Check that this can be written, before the work starts.
+        """Check that the file or the images can be written, before the work starts.
 
-        Raises what :func:`check_output` raises, FileExistsError if such images exist already, and ValueError
-        if stdout is a terminal.
+        ``overwrite`` allows replacing an existing file. Raises what :func:`check_output` raises,
+        FileExistsError if numbered images of this name exist already, and ValueError if stdout is a terminal.
         """
         if self.is_stdout:
             # Binary data in a terminal may change its settings. Windows has no stdout without a console.
@@ -99,12 +100,12 @@ class Destination:
             check_output(self.path, overwrite=overwrite)
 
     def image(self, number: int) -> str:
-        """The file name of image number ``number``."""
+        """The file name of image number ``number``, such as frame_00012.png."""
         before, digits, after = self._parts()
         return f"{before}{number:0{digits}d}{after}"
 
     def images(self) -> Iterator[Path]:
-        """Yield the paths of the numbered images that exist."""
+        """Yield the paths of the numbered images of this destination that exist on disk."""
         names = self._names()
         return (path for path in self.path.parent.iterdir() if names.fullmatch(path.name))
 
@@ -114,16 +115,16 @@ class Destination:
         return re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
 
     def _parts(self) -> tuple[str, int, str]:
-        """Split the pattern of image names: (text before the number, minimum of digits, text after it)."""
+        """Split the pattern of image names: (text before the number, its least count of digits, rest)."""
         name = self.path.name
         found = _NUMBER.search(name)
         assert found is not None
         return name[: found.start()], max(int((found[1] or "01")[1:]), 1), name[found.end() :]
 
     def notes(self, *, frames: bool = True) -> Iterator[str]:
-        """Yield sentences that say which part of a clip the file will not contain, such as its audio.
+        """Yield sentences that say which part of a clip this kind of file cannot contain, such as the audio.
 
-        ``frames`` is False for audio alone.
+        ``frames`` is False for a run that generates audio alone.
         """
         if frames and not self.format.video:
             yield f"{self}: the audio alone is written, without the frames"
@@ -134,7 +135,7 @@ class Destination:
             yield f"{self}: without the settings, since {suffix} holds no tags (--from-file needs them)"
 
     def check_audio(self) -> None:
-        """Raise ValueError if this kind of file has no audio; called for runs that generate audio alone."""
+        """Raise ValueError if this kind of file cannot contain audio; for runs that generate audio alone."""
         if self.format.audio is None:
             holding = suffixes(one for one in FORMATS.values() if one.audio)
             raise ValueError(

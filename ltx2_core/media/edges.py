@@ -63,7 +63,7 @@ def _smoothed(grey: Tensor) -> Tensor:
 
 
 def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of ``grey`` (N, 1, H, W) along x and y, each (N, H, W)."""
+    """Gradients of ``grey`` (N, 1, H, W) along x and y by Sobel's operator, each (N, H, W)."""
     # The weights of one side sum to 4, so that the quotient is a difference of lumas, at most 1.
     kernel = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]]).to(grey) / 4
     gradients = F.conv2d(F.pad(grey, (1,) * 4, mode="replicate"), torch.stack((kernel, kernel.T))[:, None])
@@ -71,9 +71,10 @@ def _sobel(grey: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _on_crest(size: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Mask (N, H, W) of pixels at which the gradient is a local maximum across the edge.
+    """Mask (N, H, W), True at pixels where the gradient is a local maximum across the edge.
 
-    ``size`` is its magnitude; its direction is rounded to the nearest of four.
+    ``size`` is the gradient's magnitude, ``dx`` and ``dy`` are its components, each (N, H, W). The gradient's
+    direction is rounded to the nearest of four: horizontal, vertical and the two diagonals.
     """
     # Zeros here, unlike above, let an edge reach the border of the frame.
     around = F.pad(size[:, None], (1,) * 4)[:, 0]

@@ -15,7 +15,7 @@ from .x264 import repeatable_options
 
 
 class EncodingOptions(TypedDict, total=False):
-    """The fields of :class:`Encoding` as keywords of a function."""
+    """The options of :class:`Encoding` (codec, crf, pixel format, ...) as keyword arguments of a function."""
 
     video_codec: str | None
     crf: int | None
@@ -26,12 +26,12 @@ class EncodingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """The choices of the user for encoding a clip; None is the default of the kind of file.
+    """The user's choices for encoding a clip; an option that is None has the default of the kind of file.
 
     Attributes:
         video_codec: "h264", "h265", "av1", "prores" or "vp9".
-        crf: constant rate factor: lower is better and makes a larger file. 0 to 51 for H.264 and H.265, 0 to
-            63 for AV1 and VP9.
+        crf: constant rate factor: a lower value gives better quality and a larger file. 0 to 51 for H.264 and
+            H.265, 0 to 63 for AV1 and VP9.
         encoder_preset: the encoder's name for how much time it spends to make the file smaller, such as
             "slow"; for ProRes its profile, such as "hq".
         pixel_format: such as "yuv420p", or "yuv420p10" for 10 bits, which are encoded from float frames.
@@ -46,22 +46,26 @@ class Encoding:
 
     @property
     def of_video(self) -> tuple[str, ...]:
-        """The names of the video options that are set."""
+        """The names of those options that are not None and concern the video, such as "crf"."""
         names = ("video_codec", "crf", "encoder_preset", "pixel_format")
         return tuple(name for name in names if getattr(self, name) is not None)
 
     def settings(self) -> JsonObject:
-        """The options that are set, as JSON values."""
+        """The options that are not None, by name, as values that JSON can hold."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
     def chosen(self) -> EncodingOptions:
-        """The options that are set, as keywords of a function."""
+        """The options that are not None, as keyword arguments of a function."""
         return cast(EncodingOptions, self.settings())
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoEncoding:
-    """A video encoder with its options, and the format of the frames that it gets."""
+    """A video encoder with its options, and the pixel format of the frames that are passed to the encoder.
+
+    ``tag`` is the four-letter name of the codec in the container where the muxer's default is not the one
+    that players expect, else None. ``deep`` says that frames have more than 8 bits for each colour.
+    """
 
     codec: VideoCodec
     pixel_format: str
@@ -74,13 +78,13 @@ class VideoEncoding:
 
     @property
     def multiples(self) -> tuple[int, int]:
-        """(x, y): the width must be a multiple of x, the height of y, as chroma is stored at a lower size."""
+        """(x, y), each 1 or 2: the width must be a multiple of x, the height of y, for subsampled chroma."""
         if self.pixel_format.startswith("yuv420"):
             return 2, 2
         return (2, 1) if self.pixel_format.startswith("yuv422") else (1, 1)
 
     def check_size(self, width: int, height: int, fps: float) -> None:
-        """Raise ValueError if the pixel format cannot have this size, or the frame rate is too high."""
+        """Raise ValueError if the pixel format does not support this size, or the codec this frame rate."""
         if fps > self.codec.max_fps:
             raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
         columns, rows = self.multiples
@@ -95,16 +99,17 @@ class VideoEncoding:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioEncoding:
-    """An audio codec and its bit rate in bits per second; None for a codec without loss."""
+    """An audio codec and its bit rate in bits per second; the bit rate is None for a lossless codec."""
 
     codec: AudioCodec
     bit_rate: int | None
 
 
 def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
-    """Return the video encoding for a kind of file with the user's choices; None for audio files.
+    """Return the video encoder and options for a kind of file, ``fmt``, with the user's choices, ``chosen``.
 
-    Raises ValueError that names the choice if this kind of file, or the installed PyAV, does not support it.
+    Returns None for audio files. Raises ValueError that names the choice if this kind of file, or the
+    installed PyAV, does not support it.
     """
     if not fmt.video:
         # An option without effect is an error, since the user would find out only from the finished file.
@@ -136,9 +141,10 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
 
 
 def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
-    """Return the audio encoding for a kind of file with the user's choices; None for files without audio.
+    """Return the audio codec and bit rate for a kind of file, ``fmt``, with the user's choices, ``chosen``.
 
-    Raises as :func:`video_encoding` does.
+    Returns None for kinds without audio. Raises ValueError that names the choice if this kind of file, or the
+    installed PyAV, does not support it.
     """
     if fmt.audio is None:
         _refuse(chosen, ("audio_bitrate",), f"a {fmt.suffixes[0]} file holds no audio")
@@ -166,7 +172,7 @@ def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
 
 
 def has_encoder(name: str) -> bool:
-    """Whether the installed PyAV has an encoder of this name."""
+    """Whether the installed PyAV has the encoder that FFmpeg calls ``name``, such as "libx264"."""
     try:
         av.Codec(name, "w")
     except (ValueError, av.error.FFmpegError):
@@ -175,9 +181,9 @@ def has_encoder(name: str) -> bool:
 
 
 def check_encoding(fmt: Format, chosen: Encoding, *, audio_alone: bool = False) -> None:
-    """Raise ValueError, before any work, if a kind of file does not support the user's choices.
+    """Raise ValueError, before any work, if the kind of file ``fmt`` does not support the choices ``chosen``.
 
-    ``audio_alone`` says that no frames will be written.
+    ``audio_alone`` says that no frames will be written, so that choices for the video are refused too.
     """
     if audio_alone:
         _refuse(chosen, chosen.of_video, "there are no frames")
@@ -263,7 +269,10 @@ def _bits(value: int | str) -> int:
 
 
 def _check_encoder(encoding: VideoEncoding, chosen: Encoding) -> None:
-    """Raise ValueError if the installed PyAV cannot encode this."""
+    """Raise ValueError if the installed PyAV lacks the encoder or its pixel format.
+
+    ``chosen`` is for the message.
+    """
     codec = encoding.codec
     if not has_encoder(codec.encoder):
         raise ValueError(

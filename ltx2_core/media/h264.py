@@ -1,4 +1,8 @@
-"""Reads and writes H.264 as MP4 stores it: units with their length in front, parameter sets in a header."""
+"""Reads and writes H.264 as MP4 stores it: each NAL unit after its length, parameter sets in the header.
+
+A NAL unit is the smallest piece of an H.264 stream: a parameter set, or a part of a frame. Parameter sets
+(SPS and PPS) hold the settings that decoding needs.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,11 @@ _LAST_ID = 31
 
 @dataclass(frozen=True, kw_only=True)
 class Parameters:
-    """The parameter sets of a stream, from its ``avcC`` record (ISO 14496-15)."""
+    """The H.264 parameter sets of a stream, from its ``avcC`` record (ISO 14496-15).
+
+    ``sps`` and ``pps`` are the sets as bytes, ``head`` and ``tail`` the bytes of the record before and after
+    them.
+    """
 
     head: bytes
     sps: tuple[bytes, ...]
@@ -22,7 +30,11 @@ class Parameters:
 
     @classmethod
     def read(cls, data: bytes | None) -> Parameters | None:
-        """Parse an ``avcC`` record; None if there is none or unit lengths are not stored in four bytes."""
+        """Parse the bytes of an ``avcC`` record.
+
+        Returns None if ``data`` is None or no such record, or if the record says that lengths of units do not
+        take four bytes.
+        """
         if not data or len(data) < 7 or data[0] != 1 or data[4] & 3 != 3:
             return None
         try:
@@ -35,7 +47,7 @@ class Parameters:
         return cls(head=data[:5], sps=sps, pps=pps, tail=data[at:])
 
     def free_id(self) -> int:
-        """Return an id that none of the parameter sets uses."""
+        """Return an id from 0 to 31 that none of these parameter sets has."""
         # The id follows the header byte of a unit, and in an SPS also three bytes of profile and level.
         used = {_exp_golomb(unit[4:]) for unit in self.sps} | {_exp_golomb(unit[1:]) for unit in self.pps}
         # From the top, because encoders number from 0 and a later packet may bring a set that the header
@@ -43,7 +55,7 @@ class Parameters:
         return next(number for number in range(_LAST_ID, -1, -1) if number not in used)
 
     def joined(self, units: list[bytes]) -> bytes:
-        """Return an ``avcC`` record with these parameter sets and those among ``units``."""
+        """Return an ``avcC`` record with these parameter sets, followed by those found among ``units``."""
         sps = (*self.sps, *(unit for unit in units if unit[0] & 31 == SPS))
         pps = (*self.pps, *(unit for unit in units if unit[0] & 31 == PPS))
         head = bytearray(self.head)
@@ -58,7 +70,7 @@ class Parameters:
 
 
 def stored_units(packet: bytes) -> Iterator[bytes]:
-    """Yield the units of a packet in which a length stands before each unit, as in MP4."""
+    """Yield the NAL units of a packet from an MP4 file, where a length of four bytes stands before each."""
     at = 0
     # A length at the very end has no unit after it, and belongs to a packet that was cut off.
     while at + 4 < len(packet):
@@ -68,20 +80,20 @@ def stored_units(packet: bytes) -> Iterator[bytes]:
 
 
 def encoded_units(packet: bytes) -> list[bytes]:
-    """Split a packet from an encoder, which writes start codes between units, into its units."""
+    """Split a packet from an encoder into its NAL units, which are separated by start codes there."""
     # A zero byte may belong to the start code that follows, and no unit ends in one.
     return [unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1") if unit.strip(b"\0")]
 
 
 def to_stored(units: list[bytes]) -> bytes:
-    """Join units to a packet for MP4: the length of each unit, in four bytes, stands before it."""
+    """Join NAL units to a packet for MP4: the length of each unit, in four bytes, stands before it."""
     return b"".join(len(unit).to_bytes(4, "big") + unit for unit in units)
 
 
 def _sets(data: bytes, at: int, count: int) -> tuple[tuple[bytes, ...], int]:
-    """Parse ``count`` parameter sets from byte ``at`` on.
+    """Parse ``count`` parameter sets of an ``avcC`` record from byte ``at`` on.
 
-    Returns them and the position after the last one.
+    Returns the sets and the position after the last one. Raises IndexError if the record ends earlier.
     """
     sets = []
     for _ in range(count):

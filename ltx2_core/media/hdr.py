@@ -35,11 +35,12 @@ _TO_709 = np.array(
 
 
 def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.uint8]:
-    """Convert a decoded HDR frame to SDR RGB (height, width, 3) uint8; ``curve`` is its transfer function.
+    """Convert a decoded HDR frame of PyAV to SDR RGB (height, width, 3) uint8, scaled to this size in pixels.
 
-    The curve of BT.2390 compresses the light of the brightest channel from ``PEAK_NITS`` to ``WHITE_NITS``.
-    The other channels are scaled by the same factor, so that the hue stays. Light below a tenth of the peak
-    is hardly changed. Colours outside BT.709 are clipped.
+    ``curve`` is FFmpeg's number of the transfer function, PQ or HLG. The tone curve of BT.2390 compresses the
+    light of the brightest channel from at most ``PEAK_NITS`` to at most ``WHITE_NITS``. The other channels
+    are scaled by the same factor, so that the hue stays. Light below a tenth of the peak is hardly changed.
+    Colours outside BT.709 are clipped.
     """
     light = _light(_rgb(frame, width, height), curve)
     # The gain comes from the brightest channel, not from luminance, so that no channel exceeds white.
@@ -55,7 +56,10 @@ def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.u
 
 
 def note_of(curve: int) -> str:
-    """A sentence for reports that says how a video with this transfer function was converted."""
+    """A sentence for reports that says how video was converted.
+
+    ``curve`` is FFmpeg's number of its transfer function.
+    """
     return (
         f"HDR ({CURVES[curve]}) is converted to SDR by the curve of BT.2390, from {PEAK_NITS:g} nits to "
         f"{WHITE_NITS:g} nits as white"
@@ -76,7 +80,10 @@ def nits_to_pq(nits: Any) -> Any:
 
 
 def _rgb(frame: Any, width: int, height: int) -> Array:
-    """Convert a frame to RGB (H, W, 3) in [0, 1] that is still encoded by its transfer function."""
+    """Convert a decoded frame of PyAV to RGB (H, W, 3) in [0, 1], scaled to ``width`` x ``height`` pixels.
+
+    The values remain encoded by the frame's transfer function: they are not proportional to light.
+    """
     size: dict[str, int | str] = {"width": width, "height": height, "interpolation": "BICUBIC"}
     same_size = (frame.width, frame.height) == (width, height)
     if frame.format.is_rgb:
@@ -96,13 +103,19 @@ def _rgb(frame: Any, width: int, height: int) -> Array:
 
 
 def _scaled(plane: Any, zero: int, steps: int) -> Array:
-    """Scale a plane of 16-bit numbers (H, W) so that ``zero`` becomes 0 and ``zero + steps`` becomes 1."""
+    """Scale a plane of 16-bit numbers (H, W) so that ``zero`` becomes 0 and ``zero + steps`` becomes 1.
+
+    Used for video whose black and white are not the lowest and highest number.
+    """
     rows = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
     return np.asarray((rows.astype(np.float32) - zero) / np.float32(steps), np.float32)
 
 
 def _light(signal: Array, curve: int) -> Array:
-    """Convert a signal to the light in nits that a display of ``PEAK_NITS`` emits; HLG by BT.2100."""
+    """Convert an RGB signal in [0, 1] to the light in nits that a display of ``PEAK_NITS`` emits.
+
+    ``curve`` is FFmpeg's number of the transfer function, PQ or HLG; HLG is converted as BT.2100 says.
+    """
     if curve == PQ:
         # 16 bits at most, so that a table has every value.
         light: Array = _pq_table()[(signal * 65535).round().astype(np.uint16)]
@@ -122,7 +135,7 @@ def _pq_table() -> Array:
 
 @cache
 def _compression() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the tone curve as a table: light in nits, ascending, and the factor by which it is multiplied.
+    """Return the tone curve as two arrays: light in nits, ascending, and the factor that multiplies it.
 
     The curve is that of BT.2390, section 5.4.1.
     """

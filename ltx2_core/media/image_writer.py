@@ -22,10 +22,11 @@ from .tags import with_png_tags
 
 
 class ImageWriter:
-    """A context manager that writes frames as numbered images, all of them or none.
+    """A context manager that writes frames as numbered images, all of them or, if the block fails, none.
 
-    Each image contains the tags. ``frame_count`` is the number of frames written so far. Raises ValueError
-    for what cannot be encoded, and what :meth:`Destination.check` raises.
+    Each image contains the tags ``metadata``. ``frame_count`` is the number of frames written so far. Raises
+    ValueError for sizes, values or an encoding that the images cannot have, and what
+    :meth:`Destination.check` raises.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class ImageWriter:
     def write_frames(self, frames: Tensor) -> None:
         """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped).
 
-        Raises ValueError for another size, and for NaN or infinite values.
+        Raises ValueError if H and W are not the size of the writer, and for NaN or infinite values.
         """
         if self._folder is None:
             raise ValueError("the writer is not open; use it in a with block")

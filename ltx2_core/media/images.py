@@ -49,12 +49,12 @@ def parse_colour(text: str) -> Colour:
 def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     """Load one image as (1, 3, H, W) float32 in [0, 1].
 
-    A path or a Pillow image is rotated by its EXIF orientation, and the first frame of an animation is
-    taken. An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor (C, H, W) or (1, C, H, W), both
-    uint8 or float in [0, 1]. Transparent pixels are blended with ``background``, RGB in [0, 1]. Colours
-    with an ICC profile become sRGB.
+    A path or a Pillow image is rotated by its EXIF orientation, and of an animation the first frame is
+    loaded. An array is (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), a tensor (C, H, W) or (1, C, H, W), both
+    uint8 or float in [0, 1]. Transparent pixels are blended with ``background``, RGB in [0, 1]. Colours with
+    an ICC profile become sRGB.
 
-    Raises FileNotFoundError for a missing file, ValueError for one that is not a readable image and for
+    Raises FileNotFoundError for a missing file, ValueError for a file that is not a readable image and for
     arrays and tensors of another shape or range.
     """
     if isinstance(source, Tensor):
@@ -84,13 +84,14 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
 
 
 def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "official") -> Tensor:
-    """Bring frames (N, 3, H, W) to (N, 3, height, width).
+    """Bring frames (N, 3, H, W) to (N, 3, height, width), by one of four modes.
 
-    ``official`` scales until the size is covered and then crops, as the LTX-2 repository does; ``comfy``
-    crops to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear without
-    antialiasing, which preserves the value range. ``pad`` scales until it fits and adds black borders,
-    ``stretch`` scales to the exact size, as ai-toolkit does: both by Pillow's Lanczos filter on 8-bit colours
-    in [0, 1]. Raises ValueError for another mode, shape or a size below 1.
+    ``official`` scales the frame until it covers the size and then crops, as the LTX-2 repository does;
+    ``comfy`` crops to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear
+    without antialiasing, which preserves the value range. ``pad`` scales the frame until it fits into the
+    size and adds black borders, ``stretch`` scales to the exact size, as ai-toolkit does: both by Pillow's
+    Lanczos filter on 8-bit colours, for frames in [0, 1]. Raises ValueError for another mode, shape or a size
+    below 1.
     """
     if width < 1 or height < 1:
         raise ValueError(f"the size to fit must be positive; got {width}x{height}")
@@ -111,9 +112,9 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
 
 
 def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
-    """Pad frames (N, 3, H, W) to (N, 3, height, width) by repeating the last column and row.
+    """Pad frames (N, 3, H, W) at the right and below by repeating the last column and row.
 
-    The frames are at the top left. Raises ValueError for a size that is smaller.
+    The result is (N, 3, height, width). Raises ValueError for a size that is smaller than the frames.
     """
     rows, columns = frames.shape[-2:]
     if height < rows or width < columns:
@@ -138,7 +139,7 @@ def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:
 
 
 def to_signed(frames: Tensor) -> Tensor:
-    """Frames of any shape, uint8 or float in [0, 1] -> float in [-1, 1], the range of the networks."""
+    """Convert frames of any shape, uint8 or float in [0, 1], to float in [-1, 1] for the networks."""
     if frames.dtype == torch.uint8:
         # As the reference does: 0 becomes -1 and 255 becomes 1, and no byte becomes 0.
         return frames.float() / 127.5 - 1.0
@@ -146,10 +147,10 @@ def to_signed(frames: Tensor) -> Tensor:
 
 
 def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
-    """Frames (N, 3, H, W) in [-1, 1] -> uint8 on the same device; values outside are clipped.
+    """Convert frames (N, 3, H, W) in [-1, 1] to uint8 on the same device; values outside are clipped.
 
-    uint8 frames are returned unchanged. ``first`` is the number of the first frame in the clip, for the
-    error text. Raises ValueError for NaN or infinite values, and for other dtypes.
+    uint8 frames are returned unchanged. ``first`` is the number of the first frame in the clip, for the error
+    message. Raises ValueError for NaN or infinite values, and for other dtypes.
     """
     if frames.dtype == torch.uint8:
         return frames
@@ -209,9 +210,9 @@ def _as_srgb(image: Image.Image) -> Image.Image:
 
 
 def _from_channels_first(image: Tensor, background: Colour) -> Tensor:
-    """Convert (C, H, W) or (1, C, H, W), C of 1, 3 or 4, to (1, 3, H, W) float32 in [0, 1].
+    """Convert a tensor (C, H, W) or (1, C, H, W), C of 1, 3 or 4, to (1, 3, H, W) float32 in [0, 1].
 
-    Transparent pixels are blended with ``background``.
+    Transparent pixels are blended with ``background``, RGB in [0, 1].
     """
     if image.ndim == 3:
         image = image[None]
@@ -260,7 +261,7 @@ def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:
 
 
 def _lanczos(frames: Tensor, width: int, height: int) -> Tensor:
-    """Scale frames (N, 3, H, W) in [0, 1] with Pillow's Lanczos filter, which works on 8-bit colours."""
+    """Scale frames (N, 3, H, W) in [0, 1] by Pillow's Lanczos filter, which works on 8-bit colours."""
     scaled = [
         np.asarray(Image.fromarray(to_bytes_hwc(frame)).resize((width, height), Image.Resampling.LANCZOS))
         for frame in (frames * 255.0).round().clamp(0, 255).to(torch.uint8)
@@ -280,15 +281,15 @@ def _contain_then_pad(frames: Tensor, width: int, height: int) -> Tensor:
 
 
 def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:
-    """Frame (3, H, W) uint8 -> contiguous array (H, W, 3), the layout that PyAV takes."""
+    """Convert a frame (3, H, W) uint8 to a contiguous array (H, W, 3), the layout that PyAV takes."""
     return np.ascontiguousarray(rearrange(frame.cpu(), "c h w -> h w c").numpy())
 
 
 def to_words_hwc(frame: Tensor, number: int = 0) -> NDArray[np.uint16]:
-    """Frame (3, H, W), uint8 or float in [-1, 1] -> contiguous uint16 array (H, W, 3).
+    """Convert a frame (3, H, W), uint8 or float in [-1, 1], to a contiguous uint16 array (H, W, 3).
 
-    Values outside are clipped. ``number`` is that of the frame in the clip, for the error text. Raises as
-    :func:`to_bytes`.
+    Float values outside the range are clipped. ``number`` is that of the frame in the clip, for the error
+    message. Raises ValueError for NaN or infinite values, and for other dtypes.
     """
     if frame.dtype == torch.uint8:
         # 255 becomes 65535.

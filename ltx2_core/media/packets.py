@@ -1,4 +1,4 @@
-"""Reads the stored frames of a video file with PyAV."""
+"""Reads the frames of a video file with PyAV, by their numbers in the file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
-from .container import check_pixels, open_media
+from .container import check_pixels, decode, open_media
+from .deinterlace import deinterlaced
 from .images import Colour
 from .pixels import PixelFormat
 from .stored import Stored
@@ -26,7 +28,10 @@ _WITH_ALPHA = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 @dataclass(frozen=True, kw_only=True)
 class VideoFile:
-    """The video stream of a file: its time line, and how its frames become upright RGB."""
+    """The video stream of a file: the times of its frames, and how the frames become upright RGB.
+
+    ``width`` and ``height`` are the size in pixels after rotation and with square pixels.
+    """
 
     path: Path
     timeline: Timeline
@@ -38,7 +43,7 @@ class VideoFile:
     def open(cls, path: Path, background: Colour) -> VideoFile:
         """Read the time stamps of a file and decode its first frame. Raises what ``read_video`` raises.
 
-        Transparent pixels are blended with ``background``, RGB in [0, 1].
+        Transparent pixels will be blended with ``background``, RGB in [0, 1].
         """
         with open_video(path) as (container, stream):
             try:
@@ -62,9 +67,10 @@ class VideoFile:
         )
 
     def stored(self, wanted: int) -> Iterator[Stored]:
-        """Yield stored frames in order from number ``wanted`` on, or from the last decodable one before it.
+        """Yield stored frames in order from number ``wanted`` on, or from the last decodable frame before it.
 
-        Decoding starts at the keyframe before it. Raises ValueError for a damaged file.
+        Decoding starts at the keyframe at or before ``wanted``; numbers count from 0. Raises ValueError for a
+        damaged file.
         """
         try:
             yield from self._decoded(wanted)
@@ -72,26 +78,32 @@ class VideoFile:
             raise ValueError(f"{self.path} is damaged: {error}; convert it again") from error
 
     def _decoded(self, wanted: int) -> Iterator[Stored]:
+        # Deinterlacing a frame needs the one before it.
+        wanted = max(wanted - self.pixels.interlaced, 0)
         # Without time stamps there is nothing to seek by, so that frames are counted from the start.
         if wanted and not self.timeline.by_count:
             with open_video(self.path) as (container, stream):
-                # PyAV seeks backward by default: to the keyframe at or before this time.
-                container.seek(int(self.timeline.times[wanted]), stream=stream)
-                frames = self._numbered(container, stream, wanted)
-                first = next(frames, None)
-                # A seek may land behind the frame where a container lists no keyframes.
-                if first is not None and first.number <= wanted:
-                    yield first
-                    yield from frames
-                    return
+                if _seek(container, stream, int(self.timeline.times[wanted])):
+                    frames = self._numbered(container, stream, wanted)
+                    first = next(frames, None)
+                    # A seek may land behind the frame where a container lists no keyframes.
+                    if first is not None and first.number <= wanted:
+                        yield first
+                        yield from frames
+                        return
         with open_video(self.path) as (container, stream):
             yield from self._numbered(container, stream, wanted)
 
     def _numbered(self, container: Any, stream: Any, wanted: int) -> Iterator[Stored]:
-        """Number the decoded frames; yields the last one at or before ``wanted``, and all that follow it."""
+        """Decode and number the frames.
+
+        Yields the last frame at or before number ``wanted``, and all that follow. ``container`` and
+        ``stream`` are PyAV's, and decoding starts at their current position.
+        """
         number = -1
         held: Stored | None = None
-        for frame in _decoded(container, stream):
+        frames = _decoded(container, stream)
+        for frame in deinterlaced(frames, stream) if self.pixels.interlaced else frames:
             untimed = self.timeline.by_count or frame.pts is None
             number = number + 1 if untimed else self.timeline.number_of(frame.pts)
             # The last frame before the wanted one may still be on the screen at its time.
@@ -105,6 +117,16 @@ class VideoFile:
             yield held
 
 
+def _seek(container: Any, stream: Any, time: int) -> bool:
+    """Go to the keyframe at or before ``time`` ticks; False for containers that cannot seek, such as VOB."""
+    try:
+        # PyAV seeks backward by default.
+        container.seek(time, stream=stream)
+    except av.error.FFmpegError:
+        return False
+    return True
+
+
 @contextmanager
 def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     """A context that opens a file with PyAV and yields its container and its first video stream.
@@ -112,9 +134,11 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     Raises what :func:`open_media` raises, and ValueError for a file without video.
     """
     with open_media(path, "video") as container:
-        if not container.streams.video:
-            raise ValueError(f"{path} has no video stream; read audio files with read_audio")
-        stream = container.streams.video[0]
+        covers = [bool(stream.disposition & Disposition.attached_pic) for stream in container.streams.video]
+        if all(covers):
+            what = "no video but a cover image" if covers else "no video stream"
+            raise ValueError(f"{path} has {what}; read audio files with read_audio")
+        stream = container.streams.video[covers.index(False)]
         if stream.codec_context is None:
             raise ValueError(f"{path} has video of a codec that PyAV cannot decode: convert it to H.264")
         # Checked before any frame is decoded, since decoding is what takes the memory.
@@ -125,23 +149,24 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
 
 
 def _decoded(container: Any, stream: Any) -> Iterator[Any]:
-    """Decode frames from the current position of the container, with the alpha channel of WebM video."""
+    """Decode the video frames of a PyAV container from its current position on.
+
+    VP8 and VP9 are decoded with their alpha channel if they have one.
+    """
     own = _WITH_ALPHA.get(stream.codec_context.name)
     # Matroska writes the name of this tag in either case, depending on the muxer.
     tags = {name.lower(): text for name, text in stream.metadata.items()}
-    if own is None or tags.get("alpha_mode") != "1":
-        yield from container.decode(stream)
-        return
-    # FFmpeg's own decoders leave the alpha channel of VP8 and VP9 out.
-    decoder: Any = av.CodecContext.create(own, "r")
-    for packet in container.demux(stream):
-        yield from decoder.decode(packet)
+    decoder: Any = stream.codec_context
+    if own is not None and tags.get("alpha_mode") == "1":
+        # FFmpeg's own decoders leave the alpha channel of VP8 and VP9 out.
+        decoder = av.CodecContext.create(own, "r")
+    yield from decode(container, stream, decoder)
 
 
 def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:
-    """The time stamp of the video stream, in seconds, at which the file's audio starts.
+    """The time stamp of the video stream, in seconds, that belongs to the start of the file's audio.
 
-    Without audio it is that of the first frame.
+    ``packets`` are those of the video stream. Without audio the time stamp of the first frame is returned.
     """
     times = [pts for pts, _, _ in packets if pts is not None]
     if not container.streams.audio and times:
@@ -153,16 +178,27 @@ def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -
     return start_s
 
 
+def _packet_times(container: Any, stream: Any) -> tuple[list[tuple[Any, Any, int]], int | None]:
+    """Read the packets of a stream: a list of their (pts, dts, duration), and the last pts of one with data.
+
+    Times are in ticks.
+    """
+    packets, last = [], None
+    for packet in container.demux(stream):
+        # Packets without data and time flush the decoder and are no frames.
+        if packet.is_discard or not (packet.size or packet.pts is not None):
+            continue
+        packets.append((packet.pts, packet.dts, packet.duration or 0))
+        if packet.size and packet.pts is not None:
+            last = packet.pts if last is None else max(last, packet.pts)
+    return packets, last
+
+
 def _read_timeline(path: Path) -> Timeline:
-    """Make the time line of a file from the time stamps of its packets; nothing is decoded."""
+    """Read the time stamps of a file's packets and make the time line of its frames; nothing is decoded."""
     with open_video(path) as (container, stream):
         try:
-            packets = [
-                (packet.pts, packet.dts, packet.duration or 0)
-                for packet in container.demux(stream)
-                # Packets without data flush the decoder and are no frames.
-                if packet.size and not packet.is_discard
-            ]
+            packets, last_seen = _packet_times(container, stream)
         except av.error.FFmpegError as error:
             raise ValueError(f"{path} is damaged: {error}; convert it again") from error
         rates = (stream.average_rate, stream.guessed_rate)
@@ -184,8 +220,10 @@ def _read_timeline(path: Path) -> Timeline:
         # Some containers state the distance to the next packet, which is not the next frame to be shown.
         last_ticks = min(last_ticks, int(np.diff(sorted(ticks))[-1]))
     try:
-        return timeline_of(
+        timeline = timeline_of(
             ticks, tick_s, start_s=start_s, last_ticks=last_ticks, declared=declared, by_count=by_count
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}; read a single image with load_image") from error
+    repeated = 0 if by_count or last_seen is None else int((timeline.times > last_seen).sum())
+    return replace(timeline, repeated=repeated)

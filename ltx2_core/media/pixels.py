@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .container import check_pixels
+from .deinterlace import NOTE, PROGRESSIVE, can_deinterlace
 from .hdr import CURVES, note_of, tone_mapped
 from .images import BLACK, ITU_709, Colour
 
@@ -28,38 +29,44 @@ class PixelFormat:
     ``width`` and ``height`` are the size with square pixels, before rotation; frames of another size are
     scaled to it. Transparent pixels are blended with ``background``, RGB in [0, 1]. ``hdr`` is FFmpeg's
     number of the transfer function if frames have to be tone-mapped, see :mod:`~ltx2_core.media.hdr`.
+    ``interlaced`` says that frames have to be deinterlaced first.
     """
 
     width: int
     height: int
     background: Colour = BLACK
     hdr: int | None = None
+    interlaced: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences that say what the conversion changes, for reports."""
-        return () if self.hdr is None else (note_of(self.hdr),)
+        """Sentences for reports that say what the conversion changes, such as HDR to SDR."""
+        tone_mapped = () if self.hdr is None else (note_of(self.hdr),)
+        return (*tone_mapped, NOTE) if self.interlaced else tone_mapped
 
     @classmethod
     def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
         """Find out how to convert a stream from its decoded first frame.
 
-        Raises ValueError for interlaced video, which is not supported.
+        Raises ValueError for interlaced video if FFmpeg has no filter for it.
         """
-        if first.interlaced_frame:
+        # Streams of several kinds of frames may begin with a progressive one; older PyAV has no field order.
+        order = getattr(stream.codec_context, "field_order", PROGRESSIVE)
+        interlaced = bool(first.interlaced_frame or order > PROGRESSIVE)
+        if interlaced and not can_deinterlace():
             raise ValueError(
-                f"{path} is interlaced: convert it first, for example with "
-                "ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
+                f"{path} is interlaced, and this build of FFmpeg has no bwdif filter: convert it first, for "
+                "example with ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
             )
         # In older PyAV only the codec context has the transfer function, and frames have no such attribute.
         curve = getattr(first, "color_trc", stream.codec_context.color_trc)
         width, height = _square(first.width, first.height, stream.sample_aspect_ratio)
         check_pixels(path, width, height)
         hdr = curve if curve in CURVES else None
-        return cls(width=width, height=height, background=background, hdr=hdr)
+        return cls(width=width, height=height, background=background, hdr=hdr, interlaced=interlaced)
 
     def rgb(self, frame: Any) -> Tensor:
-        """Convert a decoded frame to RGB (3, H, W) uint8."""
+        """Convert a decoded frame of PyAV to upright RGB (3, H, W) uint8."""
         # Older PyAV applies the frame's colour matrix only if source and target are both named.
         options: dict[str, int | str] = {}
         if frame.colorspace == ITU_709:
@@ -90,9 +97,10 @@ class PixelFormat:
 
 
 def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
-    """The size of a frame in square pixels, when its pixels have the proportions ``aspect``.
+    """The (width, height) in square pixels of a frame of ``width`` x ``height`` pixels that are not square.
 
-    The side along which pixels are longer grows.
+    ``aspect`` is the width of a pixel divided by its height; None means square. The side along which pixels
+    are longer grows.
     """
     # Ratios beyond these are damage, and would make frames of absurd size.
     if not aspect or aspect == 1 or not Fraction(1, 16) <= aspect <= 16:
@@ -116,7 +124,10 @@ def _display_matrix(frame: Any) -> tuple[int, int, int, int] | None:
 
 
 def _turned(pixels: NDArray[np.uint8], matrix: tuple[int, int, int, int] | None) -> NDArray[np.uint8]:
-    """Rotate pixels (H, W, 3) by the nearest quarter turn and mirror them, as the display matrix says."""
+    """Rotate pixels (H, W, 3) by the nearest quarter turn and mirror them, as the display matrix says.
+
+    ``matrix`` is (a, b, c, d) of :func:`_display_matrix`; None leaves the pixels unchanged.
+    """
     if matrix is None:
         return pixels
     a, b, c, d = matrix

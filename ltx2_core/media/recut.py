@@ -23,8 +23,9 @@ from .destination import Destination
 from .encoding import Encoding, audio_encoding
 from .h264 import SLICE_IDR, Parameters, encoded_units, stored_units, to_stored
 from .images import ITU_709, to_bytes, to_bytes_hwc
+from .other_tracks import other_tracks, plain_tags
 from .packets import VideoFile, open_video
-from .remux import plain_tags, track_of
+from .remux import AHEAD_S, track_of
 from .tracks import checked_audio
 from .video_in import VideoClip
 from .writer import open_output
@@ -49,8 +50,10 @@ ITU_601 = 5
 class Recut:
     """The plan of a file that copies the packets of ``clip`` except in some ranges of frames.
 
-    ``spans`` are the ranges [first, stop) to encode, which are whole GOPs. ``times`` are the times of all
-    frames of the result in ticks of ``tick_s`` seconds, starting at 0.
+    ``spans`` are the ranges [first, stop) of frames to encode; they begin and end at GOPs. ``times`` are the
+    times of all frames of the result in ticks of ``tick_s`` seconds, starting at 0. ``shift`` is how many
+    ticks before its display a frame is decoded at most, 0 without B-frames. ``parameters`` are the H.264
+    parameter sets of the source.
     """
 
     clip: VideoClip
@@ -62,10 +65,11 @@ class Recut:
 
 
 def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
-    """Plan to write ``clip`` with new frames in the ranges ``changed``, ``frame_count`` frames in all.
+    """Plan to write ``clip`` with new frames in the ranges ``changed``.
 
-    Each range grows to the keyframes around it. Packets are read and nothing is decoded. Raises ValueError,
-    with the reason, for a file whose packets cannot be mixed with new ones.
+    The result has ``frame_count`` frames. ``changed`` are ranges [first, stop) of frame numbers, which grow
+    to the keyframes around them. Packets are read and nothing is decoded. Raises ValueError, with the reason,
+    for a file whose packets cannot be mixed with new ones.
     """
     with open_video(clip.path) as (container, stream):
         if reason := _obstacle(clip, stream):
@@ -118,8 +122,9 @@ def write_recut(
     """Write an MP4 file: packets of the source, and in the spans of ``recut`` newly encoded frames.
 
     ``frames`` yields all frames of the result in chunks (N, 3, H, W), uint8 or float in [-1, 1]; those
-    outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz. Of ``encoding`` only crf
-    and the audio options are used. Raises ValueError for another kind of file than MP4, and what
+    outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz; subtitles and other tracks
+    of the source are copied, see :mod:`~ltx2_core.media.other_tracks`. Of ``encoding`` only crf and the audio
+    options are used. Raises ValueError for another kind of file than MP4, and what
     :class:`~ltx2_core.media.VideoWriter` raises.
     """
     if destination.format.name != "mp4":
@@ -139,21 +144,26 @@ def write_recut(
                 video.codec_context.extradata = recut.parameters.joined(spans[0].parameter_sets)
             audio = track_of(output, track, checked_audio(waveform), rate)
             packets = _packets(recut, container.demux(stream), spans, _Feed(frames))
-            for index, (data, pts, key) in enumerate(packets):
-                packet = av.Packet(data)
-                packet.stream, packet.time_base, packet.is_keyframe = video, recut.tick_s, key
-                # Decoding times are the sorted presentation times moved earlier, so that they rise and none
-                # is late.
-                packet.pts, packet.dts = pts, int(recut.times[index]) - recut.shift
-                # Audio is interleaved half a second ahead, so that players need not seek.
-                audio.encode(round((float(packet.dts * recut.tick_s) + 0.5) * audio.rate))
-                output.mux(packet)
-            audio.encode()
-            audio.finish()
+            origin_s = recut.clip.timeline.origin_s
+            with other_tracks(recut.clip.path, output, destination.format, origin_s) as others:
+                for index, (data, pts, key) in enumerate(packets):
+                    packet = av.Packet(data)
+                    packet.stream, packet.time_base, packet.is_keyframe = video, recut.tick_s, key
+                    # Decoding times are the sorted presentation times moved earlier, so that they rise and
+                    # none is late.
+                    packet.pts, packet.dts = pts, int(recut.times[index]) - recut.shift
+                    # Ahead of the video, so that players need not seek.
+                    until_s = float(packet.dts * recut.tick_s) + AHEAD_S
+                    audio.encode(round(until_s * audio.rate))
+                    others.copy(until_s)
+                    output.mux(packet)
+                audio.encode()
+                audio.finish()
+                others.copy()
 
 
 def _obstacle(clip: VideoClip, stream: Any) -> str:
-    """Say why the packets of a file cannot be mixed with new ones; "" if they can."""
+    """Say why the packets of a file cannot be mixed with new ones; "" if they can. ``stream`` is PyAV's."""
     context, source = stream.codec_context, clip.source
     if not isinstance(source, VideoFile) or context.name != "h264":
         return f"holds {context.name} video"
@@ -161,6 +171,8 @@ def _obstacle(clip: VideoClip, stream: Any) -> str:
         return "stores H.264 in another way than MP4 does"
     if context.pix_fmt not in PIXEL_FORMATS:
         return f"has the pixel format {context.pix_fmt}"
+    if source.pixels.interlaced:
+        return "is interlaced"
     if source.timeline.by_count or clip.notes:
         return clip.notes[0] if clip.notes else "has no time stamps"
     if (clip.width, clip.height) != (context.width, context.height):
@@ -179,9 +191,11 @@ def _starts_anew(packet: bytes) -> bool:
 def _whole_gops(
     changed: Sequence[tuple[int, int]], starts: Sequence[int], frame_count: int
 ) -> tuple[tuple[int, int], ...]:
-    """Extend ranges of frames to the starts of GOPs around them, and join those that touch.
+    """Extend ranges of frames [first, stop) to the starts of GOPs around them, and join those that touch.
 
-    ``starts`` are the first frames of all GOPs, and after them the end of the source.
+    ``starts`` are the numbers of the first frames of all GOPs in ascending order, followed by the number of
+    frames of the source. ``frame_count`` is the number of frames of the result, at which a range beyond the
+    source ends. The result has ranges [first, stop) too.
     """
     spans: list[tuple[int, int]] = []
     for first, stop in sorted(changed):
@@ -195,7 +209,10 @@ def _whole_gops(
 
 
 class _Feed:
-    """Gives single frames of a stream of chunks by their numbers, which must rise."""
+    """Takes ranges of frames by number from an iterator of chunks (N, 3, H, W).
+
+    The ranges must be in rising order.
+    """
 
     def __init__(self, chunks: Iterator[Tensor]) -> None:
         self._frames = (frame for chunk in chunks for frame in chunk)
@@ -209,7 +226,11 @@ class _Feed:
 
 
 class _Span:
-    """Encodes the frames [first, stop) in the format of the source's stream, with its own parameter sets."""
+    """Encodes the frames [first, stop) in the H.264 format of the source, with parameter sets of its own.
+
+    ``stream`` is the source's video stream in PyAV; ``crf`` is the constant rate factor, where lower is
+    better.
+    """
 
     def __init__(self, recut: Recut, stream: Any, first: int, stop: int, crf: int) -> None:
         self.first, self.stop, self.recut = first, stop, recut
@@ -242,7 +263,11 @@ class _Span:
         return encoded_units(bytes(self._context.extradata))
 
     def encoded(self, frames: Iterator[Tensor]) -> Iterator[tuple[bytes, int, bool]]:
-        """Yield (data, time in ticks, whether it is a keyframe) for each packet, in the order of decoding."""
+        """Encode ``frames`` (3, H, W), the frames of this span in order.
+
+        Yields (data, presentation time in ticks, whether it is a keyframe) for each packet, in the order of
+        decoding.
+        """
         for number, frame in enumerate(frames, start=self.first):
             picture = av.VideoFrame.from_ndarray(
                 to_bytes_hwc(to_bytes(frame[None], first=number)[0]), format="rgb24"
@@ -265,9 +290,10 @@ class _Span:
 def _packets(
     recut: Recut, packets: Iterator[Any], spans: Sequence[_Span], feed: _Feed
 ) -> Iterator[tuple[bytes, int, bool]]:
-    """Yield all packets of the result in the order of decoding: copied ones, and those of the spans.
+    """Yield all packets of the result in the order of decoding, both copied and newly encoded ones.
 
-    Each is (data, time in ticks, whether it is a keyframe).
+    ``packets`` are those of the source; ``spans`` encode the new frames, which ``feed`` yields. Each result
+    is (data, presentation time in ticks, whether the packet is a keyframe).
     """
     zero, left = int(recut.clip.timeline.times[0]), list(spans)
     number = 0

@@ -29,18 +29,21 @@ Timed = Callable[[str], AbstractContextManager[None]]
 
 
 class Frames(Protocol):
-    """A function that yields the frames of a clip in chunks (N, 3, H, W), uint8 or float in [-1, 1]."""
+    """A function that yields the frames of a clip in chunks (N, 3, H, W), uint8 or float in [-1, 1].
+
+    Its argument ``as_bytes`` asks for uint8.
+    """
 
     def __call__(self, *, as_bytes: bool) -> Iterator[Tensor]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """What is written to a file; frames and audio are generated only when they are needed.
+    """A clip to be written to a file; frames and audio are decoded only when the writer asks for them.
 
     Attributes:
-        frames: the frames; None for audio alone.
-        audio: consecutive pieces (C, S) and their rate in Hz.
+        frames: a function that yields the frames; None for audio alone.
+        audio: a function that returns consecutive pieces (C, S) and their rate in Hz.
         tags: texts by name, for a kind of file that has tags.
     """
 
@@ -54,7 +57,10 @@ class Clip:
 
 
 def audio_clip(audio: tuple[Tensor, int], tags: Mapping[str, str]) -> Clip:
-    """Make a clip of audio alone, (waveform (C, S), rate in Hz); its samples count as its frames."""
+    """Make a clip of audio alone from ``audio``, (waveform (C, S), rate in Hz), with the tags ``tags``.
+
+    Its frame rate is the sample rate, so that its number of frames is the number of samples.
+    """
     waveform, rate = audio
     return Clip(
         width=0,
@@ -75,11 +81,13 @@ def save_clip(
     on_frames: OnFrames | None = None,
     timed: Timed | None = None,
 ) -> None:
-    """Write ``clip`` to a file, whose name decides the kind; memory does not grow with the clip's length.
+    """Write ``clip`` to ``path``, whose name decides the kind of file.
 
-    For audio files no frames are decoded, and no audio for kinds without audio. Frames of odd size lose their
-    last row or column if the pixel format needs even sizes. ``on_frames`` is called with (frames written, all
-    frames); ``timed`` measures the seconds of encoding. No file is left if it fails.
+    Memory does not grow with the clip's length. For audio files no frames are decoded, and no audio for kinds
+    without audio. Frames of odd size lose their last row or column if the pixel format needs even sizes.
+    ``on_frames`` is called with (frames written, all frames). ``timed(name)`` is a context that counts the
+    seconds of its block as those of the work called ``name``, such as "encode"; None counts nothing. No file
+    is left if writing fails.
     """
     destination = Destination.of(path)
     # Everything that can be wrong is found before anything is decoded.
@@ -142,7 +150,10 @@ def _write_frames(
     on_frames: OnFrames | None,
     timed: Timed,
 ) -> None:
-    """Write all frames, and the pieces of audio up to the time of the last frame."""
+    """Write all frames, and after each chunk of frames the audio (C, S) up to the time of its last frame.
+
+    ``on_frames`` and ``timed`` are those of :func:`save_clip`.
+    """
     # Audio follows the frames and is not written first: a long clip would otherwise be buffered whole.
     rest, samples = iter(pieces), 0
     for chunk in frames(as_bytes=not writer.takes_floats):

@@ -22,7 +22,10 @@ LINE: Final = 18
 
 
 def write_sheet(rows: Sequence[tuple[str, Tensor]], path: str | os.PathLike[str]) -> None:
-    """Write a PNG with one row for each (text, frames (N, 3, H, W) uint8)."""
+    """Write a PNG file with one row for each (text, frames (N, 3, H, W) uint8).
+
+    The text stands above the frames.
+    """
     drawn = [_row(words, frames) for words, frames in rows]
     width = max(row.width for row in drawn)
     sheet = Image.new("RGB", (width, sum(row.height for row in drawn)), "white")
@@ -48,7 +51,10 @@ def _row(words: str, frames: Tensor) -> Image.Image:
 def _shortened(
     words: str, width: int, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
 ) -> str:
-    """Put a text on one line, and cut it if it is wider than ``width`` pixels."""
+    """Put a text on one line, and cut its end off if it is wider than ``width`` pixels in this font.
+
+    ``draw`` measures the text.
+    """
     # The font that Pillow may fall back to has no other letters.
     line = " ".join(words.split()).encode("latin-1", "replace").decode("latin-1")
     while draw.textlength(line, font=font) > width:

@@ -29,7 +29,10 @@ MILLISECOND = Fraction(1, 1000)
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder:
-    """A folder of images as a clip at ``FOLDER_FPS``, ordered by the numbers in their names."""
+    """A folder of images as a clip at ``FOLDER_FPS`` frames/s, in the order of the numbers in their names.
+
+    Transparent pixels are blended with ``background``, RGB in [0, 1].
+    """
 
     files: tuple[Path, ...]
     timeline: Timeline
@@ -39,7 +42,11 @@ class ImageFolder:
 
     @classmethod
     def open(cls, folder: Path, background: Colour) -> ImageFolder:
-        """List the images of a folder. Raises ValueError if it contains none."""
+        """List the images of a folder; the first one decides the size.
+
+        Raises ValueError if the folder contains none. Transparent pixels will be blended with ``background``,
+        RGB in [0, 1].
+        """
         files = sorted((f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES), key=_natural)
         if not files:
             raise ValueError(f"{folder} is a folder without images: choose a video file, or a folder of PNGs")
@@ -65,7 +72,10 @@ class ImageFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class AnimatedWebP:
-    """An animated WebP file as a clip; Pillow decodes it, because not every FFmpeg can."""
+    """An animated WebP file as a clip; Pillow decodes it, because not every FFmpeg can.
+
+    Transparent pixels are blended with ``background``, RGB in [0, 1].
+    """
 
     path: Path
     timeline: Timeline
@@ -75,7 +85,10 @@ class AnimatedWebP:
 
     @classmethod
     def open(cls, path: Path, background: Colour) -> AnimatedWebP:
-        """Open a file. Raises ValueError if it is damaged or too large."""
+        """Open an animated WebP file. Raises ValueError if the file is damaged or its frames are too large.
+
+        Transparent pixels will be blended with ``background``, RGB in [0, 1].
+        """
         try:
             with Image.open(path) as image:
                 width, height = image.size
@@ -103,7 +116,7 @@ class AnimatedWebP:
 
 
 def _durations(image: Image.Image) -> Iterator[int]:
-    """Yield how many milliseconds each frame is shown; Pillow reads this when it decodes the frame."""
+    """Yield for how many milliseconds each frame of an animation is shown; this decodes every frame."""
     for number in range(getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()

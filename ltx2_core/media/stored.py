@@ -1,4 +1,4 @@
-"""The interface of readers of video files: stored frames by number, converted to RGB when needed."""
+"""The interface of readers of video files: frames by their number in the file, converted when needed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .timeline import Timeline
 
 
 class Stored(NamedTuple):
-    """A frame as a file stores it: its number, and a function that converts it to (3, H, W) uint8 RGB."""
+    """One frame of a file: its number from 0, and ``rgb``, a function that returns it as (3, H, W) uint8."""
 
     number: int
     # Frames that a lower rate skips have to be decoded, but need not be converted.
@@ -19,7 +19,10 @@ class Stored(NamedTuple):
 
 
 class StoredFrames(Protocol):
-    """Reads the stored frames of a file in the order in which they are shown."""
+    """A reader of the frames of a file, in the order in which they are displayed.
+
+    ``width`` and ``height`` are the size of the frames in pixels; ``timeline`` has their times.
+    """
 
     @property
     def timeline(self) -> Timeline: ...
@@ -31,8 +34,8 @@ class StoredFrames(Protocol):
     def height(self) -> int: ...
 
     def stored(self, wanted: int) -> Iterator[Stored]:
-        """Yield stored frames from number ``wanted`` on.
+        """Yield the frames of the file in order, from number ``wanted`` on.
 
-        The first may have a lower number, if ``wanted`` itself cannot be decoded.
+        The first frame may have a lower number, if frame ``wanted`` itself cannot be decoded.
         """
         ...

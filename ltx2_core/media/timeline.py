@@ -34,7 +34,8 @@ class Timeline:
     stamp in the stream is ``origin_s + k / fps`` seconds. ``times`` are the presentation times of the stored
     frames, ascending, in ticks of the stream. ``first_shown`` are the frames of the clip at which each of
     them appears. ``by_count`` is True if decoded frames have no time stamps, so that they are identified by
-    their order. ``notes`` are sentences for reports that say what was changed.
+    their order. The last ``repeated`` stored frames are empty and repeat the one before them. ``notes`` are
+    sentences for reports that say what was changed.
     """
 
     fps: float
@@ -44,14 +45,20 @@ class Timeline:
     times: NDArray[np.int64]
     first_shown: NDArray[np.int64]
     by_count: bool = False
+    repeated: int = 0
     notes: tuple[str, ...] = field(default=())
 
     def stored(self, frame: int) -> int:
-        """The number of the stored frame that frame number ``frame`` of the clip displays."""
+        """The number of the stored frame that is displayed at frame ``frame`` of the clip."""
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
 
+    def last_repeat(self, number: int) -> int:
+        """The last stored frame that shows the same as number ``number``, after which no other was decoded."""
+        end = len(self.times) - 1
+        return end if number >= end - self.repeated else number
+
     def number_of(self, time: int) -> int:
-        """The number of the stored frame whose presentation time is nearest to ``time`` ticks."""
+        """The number of the stored frame whose presentation time is nearest to ``time`` (in ticks)."""
         after = int(np.searchsorted(self.times, time))
         # Containers round time stamps, so that the nearest frame is meant and not an equal one.
         if after == len(self.times) or (after and time - self.times[after - 1] <= self.times[after] - time):
@@ -59,7 +66,10 @@ class Timeline:
         return after
 
     def frame_at(self, seconds: float) -> int:
-        """The first frame of the clip at ``seconds`` or later; one up to half a frame earlier counts too."""
+        """The number of the clip's first frame that is shown ``seconds`` after the file's start or later.
+
+        A frame that is shown up to half a frame earlier counts too.
+        """
         # A start that was read off a player is rounded, and must not skip the frame that was meant.
         return max(math.ceil(seconds * self.fps - 0.5), 0)
 
@@ -73,14 +83,15 @@ def timeline_of(
     declared: Sequence[Fraction | None],
     by_count: bool = False,
 ) -> Timeline:
-    """Make the time line for frames with presentation times ``ticks`` of ``tick_s`` seconds, in any order.
+    """Make the time line of a clip from the presentation times of its stored frames, in any order.
 
-    ``start_s`` is the time at which the file starts. ``last_ticks`` is how long its last frame is shown (0 if
-    unknown). ``declared`` are the frame rates that the file states. If with one of these every frame is less
-    than half a frame from its regular time, the rate is constant and each frame is shown once. Otherwise the
-    rate is the usual one (such as 24 or 30) nearest to that of most frames, and each frame of the clip shows
-    the stored frame that is visible at its time, within half a frame. Raises ValueError if no rate can be
-    found.
+    ``ticks`` are these times in units of ``tick_s`` seconds. ``start_s`` is the time stamp, in seconds, of
+    the start of the file. ``last_ticks`` is how long its last frame is shown (0 if unknown). ``declared`` are
+    the frame rates that the file states, None where it states none. ``by_count`` says that decoded frames
+    have no time stamps. If with one of the declared rates every frame is less than half a frame from its
+    regular time, the rate is constant and each frame is shown once. Otherwise the rate is the usual one (such
+    as 24 or 30) nearest to that of most frames, and each frame of the clip shows the stored frame that is
+    visible at its time, within half a frame. Raises ValueError if no rate can be found.
     """
     # Sorted, since packets arrive in the order of decoding, not of presentation.
     times = _distinct(np.unique(np.asarray(ticks, np.int64)))
@@ -119,7 +130,10 @@ def timeline_of(
 
 
 def _distinct(times: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Drop each time that is followed by another almost at once, because such frames are invisible."""
+    """Drop the times of invisible frames: those followed by another within a twentieth of the usual gap.
+
+    ``times`` are the presentation times of frames in ticks, ascending.
+    """
     if len(times) < 3:
         return times
     # The median is not moved by a few invisible frames.
@@ -134,9 +148,10 @@ def _on_grid(relative: NDArray[np.float64], rate: Fraction) -> bool:
 
 
 def _common_rate(relative: NDArray[np.float64]) -> Fraction | None:
-    """The rate of most frames, from the mean of the intervals near the median.
+    """The frame rate of most frames, from the mean of those intervals that are near the median.
 
-    A usual rate if one is near.
+    ``relative`` are the times of the frames in seconds. The result is a usual rate, such as 24 or 30, if one
+    is within 1 %; None for fewer than two frames.
     """
     if len(relative) < 2:
         return None

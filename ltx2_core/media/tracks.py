@@ -27,7 +27,10 @@ _ONE_THREAD = {"threads": 1} if "threads=" in (av.VideoFrame.reformat.__doc__ or
 
 
 class VideoTrack:
-    """The video track of a file; each frame is encoded at once."""
+    """Writes the video track of a file: each frame is encoded as soon as it is passed in.
+
+    ``container`` is PyAV's, opened for writing.
+    """
 
     def __init__(
         self, container: Any, encoding: VideoEncoding, *, width: int, height: int, fps: Fraction
@@ -61,7 +64,7 @@ class VideoTrack:
             self._container.mux(self._stream.encode(stored))
 
     def finish(self) -> None:
-        """Write the frames that the encoder still holds back."""
+        """Write the frames that the encoder has not returned yet."""
         for stored in self._stored.flush():
             self._container.mux(self._stream.encode(stored))
         self._container.mux(self._stream.encode(None))
@@ -74,7 +77,7 @@ def _rgb_frame(frame: Tensor, number: int, *, deep: bool) -> Any:
 
 
 class StoredAs(Protocol):
-    """Converts RGB frames to the pixel format of the encoder."""
+    """Converts RGB frames of PyAV to frames in the pixel format of the encoder."""
 
     def convert(self, picture: Any) -> Iterator[Any]: ...
 
@@ -82,7 +85,10 @@ class StoredAs(Protocol):
 
 
 class _Reformatted:
-    """Converts frames to the pixel format of a codec; YUV gets the colours of BT.709."""
+    """Converts RGB frames to the pixel format of a codec, such as "yuv420p".
+
+    YUV gets the colours of BT.709.
+    """
 
     def __init__(self, pixel_format: str) -> None:
         self._format = pixel_format
@@ -104,7 +110,7 @@ class _Reformatted:
 
 
 class _Palette:
-    """Converts frames to 256 colours, which are chosen for each frame (for GIF)."""
+    """Converts RGB frames for GIF: each gets a palette of 256 colours, chosen for that frame."""
 
     def __init__(self, width: int, height: int, fps: Fraction) -> None:
         graph: Any = av.filter.Graph()
@@ -146,9 +152,10 @@ def _converter(encoding: VideoEncoding, width: int, height: int, fps: Fraction) 
 
 
 class AudioTrack:
-    """The audio track of a file: samples are buffered, and encoded up to a time.
+    """Writes the audio track of a file: ``add`` buffers samples, ``encode`` writes them up to a given number.
 
-    It is stereo, or mono with ``channels`` 1.
+    The track is stereo, or mono if ``channels`` is 1; ``rate`` is in Hz. ``sample_count`` is the number of
+    samples encoded so far.
     """
 
     def __init__(self, container: Any, encoding: AudioEncoding, rate: int, *, channels: int = 2) -> None:
@@ -163,15 +170,19 @@ class AudioTrack:
             self._stream.bit_rate = encoding.bit_rate
 
     def add(self, waveform: Tensor) -> None:
-        """Buffer samples (C, S). Mono is written to both channels of stereo.
+        """Buffer samples (C, S), full scale at -1 and 1.
 
-        Raises ValueError for wrong audio.
+        Mono samples are written to both channels of a stereo track. Raises ValueError for more than two
+        channels, and for NaN or infinite samples.
         """
         # An expanded tensor shares its memory, so that stereo from mono takes none.
         self._pending.append(checked_audio(waveform).expand(self._channels, -1))
 
     def encode(self, until: int | None = None) -> None:
-        """Encode the buffered samples before sample number ``until``; None encodes all."""
+        """Encode the buffered samples before sample number ``until`` of the track.
+
+        None encodes all of them.
+        """
         while self._pending and (until is None or self.sample_count < until):
             piece = self._pending.popleft()
             room = piece.shape[1] if until is None else until - self.sample_count
@@ -182,7 +193,7 @@ class AudioTrack:
                 self._encode(piece)
 
     def finish(self) -> None:
-        """Drop the samples that are still buffered, and write what the encoder holds back."""
+        """Drop the samples that are still buffered, and write the packets that the encoder still holds."""
         # Audio that is longer than the video would make players hold the last frame.
         self._pending.clear()
         self._container.mux(self._stream.encode(None))

@@ -30,8 +30,8 @@ class VideoClip:
 
     ``width`` and ``height`` are in square pixels, after rotation. The part begins at ``start_s`` seconds and
     has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A file of variable rate is
-    resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. ``notes`` are sentences
-    that say what was changed.
+    resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. Transparent pixels are
+    blended with ``background``, RGB in [0, 1]. ``notes`` are sentences that say what was changed.
     """
 
     path: Path
@@ -42,6 +42,7 @@ class VideoClip:
     start_s: float
     max_frames: int | None
     has_audio: bool
+    background: Colour
     source: StoredFrames = field(repr=False)
 
     @property
@@ -53,9 +54,10 @@ class VideoClip:
         return self.timeline.notes
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[Tensor]:
-        """Yield frames (3, H, W) uint8 in order, ``count`` of them from ``first`` on.
+        """Yield frames (3, H, W) uint8 in order, ``count`` of them from number ``first`` on.
 
-        Every call decodes again, from the last keyframe before ``first``.
+        Numbers count from the start of this part; ``count`` None is up to its end. Every call decodes again,
+        from the last keyframe before ``first``.
         """
         timeline, offset = self.timeline, self.timeline.frame_at(self.start_s)
         stop = self.frame_count if count is None else min(first + count, self.frame_count)
@@ -69,7 +71,7 @@ class VideoClip:
         while shown is not None and at < stop:
             # A file may end early; the frames after its last one are not made up.
             following = next(stored, None) if timeline.stored(stop - 1) > shown.number else None
-            last = shown.number if following is None else following.number - 1
+            last = timeline.last_repeat(shown.number) if following is None else following.number - 1
             while at < stop and timeline.stored(at) <= last:
                 # A frame that a higher rate repeats is converted once.
                 pixels = shown.rgb() if pixels is None else pixels
@@ -78,9 +80,10 @@ class VideoClip:
             shown, pixels = following, None
 
     def read(self, first: int = 0, count: int | None = None) -> Tensor:
-        """Frames as (N, 3, H, W) float32 in [0, 1]: all, or ``count`` of them from ``first`` on.
+        """Decode ``count`` frames from number ``first`` of this part on: (N, 3, H, W) float32 in [0, 1].
 
-        Raises ValueError if there are none or the file is damaged.
+        ``count`` None is up to the end of the part. Raises ValueError if there are no frames or the file is
+        damaged.
         """
         frames = list(self.frames(first, count))
         if not frames:
@@ -89,12 +92,12 @@ class VideoClip:
         return torch.stack(frames).float() / 255.0
 
     def check_not_empty(self) -> None:
-        """Raise ValueError for a part without frames."""
+        """Raise ValueError if this part of the file has no frames."""
         if self.frame_count < 1:
             raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
 
     def warn_of_rate(self, fps: float) -> None:
-        """Log a warning if this part, played frame by frame at ``fps``, would have another duration."""
+        """Log a warning if this part, played frame by frame at ``fps``, would change its duration."""
         # A folder of images states no rate.
         if isinstance(self.source, VideoFile | AnimatedWebP) and abs(self.fps - fps) > 0.01 * fps:
             log.warning(
@@ -126,9 +129,9 @@ def read_video(
     """Describe a part of a video file; reads its time stamps and decodes only its first frame.
 
     The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
-    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`. Raises
-    FileNotFoundError for a missing file, ValueError for one without readable video or frame rate, and for
-    interlaced video.
+    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`, and
+    interlaced video progressive, see :mod:`~ltx2_core.media.deinterlace`. Raises FileNotFoundError for a
+    missing file, ValueError for one without readable video or frame rate.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")
@@ -150,6 +153,7 @@ def read_video(
         start_s=start_s,
         max_frames=max_frames,
         has_audio=isinstance(source, VideoFile) and has_audio(file),
+        background=background,
         source=source,
     )
 

@@ -1,4 +1,4 @@
-"""Video with audio, encoded as frames arrive and renamed to its path only when complete.
+"""Writes video with audio: frames are encoded as they arrive, and the file gets its name only when complete.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -29,14 +29,15 @@ class VideoWriter:
 
     ``write_frames`` and ``write_audio`` may be called any number of times in any order. Frames are encoded at
     once. Audio samples are buffered until frames reach their time, and samples after the last frame are
-    dropped, so that the audio is never longer than the video; if it is shorter, nothing is added.
+    dropped, so that the audio is never longer than the video; shorter audio is not padded.
 
     The file is written under a temporary name in the same folder and renamed to ``path`` when the block ends
     without an exception. On an exception the temporary file is removed and an old file at ``path`` stays.
 
-    ``encoding`` holds the options of the encoder; in its place ``crf`` sets one option. Raises ValueError
-    for both, and for sizes, rates or values that cannot be encoded; OSError (no permission, disk full, ...)
-    with advice on what to do.
+    ``encoding`` holds the options of the encoder; ``crf`` alone may be passed in its place. Without
+    ``sample_rate`` (Hz) the file has no audio. Raises ValueError for both ``encoding`` and ``crf``, and for
+    sizes, rates or values that cannot be encoded; OSError (no permission, disk full, ...) with advice on what
+    to do.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class VideoWriter:
 
     @property
     def takes_floats(self) -> bool:
-        """Whether more than 8 bits are encoded, so that float frames are better than uint8."""
+        """Whether colours get more than 8 bits, so that float frames give a better file than uint8."""
         return self._encoding.deep
 
     def __enter__(self) -> VideoWriter:
@@ -125,7 +126,7 @@ class VideoWriter:
     def write_frames(self, frames: Tensor) -> None:
         """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped).
 
-        Raises ValueError for another size, and for NaN or infinite values.
+        Raises ValueError if H and W are not the size of the writer, and for NaN or infinite values.
         """
         video = self._open_video()
         if frames.ndim != 4 or frames.shape[1:] != (3, self.height, self.width):
@@ -138,9 +139,9 @@ class VideoWriter:
         self._encode_pending()
 
     def write_audio(self, waveform: Tensor) -> None:
-        """Append samples (C, S), C 1 or 2, full scale at -1 and 1; mono is written to both channels.
+        """Append samples (C, S), C 1 or 2, full scale at -1 and 1; mono samples are written to both channels.
 
-        Raises ValueError if the writer was opened without ``sample_rate``, for another shape, and for NaN or
+        Raises ValueError if the writer was made without ``sample_rate``, for another shape, and for NaN or
         infinite samples.
         """
         self._open_video()
@@ -150,7 +151,7 @@ class VideoWriter:
         self._encode_pending()
 
     def _encode_pending(self) -> None:
-        """Encode the buffered audio samples up to the end of the last frame."""
+        """Encode the buffered audio samples up to the end of the last frame written so far."""
         if self._audio is not None:
             # Computed from all frames so far, so that rounding does not add up.
             self._audio.encode(round(self.frame_count / self.fps * self._audio.rate))
@@ -173,9 +174,10 @@ class VideoWriter:
 
 @contextmanager
 def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterator[Any]:
-    """A context that yields PyAV's container for a destination.
+    """A context that opens a destination for writing with PyAV and yields the container.
 
-    A file has a temporary name until the block succeeds. ``metadata`` are its tags.
+    A file has a temporary name until the block succeeds. ``metadata`` are the tags of the file, texts by
+    name.
     """
     fmt = destination.format
     with ExitStack() as stack:
@@ -205,9 +207,9 @@ def open_output(destination: Destination, metadata: Mapping[str, str]) -> Iterat
 
 
 def check_clip(destination: Destination, encoding: Encoding, *, width: int, height: int, fps: float) -> None:
-    """Open the encoder for a clip of this size, without writing a file.
+    """Check, without writing a file, that a clip of this size in pixels and frame rate can be encoded.
 
-    Raises ValueError, before any work, if it refuses the clip, for example because the size is too small.
+    Raises ValueError, before any work, if the encoder refuses the clip, for example because it is too small.
     """
     video = video_encoding(destination.format, encoding)
     if video is None or destination.is_images:
@@ -226,7 +228,7 @@ def check_clip(destination: Destination, encoding: Encoding, *, width: int, heig
 
 
 class Pipe:
-    """Stdout as a file that PyAV writes to: bytes in order, without seeking."""
+    """Stdout as a file object for PyAV: bytes are written in order, without seeking."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -235,7 +237,10 @@ class Pipe:
         """What stopped the run while bytes were written."""
 
     def end(self) -> None:
-        """Discard all further bytes: a reader that has stopped reading would block the end of the run."""
+        """Discard all bytes that are written from now on.
+
+        Called after a failure: a reader of stdout that has stopped reading would block the end of the run.
+        """
         self._ended = True
 
     def write(self, data: bytes) -> int:

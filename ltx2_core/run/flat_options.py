@@ -38,6 +38,7 @@ class RequestOptions(TypedDict, total=False):
     images: Sequence[ImageAt]
     references: Sequence[VideoReference]
     fit: Fit
+    background: str
     audio: AudioSource | None
     audio_start_s: float
     audio_noise_db: float | None
@@ -86,6 +87,7 @@ FIELDS: dict[str, str] = {
     "images": "inputs.images",
     "references": "inputs.references",
     "fit": "inputs.fit",
+    "background": "inputs.background",
     "audio": "inputs.audio.source",
     "audio_start_s": "inputs.audio.start_s",
     "audio_noise_db": "inputs.audio.noise_db",

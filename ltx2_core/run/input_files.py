@@ -23,7 +23,7 @@ def file_records(request: Request) -> dict[str, dict[str, str]]:
 def file_record(name: str | PathLike[str]) -> dict[str, str]:
     """Return {"path": absolute path, "identity": digest of the content} of a file or a folder of images."""
     path = Path(name).resolve()
-    return {"path": str(path), "identity": identity(_content(path))}
+    return {"path": str(path), "identity": identity(content_files(path))}
 
 
 def found(name: str, record: Mapping[str, str], what: str) -> str:
@@ -35,7 +35,7 @@ def found(name: str, record: Mapping[str, str], what: str) -> str:
     # The name comes first, so that a project that was moved as a whole finds its own files.
     places = [path for path in (Path(name), Path(record["path"])) if path.exists()]
     for path in places:
-        if identity(_content(path)) == record["identity"]:
+        if identity(content_files(path)) == record["identity"]:
             return str(path)
     if places:
         raise ValueError(
@@ -81,6 +81,6 @@ def _names(request: ParsedJson) -> Iterator[str]:
     yield from dict.fromkeys(s for s in sources if isinstance(s, str) and Path(s).exists())
 
 
-def _content(path: Path) -> list[Path]:
-    """The files that a digest covers: the file itself, or all files of a folder of images."""
+def content_files(path: Path) -> list[Path]:
+    """The files that a digest of ``path`` covers: the file itself, or all files of a folder of images."""
     return sorted(one for one in path.iterdir() if one.is_file()) if path.is_dir() else [path]

@@ -17,13 +17,13 @@ from torch.nn import functional
 from ..audio import with_noise_floor
 from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.guides import place_guide
-from ..conditioning.inputs import Fit, ImageAt, VideoReference
+from ..conditioning.inputs import Fit, ImageAt, Inputs, VideoReference
 from ..conditioning.items import Conditioning, ImageInPlace, InputAudio
 from ..conditioning.reference import ReferenceAudio
 from ..loading import Lora
 from ..media import compress_image, fit_image, load_image, read_audio, read_video
 from ..media.clip_frames import ClipFrames, Frames
-from ..media.images import FitMode, ImageSource
+from ..media.images import Colour, FitMode, ImageSource, parse_colour
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject, JsonValue
 from ..types import Numerics
@@ -77,11 +77,11 @@ def conditioning(
 
     ``audio`` is what :func:`read_input_audio` returned. ``run`` receives progress.
     """
-    inputs = request.inputs
+    inputs, colour = request.inputs, parse_colour(request.inputs.background)
     by_input: list[list[Conditioning]] = []
     if inputs.image.source is not None:
         run.report("image", 0, 1)
-        frames, crf = _image_frames(inputs.image.source), _crf(inputs.image.crf, request)
+        frames, crf = _image_frames(inputs.image.source, colour), _crf(inputs.image.crf, request)
         by_input.append([_first_image(codecs, frames, stage, crf, inputs.fit) for stage in stages])
     if inputs.reference_audio.source is not None:
         run.report("reference", 0, 1)
@@ -100,10 +100,10 @@ def conditioning(
         run.report("image", 0, 1)
         crf = _crf(image.crf, request)
         # Every stage has a size of its own, so the image is encoded for each.
-        by_input.append([_keyframe(codecs, image, stage.clip, crf, inputs.fit) for stage in stages])
+        by_input.append([_keyframe(codecs, image, stage.clip, crf, inputs) for stage in stages])
     for reference in inputs.references:
         run.report("reference", 0, 1)
-        by_input.append([_video_reference(codecs, reference, stage.clip, inputs.fit) for stage in stages])
+        by_input.append([_video_reference(codecs, reference, stage.clip, inputs) for stage in stages])
     return [[in_stages[index] for in_stages in by_input] for index in range(len(stages))]
 
 
@@ -179,17 +179,20 @@ def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fi
     return ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength)
 
 
-def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, fit: Fit) -> GuideFrames:
+def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: Inputs) -> GuideFrames:
     """Encode an image as a guide at its frame."""
     # A negative number counts from the end of the clip, and is resolved before the image is encoded.
     placed = place_guide(1, image.frame, clip.latent_frames)
-    pixels = _prepare(load_image(image.source), clip, crf, codecs.networks.numerics, fit)
+    frames = load_image(image.source, background=parse_colour(inputs.background))
+    pixels = _prepare(frames, clip, crf, codecs.networks.numerics, inputs.fit)
     return GuideFrames(
         latent=codecs.encode_video(pixels), frame=placed.frame, strength=image.strength, single_frame=True
     )
 
 
-def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan, fit: Fit) -> GuideFrames:
+def _video_reference(
+    codecs: Codecs, reference: VideoReference, clip: ClipPlan, inputs: Inputs
+) -> GuideFrames:
     """Encode a control video or reference as a guide along the whole clip.
 
     Raises ValueError if the video is shorter than the clip, or the clip's size cannot be divided by its
@@ -197,12 +200,13 @@ def _video_reference(codecs: Codecs, reference: VideoReference, clip: ClipPlan, 
     """
     scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
-    size, mode = (clip.width // scale, clip.height // scale), _mode(fit, "official")
+    size, mode = (clip.width // scale, clip.height // scale), _mode(inputs.fit, "official")
     frames: Frames
     if isinstance(reference.source, Tensor):
         frames = reference.source
     else:
-        video = read_video(reference.source, max_frames=clip.frames)
+        colour = parse_colour(inputs.background)
+        video = read_video(reference.source, max_frames=clip.frames, background=colour)
         video.warn_of_rate(clip.fps)
         # Frames at the size of the file are decoded as they are encoded, where none is left out.
         frames = ClipFrames.of(video) if every == 1 else video.read()
@@ -262,9 +266,12 @@ def _reference_audio(request: Request) -> tuple[Tensor, int]:
     return waveform[:, : round(voice.seconds * rate)], rate
 
 
-def _image_frames(image: ImageSource) -> Tensor:
-    """Load an image, or return a clip in memory unchanged: (N, 3, H, W) in [0, 1]."""
+def _image_frames(image: ImageSource, background: Colour) -> Tensor:
+    """Load an image, or return a clip in memory unchanged: (N, 3, H, W) in [0, 1].
+
+    Transparent pixels are blended with ``background``, RGB in [0, 1].
+    """
     # Several frames are a clip to begin with, which load_image does not take.
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] > 1:
         return image
-    return load_image(image)
+    return load_image(image, background=background)

@@ -62,6 +62,7 @@ class Request:
         references: control videos or references of IC-LoRAs: :class:`VideoReference` values, or videos.
         fit: how images and references of another shape are brought to that of the clip: "crop" around the
             centre, "pad" with black borders, or "stretch" (both by Lanczos; ai-toolkit stretches).
+        background: CSS colour that replaces transparent pixels of images and references.
         audio, audio_start_s: audio of the clip, from that second on; cut, or followed by silence.
         audio_noise_db: loudness (dB of full scale) of noise that is added to the ``audio`` that is encoded.
         reference_audio, reference_s: audio to imitate, such as a voice, and how many seconds of it.

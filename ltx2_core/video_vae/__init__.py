@@ -1,4 +1,4 @@
-"""Video autoencoder: frames <-> normalised latents, in pieces, with the result of the whole clip."""
+"""Video autoencoder: frames <-> normalised latents, computed in pieces with the result of the whole clip."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ __all__ = [
 class VideoVAE(VideoEncoder, VideoDecoder):
     """Encoder and decoder in one module that share the latent statistics.
 
-    Its state dict has the names of a checkpoint without the prefix ``vae.``.
+    The names in its state dict are those of a checkpoint without the prefix ``vae.``.
     """

@@ -20,10 +20,10 @@ from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_s
 
 
 class VideoDecoder(AutoencoderHalf):
-    """The decoding half of the video autoencoder.
+    """The decoding half of the video autoencoder: normalised latents to frames.
 
-    State dict: ``decoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call it under
-    ``torch.inference_mode()`` unless it is being trained.
+    State dict: ``decoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call the
+    methods under ``torch.inference_mode()`` unless the decoder is being trained.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class VideoDecoder(AutoencoderHalf):
     ) -> Tensor:
         """Normalised latent (B, C, f, h, w) -> frames (B, 3, 8(f - 1) + 1, 32h, 32w) in [-1, 1], not clamped.
 
-        ``causal`` overrides the configuration; released decoders are not causal and use later latents too.
-        ``max_piece_bytes`` limits the size of activations and does not change the result. Raises ValueError
-        for a latent of another shape.
+        ``causal`` overrides the configuration if it is not None; released decoders are not causal: a frame
+        depends on later latents too. ``max_piece_bytes`` limits the size of activations and does not change
+        the result. Raises ValueError for a latent of another shape.
         """
         check_5d(latent, self.config.latent_channels, "latent")
         length = self.time_scale * (latent.shape[2] - 1) + 1
@@ -57,12 +57,13 @@ class VideoDecoder(AutoencoderHalf):
         causal: bool | None = None,
         max_piece_bytes: int = MAX_PIECE_BYTES,
     ) -> Iterator[Tensor]:
-        """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
+        """Like :meth:`decode`, but yields the frames (B, 3, T, H, W) in order, a few at a time.
 
-        ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
-        not grow with the length of the clip: each convolution caches two frames, each skip connection two
-        more. A decoder that is not causal lags behind its input: it yields the first frames after 23 latent
-        frames (2.0) or 15 (2.3), and the last ones with the last chunk.
+        ``latents`` is the whole latent, or an iterable of consecutive chunks of any number of latent frames.
+        To interrupt, stop iterating. Memory does not grow with the length of the clip: each convolution
+        caches two frames, each skip connection two more. A decoder that is not causal lags behind its input:
+        it yields the first frames after 23 latent frames (2.0) or 15 (2.3), and the last ones with the last
+        chunk.
         """
         # Released decoders were trained with a look-ahead. Running them causally works, but changes every
         # frame.
@@ -81,12 +82,12 @@ class VideoDecoder(AutoencoderHalf):
         max_piece_bytes: int = MAX_PIECE_BYTES,
         convert: Convert | None = None,
     ) -> Iterator[Tensor]:
-        """Like ``decode_stream``, but in spatial tiles, one after another; yields frames on the CPU.
+        """Like :meth:`decode_stream`, but in spatial tiles, one after another; yields frames on the CPU.
 
         Only the active tile has its caches on the device, those of the others are offloaded to system memory.
         The result is exact if ``tiles.halo`` is at least ``field_of_view``; otherwise overlapping borders are
-        cross-faded. ``convert`` is applied to frames (B, 3, T, H, W) before they are copied to the CPU.
-        Raises ValueError if the latent is too small for these tiles.
+        cross-faded. ``convert``, if it is not None, is applied to frames (B, 3, T, H, W) before they are
+        copied to the CPU. Raises ValueError if the latent is too small for these tiles.
         """
         # Smaller borders than the field of view would leave visible seams, so that they are cross-faded.
         view = field_of_view(self.config)

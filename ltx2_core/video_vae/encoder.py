@@ -18,10 +18,10 @@ from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_s
 
 
 class VideoEncoder(AutoencoderHalf):
-    """The encoding half of the video autoencoder.
+    """The encoding half of the video autoencoder: frames to normalised latents.
 
-    State dict: ``encoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call it under
-    ``torch.inference_mode()`` unless it is being trained.
+    State dict: ``encoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call the
+    methods under ``torch.inference_mode()`` unless the encoder is being trained.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class VideoEncoder(AutoencoderHalf):
     def encode_stream(
         self, chunks: Tensor | Iterable[Tensor], *, max_piece_bytes: int = MAX_PIECE_BYTES
     ) -> Iterator[Tensor]:
-        """Like ``encode``, for a clip in chunks of any number of frames; yields latent frames as they finish.
+        """Like :meth:`encode`, for a clip in chunks (B, 3, T, H, W) of any number of frames.
 
-        The encoder is causal: a latent frame depends on no pixel frame after its own eight.
+        Yields latent frames as they are computed, in pieces (B, C, t, h, w). The encoder is causal: a latent
+        frame depends on no pixel frame after its own eight.
         """
         stream = Stream(causal=True)
         stages = self.encoder.stages()
@@ -67,7 +68,7 @@ class VideoEncoder(AutoencoderHalf):
                 yield self.per_channel_statistics.normalize(moments[:, : self.config.latent_channels])
 
     def check_frames(self, frames: Tensor) -> None:
-        """Raise ValueError unless ``frames`` has a shape that ``encode`` accepts."""
+        """Raise ValueError unless ``frames`` has a shape that :meth:`encode` accepts."""
         self._check_chunk(frames)
         self._check_length(frames.shape[2])
 
@@ -92,7 +93,10 @@ class VideoEncoder(AutoencoderHalf):
 
 
 class Encoder(nn.Module):
-    """The encoder's network: frames to the mean of the raw latent, and an unused log-variance channel."""
+    """The network of the encoder: frames to the mean of the raw latent, and a channel of log-variance.
+
+    The log-variance is not used.
+    """
 
     def __init__(
         self,
@@ -124,7 +128,10 @@ class Encoder(nn.Module):
         self.conv_out = StreamConv3d(width, config.latent_channels + 1, **options)
 
     def stages(self) -> list[Stage]:
-        """The stages from frames (B, 3, F, H, W) to moments (B, C + 1, f, h, w), for ``run_stages``."""
+        """The stages, for ``run_stages``, from frames (B, 3, F, H, W) to mean and log-variance.
+
+        These are (B, C + 1, f, h, w); the last channel is the log-variance.
+        """
         return [
             Stage(self._stem, self.conv_in.growth),
             *(stage for block in self.down_blocks for stage in stages_of(block)),

@@ -43,13 +43,19 @@ class AutoencoderHalf(nn.Module):
 
 
 def check_5d(x: Tensor, channels: int, what: str) -> None:
-    """Raise ValueError unless ``x`` is (B, channels, T, H, W)."""
+    """Raise ValueError unless ``x`` is (B, channels, T, H, W).
+
+    ``what`` is the tensor's name in the message.
+    """
     if x.ndim != 5 or x.shape[1] != channels:
         raise ValueError(f"{what} must be (B, {channels}, T, H, W); got {tuple(x.shape)}")
 
 
 def check_reflection(padding: PaddingMode, rows: int, columns: int) -> None:
-    """Raise ValueError if a latent of a single row or column is padded by reflection, which needs two."""
+    """Raise ValueError if a latent of ``rows`` x ``columns`` cannot be padded by reflection.
+
+    Reflection needs two rows and two columns; the other mode of ``padding``, zeros, works with any number.
+    """
     if padding == "reflect" and min(rows, columns) < 2:
         raise ValueError(
             "this autoencoder (LTX-2.0) pads by reflection and needs at least 2 latent rows and columns; "

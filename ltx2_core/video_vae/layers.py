@@ -2,7 +2,7 @@
 
 B batch, C channels, T frames of a piece, H W rows and columns; tensors are (B, C, T, H, W). Every block is
 called as ``block(x, stream, last)``: ``stream`` holds the frames that the block caches between pieces, and
-``last`` is True for the last piece of the clip.
+``last`` is True for the last piece of the clip. A piece is a few consecutive frames.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def normed(x: Tensor) -> Tensor:
 
 
 def patchify(frames: Tensor, size: int) -> Tensor:
-    """Fold ``size`` x ``size`` pixels into channels: (B, C, T, H, W) -> (B, C size size, T, H/size, W/size).
+    """Fold ``size`` x ``size`` pixels into channels: (B, C, T, H, W) -> (B, C size^2, T, H/size, W/size).
 
     In the channel index the column offset varies slower than the row offset, as in released checkpoints.
     """
@@ -52,15 +52,15 @@ def patchify(frames: Tensor, size: int) -> Tensor:
 
 
 def unpatchify(x: Tensor, size: int) -> Tensor:
-    """The inverse of ``patchify``: (B, C size size, T, H, W) -> (B, C, T, H size, W size)."""
+    """The inverse of ``patchify``: (B, C size^2, T, H, W) -> (B, C, T, H size, W size)."""
     return rearrange(x, "b (c q p) t h w -> b c t (h p) (w q)", p=size, q=size)
 
 
 class StreamConv3d(nn.Module):
-    """3 x 3 x 3 convolution on a stream of pieces.
+    """3 x 3 x 3 convolution over a clip that arrives in pieces.
 
-    Time is padded by repeating the clip's first and last frames, space with zeros or by reflection. Causal
-    streams repeat the first frame twice; others repeat the first and the last frame once.
+    Time is padded by repeating the clip's first and last frames, space with zeros or by reflection. A causal
+    convolution repeats the first frame twice; otherwise the first and the last frame are repeated once.
     """
 
     def __init__(
@@ -89,14 +89,18 @@ class StreamConv3d(nn.Module):
         )
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, out, T', H, W).
+        """x (B, C, T, H, W), the next piece of the clip -> (B, out_channels, T', H, W).
 
-        T' = T if causal. Otherwise the first piece gives one frame less and the last piece one more.
+        T' = T if the stream is causal. Otherwise the first piece gives one frame less and the last piece one
+        more.
         """
         return self.convolve(stream.window(self, x, last))
 
     def convolve(self, window: Tensor) -> Tensor:
-        """Convolve a window (B, C, T, H, W) -> (B, out, T - 2, H, W); no frames if T is below 3."""
+        """Convolve a window (B, C, T, H, W), already padded in time -> (B, out_channels, T - 2, H, W).
+
+        The result has no frames if T is below 3.
+        """
         if window.shape[2] < TAPS:
             # Until three frames have arrived there is nothing to output.
             return window.new_empty((window.shape[0], self.out_channels, 0, *window.shape[3:]))
@@ -109,8 +113,8 @@ class StreamConv3d(nn.Module):
 class ResBlock(nn.Module):
     """Two normalised convolutions with a skip connection.
 
-    The output lags behind the input by as many frames as both convolutions do. The skip lags as much; it
-    takes its frames from those that the first convolution caches.
+    If the stream is not causal, the output lags behind the input by the two frames of both convolutions. The
+    skip connection lags as much; its frames are those that the first convolution caches.
     """
 
     def __init__(self, channels: int, **options: Unpack[ConvOptions]) -> None:
@@ -119,7 +123,7 @@ class ResBlock(nn.Module):
         self.conv2 = StreamConv3d(channels, channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C, T', H, W), T' as after two :class:`StreamConv3d`."""
+        """x (B, C, T, H, W), the next piece -> (B, C, T', H, W), T' as after two :class:`StreamConv3d`."""
         window = stream.window(self, x, last)
         h: Tensor = self.conv1.convolve(normed(window))
         # The first convolution's outputs belong to the window's frames from the centre on. The second one
@@ -131,7 +135,10 @@ class ResBlock(nn.Module):
 
 
 class ResBlocks(nn.Module):
-    """Container of residual blocks with the same number of channels; each block is a stage of its own."""
+    """Container of ``num_layers`` residual blocks with the same number of channels.
+
+    Each block is a stage of its own.
+    """
 
     def __init__(self, channels: int, num_layers: int, **options: Unpack[ConvOptions]) -> None:
         super().__init__()
@@ -139,10 +146,10 @@ class ResBlocks(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Convolution, then space-time cells folded into channels, plus a skip.
+    """Convolution, then cells of frames, rows and columns folded into channels, plus a skip connection.
 
-    The skip folds the input in the same way and averages consecutive groups of channels, as in DC-AE (Chen et
-    al. 2024, arXiv 2410.10733).
+    A cell has the size of ``strides``. The skip connection folds the input in the same way and averages
+    consecutive groups of channels, as in DC-AE (Chen et al. 2024, arXiv 2410.10733).
     """
 
     def __init__(
@@ -160,9 +167,10 @@ class Downsample(nn.Module):
         self.conv = StreamConv3d(in_channels, self.out_channels // cell, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C x multiplier, T', H', W'): T, H, W divided by the strides.
+        """x (B, C, T, H, W), the next piece -> (B, C x multiplier, T', H', W').
 
-        With a stride of 2 in time, a last frame without a partner is cached for the next piece.
+        T', H' and W' are T, H and W divided by the strides in time, height and width. With a stride of 2 in
+        time, a last frame without a partner is cached for the next piece.
         """
         if self.strides[0] == 2:
             # The clip's first frame has a cell of its own, so it is paired with itself.
@@ -183,7 +191,10 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Convolution, then channels unfolded into space-time cells, plus the unfolded input if ``residual``."""
+    """Convolution, then channels unfolded into cells of frames, rows and columns of the size ``strides``.
+
+    With ``residual`` the input, unfolded in the same way, is added.
+    """
 
     def __init__(
         self,
@@ -209,9 +220,10 @@ class Upsample(nn.Module):
         self.conv = StreamConv3d(in_channels, cell * self.out_channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W) -> (B, C / multiplier, T', H', W'): T, H, W times the strides.
+        """x (B, C, T, H, W), the next piece -> (B, C / multiplier, T', H', W').
 
-        With a stride of 2 in time, the first frame of the clip becomes one frame, every later one two.
+        T', H' and W' are T, H and W times the strides in time, height and width. With a stride of 2 in time,
+        the first frame of the clip becomes one frame, every later one two.
         """
         window = stream.window(self, x, last)
         h = self.conv.convolve(window)
@@ -234,7 +246,7 @@ class Upsample(nn.Module):
 
 
 def stages_of(block: nn.Module) -> list[Stage]:
-    """The stages of one block of the network: one for each of ``ResBlocks``, one for any other module."""
+    """The stages of one module of the network: one for each block of ``ResBlocks``, one for other modules."""
     if isinstance(block, ResBlocks):
         return [Stage(res_block) for res_block in block.res_blocks]
     return [Stage(block, block.growth if isinstance(block, Upsample) else 1.0)]

@@ -1,7 +1,7 @@
-"""Decoding in spatial tiles with borders, for frames so large that the decoder's caches exceed the memory.
+"""Decodes in spatial tiles with borders, for frames so large that the decoder's caches exceed the memory.
 
 Tiles are exact if their borders hold everything that their pixels depend on. Smaller borders are cross-faded
-instead, which is an approximation. Time is exact either way, because every tile is streamed.
+instead, which is an approximation. Time is exact either way, because every tile is decoded as a stream.
 
 B batch, C channels, T frames; f h w grid of the latent; H W rows and columns of pixels.
 """
@@ -30,7 +30,7 @@ Convert = Callable[[Tensor], Tensor]
 class SpaceTiles:
     """``columns`` x ``rows`` tiles of about the same size, each with a border of ``halo`` latent cells.
 
-    Raises ValueError for a number below 1.
+    Raises ValueError if any of the three is below 1.
     """
 
     columns: int = 1
@@ -49,7 +49,10 @@ class SpaceTiles:
         return self.columns * self.rows
 
     def largest(self, cells: tuple[int, int]) -> tuple[int, int]:
-        """Size of the largest tile with its border, for a latent of ``cells``; both are (rows, columns)."""
+        """Size of the largest tile with its border, for a latent of size ``cells``.
+
+        Both sizes are (rows, columns) in latent cells.
+        """
         height, width = (
             max(span.stop - span.start for span in _spans(size, parts, self.halo))
             for size, parts in zip(cells, (self.rows, self.columns), strict=True)
@@ -57,10 +60,10 @@ class SpaceTiles:
         return height, width
 
     def fits(self, cells: tuple[int, int], view: int) -> bool:
-        """Whether a latent of ``cells`` (rows, columns) is large enough for these tiles.
+        """Whether a latent of ``cells``, (rows, columns), is large enough for these tiles.
 
-        ``view`` is the decoder's ``field_of_view``. Borders below it are cross-faded and must not overlap
-        each other, so their tiles must be larger.
+        ``view`` is the decoder's ``field_of_view`` in latent cells. Borders narrower than that are
+        cross-faded and must not overlap each other, so their tiles must be larger.
         """
         least = 1 if self.halo >= view else 2 * self.halo
         return all(
@@ -70,7 +73,10 @@ class SpaceTiles:
 
 
 def field_of_view(config: VideoVAEConfig) -> int:
-    """Latent cells to each side on which a decoded pixel depends; tiles with this border are exact."""
+    """How many latent cells to each side a decoded pixel depends on.
+
+    Tiles with borders of this width are exact.
+    """
     # From the output back to the latent, in cells of the present resolution: one for the last convolution,
     # two for a residual block, one for an upsampler, and one for the first convolution.
     cells = 1
@@ -95,10 +101,11 @@ def decode_in_tiles(
 ) -> Iterator[Tensor]:
     """Decode consecutive latent chunks (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) on the CPU.
 
-    ``stages`` are those of the decoder, ``scale`` is the pixels per latent cell. With ``exact`` the decoded
-    borders of tiles are dropped; without it they are cross-faded in float32, and returned in the dtype that
-    ``convert`` gives. ``convert`` is applied to a tile's frames before they are copied to the CPU. The caches
-    of the active tile are on the latents' device, those of the others on the CPU.
+    ``stages`` are those of the decoder; ``scale`` is how many pixels a latent cell has in height and width.
+    With ``exact`` the decoded borders of tiles are dropped; without it they are cross-faded in float32, and
+    returned in the dtype that ``convert`` gives. ``convert``, if it is not None, is applied to a tile's
+    frames before they are copied to the CPU. ``causal`` decoders use no later latents. The caches of the
+    active tile are on the latents' device, those of the others on the CPU.
     """
     parts: list[_Part] = []
     # Frames are collected on the CPU, since a whole large frame may not fit next to a tile's caches.
@@ -126,7 +133,10 @@ def decode_in_tiles(
 
 
 class _Span(NamedTuple):
-    """One axis of a tile in latent cells: ``start`` to ``stop`` with border, ``first`` to ``end`` without."""
+    """One axis of a tile in latent cells: ``start`` to ``stop`` with border, ``first`` to ``end`` without.
+
+    ``stop`` and ``end`` are exclusive.
+    """
 
     start: int
     first: int
@@ -138,8 +148,9 @@ class _Span(NamedTuple):
 class _Part:
     """One tile: its latent cells, the pixels that it contributes with their weights, and its caches.
 
-    ``down`` and ``across`` are the contributed pixel rows and columns of the frame, ``origin`` the pixel at
-    which its decoded cells begin, ``weight`` (rows, columns) their weights.
+    ``down`` and ``across`` are the pixel rows and columns of the frame to which it contributes, ``weight``
+    (rows, columns) are their weights. ``origin`` is the pixel (row, column) of the frame at which its decoded
+    cells begin.
     """
 
     rows: _Span
@@ -151,16 +162,20 @@ class _Part:
     stream: Stream = field(repr=False)
 
     def cropped(self, piece: Tensor, convert: Convert | None) -> Tensor:
-        """Crop a decoded piece (B, 3, T, H, W) to the pixels that the tile contributes, and convert it."""
+        """Crop a decoded piece (B, 3, T, H, W) to the pixels that the tile contributes; apply ``convert``.
+
+        ``convert`` None leaves it as it is.
+        """
         top, left = self.down.start - self.origin[0], self.across.start - self.origin[1]
         height, width = self.weight.shape
         piece = piece[:, :, :, top : top + height, left : left + width]
         return piece.contiguous() if convert is None else convert(piece)
 
     def insert(self, pieces: deque[Tensor], frames: Tensor | None, *, exact: bool) -> None:
-        """Copy decoded pieces, which follow each other in time, to their place in ``frames``.
+        """Copy decoded pieces, which follow each other in time, to the tile's place in ``frames``.
 
-        Without ``exact`` they are multiplied by the tile's weights and added. ``pieces`` is empty afterwards.
+        Without ``exact`` they are multiplied by the tile's weights and added. ``pieces`` is empty afterwards;
+        ``frames`` (B, 3, T, H, W) is None only if ``pieces`` is empty.
         """
         at = 0
         while pieces:
@@ -199,14 +214,21 @@ def _parts(
 
 
 def _spans(size: int, parts: int, halo: int) -> list[_Span]:
-    """Divide ``size`` cells into ``parts`` equal up to one cell, each with borders of ``halo`` cells."""
+    """Divide ``size`` latent cells into ``parts`` that differ by at most one cell in size.
+
+    Each gets borders of ``halo`` cells, except at the edges of the latent.
+    """
     # Rounded cuts spread the remainder evenly over the tiles.
     cuts = [round(size * number / parts) for number in range(parts + 1)]
     return [_Span(max(0, first - halo), first, end, min(size, end + halo)) for first, end in pairwise(cuts)]
 
 
 def _contribution(span: _Span, scale: int, *, exact: bool) -> tuple[slice, Tensor]:
-    """The pixels of one axis that a tile contributes, and their weights, which fade over its borders."""
+    """The pixels along one axis that a tile contributes, and the weight of each.
+
+    ``span`` is in latent cells of ``scale`` pixels. With ``exact`` the borders contribute nothing; without it
+    the weights fade linearly over them.
+    """
     if exact:
         return slice(span.first * scale, span.end * scale), torch.ones((span.end - span.first) * scale)
     # Both tiles' borders overlap at a cut, so a fade is two halos long, centred on it.

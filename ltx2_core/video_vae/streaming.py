@@ -2,8 +2,8 @@
 
 Every operation of the autoencoder is pointwise in time or sees a window of three frames. If it caches the few
 input frames that its next output needs, its result does not depend on how the clip is cut into pieces. The
-caches are in a ``Stream``, one for each pass over a clip. Modules hold weights only, so passes may
-interleave.
+caches are in a ``Stream``, one for each pass over a clip. Modules hold weights only, so that passes over
+several clips may alternate.
 
 B batch, C channels, T frames of a piece, H W rows and columns; tensors are (B, C, T, H, W).
 """
@@ -30,7 +30,7 @@ MAX_PIECE_BYTES = 128 * 2**20
 
 
 class Stream:
-    """The caches of one pass over a clip, by the module that owns them.
+    """The cached frames of one pass over a clip, by the module that owns them.
 
     If ``causal``, convolutions use past frames only. Otherwise they also use one later frame, so that their
     output lags one frame behind their input.
@@ -45,23 +45,29 @@ class Stream:
         self._called: set[nn.Module] = set()
 
     def cache(self, owner: nn.Module, frames: Tensor) -> None:
-        """Store ``frames`` (B, C, T, H, W) for the owner's next call; with T = 0 nothing is stored."""
+        """Store ``frames`` (B, C, T, H, W) for the next call of the module ``owner``.
+
+        With T = 0 nothing is stored.
+        """
         if frames.shape[2]:
             # A copy, because a view would hold the whole piece in memory.
             self._cached[owner] = frames.clone()
 
     def take(self, owner: nn.Module) -> Tensor | None:
-        """Remove and return the owner's cached frames; None if there are none."""
+        """Remove and return the frames (B, C, T, H, W) cached for the module ``owner``.
+
+        None if there are none.
+        """
         return self._cached.pop(owner, None)
 
     def is_first_call(self, owner: nn.Module) -> bool:
-        """Whether this is the first call for ``owner`` in this pass over the clip."""
+        """Whether ``owner`` asks this for the first time in this pass over the clip."""
         first = owner not in self._called
         self._called.add(owner)
         return first
 
     def snapshot(self) -> Snapshot:
-        """The present state of all caches, for :meth:`restore`."""
+        """The state of all caches at this moment, to be passed to :meth:`restore`."""
         return dict(self._cached), set(self._called)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -73,11 +79,11 @@ class Stream:
         self._cached = {owner: frames.to(device) for owner, frames in self._cached.items()}
 
     def window(self, owner: nn.Module, x: Tensor, last: bool) -> Tensor:
-        """The input window of a convolution: its cached frames, then ``x``, then padding at the clip's end.
+        """The input of a convolution: its cached frames, then ``x``, then padding at the end of the clip.
 
-        x (B, C, T, H, W) -> (B, C, T', H, W). The convolution computes T' - 2 output frames from it. The
-        first of them is at the time of window frame number ``self.centre``. At the start and at the end of
-        the clip its first and last frames are repeated.
+        x (B, C, T, H, W) -> (B, C, T', H, W), from which the convolution ``owner`` computes T' - 2 output
+        frames. The first of these is at the time of window frame number ``self.centre`` (from 0). ``last``
+        says that ``x`` ends the clip. At its start and end the clip's first and last frames are repeated.
         """
         before = self.take(owner)
         if before is None:
@@ -96,7 +102,8 @@ class Stream:
 class Stage(NamedTuple):
     """One step of the chain, called as ``run(x, stream, last)``.
 
-    ``growth`` is the size of its result over the size of its input, but at least 1.
+    ``x`` is the next piece, ``stream`` holds the caches, and ``last`` is True for the last piece of the clip.
+    ``growth`` is the size of the result over the size of ``x``, but at least 1.
     """
 
     run: Callable[[Tensor, Stream, bool], Tensor]
@@ -144,17 +151,18 @@ def run_stages(
 
 
 def _cut(pieces: deque[Tensor], frames: int) -> None:
-    """Split the first of ``pieces`` in two if it has more than ``frames`` frames, so that it has as many."""
+    """If the first of ``pieces`` has more than ``frames`` frames, split it in two after that many."""
     if pieces[0].shape[2] > frames:
         whole = pieces.popleft()
         pieces.extendleft((whole[:, :, frames:], whole[:, :, :frames]))
 
 
 def _attempt(stage: Stage, pieces: deque[Tensor], stream: Stream, last: bool) -> Tensor | None:
-    """Run ``stage`` on the first piece and remove that piece.
+    """Run ``stage`` on the first of ``pieces`` and remove that piece.
 
-    Returns None if memory ran out, with pieces and stream unchanged, so that a smaller piece can be tried.
-    Raises the error if the piece has only one frame.
+    ``last`` says that ``pieces`` end the clip. Returns None if memory ran out, with pieces and stream
+    unchanged, so that a smaller piece can be tried. Raises the out-of-memory error if the piece has only one
+    frame.
     """
     # A single frame cannot be cut further, so that its error is passed on. It is not held either: where it is
     # that large, its memory is needed.
@@ -200,7 +208,10 @@ def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
 
 
 def collect(pieces: Iterable[Tensor], length: int) -> Tensor:
-    """Join pieces of ``length`` frames in total into one tensor, holding one piece at a time."""
+    """Join pieces (B, C, T, H, W), ``length`` frames in total, into one tensor.
+
+    Only one piece at a time is in memory besides the result.
+    """
     whole: Tensor | None = None
     filled = 0
     for piece in pieces:

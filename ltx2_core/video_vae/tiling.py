@@ -27,7 +27,7 @@ MIN_CELLS = 2
 
 
 class Tile(NamedTuple):
-    """Size and overlap of the tiles along one axis, in pixel frames, rows or columns."""
+    """Size and overlap of the tiles along one axis, in pixel frames, pixel rows or pixel columns."""
 
     size: int
     overlap: int
@@ -35,7 +35,10 @@ class Tile(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiling:
-    """Tiles along each axis; None does not cut it. Sizes are multiples of 8 frames or of 32 pixels."""
+    """Tiles along time, height and width; an axis that is None is not cut.
+
+    Sizes and overlaps are multiples of 8 frames or of 32 pixels.
+    """
 
     frames: Tile | None = None
     height: Tile | None = None
@@ -50,11 +53,12 @@ def tiled_decode(
     causal: bool | None = None,
     max_piece_bytes: int = MAX_PIECE_BYTES,
 ) -> Iterator[Tensor]:
-    """Decode a normalised latent (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W).
+    """Decode a normalised latent (B, C, f, h, w) in overlapping tiles.
 
-    Frames have the dtype of the latent and are yielded once all their tiles are blended. Until then they are
-    held in float32: the frames of one time tile, or all of them if time is not cut. Raises ValueError for
-    tiles that do not fit the grid.
+    Yields frames (B, 3, T, H, W) in [-1, 1]. Frames have the dtype of the latent and are yielded once all
+    their tiles are blended. Until then they are held in float32: the frames of one time tile, or all of them
+    if time is not cut. ``causal`` and ``max_piece_bytes`` are those of ``VideoDecoder.decode``. Raises
+    ValueError for tiles that do not fit the latent grid.
     """
     check_5d(latent, decoder.config.latent_channels, "latent")
     space = decoder.space_scale
@@ -74,9 +78,10 @@ def tiled_decode(
 def tiled_encode(
     encoder: VideoEncoder, frames: Tensor, tiling: Tiling, *, max_piece_bytes: int = MAX_PIECE_BYTES
 ) -> Tensor:
-    """Encode frames (B, 3, F, H, W) in [-1, 1] in tiles -> normalised latent (B, C, f, h, w) in their dtype.
+    """Encode frames (B, 3, F, H, W) in [-1, 1] in overlapping tiles -> normalised latent (B, C, f, h, w).
 
-    Raises ValueError for frames or tiles that do not fit the latent grid.
+    The latent has the dtype of the frames. ``max_piece_bytes`` is that of ``VideoEncoder.encode``. Raises
+    ValueError for frames or tiles that do not fit the latent grid.
     """
     encoder.check_frames(frames)
     time_scale, space = encoder.time_scale, encoder.space_scale
@@ -91,7 +96,7 @@ def tiled_encode(
 
 
 class Window(NamedTuple):
-    """A tile along one axis, positions ``start`` to ``stop``.
+    """A tile along one axis: positions ``start`` to ``stop`` (exclusive), in latent cells or in pixels.
 
     Its first ``fade_in`` and last ``fade_out`` positions overlap neighbours and are cross-faded.
     """
@@ -102,17 +107,23 @@ class Window(NamedTuple):
     fade_out: int
 
     def to_pixels(self, scale: int) -> Window:
-        """Convert latent rows or columns to pixels."""
+        """Convert a window of latent rows or columns, of ``scale`` pixels each, to pixels."""
         return Window(*(scale * value for value in self))
 
     def to_frames(self, scale: int) -> Window:
-        """Convert latent frames to pixel frames; the tile's first latent frame decodes to one pixel frame."""
+        """Convert a window of latent frames, of ``scale`` pixel frames each, to pixel frames.
+
+        The first latent frame of a tile decodes to one pixel frame.
+        """
         stop = 1 + (self.stop - 1) * scale
         fade_in = 1 + (self.fade_in - 1) * scale if self.fade_in else 0
         return Window(self.start * scale, stop, fade_in, self.fade_out * scale)
 
     def mask(self, device: torch.device, *, from_zero: bool = False) -> Tensor:
-        """Blending weights (stop - start,) in float32; with ``from_zero`` the fade-in starts at weight 0."""
+        """Blending weights (stop - start,) in float32, from 0 to 1, which ramp over the overlaps.
+
+        With ``from_zero`` the first weight of the fade-in is 0.
+        """
         weights = torch.ones(self.stop - self.start, device=device)
         if self.fade_in:
             # The ends of the line are left out, so that no overlapping position has all of its weight from
@@ -134,7 +145,10 @@ class _Blend:
         self.weights = like.new_zeros((0, height, width), dtype=torch.float32)
 
     def add(self, pieces: Iterable[Tensor], time: Window, row: Window, column: Window) -> None:
-        """Add one tile, as pieces along time that together fill the windows of the three axes."""
+        """Add one decoded or encoded tile, whose place is given by a window for each of the three axes.
+
+        ``pieces`` are its consecutive parts along time, (B, C, T, H, W).
+        """
         missing = max(0, time.stop - self.origin - len(self.weights))
         self.sums = F.pad(self.sums, (0, 0, 0, 0, 0, missing))
         self.weights = F.pad(self.weights, (0, 0, 0, 0, 0, missing))
@@ -153,7 +167,10 @@ class _Blend:
             along, at = along[length:], at + length
 
     def release(self, until: int) -> Tensor:
-        """Return the blended frames from the last release to before ``until``, and free their sums."""
+        """Return the blended frames from the end of the last release to before frame ``until``.
+
+        Their sums are freed.
+        """
         count = until - self.origin
         # Divided by the summed weights, which repairs the borders where a ramp has no neighbour.
         done = (self.sums[:, :, :count] / self.weights[:count]).to(self.dtype)
@@ -169,9 +186,10 @@ class _Blend:
 def _windows(
     half: AutoencoderHalf, tiling: Tiling, shape: tuple[int, ...], *, min_overlap: int
 ) -> tuple[list[Window], list[Window], list[Window]]:
-    """Tiles along time, height and width, in latent cells, for a latent of ``shape`` (B, C, f, h, w).
+    """The tiles along time, height and width, in latent cells, for a latent of ``shape`` (B, C, f, h, w).
 
-    Raises ValueError for tiles off the latent grid, or that overlap by less than ``min_overlap`` cells.
+    ``half`` is the encoder or decoder, which has the scale factors. Raises ValueError for tiles off the
+    latent grid, or that overlap by less than ``min_overlap`` latent cells.
     """
     time, height, width = (
         _split(size, tile, scale, name, min_overlap)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ...ltx2_core.loading.checkpoint import Checkpoint, find_component, open_checkpoint
 from ...ltx2_core.loading.detect import Component
-from ...ltx2_core.loading.folder import join_sections
+from ...ltx2_core.loading.sections import joined_config
 from ...ltx2_core.storage.dequantize import GROUP_SCALES, SCALE_NAMES, Format, decode
-from ...ltx2_core.storage.files import JsonObject, ParsedJson
+from ...ltx2_core.storage.files import ParsedJson
 from ...ltx2_core.storage.header import TensorInfo
 from ...ltx2_core.storage.quantized import StoredLayer, find_quantized
 from ...ltx2_core.storage.reading import read_markers
@@ -53,13 +53,13 @@ class Weights:
 
     @property
     def config(self) -> Config:
-        """The configurations of all files joined; if two files state a key, the first file's value counts."""
-        # Files are merged from the last to the first, so that the first one wins.
-        merged: JsonObject = {}
-        for checkpoint in reversed(self.checkpoints):
-            for key, value in checkpoint.config.items():
-                merged[key] = join_sections(merged.get(key), value)
-        return merged
+        """The configurations of all files joined, each section from the file whose components it describes."""
+        return joined_config(
+            [
+                (file.config, [c for c in file.components if self.source(c) is file])
+                for file in self.checkpoints
+            ]
+        )
 
     def source(self, component: Component) -> Checkpoint:
         """Return the file that ``component`` is read from. Raises ValueError if no file holds it."""

@@ -13,9 +13,9 @@ RETAKE = ["retake", "--video", "CLIP", "--prompt", "a ball", "--video-region", "
 """``CLIP`` stands for the path of the clip."""
 
 
-def write_source(path: Path) -> Path:
-    """Write two seconds of noise with a tone, 17 frames of 64x64 at 8 fps, and return the path."""
+def write_source(path: Path, *, frames: int = 17) -> Path:
+    """Write noise of 64x64 at 8 fps with a tone of the same length, and return the path."""
     with VideoWriter(path, width=64, height=64, fps=8, sample_rate=48000) as writer:
-        writer.write_audio(0.2 * torch.sin(torch.arange(2 * 48000) / 20)[None])
-        writer.write_frames(torch.rand(17, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+        writer.write_audio(0.2 * torch.sin(torch.arange(frames * 6000) / 20)[None])
+        writer.write_frames(torch.rand(frames, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1)
     return path

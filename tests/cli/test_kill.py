@@ -28,6 +28,9 @@ COMMANDS = {
     "extend": [*EXTEND, *QUICK],
     "retake": [*RETAKE, *QUICK],
     "sound": ["sound", "--video", "CLIP", "--prompt", "a knock", *QUICK],
+    "sound by windows": [
+        *("sound", "--video", "LONG", "--prompt", "a knock", "--window-frames", "17", *QUICK)
+    ],
 }
 
 
@@ -42,7 +45,9 @@ def image(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source") / "source.mp4")
+    folder = tmp_path_factory.mktemp("source")
+    write_source(folder / "long.mp4", frames=33)
+    return write_source(folder / "source.mp4")
 
 
 class Case:
@@ -50,7 +55,8 @@ class Case:
 
     def __init__(self, name: str, clip: Path, folder: Path) -> None:
         self.name, self.folder = name, folder
-        self.words = [clip if word == "CLIP" else word for word in COMMANDS[name]]
+        files = {"CLIP": clip, "LONG": clip.with_name("long.mp4")}
+        self.words = [files.get(word, word) for word in COMMANDS[name]]
         self.whole = folder / "whole.mp4"
         ran = run(ltx2, *self.words, "-o", self.whole, folder=folder / "whole")
         assert ran.code == 0, ran.output
@@ -91,6 +97,8 @@ def same_clip(one: Path, other: Path) -> bool:
         pytest.param("extend", ("decode",), marks=pytest.mark.slow),
         ("retake", ("encode audio",)),
         ("sound", ("decode audio",)),
+        # Killed in the last window, when the others are finished.
+        ("sound by windows", ("step", "decode audio")),
     ],
 )
 def test_a_killed_run_resumes_with_the_identical_clip(name, events, clip, tmp_path) -> None:

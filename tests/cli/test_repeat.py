@@ -10,6 +10,7 @@ import av
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from ltx2_core.cli.main import main
 from ltx2_core.media import VideoWriter, read_metadata
@@ -226,16 +227,36 @@ def test_a_drawn_seed_is_said_and_repeats_the_clip(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_long_clip_takes_images_at_frames_and_asks_for_them_again(photo, tmp_path):
+def test_a_long_clip_takes_images_at_frames_and_repeats_them(photo, tmp_path):
     words = [*MADE["long"][:-6], "--prompts", "a ball", *QUICK]
-    plain, first, again = (tmp_path / name for name in ("plain.mp4", "first.mp4", "again.mp4"))
-    image = ["--image", f"{photo}@24:0.8"]
+    plain, first, again, other = (tmp_path / f"{name}.mp4" for name in ("plain", "first", "again", "other"))
+    own = shutil.copy(photo, tmp_path / "own.png")
+    image = ["--image", f"{own}@24:0.8"]
     assert ltx2(*words, "-o", plain).exit_code == 0
     ran = ltx2(*words, *image, "-o", first)
     assert ran.exit_code == 0, ran.output
     assert decoded(first) != decoded(plain)
-    ran = ltx2("long", "--from-file", first, "-o", again)
-    assert ran.exit_code == 2
-    assert "--image FILE@FRAME" in ran.output
-    assert ltx2("long", "--from-file", first, *image, "--quiet", "-o", again).exit_code == 0
+    ran = ltx2("long", "--from-file", first, "--quiet", "-o", again)
+    assert ran.exit_code == 0, ran.output
     assert decoded(again) == decoded(first)
+    Path(own).unlink()
+    ran = ltx2("long", "--from-file", first, "-o", other)
+    assert ran.exit_code == 2
+    assert "own.png is gone" in ran.output
+    image = ["--image", f"{photo}@24:0.8"]
+    assert ltx2("long", "--from-file", first, *image, "--quiet", "-o", other).exit_code == 0
+    assert decoded(other) == decoded(first)
+
+
+@pytest.mark.slow
+def test_the_background_of_transparent_images_is_a_colour_and_repeated(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGBA", (64, 64), (255, 0, 0, 60)).save("a.png")
+    words = ["generate", "--prompt", "x", "--width", "64", "--height", "64", "--frames", "9", *QUICK]
+    words += ["--stages", "1", "--image", "a.png", "--image", "a.png@-1"]
+    for name, more in (("black", []), ("white", ["--background", "white"])):
+        ran = ltx2(*words, *more, "-o", f"{name}.mp4")
+        assert ran.exit_code == 0, ran.output
+    assert decoded(Path("black.mp4")) != decoded(Path("white.mp4"))
+    assert ltx2("generate", "--from-file", "white.mp4", "--quiet", "-o", "again.mp4").exit_code == 0
+    assert decoded(Path("again.mp4")) == decoded(Path("white.mp4"))

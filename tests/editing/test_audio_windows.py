@@ -92,3 +92,47 @@ def test_windows_cover_the_clip_and_mostly_bring_new_audio(fps, frames):
 def test_a_window_off_the_grid_is_an_error(pipeline, source):
     with pytest.raises(ValueError, match="8k"):
         add_audio(pipeline, "x", source, window_frames=50, **QUICK)
+
+
+class Stopping(Spy):
+    """Stops before it samples a window of this number."""
+
+    def __init__(self, pipeline, at):
+        super().__init__(pipeline)
+        self.at = at
+
+    def __call__(self, request: Request, **options):
+        if len(self.runs) == self.at:
+            raise KeyboardInterrupt
+        return super().__call__(request, **options)
+
+
+def test_finished_windows_are_reused_by_the_same_call_alone(pipeline, source, tmp_path):
+    def call(pipeline, **options):
+        return add_audio(pipeline, "x", source, window_frames=33, folder=tmp_path, **{**QUICK, **options})
+
+    whole = add_audio(pipeline, "x", source, window_frames=33, **QUICK).audio()[0]
+    with pytest.raises(KeyboardInterrupt):
+        call(Stopping(pipeline, 2))
+    spy = Spy(pipeline)
+    assert torch.equal(call(spy).audio()[0], whole)
+    assert [seed for _, seed, _ in spy.runs] == [5, 6]
+    for changed in ({"seed": 4}, {"steps": 2}):
+        spy = Spy(pipeline)
+        call(spy, **changed)
+        assert len(spy.runs) == 4, changed
+
+
+def test_windows_on_a_spare_disk_are_those_of_one_clip(tmp_path):
+    from ltx2_core.editing.windows import WindowStore
+    from ltx2_core.types import AVLatent
+
+    latent = AVLatent(None, torch.zeros(1, 8, 2, 16))
+    one = WindowStore(tmp_path / "a", {"seed": 1}, spare=tmp_path / "spare")
+    other = WindowStore(tmp_path / "b", {"seed": 2}, spare=tmp_path / "spare")
+    one.save(0, latent)
+    # As if the disk of its folder had been full.
+    one.spare.mkdir(parents=True)
+    one._file(one.folder, 0).rename(one._file(one.spare, 0))
+    assert one.has(0)
+    assert not other.has(0)

@@ -152,7 +152,10 @@ def test_a_large_source_is_scaled_to_the_recipe_for_its_audio(pipeline):
     assert clip.width / clip.height == pytest.approx(1920 / 1080, rel=0.06)
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("avi", "mpeg4"), ("avi", "libx264"), ("ts", "libx264")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"),
+    [("avi", "mpeg4"), ("avi", "libx264"), ("ts", "libx264"), ("h264", "libx264"), ("m4v", "mpeg4")],
+)
 def test_containers_without_exact_times_get_audio_too(pipeline, tmp_path, suffix, codec):
     path, saved = tmp_path / f"a.{suffix}", tmp_path / "out.mp4"
     with av.open(str(path), "w") as container:

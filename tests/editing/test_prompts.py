@@ -37,6 +37,11 @@ MISTAKES = {
     "a nan of json": ('[{"prompt": "a"}, {"from": NaN, "prompt": "b"}]', "entry 2"),
     "falling json": ('[{"from": 0, "prompt": "a"}, {"from": -1, "prompt": "b"}]', "entry 2"),
     "deep json": ("[" * 100000, "JSON"),
+    "no text": (" ; \n", "hold no text"),
+    "only comments": ("# a\n# b", "hold no text"),
+    "a window without a prompt": ("a | | b", "window 2 has no prompt"),
+    "a window of json without a prompt": ('["a", ""]', "window 2 has no prompt"),
+    "an entry without a prompt": ('[{"prompt": " "}]', "entry 1: there is no prompt"),
     "an unknown key": ('[{"start": 0, "prompt": "a"}]', "entry 1"),
 }
 
@@ -64,3 +69,19 @@ def test_percent_needs_the_length():
 
 def test_long_runs_of_spaces_are_parsed_at_once():
     assert PromptSchedule.parse("0: a;" + " " * 100_000 + "3: b").at(3) == "b"
+
+
+@pytest.mark.parametrize(
+    ("text", "gaps"),
+    [
+        ("0-2: a; 5-8: b", ["2 to 5 s; the one from 0 s", "8 to 10 s; the one from 5 s"]),
+        ("5: a", ["0 to 5 s; the one from 5 s"]),
+        ("0-5: a; 5-9.8: b", []),
+        ("0: a; 50%: b", []),
+    ],
+)
+def test_a_time_without_a_prompt_is_said(text, gaps, caplog):
+    PromptSchedule.parse(text, seconds=10)
+    assert [record.getMessage().removeprefix("prompts: none covers ") for record in caplog.records] == [
+        f"{gap} is used there" for gap in gaps
+    ]

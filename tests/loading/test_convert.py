@@ -116,3 +116,26 @@ def test_a_source_that_cannot_be_converted_is_an_error_of_one_line(tiny23, tmp_p
         assert result.exit_code == 2
         assert what in result.output
         assert len(result.output.splitlines()) == 1
+
+
+def with_section(path, target, **sections):
+    """Copy a file; the given sections replace those of its configuration."""
+    config = {**open_checkpoint(path).config, **sections}
+    save_file(load_file(path), target, metadata={"config": json.dumps(config), "model_version": "2.3.0"})
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("door", ["convert", "folder"])
+def test_a_section_comes_from_the_file_whose_component_it_describes(tiny23, tmp_path, reverse, door):
+    assert run(tiny23.checkpoint, tmp_path / "split").exit_code == 0
+    expected = open_checkpoint(tiny23.checkpoint).config
+    stale = {"vae": {"stale": True}, "audio_vae": {"stale": True}, "vocoder": {"stale": True}}
+    parts = sorted((tmp_path / "split").glob("*.safetensors"), reverse=reverse)
+    (tmp_path / "files").mkdir()
+    for number, path in enumerate(parts):
+        own = "transformer" if path.stem in ("transformer", "text_encoder_post_modules") else None
+        sections = stale if own else {"transformer": {"num_layers": 99}}
+        with_section(path, tmp_path / "files" / f"{number}.safetensors", **sections)
+    sources = [*sorted((tmp_path / "files").iterdir())] if door == "convert" else [tmp_path / "files"]
+    assert run(*sources, tmp_path / "one.safetensors").exit_code == 0
+    assert open_checkpoint(tmp_path / "one.safetensors").config == expected

@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from ltx2_core.loading import Component, open_checkpoint, open_lora
-from ltx2_core.loading.lora_dialects import ModuleNames, diffusers_name, official_name, target_of
+from ltx2_core.loading.detect import find_components
+from ltx2_core.loading.lora_dialects import (
+    ModuleNames,
+    diffusers_name,
+    find_layers,
+    official_name,
+    target_of,
+)
 
 COMPONENTS = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
 RANK = 2
@@ -263,3 +270,52 @@ def test_files_of_our_own_training_match_completely(tiny23):
     report = open_checkpoint(tiny23.checkpoint).lora_report(Component.TRANSFORMER, open_lora(tiny23.lora))
     assert 2 * len(report.matched) == len(load_file(tiny23.lora))
     assert report.is_clean
+
+
+PAIRS = (
+    ("lora_A.weight", "lora_B.weight"),
+    ("lora_down.weight", "lora_up.weight"),
+    ("lora.down.weight", "lora.up.weight"),
+    ("lokr_w1", "lokr_w2"),
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+)
+
+
+@pytest.mark.parametrize("endings", PAIRS)
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "transformer.base_model.model.",
+        "base_model.model.transformer.",
+        "diffusion_model.base_model.model.",
+        "base_model.model.model.diffusion_model.",
+        "model.diffusion_model.base_model.model.",
+        "module.transformer.",
+        "transformer._orig_mod.",
+        "_orig_mod.module.base_model.model.",
+        "base_model.model._orig_mod.",
+        "model.",
+        "unet.",
+        "dit.",
+        "pipe.dit.",
+        "lycoris_",
+        "lora_unet_",
+        "lora_transformer_",
+    ],
+)
+def test_prefixes_are_removed_in_any_order_and_the_file_is_detected_as_a_lora(prefix, endings):
+    module = "transformer_blocks.0.attn1.to_q"
+    # Only the names of a model resolve a flat name.
+    flat = prefix.endswith("_")
+    module = module.replace(".", "_") if flat else module
+    names = [f"{prefix}{module}.{ending}" for ending in endings]
+    assert find_layers("a.safetensors", names).keys() == {module}
+    assert find_components(names).keys() == {Component.LORA}
+
+
+@pytest.mark.parametrize(
+    "name", ["base_model.model.model.layers.0.self_attn.q_proj", "model.language_model.layers.3.mlp.up_proj"]
+)
+def test_a_layer_of_the_text_encoder_is_not_taken_for_one_of_the_transformer(name):
+    (module,) = find_layers("a.safetensors", [f"{name}.{half}.weight" for half in ("lora_A", "lora_B")])
+    assert target_of(module)[0] is Component.TEXT_ENCODER

@@ -23,6 +23,19 @@ CODECS = {
     "ts": ("libx264", "yuv420p", "aac"),
     "gif": ("gif", "rgb8", None),
 }
+MORE_CODECS = {
+    "mpg": ("mpeg2video", "yuv420p", "mp2"),
+    "vob": ("mpeg2video", "yuv420p", "ac3"),
+    "ogv": ("libtheora", "yuv420p", "libvorbis"),
+    "wmv": ("wmv2", "yuv420p", None),
+    "flv": ("libx264", "yuv420p", "aac"),
+    "3gp": ("libx264", "yuv420p", "aac"),
+    "m2ts": ("libx264", "yuv420p", "ac3"),
+    "nut": ("ffv1", "yuv444p", "flac"),
+    "y4m": ("wrapped_avframe", "yuv420p", None),
+    "h264": ("libx264", "yuv420p", None),
+}
+"""Kinds of files that are tested at one rate."""
 
 
 def has_encoder(name: str) -> bool:
@@ -52,7 +65,7 @@ def write_clip(  # noqa: PLR0913 each is a property of a file that the table var
 
     Skips the test where an encoder is missing.
     """
-    standard = CODECS[path.suffix[1:]]
+    standard = {**CODECS, **MORE_CODECS}[path.suffix[1:]]
     codec, pix_fmt = codec or standard[0], pix_fmt or standard[1]
     for encoder in (codec, standard[2] if audio_s else None):
         if encoder and not has_encoder(encoder):

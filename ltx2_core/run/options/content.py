@@ -103,9 +103,9 @@ def size_options() -> Iterator[Option]:
         flags=("--snap",),
         kind="choice",
         group=group,
-        help="How a width, height or length that the model cannot generate is rounded: down, to the nearest "
-        "value, or up. error refuses it. Sizes are multiples of 32 pixels (64 with two stages), lengths 8k + "
-        "1 frames.",
+        help="How a width, height or length that the model cannot generate is rounded: down (floor), to the "
+        "nearest value, or up (ceil). error refuses it. Sizes are multiples of 32 pixels (64 with two "
+        "stages), lengths 8k + 1 frames.",
         choices=("floor", "nearest", "ceil", "error"),
         default="nearest",
         request=True,
@@ -115,8 +115,8 @@ def size_options() -> Iterator[Option]:
         flags=("--stages",),
         kind="int",
         group=group,
-        help="1 samples at full size. 2 samples at half size, doubles the latent with the model named by "
-        "--upscaler, and refines it at full size.",
+        help="Number of sampling stages: 1 samples at full size. 2 samples at half size, doubles the latent "
+        "with the model named by --upscaler, and refines it at full size.",
         range=(1, 2),
         default=BY_RECIPE,
         edit_default=1,
@@ -135,9 +135,9 @@ def inputs_options() -> Iterator[Option]:
         multiple=True,
         metavar="FILE[@FRAME][:STRENGTH]",
         help="Image file as FILE, FILE:STRENGTH, FILE@FRAME or FILE@FRAME:STRENGTH, such as a.png or "
-        "end.png@-1:0.8. Without @FRAME the image becomes the first frame. With it the image guides the clip "
-        "at that frame; frames count from 0, and -1 is the last. STRENGTH 1 preserves the image, less lets "
-        "the model change it. May be repeated.",
+        "end.png@-1:0.8. Without @FRAME the image becomes the first frame. With @FRAME the image guides the "
+        "clip at that frame; frames count from 0, and -1 is the last. STRENGTH 1 (the default) preserves the "
+        "image, less lets the model change it. May be repeated.",
         request=True,
     )
     yield Option(
@@ -156,7 +156,8 @@ def inputs_options() -> Iterator[Option]:
         kind="int",
         group=group,
         help="H.264 compression (constant rate factor) that the image goes through before it is encoded, as "
-        "in the training data; 0 is off. Without artefacts of compression the clip tends to be motionless.",
+        "in the training data; 0 is off. Higher values compress more. Without artefacts of compression the "
+        "clip tends to be motionless.",
         range=(0, 51),
         default=BY_RECIPE,
         request=True,
@@ -181,9 +182,9 @@ def inputs_options() -> Iterator[Option]:
         multiple=True,
         metavar="FILE[:STRENGTH][,scale=N][,every=N]",
         help="Control video (edges, depth, pose) or reference video for an IC-LoRA, such as "
-        "depth.mp4:0.8,scale=2; at least as long as the clip. STRENGTH is 1 by default. scale=N encodes it N "
-        "times smaller than the clip, every=N uses only each N-th frame; both are by default what the LoRA "
-        "was trained with. May be repeated.",
+        "depth.mp4:0.8,scale=2; at least as long as the clip. STRENGTH is 1 by default. scale=N encodes the "
+        "video N times smaller than the clip, every=N uses only each N-th frame; both are by default what "
+        "the LoRA was trained with. May be repeated.",
         request=True,
     )
     yield Option(
@@ -193,8 +194,19 @@ def inputs_options() -> Iterator[Option]:
         group=group,
         choices=("crop", "pad", "stretch"),
         default="crop",
-        help="How an image or control video of another shape than the clip is fitted: crop cuts it around "
-        "the centre, pad adds black borders, stretch distorts it.",
+        help="How an image or control video of another aspect ratio than the clip is fitted: crop cuts it "
+        "around the centre, pad adds black borders, stretch distorts it.",
+        request=True,
+    )
+    yield Option(
+        name="background",
+        flags=("--background",),
+        kind="text",
+        group=group,
+        metavar="COLOUR",
+        default="black",
+        help="Colour that replaces transparent pixels of images, control videos and the source of an edit, "
+        "such as white or #00ff00.",
         request=True,
     )
     yield Option(
@@ -223,7 +235,7 @@ def inputs_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Add noise of this loudness, such as -60, to the --audio that the model hears; the saved audio "
-        "has no noise.",
+        "has no noise. The loudness (RMS) is in dB of full scale.",
         range=(-200, 0),
         unit="dB",
         request=True,
@@ -234,7 +246,7 @@ def inputs_options() -> Iterator[Option]:
         kind="path",
         group=group,
         help="Audio file, such as a voice, that the generated audio imitates. It needs a LoRA that was "
-        "trained for this.",
+        "trained for this (see --lora).",
         request=True,
     )
     yield Option(

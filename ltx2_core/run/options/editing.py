@@ -18,15 +18,6 @@ def edits_options() -> Iterator[Option]:
         "IC-LoRA.",
     )
     yield Option(
-        name="background",
-        flags=("--background",),
-        kind="text",
-        group="source",
-        metavar="COLOUR",
-        default="black",
-        help="Colour that replaces transparent pixels of --video, such as white or #00ff00.",
-    )
-    yield Option(
         name="extend_seconds",
         flags=("--seconds",),
         kind="float",
@@ -55,7 +46,7 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="extend",
         help="How many of the last frames of the source the new frames continue from, 8k + 1 (such as 25). "
-        "More preserve its motion and voices better.",
+        "More frames preserve motion and voices of the source better.",
         range=(1, MAX_FRAMES),
         unit="frames",
         default=25,
@@ -80,7 +71,8 @@ def edits_options() -> Iterator[Option]:
         choices=("inside", "cover", "touch"),
         default="cover",
         help="How a region is rounded to latent frames (8 frames each): inside takes those that lie entirely "
-        "in it, cover also those that it covers in part, touch also those that it only touches at a border.",
+        "in the region, cover also those that it covers in part, touch also those that it only touches at a "
+        "border.",
     )
     yield Option(
         name="paste",
@@ -89,8 +81,8 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="retake",
         default=True,
-        help="Outside the regions, save the source's own frames. With --no-paste all frames come from the "
-        "video decoder, which changes them slightly.",
+        help="Outside the regions, save the source's own frames, which is the default. With --no-paste all "
+        "frames come from the video decoder, which changes them slightly.",
     )
     yield Option(
         name="feather",

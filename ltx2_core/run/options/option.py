@@ -1,4 +1,4 @@
-"""The class of one option: what is declared about it, and how its values are checked and described."""
+"""Declares one option of a run, and checks and describes its values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Kind: TypeAlias = Literal["int", "float", "text", "path", "flag", "choice"]
 
 
 class ByRecipe(Enum):
-    """Marks a default that depends on the checkpoint: its recipe decides the value."""
+    """A marker in place of a default that depends on the checkpoint, whose recipe decides the value."""
 
     BY_RECIPE = "by the recipe of the checkpoint"
 
@@ -48,11 +48,12 @@ GROUPS: Final[dict[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option.
+    """One option of a run: its flag, type, bounds, help and default.
 
     Attributes:
         name: unique; the keyword of the Python call where there is one.
         flags: as written on the command line.
+        kind: the type of the value; "text" is parsed later, "path" is a file or folder.
         group: a key of ``GROUPS``.
         range: lowest and highest value, None where there is no bound.
         above: whether the lowest value itself is not allowed.
@@ -60,8 +61,12 @@ class Option:
         words: texts that a number may be, such as "auto".
         unit: such as "pixels"; empty for plain numbers and text.
         default: None for off or absent.
-        command: the only command that has it, for options of one command.
+        choices: the allowed values; empty if there is no such list.
+        multiple: whether the option may be repeated.
+        metavar: how the value is named in the help, such as FILE; None for click's own word.
+        command: the only command that has it, for options of one command; None for shared options.
         request: whether it is a field of ``Request``.
+        required: whether the command refuses to run without it.
         edit_default: the default for edits, where it differs.
     """
 
@@ -86,7 +91,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The long flag of the option, such as ``--steps``, for messages."""
+        """The long flag of the option, such as ``--steps``."""
         return next(flag for flag in self.flags if flag.startswith("--"))
 
     @property
@@ -96,20 +101,21 @@ class Option:
 
     @property
     def allowed(self) -> str:
-        """The values that the option takes, in words: "a whole number from 1 to 16384 (pixels)"."""
+        """The values that the option accepts, in words: "a whole number from 1 to 16384 (pixels)"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         low, high = self.range
-        bounds = [] if low is None else [f"{'above' if self.above else 'from'} {low:.20g}"]
-        bounds += [] if high is None else [f"to {high:.20g}"]
+        bounds = [] if low is None else [f"{'above' if self.above else 'from'} {number_text(low)}"]
+        bounds += [] if high is None else [f"to {number_text(high)}"]
         unit = f" ({self.unit})" if self.unit else ""
         return " ".join([_WORDS[self.kind], *bounds]) + unit + "".join(f", or {word}" for word in self.words)
 
     def read(self, value: Any, name: str | None = None) -> Any:
         """Return ``value`` converted to the type of this option; numpy numbers become Python numbers.
 
-        Raises TypeError for a value of another type and ValueError for one out of range. Both messages begin
-        with ``name``, the option as the caller wrote it (by default its keyword), and the value.
+        Raises TypeError for a value of another type and ValueError for a number or choice that is not
+        allowed. Both messages begin with ``name``, the option as the caller wrote it (None: its keyword), and
+        the value.
         """
         problem = f"{name or self.name + '='}{value!r:.80} must be {self.allowed}"
         if self.kind == "text" and not self.choices:
@@ -133,7 +139,10 @@ class Option:
         return value
 
     def default_text(self, command: str = "generate") -> str:
-        """The default for ``command`` in words, as ``--help`` shows it; "" for an option that is off."""
+        """The default in the subcommand ``command``, in words, as ``--help`` shows it.
+
+        "" for an option that is off.
+        """
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
             return str(self.edit_default)
         if self.default is BY_RECIPE:
@@ -156,6 +165,12 @@ _WORDS: Final[dict[Kind, str]] = {
 }
 
 
+def number_text(value: float) -> str:
+    """A bound of an option as text, without rounding."""
+    # Seeds need all digits of a whole number, and 0.1 is to read as it was written.
+    return str(value) if isinstance(value, int) else f"{value:.15g}"
+
+
 def _has_type(value: Any, kind: Kind) -> bool:
     # A bool is a number in Python, and no value of an option that counts.
     if kind == "flag" or isinstance(value, bool):
@@ -166,7 +181,7 @@ def _has_type(value: Any, kind: Kind) -> bool:
 def check_text(text: str, name: str) -> str:
     """Return ``text`` unchanged; raise ValueError if it contains half of a surrogate pair.
 
-    Such text cannot be written as UTF-8. ``name`` is the option that the message names.
+    Such text cannot be written as UTF-8. ``name`` is the option whose value the text is, for the message.
     """
     try:
         text.encode("utf-8")

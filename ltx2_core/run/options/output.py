@@ -29,8 +29,8 @@ def output_options() -> Iterator[Option]:
         kind="flag",
         group=group,
         help="Finish a run that failed after sampling: decode its saved latents without sampling again. "
-        "--output names the file of that run; without it the newest one is finished. With ltx2 long, and the "
-        "options of the stopped run, continue after the last finished window.",
+        "--output names the file of that run; without --output the newest such run is finished. With ltx2 "
+        "long, and the options of the stopped run, continue after the last finished window.",
         default=False,
     )
     yield Option(

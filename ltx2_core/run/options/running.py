@@ -45,7 +45,9 @@ def model_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar=_LORA,
-        help="LoRA for all stages, with its strength (default 1). May be repeated.",
+        help="LoRA for all stages, as FILE, FILE:STRENGTH or FILE:STRENGTH:AUDIO_STRENGTH, such as "
+        "style.safetensors:0.8. STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by default "
+        "STRENGTH. May be repeated.",
     )
     yield Option(
         name="stage2_loras",
@@ -54,7 +56,9 @@ def model_options() -> Iterator[Option]:
         group=group,
         multiple=True,
         metavar=_LORA,
-        help="LoRA for the second stage only, with its strength (default 1). May be repeated.",
+        help="LoRA for the second stage only, as FILE, FILE:STRENGTH or FILE:STRENGTH:AUDIO_STRENGTH, such "
+        "as distilled.safetensors:0.8. STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by "
+        "default STRENGTH. May be repeated.",
     )
     yield Option(
         name="numerics",
@@ -63,9 +67,9 @@ def model_options() -> Iterator[Option]:
         group=group,
         choices=("official", "comfy", "comfy-0.33"),
         default="official",
-        help="Where the official pipelines and ComfyUI compute different results, give those of this "
-        "implementation. comfy is ComfyUI 0.27; comfy-0.33 is ComfyUI 0.31 to 0.33, whose audio differs from "
-        "that of the trained model.",
+        help="The implementation whose results are reproduced where the official pipelines and ComfyUI "
+        "compute different ones. comfy is ComfyUI 0.27; comfy-0.33 is ComfyUI 0.31 to 0.33, whose audio "
+        "differs from that of the trained model.",
     )
 
 

@@ -83,8 +83,8 @@ def sampling_options() -> Iterator[Option]:
         flags=("--stage2-sigmas",),
         kind="text",
         group=group,
-        help="Noise levels of the second stage, such as '0.9, 0.7, 0.4'. A final 0 is appended if it is "
-        "missing.",
+        help="Noise levels of the second stage, falling, such as '0.9, 0.7, 0.4'. A final 0 is appended if "
+        "it is missing. By default those published for the second stage.",
         default=None,
         request=True,
     )
@@ -104,7 +104,7 @@ def sampling_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Share of the noise that is replaced by fresh noise in each step, for samplers that add noise; "
-        "0 adds none.",
+        "0 adds none. By default what is usual for the sampler.",
         range=(0, 1),
         request=True,
     )
@@ -114,8 +114,8 @@ def sampling_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=SAMPLER_NAMES,
-        help="Sampler of the second stage. By default that of the first stage if this has no guidance, else "
-        "euler.",
+        help="Sampler of the second stage. By default the sampler of the first stage if the first stage has "
+        "no guidance, else euler.",
         request=True,
     )
     yield Option(
@@ -135,8 +135,8 @@ def sampling_options() -> Iterator[Option]:
         group=group,
         metavar="KIND:THRESHOLD",
         help="Skip the network in steps in which its result would hardly change, and reuse the last result. "
-        "KIND is first_block or timestep; a higher THRESHOLD skips more, such as first_block:0.1. Faster, "
-        "but the result differs.",
+        "The value is KIND:THRESHOLD or KIND, such as first_block:0.1. KIND is first_block or timestep; a "
+        "higher THRESHOLD (0.1 by default) skips more. Faster, but the result differs.",
         request=True,
     )
     yield Option(
@@ -200,7 +200,7 @@ _STREAM_SCALES = (
 
 
 def guidance_options() -> Iterator[Option]:
-    """Yield the options for guidance; those for the audio have the prefix ``audio_``."""
+    """Yield the options for guidance; those for the audio have the prefix ``audio_`` in their names."""
     group = "guidance"
     for stream in ("", "audio_"):
         for name, kind, bounds, words in _STREAM_SCALES:

@@ -66,9 +66,9 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
 """Options of a command's groups that it does not have, and why."""
 # An edit has its size and images from the source, so that of those groups only these options remain.
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
-    "extend": ("stages", "reference_audio", "reference_s", "identity"),
-    "retake": ("stages", "reference_audio", "reference_s", "identity"),
-    "sound": ("reference_audio", "reference_s", "identity"),
+    "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
+    "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
+    "sound": ("background", "reference_audio", "reference_s", "identity"),
 }
 
 
@@ -78,7 +78,7 @@ def by_name(name: str) -> Option:
 
 
 def options_of(command: str) -> tuple[Option, ...]:
-    """Return the options of a command, such as "generate", ordered by group."""
+    """Return the options of the subcommand ``command``, such as "generate", ordered by group."""
     groups, without, also = COMMANDS[command], WITHOUT.get(command, {}), _ALSO.get(command, ())
     chosen = [
         option
@@ -90,7 +90,10 @@ def options_of(command: str) -> tuple[Option, ...]:
 
 
 def _recipe_rows() -> tuple[tuple[str, ...], ...]:
-    """The table of recipes for the docs: a header row, then one row of texts for each recipe."""
+    """The table of recipes (default settings of each kind of checkpoint) for the docs, as rows of texts.
+
+    The first row is the header; each other row is one recipe.
+    """
     names = (
         "sampler",
         "steps",

@@ -55,10 +55,9 @@ ALTERNATIVES: Final[dict[str, tuple[str, ...]]] = {
 def check_keywords(named: Mapping[str, Any], present: Set[str], *, distilled: bool = False) -> None:
     """Raise ValueError if keywords of a request contradict each other, or one has no effect without another.
 
-    ``named`` are the keywords that the call passes, with their values. ``present`` are the names of all
-    fields that have a value in the request. ``distilled`` says that the request being changed is distilled
-    already. A keyword whose value is its default is not checked for a missing partner, because it changes
-    nothing.
+    ``named`` are the keywords of the Python call, with their values. ``present`` are the names of all fields
+    that have a value in the request. ``distilled`` says that the request being changed is distilled already.
+    A keyword whose value is its default may lack the other one, because it changes nothing.
     """
     # None and False are the values of keywords that are left out.
     written = {name: value for name, value in named.items() if value is not None and value is not False}
@@ -84,10 +83,11 @@ def _keyword(name: str, written: Mapping[str, Any]) -> str:
 def check_together(
     explicit: Mapping[str, Any], known: Mapping[str, Any] | None = None, *, command: str
 ) -> None:
-    """Raise ValueError if options of a command line contradict each other, or one lacks a partner.
+    """Raise ValueError if options of a command line contradict each other, or one lacks another.
 
-    ``explicit`` are the options that the user wrote, with their values; ``known`` are the settings stored in
-    the file of ``--from-file``. The message names both flags.
+    An option lacks another if it has no effect without it. ``explicit`` are the options that the user wrote,
+    by name, with their values. ``known`` are the settings stored in the file of ``--from-file``; None without
+    that option. ``command`` is the subcommand, such as "extend". The message names both flags.
     """
     names = {option.name for option in options_of(command)}
     known = known or {}
@@ -104,6 +104,9 @@ def check_together(
         options = {needed, *ALTERNATIVES.get(one, ())}
         if one in explicit and needed in names and not options & present:
             raise ValueError(f"{by_name(one).flag} has no effect without {by_name(needed).flag}: add it")
+    # In an edit it is the background of the source.
+    if command == "generate" and "background" in explicit and not present & {"image", "images", "references"}:
+        raise ValueError("--background has no effect without --image: add it")
     if "trigger" in explicit:
         prompts = [str(explicit.get(name) or "") for name in ("prompt", "prompts")]
         in_file = "prompts_file" in explicit or prompts[1].startswith("@")

@@ -1,0 +1,52 @@
+"""The folder of finished windows of a run: kept until its file is written, and named if the run fails."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from ..run.saved_latents import saved_windows
+from ..storage.private import locked, private_folder, prune_saved
+from .values import Output
+
+
+@contextmanager
+def windows_until_written(
+    output: Output, *, again: str, fresh: bool = False, saved: Sequence[Path] = ()
+) -> Iterator[Path]:
+    """A context with the folder for the windows of ``output``; it is deleted when the block succeeds.
+
+    ``fresh`` deletes what an earlier run left there. If the block fails and windows are there, a line says
+    where and that ``again`` continues, unless ``saved`` has latents of the whole run by then. Raises
+    ValueError if another run writes there.
+    """
+    own, spare = saved_windows(output.text), spare_windows(output)
+    prune_saved(private_folder(own.parent))
+    with locked(own):
+        if fresh:
+            shutil.rmtree(own, ignore_errors=True)
+        try:
+            yield own
+        # Ctrl+C, which is no Exception, leaves finished windows as well.
+        except BaseException:
+            both = filter(None, (own, spare))
+            folders = [str(folder) for folder in both if any(folder.rglob("window_*"))]
+            if folders and not saved:
+                click.echo(
+                    f"the finished windows are saved in {' and '.join(folders)}; {again} continues", err=True
+                )
+            raise
+        # Only after the clip is saved: until then the windows are what a further call resumes from.
+        shutil.rmtree(own, ignore_errors=True)
+        if spare is not None:
+            shutil.rmtree(spare, ignore_errors=True)
+
+
+def spare_windows(output: Output) -> Path | None:
+    """Where windows go if the disk of their folder is full: next to the output, which stdout has not."""
+    path = output.destination.path
+    return None if output.destination.is_stdout else path.with_name(f".{path.stem}.windows")

@@ -1,0 +1,56 @@
+"""The sections of a checkpoint's configuration, and the one rule by which several files join theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from ..storage.files import JsonObject, JsonValue, ParsedJson
+from .detect import Component
+
+SECTION: Mapping[Component, str] = {
+    Component.TRANSFORMER: "transformer",
+    Component.TEXT_CONNECTORS: "transformer",
+    Component.TEXT_PROJECTION: "transformer",
+    Component.VIDEO_ENCODER: "vae",
+    Component.VIDEO_DECODER: "vae",
+    Component.AUDIO_ENCODER: "audio_vae",
+    Component.AUDIO_DECODER: "audio_vae",
+    Component.VOCODER: "vocoder",
+}
+"""Section of the header's configuration for each component; an upsampler's keys are in no section."""
+
+
+def joined_config(files: Sequence[tuple[ParsedJson, Collection[Component]]]) -> JsonObject:
+    """Join the configurations of the files of one model; each comes with the components read from that file.
+
+    A section is taken from the file whose components it describes, whatever the order of the files: other
+    files often repeat the section of the release that they were cut from. Where several files hold
+    components of one section, as transformer and text connectors do, their keys are joined, and if they
+    contradict each other the file of the first component in the order of :class:`Component` counts. What no
+    such file states is taken from the first file that states it.
+    """
+    joined: JsonObject = {}
+    for name in dict.fromkeys(name for config, _ in files for name in config):
+        stated = [(config[name], components) for config, components in files if name in config]
+        own = [(value, rank) for value, held in stated if (rank := _rank(name, held)) is not None]
+        # Sorting is stable, so that of equal ranks the first file counts.
+        own.sort(key=lambda pair: pair[1])
+        joined[name] = _joined([value for value, _ in own] or [stated[0][0]])
+    return joined
+
+
+def _rank(section: str, components: Collection[Component]) -> int | None:
+    """The place, in the order of :class:`Component`, of the first of ``components`` with this section."""
+    order = list(Component)
+    return min((order.index(c) for c in components if SECTION.get(c) == section), default=None)
+
+
+def _joined(values: Sequence[JsonValue]) -> JsonValue:
+    """The first value; if it is an object, the keys that only later ones have are added."""
+    first, *later = values
+    if not isinstance(first, Mapping):
+        return first
+    added = {
+        key: one for value in reversed(later) if isinstance(value, Mapping) for key, one in value.items()
+    }
+    return {**added, **first}

@@ -1,0 +1,192 @@
+"""Copies what a video file holds besides its video and main audio: subtitles, other languages, chapters."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from fractions import Fraction
+from typing import Any
+
+import av
+from av.stream import Disposition
+
+from ..formats import Format
+from .container import open_media
+
+log = logging.getLogger(__name__)
+
+
+class OtherTracks:
+    """The other tracks of a source, written to a new file as far as the file can hold them.
+
+    ``source`` is the source, opened a second time, since packets of different tracks are far apart in some
+    files. ``origin_s`` is the time stamp of the source, in seconds, at which the new file begins.
+    """
+
+    def __init__(self, source: Any, output: Any, fmt: Format, origin_s: float) -> None:
+        self._output, self._origin = output, Fraction(origin_s)
+        self._copies = {
+            stream.index: copied_stream(stream, output)
+            for stream in _others(source)
+            if stream.type != "attachment" and fits(stream, fmt)
+        }
+        _copy_attachments(source, output, fmt)
+        _copy_chapters(source, output, self._origin)
+        # Demuxing without a stream would read all of them.
+        wanted = [source.streams[index] for index in self._copies]
+        self._packets: Iterator[Any] = iter(source.demux(*wanted) if wanted else ())
+        self._next: Any = None
+
+    def copy(self, until_s: float | None = None) -> None:
+        """Write the packets up to ``until_s`` seconds of the new file; None writes all."""
+        while True:
+            packet = self._next or next(self._packets, None)
+            if packet is None:
+                return
+            self._next = None
+            if packet.dts is None or not packet.size:
+                continue
+            at = packet.dts * packet.time_base - self._origin
+            if until_s is not None and at > until_s:
+                self._next = packet
+                return
+            self._write(packet)
+
+    def _write(self, packet: Any) -> None:
+        move_packet(packet, self._origin)
+        # What ends before the new file begins is never shown, and a negative time would move all tracks.
+        if (
+            packet.pts is not None
+            and packet.pts + (packet.duration or 0) <= 0
+            and packet.stream.type != "audio"
+        ):
+            return
+        packet.stream = self._copies[packet.stream.index]
+        self._output.mux(packet)
+
+
+@contextmanager
+def other_tracks(
+    path: str | os.PathLike[str], output: Any, fmt: Format, origin_s: float
+) -> Iterator[OtherTracks]:
+    """A context with the other tracks of the file ``path``; arguments are those of :class:`OtherTracks`.
+
+    It has to be opened before the first packet is written, which writes the header of the new file.
+    """
+    with open_media(path, "video") as source:
+        yield OtherTracks(source, output, fmt, origin_s)
+
+
+def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
+    """A sentence that names the tracks of a file which a new file of kind ``fmt`` will not hold.
+
+    None if there are none. Without ``fmt`` all other tracks are named, because the new file is encoded and
+    has only video and audio. Reads only headers.
+    """
+    with open_media(path, "video") as container:
+        if not container.streams.video:
+            return None
+        lost = [
+            _title(stream)
+            for stream in _others(container)
+            if fmt is None
+            or not (_holds_attachments(fmt) if stream.type == "attachment" else fits(stream, fmt))
+        ]
+        if fmt is None and _chapters(container):
+            lost.append("chapters")
+    if not lost:
+        return None
+    names = ", ".join(f"{count} {name}" if count > 1 else name for name, count in Counter(lost).items())
+    where = "the new file, which is encoded again" if fmt is None else f"a {fmt.suffixes[0]} file"
+    return f"{path}: left out of {where}: {names}"
+
+
+def copied_stream(stream: Any, output: Any) -> Any:
+    """Create a stream in ``output`` for the packets of ``stream``, with its tags and its role."""
+    copy = output.add_stream_from_template(stream)
+    copy.metadata.update(plain_tags(stream.metadata))
+    # Such as default and forced; older PyAV cannot set it.
+    with suppress(AttributeError):
+        # The new audio is the one that players choose.
+        chosen = Disposition.default if stream.type == "audio" else Disposition(0)
+        copy.disposition = stream.disposition & ~chosen
+    return copy
+
+
+def move_packet(packet: Any, origin: Fraction) -> None:
+    """Move the times of a packet so that ``origin`` seconds become 0, in units of its stream.
+
+    Presentation and decoding time move together, so that the decoder's delay for B-frames stays.
+    """
+    moved = round(origin / packet.time_base)
+    packet.pts = None if packet.pts is None else packet.pts - moved
+    packet.dts = None if packet.dts is None else packet.dts - moved
+
+
+def fits(stream: Any, fmt: Format) -> bool:
+    """Whether a kind of file can hold a stream; found out by writing its header."""
+    # FFmpeg's tables of codecs for each container are not complete; its muxers check when they write a
+    # header.
+    with av.open(os.devnull, "w", format=fmt.muxer) as trial:
+        try:
+            trial.add_stream_from_template(stream)
+            trial.start_encoding()
+        except (av.error.FFmpegError, ValueError):
+            return False
+    return True
+
+
+def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Return tags without those that describe the container or the encoder of the source file."""
+    # These describe the source and would be wrong for the copy.
+    own = {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "creation_time"}
+    return {name: text for name, text in metadata.items() if name.lower() not in own}
+
+
+def _others(container: Any) -> Iterator[Any]:
+    """The streams besides the first video and the first audio, which an edit reads."""
+    main = {stream.index for kind in ("video", "audio") for stream in getattr(container.streams, kind)[:1]}
+    chapters = bool(_chapters(container))
+    for stream in container.streams:
+        # QuickTime stores chapters as a text track too, which the muxer makes anew.
+        made_anew = chapters and stream.type == "data" and stream.name == "bin_data"
+        if stream.index not in main and not made_anew:
+            yield stream
+
+
+def _title(stream: Any) -> str:
+    if stream.type == "video" and stream.disposition & Disposition.attached_pic:
+        return "cover image"
+    codec = stream.codec_context.name if stream.codec_context is not None else ""
+    return " ".join(filter(None, (codec, stream.type, "track" if stream.type != "attachment" else "")))
+
+
+def _holds_attachments(fmt: Format) -> bool:
+    return fmt.name == "mkv"
+
+
+def _copy_attachments(source: Any, output: Any, fmt: Format) -> None:
+    """Copy attached files, such as the fonts of subtitles."""
+    # Older PyAV has no attachments.
+    if not (_holds_attachments(fmt) and hasattr(output, "add_attachment")):
+        return
+    for stream in _others(source):
+        if stream.type == "attachment":
+            output.add_attachment(stream.name, stream.mimetype or "application/octet-stream", stream.data)
+
+
+def _chapters(container: Any) -> list[dict[str, Any]]:
+    # Older PyAV has no chapters.
+    return list(container.chapters()) if hasattr(container, "chapters") else []
+
+
+def _copy_chapters(source: Any, output: Any, origin: Fraction) -> None:
+    chapters = [
+        {**chapter, **{end: chapter[end] - round(origin / chapter["time_base"]) for end in ("start", "end")}}
+        for chapter in _chapters(source)
+    ]
+    if chapters:
+        output.set_chapters([{**one, "start": max(one["start"], 0)} for one in chapters if one["end"] > 0])
