@@ -167,10 +167,11 @@ def first_image_pixels(request: Request, clip: ClipPlan, numerics: Numerics) -> 
 
     It is fitted to the size of the clip, and compressed if it is a single image.
     """
-    image = request.inputs.image
+    image, inputs = request.inputs.image, request.inputs
     if image.source is None:
         return None
-    return _prepare(_image_frames(image.source), clip, _crf(image.crf, request), numerics, request.inputs.fit)
+    frames = _image_frames(image.source, parse_colour(inputs.background))
+    return _prepare(frames, clip, _crf(image.crf, request), numerics, inputs.fit)
 
 
 def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit) -> ImageInPlace:
