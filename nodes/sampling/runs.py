@@ -109,11 +109,7 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
 
 
 def settings_for(model: Model, widgets: RunWidgets) -> Settings:
-    """The sampler and schedule of a run; the recipe of ``model`` fills in what is open."""
-    if widgets.preset is not None and widgets.has_preset:
-        chosen = preset_of(widgets.preset, model)
-        schedule = chosen.preset.schedule
-        return Settings(chosen.preset.sampler, None if schedule == SCHEDULED else schedule, chosen.reason)
+    """The sampler and schedule of a run without a preset; the recipe of ``model`` fills in what is open."""
     by_model = widgets.sampler == LEFT_TO_MODEL, widgets.sigmas is None and widgets.schedule == SECOND_STAGE
     fixed = LISTS.get(widgets.schedule)
     if not any(by_model):
