@@ -25,6 +25,7 @@ import torch
 from ltx2_core import LTX2Pipeline
 from ltx2_core.config import transformer_config
 from ltx2_core.loading import Component
+from ltx2_core.run.options import STAGE2_PRESETS
 from ltx2_core.sampling.guidance import stg_blocks_of
 from ltx2_core.sampling.presets import LTXV, PRESETS, Preset
 from ltx2_core.tiny import embedded_dir
@@ -39,8 +40,6 @@ from ltx2_core.training.world import (
     sample_scene,
 )
 from ltx2_core.training.world.batches import AUDIO_RATE, HELD_OUT
-
-SECOND_STAGE = "distilled 3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +68,12 @@ def request_of(preset: Preset, pipeline: LTX2Pipeline) -> dict[str, Any]:
 def generate(name: str, pipeline: LTX2Pipeline, clips: list[Clip], s: Settings) -> tuple[list[Measured], int]:
     """Generate and measure a clip for each prompt; also returns the forward passes of one clip."""
     options: dict[str, Any] = {"width": s.width, "height": s.height, "num_frames": s.frames, "fps": FPS}
-    if name == SECOND_STAGE:
+    if name in STAGE2_PRESETS:
         first, *_ = PRESETS
         options |= {**request_of(PRESETS[first], pipeline), "stages": 2}
         options |= {"width": 2 * s.width, "height": 2 * s.height}
         options["stage2_sigmas"] = PRESETS[name].sigmas().tolist()
+        options["stage2_sampler"] = PRESETS[name].sampler
     else:
         options |= request_of(PRESETS[name], pipeline)
     found = []

@@ -10,6 +10,7 @@ from semantic_bench import Bench
 from semantic_figures import Figure, agreements, conditioned_events, frames_apart, percent, score
 
 from ltx2_core.conditioning.items import InputVideo
+from ltx2_core.run.image_checks import LEAST_SPEED, ImageChecks
 from ltx2_core.training.data import psnr
 from ltx2_core.training.tasks import time_region
 from ltx2_core.training.world import (
@@ -49,20 +50,25 @@ def audio_matches_video(bench: Bench) -> Iterator[Figure]:
 
 
 def image_to_video(bench: Bench) -> Iterator[Figure]:
-    """How well the first frame is preserved, and whether the motion follows the prompt."""
-    losses, motions = [], []
+    """How well the first frame is preserved, whether the clip moves, and whether as the prompt says."""
+    losses, motions, moving = [], [], []
     for index, clip in enumerate(bench.truths):
         first = clip.frames[:1]
         frames, waveform, rate = bench.frames_and_audio(clip, index, image=(first[0] + 1) / 2, image_crf=0)
         preserved = float(psnr(frames[:1][None], first[None]))
         losses.append(float(psnr(bench.decode(bench.encode(first))[None], first[None])) - preserved)
         motions.append(agreement(measure(frames, waveform, rate), clip.truth).motion)
+        if clip.scene.motion != "still":
+            checks = ImageChecks(image=(first[0] + 1) / 2, strength=1.0, fps=FPS)
+            checks.add(frames)
+            moving.append(checks.speed >= LEAST_SPEED)
     yield Figure(
         part="image to video", what="first frame below the VAE's", value=median(losses), most=1, unit="dB"
     )
     yield Figure(
         part="image to video", what="motion as prompted", value=percent(motions), chance=20, least=80
     )
+    yield Figure(part="image to video", what="moves by the motion check", value=percent(moving), least=90)
 
 
 def audio_to_video(bench: Bench) -> Iterator[Figure]:

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from enum import Enum
 from fractions import Fraction
+from typing import Final, Literal
 
 from .types import Numerics
 
@@ -22,6 +23,8 @@ AUDIO_SAMPLE_RATE = 16000
 AUDIO_HOP_LENGTH = 160
 AUDIO_DOWNSAMPLE = 4
 AUDIO_LATENTS_PER_SECOND = 25
+AUTO: Final = "auto"
+"""In place of a length in seconds: it is predicted from the prompt."""
 
 
 class Snap(Enum):
@@ -55,7 +58,7 @@ def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFI
     # and near a tie that changes the length.
     latents = frames / fps * AUDIO_LATENTS_PER_SECOND
     # Clips of a few frames would otherwise get no audio at all, which the networks cannot take.
-    return max(1, math.ceil(latents) if numerics is Numerics.COMFY else round(latents))
+    return max(1, math.ceil(latents) if numerics.is_comfy else round(latents))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,14 +273,20 @@ def _check_whole(name: str, value: int) -> None:
 class ClipSize:
     """The size and length that a request asks for; None is left to the recipe of the checkpoint.
 
-    ``width`` and ``height`` are pixels; the length is ``num_frames`` (at ``fps``) or ``seconds``. ``snap`` is
-    how they are brought onto the latent grid. ``video`` False is audio alone, of that length.
+    ``width`` and ``height`` are pixels; the length is ``num_frames`` (at ``fps``) or ``seconds``, which
+    "auto" leaves to the duration head of the model. ``snap`` is how they are brought onto the latent grid.
+    ``video`` False is audio alone, of that length.
     """
 
     width: int | None = None
     height: int | None = None
     num_frames: int | None = None
-    seconds: float | None = None
+    seconds: float | Literal["auto"] | None = None
     fps: float | None = None
     snap: Snap = Snap.NEAREST
     video: bool = True
+
+    @property
+    def auto(self) -> bool:
+        """Whether the length is predicted from the prompt."""
+        return self.seconds == AUTO

@@ -20,11 +20,19 @@ class Numerics(Enum):
 
     ``OFFICIAL`` follows the official LTX-2 repository, ``COMFY`` ComfyUI core 0.27. They differ in the
     epsilon of the query/key norm, in the timestep that feeds cross-modal gates and prompt modulation, in
-    fractional denoise masks, and in the rounding of audio lengths.
+    fractional denoise masks, and in the rounding of audio lengths. ``COMFY_033`` follows ComfyUI core 0.31 to
+    0.33, in which the audio of each block attends to the video after this block's update by the audio, and
+    not before: it differs from the trained model, and is offered for parity with graphs alone.
     """
 
     OFFICIAL = "official"
     COMFY = "comfy"
+    COMFY_033 = "comfy-0.33"
+
+    @property
+    def is_comfy(self) -> bool:
+        """Whether this follows some version of ComfyUI."""
+        return self is not Numerics.OFFICIAL
 
 
 @dataclass(frozen=True)
@@ -120,13 +128,15 @@ class Guide:
     ``frames`` is their number of latent frames. ``positions`` (1 or B, 3, N, 2) are start and end of each of
     N tokens in seconds, pixel rows and pixel columns. ``attention`` weights the attention between guide and
     video, as one number or per token (N,): 1 is plain attention, 0 none. ``valid`` (N,) bool marks the tokens
-    that exist, where a small reference was spread over a finer grid; None means all.
+    that exist, where a small reference was spread over a finer grid; None means all. ``generated`` says that
+    the tokens are sampled with the video, one pixel frame for each latent frame, and not given.
     """
 
     frames: int
     positions: Tensor
     attention: float | Tensor = 1.0
     valid: Tensor | None = None
+    generated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

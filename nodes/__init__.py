@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
+from .clip.duration import LTX2AVDurationPredictor
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .clip.memory_plan import LTX2AVMemoryPlan
 from .clip.plan import LTX2AVClipPlan
@@ -13,6 +14,11 @@ from .conditioning.audio import LTX2AVReferenceAudio, LTX2AVTextToAudio
 from .conditioning.control import LTX2AVCanny
 from .conditioning.guides import LTX2AVAddGuide, LTX2AVCropGuides
 from .conditioning.images import LTX2AVImgToVideoInplace, LTX2AVPreprocess, LTX2AVSetAudio
+from .conditioning.keyframes import (
+    LTX2AVAddGeneratedKeyframes,
+    LTX2AVGeneratedKeyframesToGuides,
+    LTX2AVSeparateGeneratedKeyframes,
+)
 from .conditioning.time_mask import LTX2AVTimeMask
 from .editing.finish import LTX2AVFinishEdit
 from .editing.long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
@@ -39,6 +45,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVClipPlan,
     LTX2AVMemoryPlan,
     LTX2AVPrompt,
+    LTX2AVDurationPredictor,
     LTX2AVEmptyLatent,
     LTX2AVConcatLatent,
     LTX2AVSeparateLatent,
@@ -48,6 +55,9 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVSetAudio,
     LTX2AVAddGuide,
     LTX2AVCropGuides,
+    LTX2AVAddGeneratedKeyframes,
+    LTX2AVSeparateGeneratedKeyframes,
+    LTX2AVGeneratedKeyframesToGuides,
     LTX2AVTimeMask,
     LTX2AVScheduler,
     LTX2AVDistilledSigmas,

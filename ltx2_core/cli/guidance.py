@@ -9,7 +9,9 @@ from typing import Any, TypedDict
 from ..config import transformer_config
 from ..loading import Component
 from ..run.pipeline import LTX2Pipeline
-from ..sampling.guidance import Guidance, Nag, StreamGuidance, stg_blocks_of
+from ..run.recipe_guidance import streams_of
+from ..run.recipes import Recipe, of_kind
+from ..sampling.guidance import Guidance, Nag, stg_blocks_of
 from ..sampling.presets import LTXV, PRESETS, Preset
 
 SCALES = ("cfg", "stg", "modality", "rescale", "skip_steps")
@@ -24,6 +26,8 @@ class GuidanceFields(TypedDict, total=False):
     eta: float | None
     steps: int
     sigmas: list[float]
+    stage2_sampler: str
+    stage2_sigmas: list[float]
     cfg: float
     audio_cfg: float
     guidance: Guidance
@@ -92,15 +96,15 @@ class GuidanceOptions:
         others = self.preset is not None or self.shared or self.sigma_range
         return not others and {*self.video, *self.audio} <= {"cfg"}
 
-    def guidance(self, cfg: float, blocks: tuple[int, ...]) -> Guidance:
+    def guidance(self, recipe: Recipe, blocks: tuple[int, ...]) -> Guidance:
         """Make the guidance of video and audio from these options.
 
-        ``cfg`` is the scale to use without a preset and without ``--cfg``. ``blocks`` are the numbers, from
-        0, of the transformer blocks that spatio-temporal guidance (stg) perturbs.
+        Without a preset ``recipe`` has the scales that are left out. ``blocks`` are the numbers, from 0, of
+        the transformer blocks that spatio-temporal guidance (stg) perturbs.
         """
         if self.preset is None:
-            # Without a preset the audio follows the scales of the video.
-            video = audio = replace(StreamGuidance(cfg=cfg), **self.video)
+            # Without a preset the audio follows the scales that are written for the video.
+            video, audio = (replace(scales, **self.video) for scales in streams_of(recipe))
         else:
             video, audio = replace(self.preset.video, **self.video), self.preset.audio
         video, audio = replace(video, **self.shared), replace(replace(audio, **self.audio), **self.shared)
@@ -116,6 +120,7 @@ def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) 
     """
     options = GuidanceOptions.taken(explicit)
     fields: GuidanceFields = {} if options.preset is None else _preset_fields(options.preset, explicit)
+    fields.update(_stage2_fields(explicit))
     # Read even if no scale needs them, so that a mistake in --stg-blocks is an error.
     blocks = _blocks(options.stg_blocks, pipeline)
     # Scales of cfg alone are fields of the request, so the recipe still chooses the rest.
@@ -125,7 +130,8 @@ def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) 
         if "cfg" in options.audio:
             fields["audio_cfg"] = options.audio["cfg"]
     else:
-        fields["guidance"] = options.guidance(pipeline.recipe.cfg, blocks)
+        recipe = of_kind(pipeline.recipe, distilled=bool(explicit.get("distilled")))
+        fields["guidance"] = options.guidance(recipe, blocks)
     if options.nag is not None:
         fields["nag"] = options.nag
     return fields
@@ -153,6 +159,19 @@ def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceField
     # The number of sigmas is the number of steps.
     elif not {"steps", "sigmas"} & explicit.keys():
         fields["steps"] = preset.steps
+    return fields
+
+
+def _stage2_fields(explicit: MutableMapping[str, Any]) -> GuidanceFields:
+    """Sampler and noise levels of ``--stage2-preset``, except where the user wrote an option for them."""
+    fields: GuidanceFields = {}
+    name = explicit.pop("stage2_preset", None)
+    if name is None:
+        return fields
+    if "stage2_sampler" not in explicit:
+        fields["stage2_sampler"] = PRESETS[name].sampler
+    if "stage2_sigmas" not in explicit:
+        fields["stage2_sigmas"] = PRESETS[name].sigmas().tolist()
     return fields
 
 

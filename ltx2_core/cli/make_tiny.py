@@ -12,7 +12,7 @@ import click
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--generation",
-    type=click.Choice(["2.0", "2.3"]),
+    type=click.Choice(["2.0", "2.3", "2.5"]),
     default="2.3",
     show_default=True,
     help="LTX-2 generation whose architecture and file layout the set has.",
@@ -34,8 +34,9 @@ import click
 def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     """Write a tiny random model set below DIR, in the folders that ComfyUI uses.
 
-    Checkpoint, text encoder, latent upscaler and LoRA have the layout of the released files, so that every
-    program that reads those can be tried with them; what they generate is noise.
+    Checkpoint, text encoder, latent upscaler and LoRA, for 2.5 a duration head too, have the layout of the
+    released files, so that every program that reads those can be tried with them; what they generate is
+    noise.
     """
     import torch
 
@@ -43,5 +44,6 @@ def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     files = write_tiny_set(folder, generation=cast(Any, generation), seed=seed, dtype=dtypes[dtype])
-    for path in (files.checkpoint, files.text_encoder, files.upsampler, files.lora):
-        click.echo(path)
+    for path in (files.checkpoint, files.text_encoder, files.upsampler, files.lora, files.duration_head):
+        if path is not None:
+            click.echo(path)

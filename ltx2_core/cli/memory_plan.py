@@ -44,9 +44,13 @@ def plan(chosen: Chosen) -> None:
 def _clips(chosen: Chosen) -> list[ClipPlan]:
     """Plan the size and length of each sampling stage; the model's recipe fills in what the user left out."""
     from ..run.recipes import recipe_for
-    from ..shapes import Snap, plan_clip
+    from ..shapes import AUTO, Snap, plan_clip
 
     recipe, seconds = recipe_for(chosen["model"]), chosen["seconds"]
+    if seconds == AUTO:
+        raise ValueError(
+            "--seconds auto depends on the prompt, which a plan has not: give a number of seconds"
+        )
     stages = chosen["stages"] or recipe.stages
     frames = chosen["num_frames"]
     clip = plan_clip(

@@ -38,6 +38,18 @@ class PathType(click.Path):
         return super().convert(value, param, ctx)
 
 
+class NumberOrWord(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
+    """The click type of a number in whose place one of some words may stand."""
+
+    name = "float"
+
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value in self.words else click.FLOAT.convert(value, param, ctx)
+
+
 TYPES: Mapping[str, click.ParamType] = {  # type: ignore[type-arg]  # generic in new versions of click only
     "int": click.INT,
     "float": click.FLOAT,
@@ -125,6 +137,8 @@ def _parameter(option: Option, command: str) -> click.Option:
     Its click default is None, so that an option which the user wrote can be told from one left out.
     """
     kind = click.Choice(option.choices) if option.choices else TYPES.get(option.kind)
+    if option.words:
+        kind = NumberOrWord(option.words)
     return click.Option(
         [*option.flags, option.name],
         type=kind,

@@ -15,13 +15,12 @@ from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.pipeline import LTX2Pipeline
-from ..run.recipes import of_kind
+from ..run.recipes import Recipe, of_kind
 from ..run.request import Request
 from ..run.stages import Stage
 from ..shapes import ClipPlan
 from ..storage.files import ParsedJson
 from ..storage.quantized import loaded_bytes
-from ..types import Numerics
 
 
 def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
@@ -80,8 +79,8 @@ def print_plan(
     clip = stages[-1].clip
     size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
     click.echo(f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s")
-    for change in clip.changes:
-        click.echo(f"          {change}")
+    for note in _length_notes(request, clip):
+        click.echo(f"          {note}")
     click.echo(f"recipe    {recipe_line(pipeline, request)}")
     click.echo(f"seed      {request.seed}")
     for line in _file_lines(pipeline):
@@ -120,6 +119,13 @@ def print_plan(
     # Stages follow one another, so the largest one counts and not their sum.
     peak = max(memory, key=lambda entry: entry.total)
     click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+
+
+def _length_notes(request: Request, clip: ClipPlan) -> Iterator[str]:
+    """Yield a line for a length that is predicted later, and for each value that was rounded."""
+    if request.size.auto:
+        yield "length auto: predicted from the prompt in the run; planned here as above"
+    yield from clip.changes
 
 
 def _tokens(clip: ClipPlan, *, video: bool) -> str:
@@ -161,7 +167,7 @@ def _input_lines(request: Request) -> Iterator[str]:
 def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
     """Say for how many tokens the noise levels of a stage are computed, and which setting decided that."""
     schedule = request.sampling.schedule
-    of_clip = (schedule or ("clip" if pipeline.numerics is Numerics.COMFY else "4096")) == "clip"
+    of_clip = (schedule or ("clip" if pipeline.numerics.is_comfy else "4096")) == "clip"
     why = f"the {pipeline.numerics.value} numerics" if schedule is None else "as written"
     tokens = f"the {stage.clip.video_tokens} tokens of the clip" if of_clip else "4096 tokens"
     return f"for {tokens}: {why}"
@@ -172,12 +178,19 @@ def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
     recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
     resolved, chosen = request.with_recipe(recipe)
     # The negative prompt is long, and the crf has an effect with an image alone.
-    values = [
-        f"{name} {getattr(resolved, name)}" for name in chosen if name not in ("negative_prompt", "image_crf")
-    ]
+    apart = ("negative_prompt", "image_crf", "guidance")
+    values = [f"{name} {getattr(resolved, name)}" for name in chosen if name not in apart]
+    if "guidance" in chosen:
+        values.append(_scales_text(recipe))
     if resolved.image is not None and "image_crf" in chosen:
         values.append(f"image_crf {resolved.image_crf}")
     return f"{', '.join(values) or 'nothing'}: {recipe.reason}"
+
+
+def _scales_text(recipe: Recipe) -> str:
+    """List the guidance scales of ``recipe`` that both streams share: "stg 1 in block 28, modality 3"."""
+    blocks = ", ".join(map(str, recipe.stg_blocks))
+    return f"stg {recipe.stg:g} in block {blocks}, modality {recipe.modality:g}, rescale {recipe.rescale:g}"
 
 
 def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:

@@ -25,6 +25,7 @@ from ..media.save import Clip, audio_clip, save_clip
 from ..out_of_memory import OutOfMemory, is_out_of_memory
 from ..run.flat_options import RequestFields, RequestOptions
 from ..run.generation import METADATA_KEY, Generation
+from ..run.image_checks import ImageChecks
 from ..run.job import DECODE, Part, job_parts
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
@@ -66,9 +67,13 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
         generation = pipeline(request, on_step=bar.show)
         # Saved before decoding, which may run out of memory after minutes of sampling.
         _save_latents(saved, pipeline, generation, output)
-        _save(generation, output, bar)
+        checks = ImageChecks.of(generation)
+        _save(generation, output, bar, checks)
     clip = generation.as_clip()
     report(output, clip, pipeline.networks.clock, seed=generation.request.seed, embedded=_embedded(pipeline))
+    if checks is not None and checks.psnr_db is not None:
+        for line in checks.lines():
+            click.echo(line, err=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,8 +297,14 @@ def _save_latents(
         saved.append(path)
 
 
-def _save(generation: Generation, output: Output, bar: JobBar) -> None:
-    generation.save(output.destination, on_frames=bar.frames, **output.encoding.chosen())
+def _save(generation: Generation, output: Output, bar: JobBar, checks: ImageChecks | None = None) -> None:
+    """Write the clip; ``checks`` measure its frames as they are decoded."""
+    clip = generation.as_clip()
+    if checks is not None and clip.frames is not None:
+        clip = replace(clip, frames=checks.watching(clip.frames))
+    timed = generation.codecs.networks.clock.timed
+    encoding = Encoding(**output.encoding.chosen())
+    save_clip(output.destination, clip, encoding, on_frames=bar.frames, timed=timed)
 
 
 def _save_edit(

@@ -5,6 +5,7 @@ from .networks import (
     AudioVAEConfig,
     BandwidthExtensionConfig,
     ConnectorConfig,
+    DurationHeadConfig,
     FrequenciesPrecision,
     GeneratorConfig,
     PaddingMode,
@@ -17,12 +18,13 @@ from .networks import (
     VideoVAEConfig,
     VocoderConfig,
 )
-from .reader import text_config, transformer_config, upsampler_config
+from .reader import duration_head_config, text_config, transformer_config, upsampler_config
 
 __all__ = [
     "AudioVAEConfig",
     "BandwidthExtensionConfig",
     "ConnectorConfig",
+    "DurationHeadConfig",
     "FrequenciesPrecision",
     "GeneratorConfig",
     "PaddingMode",
@@ -35,6 +37,7 @@ __all__ = [
     "VideoVAEConfig",
     "VocoderConfig",
     "audio_vae_config",
+    "duration_head_config",
     "text_config",
     "transformer_config",
     "upsampler_config",

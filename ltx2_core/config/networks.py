@@ -61,6 +61,10 @@ class TransformerConfig:
     norm_eps: float = 1e-6
     qk_norm_eps: float = 1e-6
     """Epsilon of the query and key norms; ComfyUI uses 1e-5 whatever the checkpoint says."""
+    audio_reads_updated_video: bool = False
+    """Whether audio attends to the video after the video's update by audio, as in ComfyUI from 0.31 on.
+
+    Models are trained without it."""
 
     @property
     def dim(self) -> int:
@@ -74,6 +78,22 @@ class TransformerConfig:
     def modulation_rows(self) -> int:
         """Number of modulation vectors per block: shift, scale and gate for each of 2 or 3 branches."""
         return 9 if self.cross_attention_adaln else 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class DurationHeadConfig:
+    """Settings of the network that predicts how long a clip should be."""
+
+    video_dim: int
+    audio_dim: int
+    hidden: int = 256
+    queries: int = 1
+    heads: int = 4
+    mlp: int = 256
+
+    def __post_init__(self) -> None:
+        if self.heads < 1 or self.hidden % self.heads:
+            raise ValueError(f"num_pooler_heads={self.heads} does not divide pooler_hidden_dim={self.hidden}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,14 @@ from collections.abc import Sequence
 
 from ..storage.files import ParsedJson
 from .checked import require, section, unsupported
-from .networks import ConnectorConfig, RopeConfig, TextConfig, TransformerConfig, UpsamplerConfig
+from .networks import (
+    ConnectorConfig,
+    DurationHeadConfig,
+    RopeConfig,
+    TextConfig,
+    TransformerConfig,
+    UpsamplerConfig,
+)
 
 
 def transformer_config(config: ParsedJson) -> TransformerConfig:
@@ -161,3 +168,20 @@ def _three(c: ParsedJson, key: str, default: Sequence[float]) -> tuple[float, fl
     if len(values) != 3:
         raise unsupported(key, values, "three numbers")
     return float(values[0]), float(values[1]), float(values[2])
+
+
+def duration_head_config(config: ParsedJson, *, video_dim: int, audio_dim: int) -> DurationHeadConfig:
+    """Read the settings of the duration head from ``config["duration_head"]``, which released files lack.
+
+    ``video_dim`` and ``audio_dim`` are the widths of the texts that it gets. Raises ValueError for settings
+    that do not fit each other.
+    """
+    c = section(config, "duration_head") if "duration_head" in config else {}
+    return DurationHeadConfig(
+        video_dim=video_dim,
+        audio_dim=audio_dim,
+        hidden=int(c.get("pooler_hidden_dim", 256)),
+        queries=int(c.get("num_queries", 1)),
+        heads=int(c.get("num_pooler_heads", 4)),
+        mlp=int(c.get("mlp_hidden", 256)),
+    )

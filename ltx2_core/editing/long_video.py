@@ -82,6 +82,10 @@ def planned_long(
     """
     trigger = options.pop("trigger", None)
     asked = Request(prompt="", **options)
+    if asked.size.auto:
+        raise ValueError(
+            "seconds=auto is for a clip of one prompt: give the length of a long clip in seconds or frames"
+        )
     request = pipeline.resolve(asked)
     if request.stages != 1:
         raise ValueError("a long clip is sampled in one stage: set stages=1")

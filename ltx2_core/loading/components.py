@@ -74,9 +74,15 @@ def _transformer(config: ParsedJson, shapes: Shapes, options: _Options, numerics
 
     settings = cfg.transformer_config(config)
     # ComfyUI ignores the epsilon of the checkpoint in its query and key norms.
-    if numerics is Numerics.COMFY:
-        settings = replace(settings, qk_norm_eps=COMFY_QK_NORM_EPS)
+    if numerics.is_comfy:
+        settings = as_comfy(settings, numerics)
     return Transformer(settings, **options)
+
+
+def as_comfy(config: cfg.TransformerConfig, numerics: Numerics) -> cfg.TransformerConfig:
+    """The configuration of a transformer as the version of ComfyUI that ``numerics`` names computes it."""
+    late = numerics is Numerics.COMFY_033
+    return replace(config, qk_norm_eps=COMFY_QK_NORM_EPS, audio_reads_updated_video=late)
 
 
 def _connectors(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
@@ -136,9 +142,17 @@ def _upsampler(config: ParsedJson, shapes: Shapes, options: _Options, numerics: 
     return LatentUpsampler(cfg.upsampler_config(config), **options)
 
 
+def _duration_head(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
+    from ..text.duration import DurationHead
+
+    # The widths of both texts are those of the transformer, whose configuration this file may lack.
+    video, audio = (shapes[f"{stream}_input_proj.weight"][-1] for stream in ("video", "audio"))
+    return DurationHead(cfg.duration_head_config(config, video_dim=video, audio_dim=audio), **options)
+
+
 def _text_config(config: ParsedJson, numerics: Numerics) -> cfg.TextConfig:
     settings = cfg.text_config(config)
-    if numerics is Numerics.OFFICIAL:
+    if not numerics.is_comfy:
         return settings
     return replace(
         settings,
@@ -157,4 +171,5 @@ _BUILDERS: Mapping[Component, Callable[[ParsedJson, Shapes, _Options, Numerics],
     Component.AUDIO_DECODER: _audio_decoder,
     Component.VOCODER: _vocoder,
     Component.UPSAMPLER: _upsampler,
+    Component.DURATION_HEAD: _duration_head,
 }

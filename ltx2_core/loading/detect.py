@@ -25,6 +25,7 @@ class Component(Enum):
     AUDIO_DECODER = "audio decoder"
     VOCODER = "vocoder"
     UPSAMPLER = "latent upsampler"
+    DURATION_HEAD = "duration head"
     LORA = "LoRA"
     TEXT_ENCODER = "text encoder"
 
@@ -57,6 +58,7 @@ _DIT = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", 
 _VIDEO = ("vae.", "")
 _AUDIO = ("audio_vae.", "autoencoder.", "")
 _STATISTICS = "per_channel_statistics."
+_KINDS = ("video_modality_emb", "audio_modality_emb")
 _SINGLE = "the main checkpoint (ltx-2-19b-… or ltx-2.3-22b-…, folder checkpoints)"
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -144,6 +146,13 @@ LAYOUTS: tuple[Layout, ...] = (
         "ltx-2.3-spatial-upscaler-x2-1.1 (latent_upscale_models)",
     ),
     Layout(
+        component=Component.DURATION_HEAD,
+        anchors=("attention_pooler.query_tokens",),
+        prefixes=("duration_head.", "model.diffusion_model.duration_head.", ""),
+        roots=("attention_pooler.", "mlp_", "video_input_proj.", "audio_input_proj.", *_KINDS),
+        usual_file="ltx-2.5-duration-head-bf16 (model_patches)",
+    ),
+    Layout(
         component=Component.TRANSFORMER,
         anchors=("audio_adaln_single.linear.weight",),
         prefixes=_DIT,
@@ -172,6 +181,7 @@ OFFICIAL_PREFIXES: Mapping[Component, str] = {
     Component.AUDIO_DECODER: "audio_vae.",
     Component.VOCODER: "vocoder.",
     Component.UPSAMPLER: "",
+    Component.DURATION_HEAD: "duration_head.",
 }
 """Prefix of each component's tensor names in released single files."""
 

@@ -21,8 +21,10 @@ from ..types import Numerics, TextFeatures
 from .execution import Execution
 from .network_sizes import NetworkSizes
 
-_FLOAT32 = frozenset({Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER})
-"""Small, and audibly better than in bfloat16."""
+_FLOAT32 = frozenset(
+    {Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER, Component.DURATION_HEAD}
+)
+"""Small, and the audio is audibly better than in bfloat16."""
 
 
 class Components(NetworkSizes):

@@ -28,7 +28,7 @@ class RequestOptions(TypedDict, total=False):
     width: int | None
     height: int | None
     num_frames: int | None
-    seconds: float | None
+    seconds: float | Literal["auto"] | None
     fps: float | None
     snap: Snap | str
     video: bool

@@ -53,6 +53,8 @@ class Generation:
     input_audio: tuple[Tensor, int] | None = None
     evaluations: tuple[Evaluations, ...] = ()
     """Of each stage: passes that the transformer evaluated, and passes that the step cache saved."""
+    keyframes: Tensor | None = None
+    """Latents (1, 128, K, H, W) of the keyframes that the first stage generated next to the clip, if any."""
     recorded: ParsedJson | None = None
     """The settings, where the latents come from an earlier run."""
 

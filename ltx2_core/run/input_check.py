@@ -69,6 +69,11 @@ def check_components(
         needed.append(Component.AUDIO_ENCODER)
     for component in needed:
         networks.file(component)
+    if request.size.auto:
+        try:
+            networks.file(Component.DURATION_HEAD)
+        except ValueError as error:
+            raise ValueError(f"seconds=auto needs the duration head: {error}") from None
     networks.check_text_encoder()
 
 

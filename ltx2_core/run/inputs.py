@@ -147,7 +147,7 @@ def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: 
 
     A single frame is also compressed with H.264 at ``crf`` and decoded.
     """
-    comfy = numerics is Numerics.COMFY
+    comfy = numerics.is_comfy
     # Official pipelines compress the image at its own size, ComfyUI after it was resized.
     if len(frames) == 1 and not comfy:
         frames = compress_image(frames[0], crf)[None]
@@ -160,6 +160,18 @@ def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: 
 def _mode(fit: Fit, crop: FitMode) -> FitMode:
     """Translate the ``fit`` of a request to a mode of ``fit_image``; ``crop`` is the mode for "crop"."""
     return crop if fit == "crop" else fit
+
+
+def first_image_pixels(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor | None:
+    """The first image of a request as it is encoded for ``clip``: (N, 3, H, W) in [0, 1]; None without one.
+
+    It is fitted to the size of the clip, and compressed if it is a single image.
+    """
+    image, inputs = request.inputs.image, request.inputs
+    if image.source is None:
+        return None
+    frames = _image_frames(image.source, parse_colour(inputs.background))
+    return _prepare(frames, clip, _crf(image.crf, request), numerics, inputs.fit)
 
 
 def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit) -> ImageInPlace:

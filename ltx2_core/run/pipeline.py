@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..conditioning.items import Conditioning
+from ..conditioning.slots import generated_keyframes
 from ..conditioning.state import drop_guides
 from ..loading.save_diffusers import save_diffusers
 from ..out_of_memory import clearly
@@ -24,6 +25,7 @@ from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, Numerics
 from .components import Components
+from .duration import predict_seconds, with_length
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation
@@ -137,10 +139,16 @@ class LTX2Pipeline(Planner):
         run = Run(on_step, stop)
         stages = self.check(request, further=bool(extra), source=source_size(extra))
         plan = self._memory_plan(stages, source_size(extra))
-        files = file_records(request)
+        files, predicted_s = file_records(request), None
         # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
         with self.networks.clock.timed("text"):
             contexts = stage_contexts(self, request.text, stages, run)
+            if request.size.auto:
+                predicted_s = predict_seconds(self.networks, contexts[0][0])
+                request = with_length(request, predicted_s)
+                # Size and memory were checked for the usual length.
+                stages = self.check(request, further=bool(extra), source=source_size(extra))
+                plan = self._memory_plan(stages, source_size(extra))
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
         for stage, more in zip(stages, items, strict=True):
@@ -148,7 +156,7 @@ class LTX2Pipeline(Planner):
         sampler = StageSampler(
             self.networks, request, run, speed=self.speed, numerics=self.numerics, plan=plan
         )
-        latents, evaluations = self._sampled(sampler, stages, items, contexts)
+        latents, evaluations, keyframes = self._sampled(sampler, stages, items, contexts)
         return Generation(
             codecs=self,
             run_settings={
@@ -156,6 +164,7 @@ class LTX2Pipeline(Planner):
                 "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
                 "conditioning": [describe(item) for item in extra],
                 "inputs": files,
+                **({} if predicted_s is None else {"predicted_s": round(predicted_s, 3)}),
             },
             latents=latents,
             clip=stages[-1].clip,
@@ -163,6 +172,7 @@ class LTX2Pipeline(Planner):
             sigmas=tuple(tuple(round(v, 6) for v in s.sigmas.tolist()) for s in stages),
             input_audio=input_audio,
             evaluations=evaluations,
+            keyframes=keyframes,
         )
 
     def clips(
@@ -213,16 +223,18 @@ class LTX2Pipeline(Planner):
         stages: Sequence[Stage],
         items: Sequence[Sequence[Conditioning]],
         contexts: Sequence[Contexts],
-    ) -> tuple[AVLatent, tuple[Evaluations, ...]]:
+    ) -> tuple[AVLatent, tuple[Evaluations, ...], Tensor | None]:
         """Sample all stages, each from the upscaled result of the one before it.
 
         ``items`` are the conditioning of each stage, ``contexts`` its encoded prompts. Returns the latents of
-        the clip, and for each stage how often the transformer was called.
+        the clip, for each stage how often the transformer was called, and the latents (1, 128, K, H, W) of
+        the K keyframes that were generated next to the clip, None without them.
         """
         request, run = sampler.request, sampler.run
         latents = request.inputs.latents
         first_audio: Tensor | None = None
         evaluations: list[Evaluations] = []
+        keyframes: Tensor | None = None
         for index, stage in enumerate(stages):
             if index and latents is not None:
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
@@ -233,6 +245,9 @@ class LTX2Pipeline(Planner):
                 state = item.apply(state)
             latents, used = sampler.sample(index, stage, state, contexts[index], self.stage_loras(index))
             evaluations.append(used)
+            # The official pipelines generate them in the first stage.
+            if index == 0:
+                keyframes = generated_keyframes(latents, state)
             # Guides are extra tokens, which neither the upscaler nor the decoder takes.
             latents = drop_guides(latents, state)
             # The second stage samples audio all the same, because both streams attend to each other; its
@@ -242,12 +257,12 @@ class LTX2Pipeline(Planner):
         assert latents is not None
         if first_audio is not None:
             latents = replace(latents, audio=first_audio)
-        return latents, tuple(evaluations)
+        return latents, tuple(evaluations), keyframes
 
     def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
         if request.staging.audio_stage is not None:
             return request.staging.audio_stage
-        return 1 if stages[0].guided and self.numerics is Numerics.OFFICIAL else 2
+        return 1 if stages[0].guided and not self.numerics.is_comfy else 2
 
 
 # Unpack is for type checkers; help() and completion in an editor read this signature.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
 from ..memory import MemoryPlan
+from ..sampling.guidance import stg_blocks_of
 from ..storage.files import JsonObject
 from ..types import Numerics
 from .codecs import Codecs
@@ -51,7 +53,11 @@ class Planner(Codecs):
         """The default settings for this checkpoint with full (not distilled) weights."""
         file = self.networks.file(Component.TRANSFORMER)
         version = str(file.metadata.get("model_version", ""))
-        return recipe_for(generation_of(version, inferred=file.generation))
+        recipe = recipe_for(generation_of(version, inferred=file.generation))
+        if not recipe.stg:
+            return recipe
+        layers = transformer_config(file.config).num_layers
+        return replace(recipe, stg_blocks=stg_blocks_of(layers, recipe.generation))
 
     def resolve(self, request: Request) -> Request:
         """Return ``request`` with every open value filled in from the recipe of the checkpoint."""

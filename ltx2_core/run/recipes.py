@@ -21,9 +21,13 @@ class Recipe:
     """The default settings for one checkpoint: the value of every option whose default depends on it.
 
     ``sigmas`` and ``stage2_sigmas`` are keys of ``FIXED_SIGMAS``. If ``sigmas`` is None, the first stage uses
-    the LTX-2 schedule with ``steps`` steps. ``stages`` is the default of ``ltx2 generate`` only; in Python
-    the default is one stage. ``node_stage2_sigmas`` is the list for ComfyUI, whose published graphs differ
-    from Lightricks' own code there. ``distilled_lora`` is the strength of a distilled LoRA in those graphs.
+    the LTX-2 schedule with ``steps`` steps. ``stg``, ``modality`` and ``rescale`` are guidance scales of both
+    streams, neutral by default; ``stg_blocks`` are the numbers of the transformer blocks that stg perturbs,
+    in a network of the released depth. ``noise_by_token`` draws the noise that samplers add in the order of
+    the official pipelines, in the official numerics; earlier models keep the order of ComfyUI. ``stages`` is
+    the default of ``ltx2 generate`` only; in Python the default is one stage. ``node_stage2_sigmas`` is the
+    list for ComfyUI, whose published graphs differ from Lightricks' own code there. ``distilled_lora`` is the
+    strength of a distilled LoRA in those graphs.
     """
 
     name: str
@@ -31,9 +35,14 @@ class Recipe:
     kind: Kind = "dev"
     sampler: str = "euler"
     eta: float | None = None
+    noise_by_token: bool = False
     steps: int = 30
     cfg: float = 4.0
     audio_cfg: float = 4.0
+    stg: float = 0.0
+    modality: float = 1.0
+    rescale: float = 0.0
+    stg_blocks: tuple[int, ...] = ()
     sigmas: str | None = None
     stage2_sampler: str = "euler"
     stage2_sigmas: str = "distilled_stage2"
@@ -46,6 +55,11 @@ class Recipe:
     fps: float = 24.0
     stages: Literal[1, 2] = 2
     negative_prompt: str = NEGATIVE_PROMPT
+
+    @property
+    def guided(self) -> bool:
+        """Whether guidance consists of more than a scale of cfg for each stream."""
+        return (self.stg, self.modality, self.rescale) != (0.0, 1.0, 0.0)
 
     @property
     def reason(self) -> str:
@@ -65,6 +79,10 @@ def _distilled(dev: Recipe, **changes: object) -> Recipe:
         steps=8,
         cfg=1.0,
         audio_cfg=1.0,
+        stg=0.0,
+        modality=1.0,
+        rescale=0.0,
+        stg_blocks=(),
         sigmas="distilled",
     )
     return replace(fixed, **changes)  # type: ignore[arg-type]
@@ -72,9 +90,21 @@ def _distilled(dev: Recipe, **changes: object) -> Recipe:
 
 _LTX20 = Recipe(name="LTX-2.0 dev", generation="2.0")
 _LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3", node_stage2_sigmas="stage2_2.3", distilled_lora=0.5)
-# The image encoders of 2.4 and later were trained on images that are compressed less.
-_LTX24 = replace(_LTX23, name="LTX-2.4 dev", generation="2.4", image_crf=18)
-_LTX25 = replace(_LTX24, name="LTX-2.5 dev", generation="2.5")
+# The image encoders of 2.4 and later were trained on images that are compressed less. Their guidance is that
+# of the official pipelines; earlier models keep that of the ComfyUI templates, by which clips were made.
+_LTX24 = replace(
+    _LTX23,
+    name="LTX-2.4 dev",
+    generation="2.4",
+    image_crf=18,
+    cfg=3.0,
+    audio_cfg=7.0,
+    stg=1.0,
+    modality=3.0,
+    rescale=0.7,
+    stg_blocks=(28,),
+)
+_LTX25 = replace(_LTX24, name="LTX-2.5 dev", generation="2.5", noise_by_token=True)
 # Sizes and frame rate are those that the tiny set was trained at, on frames as they were drawn.
 _TINY = Recipe(
     name="the tiny set",
@@ -138,4 +168,6 @@ def generation_of(model_version: str, *, inferred: str | None = None) -> str:
 
 def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:
     """Return the recipe of the same generation for distilled weights, or for full weights."""
-    return recipe_for(recipe.generation, "distilled" if distilled else "dev")
+    kind: Kind = "distilled" if distilled else "dev"
+    # The recipe of a checkpoint has the blocks of its depth, which the table has not.
+    return recipe if recipe.kind == kind else recipe_for(recipe.generation, kind)

@@ -9,12 +9,14 @@ from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ..conditioning.inputs import AudioSource, Inputs, SourceClip
+from ..sampling.guidance import Guidance
 from ..sampling.settings import SamplingSettings, StageSettings
 from ..shapes import ClipSize
 from ..storage.files import JsonObject
 from ..text.prompt import TRIGGER, Prompt, PromptEmbeds
 from .flat_options import FIELDS, RequestFields, RequestOptions, check_names
 from .options import check_keywords
+from .recipe_guidance import guidance_of
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
 from .request_json import from_json, schema, to_json
 from .request_values import checked_values
@@ -47,7 +49,8 @@ class Request:
         trigger: trigger word of a LoRA, which takes the place of ``[trigger]`` in the prompt.
         prompt_embeds: both prompts as ``pipeline.encode_prompt`` made them, in place of encoding them.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
-        num_frames, seconds: length of the clip, one of the two; 8k + 1 frames.
+        num_frames, seconds: length of the clip, one of the two; 8k + 1 frames. seconds="auto" predicts it
+            from the prompt, by the duration head of LTX-2.5.
         fps, snap: frames per second; how a size or length that is not on the latent grid is rounded: "floor",
             "nearest" or "ceil", or "error" to refuse it.
         video: False generates audio alone, in one stage.
@@ -216,12 +219,24 @@ class Request:
             # An audio scale that is absent follows a cfg that is named.
             undecided.append("audio_cfg")
         chosen = {name: getattr(recipe, name) for name in undecided if getattr(self, name) is None}
+        if sampling.guidance is None and recipe.guided:
+            chosen["guidance"] = self._guidance(recipe)
         names = tuple(chosen)
         if self.text.embeds is not None and chosen.get("negative_prompt") != self.text.embeds.negative_prompt:
             # Embeddings bring their own, which is no choice of the recipe.
             chosen["negative_prompt"] = self.text.embeds.negative_prompt
             names = tuple(name for name in names if name != "negative_prompt")
         return self._unchecked(self._parts(), cast(RequestFields, chosen)), names
+
+    def _guidance(self, recipe: Recipe) -> Guidance:
+        """The guidance of ``recipe``, with the scales that this request names."""
+        sampling, voice = self.sampling, self.inputs.reference_audio
+        return guidance_of(
+            recipe,
+            cfg=sampling.cfg,
+            audio_cfg=sampling.audio_cfg,
+            identity=0.0 if voice.source is None else voice.identity,
+        )
 
     def settings(self) -> JsonObject:
         """The request as flat JSON values: files by their names, tensors by the note "<Tensor in memory>"."""
@@ -250,6 +265,8 @@ class Request:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"
             )
+        if self.size.auto and self.inputs.latents is not None:
+            raise ValueError("latents have a length of their own: leave seconds='auto' out")
         if self.sampling.denoise != 1 and self.inputs.latents is None:
             raise ValueError(
                 f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "

@@ -105,6 +105,7 @@ class StageSampler:
                 lambda step, steps, x0: self.run.report_estimate(name, step, steps, x0, where),
                 generator=self._step_noise,
                 preserve=denoise.preserve,
+                noise_by_token=stage.noise_by_token,
             )
             return latents, denoise.evaluations
 

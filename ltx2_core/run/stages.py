@@ -10,7 +10,7 @@ from torch import Tensor
 from ..sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass
 from ..sampling.samplers import PAIRED
 from ..sampling.schedules import FIXED_SIGMAS, as_sigmas, last_sigmas, ltxv_sigmas, partial_sigmas
-from ..shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
+from ..shapes import AUTO, SPATIAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
 from ..types import AVLatent, Numerics
 from .recipes import DEFAULT, Recipe, of_kind
 from .request import Request
@@ -22,6 +22,7 @@ class Stage:
 
     ``clip`` is its size and length, ``sigmas`` its noise levels. ``image_strength`` is how much of the first
     image is preserved, from 0 to 1. ``eta`` is the sampler's share of fresh noise; None is its default.
+    ``noise_by_token`` draws that noise in the order of the official pipelines.
     """
 
     clip: ClipPlan
@@ -31,6 +32,7 @@ class Stage:
     sampler: str = "euler"
     eta: float | None = None
     nag: Nag | None = None
+    noise_by_token: bool = False
 
     @property
     def guided(self) -> bool:
@@ -59,7 +61,7 @@ def plan_stages(
     recipe = of_kind(recipe, distilled=request.sampling.distilled)
     request, _ = request.with_recipe(recipe)
     sampling, staging = request.sampling, request.staging
-    clip = _clip(request, numerics)
+    clip = _clip(request, numerics, recipe)
     # Planned backwards: the user names the size of the result, and the upscaler fixes that of the first
     # stage.
     first = clip if staging.count == 1 else clip.before(enlargement)
@@ -73,6 +75,7 @@ def plan_stages(
         image_strength=request.inputs.image.strength,
         sampler=sampling.sampler,
         eta=sampling.eta,
+        noise_by_token=recipe.noise_by_token and not numerics.is_comfy,
         # A pass of its own avoids the negative prompt already, and the denoiser refuses both.
         nag=None if reads_negative else sampling.nag,
     )
@@ -96,8 +99,11 @@ def plan_stages(
     )
 
 
-def _clip(request: Request, numerics: Numerics) -> ClipPlan:
-    """Plan the size and length of the finished clip; in ``request`` no value may be open."""
+def _clip(request: Request, numerics: Numerics, recipe: Recipe) -> ClipPlan:
+    """Plan the size and length of the finished clip; in ``request`` no value may be open.
+
+    A length that is predicted later is that of the recipe until then.
+    """
     size, latents = request.size, request.inputs.latents
     assert size.fps is not None
     if latents is not None and latents.video is not None:
@@ -107,8 +113,8 @@ def _clip(request: Request, numerics: Numerics) -> ClipPlan:
     return plan_clip(
         size.width,
         size.height,
-        frames=size.num_frames,
-        seconds=size.seconds,
+        frames=recipe.num_frames if size.auto else size.num_frames,
+        seconds=None if size.seconds == AUTO else size.seconds,
         fps=size.fps,
         snap=size.snap,
         stages=request.staging.count,
@@ -168,7 +174,7 @@ def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics, recipe: 
         return last_sigmas(FIXED_SIGMAS[recipe.sigmas], sampling.denoise)
 
     # The official pipelines always schedule for 4096 tokens, ComfyUI and diffusers for those of the clip.
-    usual = "clip" if numerics is Numerics.COMFY else "4096"
+    usual = "clip" if numerics.is_comfy else "4096"
     of_clip = (sampling.schedule or usual) == "clip"
 
     def schedule(steps: int) -> Tensor:

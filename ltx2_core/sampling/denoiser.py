@@ -69,6 +69,7 @@ class Denoiser:
             audio=_any(self._mask.audio),
             both=self._mask.video is not None and self._mask.audio is not None,
         )
+        self._guides = state.guides
         self._referenced = state.reference_audio is not None and self._clean.audio is not None
         self._check(model, negative, nag)
         # Only the negative pass reads another text; the others perturb the network or its input, not the
@@ -104,7 +105,7 @@ class Denoiser:
             raise ValueError("this sampler needs a negative prompt at any cfg: pass its context")
         x0, negative = self._guided(x, sigma, negative=True)
         # ComfyUI masks the result of guidance alone, and not the estimates that a sampler reads.
-        if self._numerics is Numerics.OFFICIAL:
+        if not self._numerics.is_comfy:
             negative = blend(self._clean, negative, self._mask)
         return Estimates(blend(self._clean, x0, self._mask), negative)
 
@@ -115,7 +116,7 @@ class Denoiser:
         before each forward pass.
         """
         # There the network gets preserved content clean, whatever ``x`` has in its place.
-        return x if self._numerics is Numerics.COMFY else blend(self._clean, x, self._mask)
+        return x if self._numerics.is_comfy else blend(self._clean, x, self._mask)
 
     def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
         """The guided x0 of ``x`` at noise level ``sigma`` and that of the negative prompt, before masking.
@@ -133,7 +134,7 @@ class Denoiser:
         x = x.to(self._device, torch.float32)
         # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
-        if self._numerics is Numerics.COMFY:
+        if self._numerics.is_comfy:
             # The model gets preserved content clean, and every cell loses the noise of the step, not its own.
             x, removed = blend(self._clean, x, self._mask), sigma
         velocities: Mapping[Pass, AVLatent]
@@ -162,6 +163,11 @@ class Denoiser:
             raise ValueError("nag takes the place of cfg: use cfg 1 with it, or leave nag out")
         if self._guidance.skips and self._sigmas is None:
             raise ValueError("skip_steps counts the steps of a schedule: pass sigmas, or use skip_steps 0")
+        if any(guide.generated for guide in self._guides) and not model.config.keyframe_embedding:
+            raise ValueError(
+                "this model cannot generate keyframes, which LTX-2.5 introduced: use one of its checkpoints, "
+                "or leave the keyframes out"
+            )
         if Pass.PERTURBED in needed:
             check_blocks(self._guidance, model.config.num_layers)
 

@@ -51,7 +51,7 @@ class ClipInputs:
         dtype: torch.dtype,
     ) -> None:
         self.dtype = dtype
-        self._nag, self._comfy = nag, numerics is Numerics.COMFY
+        self._nag, self._comfy = nag, numerics.is_comfy
         self._present = _present_tokens(state, clean.video)
         self._video = self._video_stream(state, mask.video, {which: c.video for which, c in contexts.items()})
         texts = {which: c.audio for which, c in contexts.items()}
@@ -122,15 +122,13 @@ class ClipInputs:
         # Guides follow the video's own tokens and bring positions of their own.
         own = video_positions(frames - state.guide_frames, height, width, state.fps)
         positions = torch.cat((own, *(guide.positions.to(own) for guide in state.guides)), dim=2)
-        # LTX-2.5 marks tokens of a single pixel frame, but neither image guides nor references.
-        first_frame = torch.zeros(1, positions.shape[2], 1, device=mask.device)
-        first_frame[:, : height * width] = 1
+        single_frames = _single_frames(state.guides, frames * height * width, height * width).to(mask.device)
         # In ComfyUI guides attend to each other, in the official pipelines they do not.
         weights = guide_attention(state.guides, between_guides=1.0 if self._comfy else 0.0)
         if self._present is not None:
             present = self._present.to(positions.device)
-            positions, first_frame = positions[:, :, present], first_frame[:, self._present]
-        return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=first_frame)
+            positions, single_frames = positions[:, :, present], single_frames[:, self._present]
+        return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=single_frames)
 
     def _audio_stream(
         self, mask: Tensor | None, contexts: Mapping[Pass, Tensor], reference: Tensor | None
@@ -244,8 +242,26 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
         # Cells without a token are removed here as they are from the tokens, or weights and tokens would be
         # out of step.
         each.append(weight if guide.valid is None else weight[guide.valid.to(weight.device)])
-    weights = GuideWeights(tuple(each), between=between_guides)
+    # Generated keyframes attend to the guides before them as the video does.
+    free = tuple(guide.generated for guide in guides)
+    weights = GuideWeights(tuple(each), between=between_guides, free=free)
     return None if weights.plain else weights
+
+
+def _single_frames(guides: Sequence[Guide], tokens: int, cells: int) -> Tensor:
+    """Which of ``tokens`` video tokens stand for a single pixel frame: (1, N, 1), 1 for these, 0 for others.
+
+    These are the ``cells`` tokens of the first latent frame and those of generated keyframes; LTX-2.5 marks
+    neither image guides nor references.
+    """
+    marks = torch.zeros(1, tokens, 1)
+    marks[:, :cells] = 1
+    start = tokens - sum(guide.positions.shape[2] for guide in guides)
+    for guide in guides:
+        stop = start + guide.positions.shape[2]
+        marks[:, start:stop] = float(guide.generated)
+        start = stop
+    return marks
 
 
 def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:

@@ -5,10 +5,13 @@ Letters: B batch, F latent frames, H W latent rows and columns, T audio latent f
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
 from ..conditioning.masks import blend
+from ..conditioning.patchify import unpatchify_audio, unpatchify_video
 from ..shapes import ClipPlan
 from ..types import AVLatent, LatentState, Numerics
 
@@ -19,6 +22,7 @@ def make_noise(
     *,
     batch: int = 1,
     device: torch.device | str = "cpu",
+    by_token: bool = False,
 ) -> AVLatent:
     """Unit Gaussian noise, float32: one draw for the whole video, then one for the audio, from one generator.
 
@@ -26,11 +30,17 @@ def make_noise(
     with its video, before the audio, and so change the noise of the audio. A ``seed`` that is a number is
     drawn on ``device``; only the noise of the CPU is the same on every machine. A generator continues its
     sequence, on its own device.
+
+    With ``by_token`` all channels of a token are drawn after each other, and not all cells of a channel: the
+    order of the official pipelines, which draw noise for tokens.
     """
     generator = seed
     if not isinstance(generator, torch.Generator):
         # A generator of its own, so that the global random state of the host is neither read nor changed.
         generator = torch.Generator(device).manual_seed(seed)  # type: ignore[arg-type]
+    if by_token:
+        assert isinstance(shapes, AVLatent)
+        return shapes.map(lambda x: _randn_tokens(x, generator))
     # The generator of the CPU fills blocks of 16 numbers: noise drawn frame by frame, or audio first, differs
     # from that of ComfyUI and diffusers for the same seed.
     if isinstance(shapes, ClipPlan):
@@ -57,7 +67,7 @@ def initial_state(
     # For a second stage sigma is the first of its schedule (0.909375 or 0.85), and the latent is the upscaled
     # one.
     noised = latent.zip(noise, lambda x, n: torch.lerp(x, n.to(x.device), sigma))
-    if numerics is Numerics.COMFY:
+    if numerics.is_comfy:
         return noised
     # Blending the mixture by the mask equals mixing at mask * sigma, which is the timestep of each token.
     return blend(latent, noised, state.mask)
@@ -88,6 +98,15 @@ def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
         return torch.cat((new.to(old), old[:, :, new.shape[2] :]), dim=2)
 
     return own.zip(drawn, replaced)
+
+
+def _randn_tokens(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Noise of the shape of a video or audio latent, drawn token by token."""
+    if like.ndim == 5:
+        batch, channels, *grid = like.shape
+        return unpatchify_video(_randn((batch, prod(grid), channels), generator), *grid)
+    batch, channels, length, bins = like.shape
+    return unpatchify_audio(_randn((batch, length, channels * bins), generator), bins)
 
 
 def _randn(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

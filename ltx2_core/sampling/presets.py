@@ -82,5 +82,10 @@ PRESETS: Final[dict[str, Preset]] = {
         video=StreamGuidance(cfg=3.0, modality=3.0, rescale=0.45),
         audio=StreamGuidance(cfg=7.0, modality=3.0, rescale=1.0),
     ),
+    # The official first stage of distilled LTX-2.5.
+    "distilled 8 ancestral": Preset(schedule="distilled", steps=8, sampler="euler_ancestral", eta=1.0),
+    # The second stage of the ComfyUI templates for 2.5; the official one is "distilled 3".
+    "distilled 3 ancestral": Preset(schedule="stage2_2.3", steps=3, sampler="euler_ancestral", eta=1.0),
 }
-"""For distilled weights or LoRA the first two, otherwise the others. ``distilled 3`` is a second stage."""
+"""Those whose name begins with "distilled" are for distilled weights or a distilled LoRA; of these, the ones
+with 3 steps are second stages."""

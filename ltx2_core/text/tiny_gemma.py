@@ -70,15 +70,20 @@ def write_tiny_gemma(
         "tie_word_embeddings": True,
         "torch_dtype": str(dtype).removeprefix("torch."),
     }
-    _write_json(folder / "config.json", config)
+    write_json(folder / "config.json", config)
     generator = torch.Generator().manual_seed(seed)
     shapes = _shapes(
         vocab_size, hidden_size, layers, _HEADS * head_dim, _KV_HEADS * head_dim, head_dim, _FEED_FORWARD
     )
     tensors = {name: _random(shape, generator).to(dtype) for name, shape in shapes}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tokenizer(folder, words, vocab_size)
+
+
+def write_tokenizer(folder: Path, words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> None:
+    """Write the files of :func:`tiny_tokenizer` into ``folder``."""
     tiny_tokenizer(words, vocab_size).save(str(folder / "tokenizer.json"))
-    _write_json(folder / "tokenizer_config.json", _tokenizer_config())
+    write_json(folder / "tokenizer_config.json", _tokenizer_config())
 
 
 def tiny_tokenizer(words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> FastTokenizer:
@@ -188,5 +193,6 @@ def _tokenizer_config() -> JsonObject:
     }
 
 
-def _write_json(path: Path, value: JsonObject) -> None:
+def write_json(path: Path, value: JsonObject) -> None:
+    """Write ``value`` to the file ``path``, indented."""
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -10,11 +10,12 @@ from typing import Literal
 
 from ..storage.files import JsonObject, JsonValue
 
-TinyGeneration = Literal["2.0", "2.3"]
+TinyGeneration = Literal["2.0", "2.3", "2.5"]
 
 # Video heads are twice as wide as audio heads, as in released models, so that code that mixes up the two
 # widths fails on the tiny set as well.
 HEADS = 4
+_NEW_IN_25: JsonObject = {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
 VIDEO_HEAD_DIM = 16
 AUDIO_HEAD_DIM = 8
 TEXT_WIDTH = 64
@@ -25,16 +26,28 @@ AUDIO_BASE_CHANNELS = 8
 
 def tiny_config(generation: TinyGeneration) -> JsonObject:
     """Build the ``config`` object for the header of a tiny single-file checkpoint of ``generation``."""
+    late = generation != "2.0"
     return {
-        "transformer": _transformer(late=generation == "2.3"),
-        "vae": _video_vae(late=generation == "2.3"),
+        "transformer": _transformer(late=late) | (_NEW_IN_25 if generation == "2.5" else {}),
+        "vae": _video_vae(late=late),
         "audio_vae": _audio_vae(),
-        "vocoder": _vocoder_23() if generation == "2.3" else _vocoder_20(),
+        "vocoder": _vocoder_23() if late else _vocoder_20(),
         "scheduler": {
             "_class_name": "RectifiedFlowScheduler",
             "sampler": "LinearQuadratic",
             "shifting": None,
         },
+    }
+
+
+def tiny_duration_config() -> JsonObject:
+    """Build the ``config`` object for the header of a tiny duration head."""
+    return {
+        "transformer": {
+            "cross_attention_dim": HEADS * VIDEO_HEAD_DIM,
+            "audio_cross_attention_dim": HEADS * AUDIO_HEAD_DIM,
+        },
+        "duration_head": {"pooler_hidden_dim": 32, "mlp_hidden": 48, "num_pooler_heads": 4},
     }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -17,12 +19,21 @@ from torch import Tensor
 from .. import config as cfg
 from ..loading.components import build
 from ..loading.detect import OFFICIAL_PREFIXES, Component
-from ..storage.files import ParsedJson
+from ..storage.files import JsonObject, ParsedJson
 from ..types import Numerics
-from .settings import TEXT_LAYERS, TEXT_WIDTH, TinyGeneration, tiny_config, tiny_upsampler_config
+from .settings import (
+    TEXT_LAYERS,
+    TEXT_WIDTH,
+    TinyGeneration,
+    tiny_config,
+    tiny_duration_config,
+    tiny_upsampler_config,
+)
 from .weights import random_tensor, random_weights, stored_transforms
 
 LORA_RANK = 4
+TYPICAL_SECONDS = 6.0
+"""About what the random duration head predicts."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class TinySet:
     upsampler: Path
     lora: Path
     """A LoRA with random weights. The trained set has ``distilled`` and ``edges`` instead."""
+    duration_head: Path | None = None
+    """What predicts the length of a clip; only sets of LTX-2.5 have it."""
 
     @property
     def distilled(self) -> Path:
@@ -50,9 +63,10 @@ class TinySet:
         """The paths of a set of a model ``generation`` in ``folder``, as ``write_tiny_set`` names them."""
         return cls(
             folder / "checkpoints" / f"ltx2-tiny-{generation}.safetensors",
-            folder / "text_encoders" / "gemma-tiny",
+            folder / "text_encoders" / ("gemma4-tiny" if generation == "2.5" else "gemma-tiny"),
             folder / "latent_upscale_models" / "ltx2-tiny-spatial-upscaler-x2.safetensors",
             folder / "loras" / "ltx2-tiny-lora.safetensors",
+            folder / "model_patches" / "ltx2-tiny-duration-head.safetensors" if generation == "2.5" else None,
         )
 
 
@@ -69,8 +83,9 @@ def write_tiny_set(
     interruption leaves no incomplete file. Raises ValueError for another generation or dtype, and OSError
     that names the folder if it cannot be written.
     """
-    if generation not in ("2.0", "2.3"):
-        raise ValueError(f"tiny models exist of generations 2.0 and 2.3; got {generation!r}")
+    if generation not in get_args(TinyGeneration):
+        known = ", ".join(get_args(TinyGeneration))
+        raise ValueError(f"tiny models exist of generations {known}; got {generation!r}")
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype must be torch.float32 or torch.bfloat16; got {dtype}")
     folder = Path(folder)
@@ -97,6 +112,7 @@ def write_tiny_set(
 def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.dtype) -> None:
     # Importing the tokenizers library takes time, and users of the paths alone do not need it.
     from ..text.tiny_gemma import write_tiny_gemma
+    from ..text.tiny_gemma4 import write_tiny_gemma4
 
     config = tiny_config(generation)
     _save(
@@ -104,13 +120,39 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
         checkpoint_tensors(config, seed),
         dtype,
         # The header is like that of a released file, so that every reader of it is exercised.
-        {"config": json.dumps(config), "model_version": f"{generation}.0-tiny"},
+        {"config": json.dumps(config), "model_version": _version(generation)},
     )
     flat = tiny_upsampler_config()
     network = build(Component.UPSAMPLER, flat, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
     _save(files.upsampler, random_weights(network, seed), dtype, {"config": json.dumps(flat)})
+    if files.duration_head is not None:
+        save_duration_head(files.duration_head, seed, dtype)
     _save(files.lora, lora_tensors(config, seed), dtype, {"reference_downscale_factor": "1"})
-    write_tiny_gemma(files.text_encoder, seed=seed, dtype=dtype, hidden_size=TEXT_WIDTH, layers=TEXT_LAYERS)
+    write_encoder = write_tiny_gemma4 if generation == "2.5" else write_tiny_gemma
+    write_encoder(files.text_encoder, seed=seed, dtype=dtype, hidden_size=TEXT_WIDTH, layers=TEXT_LAYERS)
+
+
+def _version(generation: TinyGeneration) -> str:
+    """The ``model_version`` of a tiny checkpoint.
+
+    Versions that end in "-tiny" stand for the recipe of the trained set; a set of 2.5 has that of 2.5.
+    """
+    return "2.5.0" if generation == "2.5" else f"{generation}.0-tiny"
+
+
+def save_duration_head(path: Path, seed: int, dtype: torch.dtype) -> None:
+    """Write a random duration head, for the texts of tiny checkpoints, which predicts a few seconds."""
+    config = tiny_duration_config()
+    widths = cast(JsonObject, config["transformer"])
+    shapes = {
+        "video_input_proj.weight": (0, cast(int, widths["cross_attention_dim"])),
+        "audio_input_proj.weight": (0, cast(int, widths["audio_cross_attention_dim"])),
+    }
+    network = build(Component.DURATION_HEAD, config, shapes, operations=torch.nn, numerics=Numerics.OFFICIAL)
+    tensors = random_weights(network, seed, prefix=OFFICIAL_PREFIXES[Component.DURATION_HEAD])
+    # Random weights would ask for clips of less than the shortest length.
+    tensors["duration_head.mlp_out.bias"] += math.log(TYPICAL_SECONDS)
+    _save(path, tensors, dtype, {"config": json.dumps(config), "model_version": "2.5.0"})
 
 
 def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
@@ -120,8 +162,8 @@ def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
     tensors: dict[str, Tensor] = {}
     for component, prefix in OFFICIAL_PREFIXES.items():
-        if component is Component.UPSAMPLER:
-            # The upsampler has a file of its own.
+        if component in (Component.UPSAMPLER, Component.DURATION_HEAD):
+            # They have files of their own.
             continue
         network = build(component, config, text, operations=torch.nn, numerics=Numerics.OFFICIAL)
         tensors |= random_weights(network, seed, prefix=prefix)

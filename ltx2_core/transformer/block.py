@@ -90,7 +90,7 @@ class TransformerBlock(nn.Module):
             stream.self_attention()
             stream.text_attention()
         if v is not None and a is not None:
-            cross_modal_attention(v, a)
+            cross_modal_attention(v, a, late=self.config.audio_reads_updated_video)
         # Feed-forward comes last although its parameters are the second triple of the table: the text's
         # triple was appended in LTX-2.3.
         for stream in enabled:
@@ -234,14 +234,18 @@ class BlockStream:
         return table.to(device=self._device, dtype=self._dtype)
 
 
-def cross_modal_attention(video: BlockStream, audio: BlockStream) -> None:
-    """Update both streams by attention to each other, each to the other as it was before the update."""
-    # Keys and values are computed here, for both directions, before either stream is written into.
-    # The official code and ComfyUI before 0.31 do so, too. Later versions of ComfyUI update the video first
-    # and let the audio read the result, which changes one forward pass of the tiny set by up to 0.6 per cent.
+def cross_modal_attention(video: BlockStream, audio: BlockStream, *, late: bool = False) -> None:
+    """Update both streams by attention to each other, each to the other as it was before the update.
+
+    With ``late`` audio reads the video after its update, as in ComfyUI from 0.31 on.
+    """
+    # Keys and values are computed here, for both directions, before either stream is written into, as in the
+    # official code and in ComfyUI before 0.31.
     a2v = video.cross_attention(audio)
-    v2a = audio.cross_attention(video)
+    v2a = None if late else audio.cross_attention(video)
     if a2v is not None:
         video.add_cross_attention(a2v)
+    if late:
+        v2a = audio.cross_attention(video)
     if v2a is not None:
         audio.add_cross_attention(v2a)

@@ -27,11 +27,13 @@ class GuideWeights:
 
     ``guides`` has a tensor (g,) for each guide of g tokens, in the order of the tokens, on any device: the
     weight of attention between each guide token and the video, in both directions. Attention within the video
-    and within one guide is plain; between two guides it has the weight ``between``.
+    and within one guide is plain; between two guides it has the weight ``between``. ``free`` has a flag for
+    each guide: one that is free attends plainly to the guides before it, and they to it.
     """
 
     guides: tuple[Tensor, ...]
     between: float = 1.0
+    free: tuple[bool, ...] = ()
 
     @cached_property
     def count(self) -> int:
@@ -50,6 +52,13 @@ class GuideWeights:
         """
         return all(weight == 1 for weight in self.uniform)
 
+    def weight_between(self, one: int, other: int) -> float:
+        """The weight of attention between the guides of these two numbers."""
+        # Within its own guide attention is plain, whatever the weight between two guides.
+        if one == other or any(self.free[max(one, other) : max(one, other) + 1]):
+            return 1.0
+        return self.between
+
     def dense(self, tokens: int) -> Tensor:
         """The same weights as one mask (1, S, S), float32, queries by keys.
 
@@ -57,12 +66,13 @@ class GuideWeights:
         """
         mask = torch.ones(1, tokens, tokens)
         video = tokens - self.count
-        mask[:, video:, video:] = self.between
-        start = video
+        start, groups = video, list[slice]()
         for guide in self.guides:
             group = slice(start, start + len(guide))
-            # Set after the weight between guides, since a guide attends to itself plainly.
-            mask[:, group, group] = 1
+            groups.append(group)
+            for number, earlier in enumerate(groups):
+                weight = self.weight_between(number, len(groups) - 1)
+                mask[:, group, earlier] = mask[:, earlier, group] = weight
             mask[:, :video, group] = guide.float().cpu()
             mask[:, group, :video] = guide.float().cpu()[:, None]
             start = group.stop
@@ -78,13 +88,17 @@ class GuideBias:
 
     weights: GuideWeights
     logs: tuple[Tensor, ...]
-    between: Tensor
+    between: tuple[Tensor, ...]
+    """For each guide the biases (1, G) of its attention to all guide tokens."""
 
     @classmethod
     def of(cls, weights: GuideWeights, dtype: torch.dtype, device: torch.device | None) -> GuideBias:
-        between = torch.tensor([weights.between])
         logs = tuple(log_weights(g.to(device), dtype) for g in weights.guides)
-        return cls(weights, logs, log_weights(between, dtype).to(device))
+        sizes = torch.tensor([len(guide) for guide in weights.guides])
+        numbers = range(len(weights.guides))
+        each = [torch.tensor([weights.weight_between(one, two) for two in numbers]) for one in numbers]
+        between = tuple(log_weights(one.repeat_interleave(sizes), dtype).to(device)[None] for one in each)
+        return cls(weights, logs, between)
 
 
 Bias = Tensor | GuideBias | None
@@ -119,16 +133,13 @@ def guided_attention(
     # A bias of one row broadcasts over the queries, where a mask would take N x S values.
     parts = [by(q[:, :, :video], k, v, row)]
     start = video
-    for log, weight in zip(bias.logs, bias.weights.uniform, strict=True):
+    for log, others, weight in zip(bias.logs, bias.between, bias.weights.uniform, strict=True):
         stop = start + len(log)
-        others = bias.between.expand(bias.weights.count).clone()
-        # Within its own guide attention is plain, whatever the weight between two guides.
-        others[start - video : stop - video] = 0
         # Guide tokens of one weight share a row of biases, so that they need no steps.
         step = len(log) if weight is not None else QUERIES
         for first in range(0, len(log), step):
             own = log[:1] if weight is not None else log[first : first + step]
-            rows = torch.cat((own[:, None].expand(-1, video), others[None].expand(len(own), -1)), dim=1)
+            rows = torch.cat((own[:, None].expand(-1, video), others.expand(len(own), -1)), dim=1)
             queries = q[:, :, start + first : min(start + first + step, stop)]
             parts.append(by(queries, k, v, rows[None, None]))
         start = stop

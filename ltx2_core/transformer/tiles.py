@@ -166,4 +166,5 @@ def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideW
         own = chosen[(chosen >= start) & (chosen < start + len(guide))] - start
         guides.append(guide[own.to(guide.device)])
         start += len(guide)
-    return replace(weights, guides=tuple(guide for guide in guides if len(guide)))
+    free = (flag for flag, guide in zip(weights.free, guides, strict=False) if len(guide))
+    return replace(weights, guides=tuple(guide for guide in guides if len(guide)), free=tuple(free))

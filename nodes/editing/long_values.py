@@ -19,6 +19,7 @@ from ..conditioning.iclora import downscale_of, every_of
 from ..convert import clip_audio, frames_from_image, track_of
 from ..host.identity import model_identity
 from ..host.values import Audio, Clip, Model, Options, Vae
+from ..sampling.presets import preset_of
 from ..sampling.runs import RunWidgets, plan_run, settings_for
 from .codecs import HostCodecs, waveform_of
 from .long_sampler import HostSampler, keyframes_of
@@ -65,8 +66,9 @@ class LongInputs:
     @property
     def chosen(self) -> str:
         """A line for the report on what the recipe of the model has chosen; empty if the widgets say all."""
-        if self.run.has_preset:
-            return ""
+        if self.run.preset is not None and self.run.has_preset:
+            chosen = preset_of(self.run.preset, self.model)
+            return chosen.reason and f"\n{chosen.preset.sampler}{chosen.reason}"
         settings = settings_for(self.model, self.run)
         return settings.reason and f"\n{settings.sampler}{settings.reason}"
 

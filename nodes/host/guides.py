@@ -39,11 +39,16 @@ class Entry(_Entry, total=False):
 class Slots(TypedDict):
     """The value ``generated_keyframes`` of a CONDITIONING.
 
-    It says which latent frames stand for one pixel frame each, instead of eight.
+    It says which latent frames stand for one pixel frame each, instead of eight: their place in the video,
+    the pixel frames ``frame_indices`` of a clip of ``num_pixel_frames``, and the number of their entry in the
+    list of guides.
     """
 
     first_latent_frame: int
     num_keyframes: int
+    frame_indices: list[int]
+    num_pixel_frames: int
+    guide_entry_index: int
     tokens_per_frame: int
 
 

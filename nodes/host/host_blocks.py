@@ -215,7 +215,9 @@ class HostBlock(TransformerBlock):
     ) -> None:
         """Add attention from each stream to the other, in place.
 
-        Both attend to the tokens before these updates. ``video`` and ``audio`` say which stream is updated.
+        Both attend to the tokens before these updates, except that audio reads the updated video where the
+        network is computed like that of ComfyUI 0.31 and later. ``video`` and ``audio`` say which stream is
+        updated.
         """
         options, named = args["transformer_options"], cast(dict[str, Any], args)
         switches: Switches = options.get(SWITCHES, ALL_ON)
@@ -248,6 +250,9 @@ class HostBlock(TransformerBlock):
             table = getattr(self, f"scale_shift_table_a2v_ca_{stream}")[4:]
             (gate,) = self.get_ada_values(table, len(x), named[f"{q}_cross_gate_timestep"])
             updates.append((x, update, gate if samples is None else gate * _of_samples(samples, gate)))
+            if stream == "video" and self.config.audio_reads_updated_video:
+                vx.addcmul_(*updates.pop()[1:])
+                normed["v"] = rms_norm(vx, self.config.norm_eps)
         for x, update, gate in updates:
             x.addcmul_(update, gate)
 

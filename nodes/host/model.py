@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -19,9 +20,10 @@ from torch import Tensor
 
 from ...ltx2_core.conditioning.patchify import patchify_audio, patchify_video
 from ...ltx2_core.config import TextConfig, TransformerConfig, text_config, transformer_config
-from ...ltx2_core.loading.components import COMFY_QK_NORM_EPS
+from ...ltx2_core.loading.components import COMFY_QK_NORM_EPS, as_comfy
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.storage.dequantize import COMPANIONS
+from ...ltx2_core.types import Numerics
 from .foreign import refuse_changes_without_effect
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
@@ -34,15 +36,17 @@ PREFIX = "model.diffusion_model."
 DTYPES = [torch.bfloat16, torch.float32]
 
 
-def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
+def load_model(
+    *paths: str | Path, disable_dynamic: bool = False, numerics: Numerics = Numerics.COMFY
+) -> Model:
     """Load the transformer of a checkpoint, or of files that hold its parts, as a ModelPatcher.
 
-    The network is this pack's. Raises ValueError if the files hold no LTX-2 transformer with its text
-    connectors, or if weights do not fit.
+    The network is this pack's, and computes what the version of ComfyUI in ``numerics`` does. Raises
+    ValueError if the files hold no LTX-2 transformer with its text connectors, or if weights do not fit.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
-    config = LTX2Config(_network_arguments(weights.config))
+    config = LTX2Config(_network_arguments(weights.config, numerics))
     # The host reads its dtypes from the configuration when it builds the network.
     _choose_dtypes(config, tensors)
     load_device = comfy.model_management.get_torch_device()
@@ -56,11 +60,30 @@ def load_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
     # The host calls this again where it needs a second, independent copy of the model, such as one that is
     # not dynamic.
-    patcher.cached_patcher_init = (load_model, tuple(map(str, paths)))
+    again = load_model if numerics is Numerics.COMFY else load_model_as_host
+    patcher.cached_patcher_init = (again, tuple(map(str, paths)))
     forget_tables_when_idle(patcher)
     add_av_previews(patcher, *paths)
     refuse_changes_without_effect(patcher)
     return patcher
+
+
+def load_model_as_host(*paths: str | Path, disable_dynamic: bool = False) -> Model:
+    """Like :func:`load_model`, with the numerics of the ComfyUI that runs: :func:`numerics_of_host`."""
+    return load_model(*paths, disable_dynamic=disable_dynamic, numerics=numerics_of_host())
+
+
+def numerics_of_host() -> Numerics:
+    """The numerics of the ComfyUI that runs.
+
+    From 0.31 on its audio attends to the video after the video's update by audio; no later version is known
+    to have mended that.
+    """
+    # The host's own file, which every version since 0.3 has.
+    from comfyui_version import __version__
+
+    numbers = [int(number) for number in re.findall(r"\d+", __version__)[:2]]
+    return Numerics.COMFY_033 if numbers >= [0, 31] else Numerics.COMFY
 
 
 def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
@@ -199,12 +222,12 @@ class NetworkArguments(TypedDict):
     text: TextConfig
 
 
-def _network_arguments(config: Config) -> NetworkArguments:
-    """Read the configuration of the network; its numerics are those of ComfyUI."""
+def _network_arguments(config: Config, numerics: Numerics) -> NetworkArguments:
+    """Read the configuration of the network, whose ``numerics`` are those of some version of ComfyUI."""
     text = text_config(config)
     return {
         # 1e-5, where the header says 1e-6: with it the results of both networks can be compared in ComfyUI.
-        "config": replace(transformer_config(config), qk_norm_eps=COMFY_QK_NORM_EPS),
+        "config": as_comfy(transformer_config(config), numerics),
         "text": replace(
             text,
             video=replace(text.video, qk_norm_eps=COMFY_QK_NORM_EPS),

@@ -180,6 +180,11 @@ class HostTransformer(Transformer):
         **unused: Any,
     ) -> list[Tensor] | Tensor:
         _name_unused(unused)
+        if generated_keyframes is not None and not self.config.keyframe_embedding:
+            raise ValueError(
+                "this model cannot generate keyframes, which LTX-2.5 introduced: load a checkpoint of it, or "
+                "remove LTX-2 Add Generated Keyframes"
+            )
         # The host passes a bare tensor for video alone.
         latents = list(x) if isinstance(x, (list, tuple)) else [x]
         widths = (self.text_config.video.dim, self.text_config.audio.dim)

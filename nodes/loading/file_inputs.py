@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..host.file_list import FileList
-from ..host.model import load_host_model, load_model
+from ..host.model import load_host_model, load_model, load_model_as_host
 from . import file_lists
 from .file_lists import NONE, SAME
 
 OURS = "LTX-2"
-NETWORKS = {OURS: load_model, "ComfyUI": load_host_model}
+NETWORKS = {OURS: load_model, "ComfyUI": load_host_model, "LTX-2, as this ComfyUI": load_model_as_host}
 """Choices of the widget ``network``."""
 
 
@@ -75,7 +75,9 @@ def network_input() -> io.Input:
         optional=True,
         tooltip="LTX-2: the network of this pack, for Speed, Spatial Tiles and less memory. ComfyUI: the "
         "host's own network from the same file, for nodes of other packs that LTX-2 refuses, and for the "
-        "results of ComfyUI's own loader in this version.",
+        "results of ComfyUI's own loader in this version. LTX-2, as this ComfyUI: the network of this pack, "
+        "computed as the installed version does; from 0.31 on its audio differs from that of the trained "
+        "model.",
     )
 
 

@@ -78,6 +78,12 @@ UPSCALERS = FileList(
     download="ltx-2-spatial-upscaler-x2-1.0 or ltx-2.3-spatial-upscaler-x2-1.1 into "
     "models/latent_upscale_models",
 )
+DURATION_HEADS = FileList(
+    what="a duration head",
+    categories=(folders.MODEL_PATCHES,),
+    problem=holds(Component.DURATION_HEAD),
+    download="ltx-2.5-duration-head-bf16 into models/model_patches",
+)
 LORAS = FileList(
     what="a LoRA",
     categories=(folders.LORAS,),

@@ -64,6 +64,17 @@ def parse_blocks(text: str, model: Model) -> tuple[int, ...]:
     return blocks
 
 
+def scales_text(guidance: Guidance) -> str:
+    """The guidance scales of both streams for a report; "no guidance" if a step costs one forward pass."""
+    if len(guidance.passes()) == 1:
+        return "no guidance"
+    streams = {"video": guidance.video, "audio": guidance.audio}
+    return " and ".join(
+        f"{name} " + ", ".join(f"{scale} {getattr(stream, scale):g}" for scale in SCALES)
+        for name, stream in streams.items()
+    )
+
+
 class LTX2AVStreamGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:

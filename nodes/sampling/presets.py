@@ -9,13 +9,15 @@ from typing import Any, NamedTuple
 from comfy_api.latest import io
 from torch import Tensor
 
+from ...ltx2_core.run.recipe_guidance import preset_of as of_recipe
 from ...ltx2_core.sampling.guidance import StreamGuidance
 from ...ltx2_core.sampling.presets import LTXV as SCHEDULED
 from ...ltx2_core.sampling.presets import PRESETS, Preset
 from ...ltx2_core.sampling.samplers import SAMPLERS, STOCHASTIC
 from ...ltx2_core.sampling.schedules import parse_sigmas
+from ..host.recipe import recipe_of_model
 from ..host.values import Model
-from ..inputs import AS_ABOVE, shift_input, steps_input
+from ..inputs import AS_ABOVE, LEFT_TO_MODEL, shift_input, steps_input
 from ..quantity import quantity
 from .guidance import SCALES, blocks_input, parse_blocks, scale_input
 
@@ -30,29 +32,36 @@ SHAPE = {
 class ChosenPreset(NamedTuple):
     """A preset with the numbers that its widgets have now.
 
-    ``sigmas`` is the list in its widget, or None. ``stg_blocks`` are the blocks that stg perturbs.
+    ``sigmas`` is the list in its widget, or None. ``stg_blocks`` are the blocks that stg perturbs. ``reason``
+    names in reports the recipe that decided the numbers, and is empty if the widgets did.
     """
 
     preset: Preset
     sigmas: Tensor | None
     stg_blocks: tuple[int, ...]
+    reason: str = ""
 
 
 def preset_input() -> io.Input:
     """Create the choice of presets; each has widgets for its numbers, which can be changed."""
     options = [io.DynamicCombo.Option(AS_ABOVE, [])]
     options += [io.DynamicCombo.Option(name, _numbers(preset)) for name, preset in PRESETS.items()]
+    options.append(io.DynamicCombo.Option(LEFT_TO_MODEL, []))
     return io.DynamicCombo.Input(
         "preset",
         options=options,
         optional=True,
         tooltip="as above: schedule, steps, cfg, audio_cfg and sampler are used. A preset replaces all of "
-        "them with the numbers below it, which can be changed.",
+        "them with the numbers below it, which can be changed; by the model with those of the full (not "
+        "distilled) weights of its generation.",
     )
 
 
 def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
     """The preset that the widgets of ``preset_input`` describe; ``values`` maps their names to values."""
+    if values["preset"] == LEFT_TO_MODEL:
+        recipe = recipe_of_model(model)
+        return ChosenPreset(of_recipe(recipe), None, parse_blocks("", model), f"; preset {recipe.reason}")
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)
     # Workflows that were saved before a widget existed lack its value and get that of the preset.

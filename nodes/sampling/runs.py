@@ -27,6 +27,7 @@ from ..host.sampling import GuidedSampling, HostSampling
 from ..host.values import Conditioning, Model
 from ..inputs import AS_ABOVE, LEFT_TO_MODEL, cfg_input, steps_input
 from ..quantity import quantity
+from .guidance import scales_text
 from .presets import preset_input, preset_of
 
 LTXV = "LTX-2 scheduler"
@@ -84,10 +85,15 @@ class Run:
     @property
     def report(self) -> str:
         """One line: number of steps, first noise level, sampler, guidance, and what the recipe has chosen."""
-        guided = f"cfg {self.sampling.cfg:g}" if isinstance(self.sampling, HostSampling) else "by the preset"
+        sampling = self.sampling
+        guided = (
+            f"cfg {sampling.cfg:g}"
+            if isinstance(sampling, HostSampling)
+            else scales_text(sampling.guidance.at(1.0))
+        )
         steps = len(self.sigmas) - 1
         line = f"{steps} step{'s' * (steps != 1)} from noise level {float(self.sigmas[0]):.4g}"
-        return f"{line}, {self.sampling.sampler}, {guided}{self.reason}"
+        return f"{line}, {sampling.sampler}, {guided}{self.reason}"
 
 
 def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: float = 1.0) -> Run:
@@ -145,7 +151,7 @@ def _plain_run(model: Model, latent: Latent, widgets: RunWidgets, denoise: float
 def _preset_run(model: Model, latent: Latent, widgets: RunWidgets, denoise: float) -> Run:
     """Prepare a run by the preset that is chosen, with the numbers that its widgets have."""
     assert widgets.preset is not None
-    chosen, listed, blocks = preset_of(widgets.preset, model)
+    chosen, listed, blocks, reason = preset_of(widgets.preset, model)
     sigmas = widgets.sigmas
     if sigmas is None and chosen.schedule == SCHEDULED:
         tokens = video_tokens(latent)
@@ -157,7 +163,7 @@ def _preset_run(model: Model, latent: Latent, widgets: RunWidgets, denoise: floa
     elif sigmas is None:
         sigmas = last_sigmas(chosen.sigmas() if listed is None else listed, denoise)
     guided = GuidedSampling(guidance=chosen.guidance(blocks), sampler=chosen.sampler, eta=chosen.eta)
-    return Run(sigmas, guided)
+    return Run(sigmas, guided, reason)
 
 
 def run_inputs() -> list[io.Input]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +24,8 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 
 
-SHARED = ("golden",)
-"""Folders of fixtures whose kinds are all supported; those of LTX-2.5, training and LTX-Video are not yet."""
+SHARED = ("golden", "golden_ltx25")
+"""Folders of fixtures whose kinds are all supported; those of training and LTX-Video are not yet."""
 
 
 def golden_dirs() -> list[Path]:
@@ -97,7 +98,8 @@ class Golden:
 def _is_dit(g: Golden) -> bool:
     outputs = [n for n in g.names if n.startswith("out/")]
     streams = any("video" in n or "audio" in n for n in outputs)
-    return streams and "case" not in g.metadata and not g.has("out/video_context")
+    apart = g.has("out/video_context") or g.has("in/sigmas") or g.has("in/video_state_latent")
+    return streams and "case" not in g.metadata and not apart
 
 
 def _holds(g: Golden, *prefixes: str) -> bool:
@@ -118,6 +120,12 @@ KINDS: dict[str, Callable[[Golden], bool]] = {
         and g.any(lambda n: n.endswith((".weight_scale", ".scale_weight")))
     ),
     "dit": _is_dit,
+    "keyframe_slots": lambda g: g.has("in/video_state_latent"),
+    "trajectory": lambda g: g.has("in/sigmas", "in/video_start"),
+    "core_velocities": lambda g: all(re.fullmatch(r"(?!in/|out/)[^/]+/(video|audio)", n) for n in g.names),
+    "duration_head": lambda g: g.any(lambda n: n.startswith("duration_head.")),
+    "numbers": lambda g: g.has("golden.dub.tokens"),
+    "diffusion_vae": lambda g: g.has("decoder.conv_in_x_t.weight"),
     "dit_weights": lambda g: (
         g.has("model.diffusion_model.patchify_proj.weight")
         and not g.any(lambda n: n.startswith(("in/", "out/", "vae.")))
@@ -140,18 +148,18 @@ def all_goldens() -> list[Golden]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "golden(kind): runs once per reference fixture of that kind")
+    config.addinivalue_line("markers", "golden(*kinds): runs once per reference fixture of these kinds")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("golden")
     if marker is None:
         return
-    kind = marker.args[0]
-    found = [g for g in all_goldens() if kind == "*" or kind in kinds_of(g)]
+    kinds = marker.args
+    found = [g for g in all_goldens() if "*" in kinds or {*kinds} & {*kinds_of(g)}]
     if found:
         metafunc.parametrize("golden", found, ids=lambda g: g.name)
     else:
         folders = ", ".join(f"{folder.name}/" for folder in golden_dirs())
-        reason = f"no {kind} fixture in {folders}; set LTX2_GOLDEN_DIR"
+        reason = f"no {' or '.join(kinds)} fixture in {folders}; set LTX2_GOLDEN_DIR"
         metafunc.parametrize("golden", [pytest.param(None, marks=pytest.mark.skip(reason=reason))])

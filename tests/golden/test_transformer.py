@@ -10,11 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from ltx2_core.config import transformer_config
+from ltx2_core.loading.components import as_comfy
 from ltx2_core.memory import BlockStreaming
 from ltx2_core.transformer import Modality, Perturbation, Perturbations, Runner, Transformer
 from ltx2_core.transformer.fused import Fused
 from ltx2_core.transformer.packed import pack_projections
 from ltx2_core.transformer.shards import Shards
+from ltx2_core.types import Numerics
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -55,8 +57,10 @@ def weights_fixtures(golden):
     return [s for s in [golden, *siblings] if s.has(f"{PREFIX}patchify_proj.weight")]
 
 
-def model_of(golden):
+def model_of(golden, numerics=Numerics.OFFICIAL):
     config = transformer_config(golden.config)
+    if numerics.is_comfy:
+        config = as_comfy(config, numerics)
     for candidate in weights_fixtures(golden):
         try:
             return load(config, candidate)
@@ -147,7 +151,7 @@ def two_processes(model, runs):
     return first
 
 
-@pytest.mark.golden("dit")
+@pytest.mark.golden("dit", "keyframe_slots")
 @pytest.mark.parametrize("mode", [plain, chunked, fused, streamed, two_processes])
 def test_velocities_match(golden, mode):
     model, checked = model_of(golden), set()
@@ -160,3 +164,16 @@ def test_velocities_match(golden, mode):
             torch.testing.assert_close(velocity, golden.tensors()[name], rtol=0, atol=TOLERANCE)
             checked.add(name)
     assert checked == {n for n in golden.names if n.startswith("out/")}
+
+
+@pytest.mark.golden("core_velocities")
+@pytest.mark.parametrize("mode", [plain, chunked, fused, two_processes])
+def test_velocities_of_a_later_core_match_in_its_numerics(golden, mode):
+    expected = golden.tensors()
+    for name in {key.split("/")[0] for key in expected}:
+        source = golden.sibling(name)
+        model = model_of(source, Numerics.COMFY_033)
+        tensors = inputs_of(source)
+        run = (modality(tensors, "video"), modality(tensors, "audio"), None)
+        for stream, velocity in zip(("video", "audio"), *mode(model, [run]), strict=True):
+            torch.testing.assert_close(velocity, expected[f"{name}/{stream}"], rtol=0, atol=TOLERANCE)

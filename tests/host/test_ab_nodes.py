@@ -22,9 +22,8 @@ def image(g: Graph, size: int) -> object:
 
 def of_our_nodes(models: TinyModels, generation: str, streams_off: str) -> Graph:
     g, name = Graph(), models.checkpoints[generation]
-    loaded = g.add(
-        "LTX2AVLoadAll", ckpt_name=name, text_encoder=models.text_encoder, upscaler=models.upsampler
-    )
+    files = {"ckpt_name": name, "text_encoder": models.text_encoder, "upscaler": models.upsampler}
+    loaded = g.add("LTX2AVLoadAll", **files, network="LTX-2, as this ComfyUI")
     model, clip, vae, audio_vae, upscaler = (loaded[slot] for slot in range(5))
     model = g.add("LTX2AVLoadLora", model=model, lora=models.lora, strength=0.5)
     if streams_off:

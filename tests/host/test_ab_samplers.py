@@ -49,7 +49,8 @@ class Bench:
         self.g = Graph()
         name = models.checkpoints["2.3"]
         loader = "LTX2AVLoadCheckpoint" if ours else "CheckpointLoaderSimple"
-        self.model = self.g.add(loader, ckpt_name=name)
+        network = {"network": "LTX-2, as this ComfyUI"} if ours else {}
+        self.model = self.g.add(loader, ckpt_name=name, **network)
         clip = self.g.add("LTX2AVLoadTextEncoder", text_encoder=models.text_encoder, ckpt_name=name)
         self.text = self.g.add("LTX2AVPrompt", clip=clip, positive="a red ball", negative="noise", fps=24.0)
         self.latent = self.g.add("LTX2AVEmptyLatent", width=64, height=64, frames=17, fps=24.0, batch_size=1)

@@ -112,3 +112,28 @@ def test_a_distilled_lora_has_the_strength_of_the_recipe_and_others_their_own(
         assert_equal(result, name, "other")
     assert f"at strength {strength:g}" in reports(result)
     assert "strength of a distilled LoRA by the recipe of" in reports(result)
+
+
+@pytest.mark.parametrize(
+    ("version", "named", "changes", "guided"),
+    [
+        ("2.3.0", "dev 20", {"steps": 30}, "video cfg 4, stg 0, modality 1, rescale 0 and audio cfg 4"),
+        ("2.5.0", "dev 30 guided", {}, "video cfg 3, stg 1, modality 3, rescale 0.7 and audio cfg 7, stg 1"),
+    ],
+)
+def test_a_preset_by_the_model_is_the_recipe_of_its_full_weights(
+    server: Server, models: TinyModels, versions: dict[str, str], version: str, named: str, changes, guided
+):
+    defaults = server.get("/object_info")["LTX2AVSampleStage"]["input"]["optional"]["preset"][1]["options"]
+    (inputs,) = (option["inputs"] for option in defaults if option["key"] == named)
+    entries = {**inputs.get("required", {}), **inputs.get("optional", {})}
+    numbers = {name: entry[1]["default"] for name, entry in entries.items()} | changes
+    g = Graph()
+    model, text, latent = load(g, versions[version]), prompt(g, text_encoder(g, models)), our_latent(g)
+    g.dump("by model", latent=stage(g, model, text, latent, preset="by the model"))
+    dotted = {f"preset.{name}": value for name, value in numbers.items()}
+    g.dump("named", latent=stage(g, model, text, latent, preset=named, **dotted))
+    result = server.run(g.prompt)
+    assert_equal(result, "by model", "named")
+    assert f"30 steps from noise level 1, euler, {guided}" in reports(result)
+    assert f"; preset by the recipe of LTX-{version[:3]} dev" in reports(result)

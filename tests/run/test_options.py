@@ -15,6 +15,7 @@ from ltx2_core.run.options import (
     PRESET_NAMES,
     REQUIREMENTS,
     SAMPLER_NAMES,
+    STAGE2_PRESETS,
     WITHOUT,
     by_name,
     check_together,
@@ -45,6 +46,7 @@ def test_no_command_has_a_flag_twice():
 def test_choices_are_those_of_the_library():
     assert tuple(SAMPLERS) == SAMPLER_NAMES
     assert tuple(PRESETS) == PRESET_NAMES
+    assert tuple(name for name in PRESETS if name.startswith("distilled 3")) == STAGE2_PRESETS
     assert by_name("snap").choices == tuple(snap.value for snap in Snap)
     assert by_name("rounding").choices == tuple(one.value for one in Rounding)
 
@@ -99,7 +101,10 @@ def test_every_command_takes_the_options_of_generate_or_says_why_not(command):
 
 def test_the_reference_says_which_options_a_command_lacks():
     text = reference_markdown()
-    assert "`--stage2-lora`, `--stage2-sampler`, `--stage2-sigmas`, `--upscaler`: audio is sampled" in text
+    assert (
+        "`--stage2-lora`, `--stage2-preset`, `--stage2-sampler`, `--stage2-sigmas`, `--upscaler`: audio is"
+        in text
+    )
 
 
 @pytest.mark.parametrize(("one", "other", "reason"), CONFLICTS)

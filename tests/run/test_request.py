@@ -14,6 +14,7 @@ from ltx2_core.run.execution import Execution
 from ltx2_core.run.flat_options import FIELDS, RequestOptions
 from ltx2_core.run.recipes import generation_of, recipe_for
 from ltx2_core.run.stages import plan_stages
+from ltx2_core.sampling.guidance import CFG
 
 SMALL = {"width": 64, "height": 64, "num_frames": 9, "fps": 8.0, "steps": 1}
 
@@ -119,6 +120,45 @@ def test_distilled_2_5_is_ancestral_in_the_first_stage_only():
     assert (first.sampler, first.eta, second.sampler, second.eta) == ("euler_ancestral", 1.0, "euler", None)
     named, _ = plan_stages(request.changed(sampler="euler"), recipe=recipe_for("2.5"))
     assert (named.sampler, named.eta) == ("euler", None)
+
+
+GUIDED = {"stg": 1.0, "modality": 3.0, "rescale": 0.7}
+PLAIN = {"stg": 0.0, "modality": 1.0, "rescale": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("generation", "named", "cfg", "scales"),
+    [
+        ("2.0", {}, (4.0, 4.0), PLAIN),
+        ("2.3", {}, (4.0, 4.0), PLAIN),
+        ("2.3", {"cfg": 5.0}, (5.0, 5.0), PLAIN),
+        ("2.4", {}, (3.0, 7.0), GUIDED),
+        ("2.5", {}, (3.0, 7.0), GUIDED),
+        ("2.5", {"cfg": 5.0}, (5.0, 5.0), GUIDED),
+        ("2.5", {"audio_cfg": 2.0}, (3.0, 2.0), GUIDED),
+        ("2.5", {"guidance": CFG(video=2.0, audio=3.0)}, (2.0, 3.0), PLAIN),
+        ("2.5", {"distilled": True}, (1.0, 1.0), PLAIN),
+    ],
+)
+def test_guidance_is_that_of_the_generation(generation, named, cfg, scales):
+    recipe = recipe_for(generation)
+    request, chosen = Request(prompt="x", **named).with_recipe(recipe)
+    (stage,) = plan_stages(request, recipe=recipe)
+    video, audio = stage.guidance.video, stage.guidance.audio
+    assert (video.cfg, audio.cfg) == cfg
+    for stream in (video, audio):
+        assert {name: getattr(stream, name) for name in scales} == scales
+    assert stage.guidance.stg_blocks == ((28,) if scales is GUIDED else ())
+    assert ("guidance" in chosen) == (scales is GUIDED)
+    # What the recipe chose is in the tags of the clip, and a clip that is repeated has it.
+    assert plan_stages(Request.from_settings(request.settings()))[0].guidance == stage.guidance
+
+
+def test_the_guidance_of_a_recipe_follows_a_reference_audio():
+    voice = (torch.zeros(1, 16000), 16000)
+    request, _ = Request(prompt="x", reference_audio=voice, identity=2.0).with_recipe(recipe_for("2.5"))
+    assert request.guidance.video.identity == request.guidance.audio.identity == 2.0
+    assert request.guidance.video.stg == 1.0
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ bounds and tooltips from it. No torch is imported here, so that help and shell c
 """
 
 from .option import BY_RECIPE, GROUPS, Option
-from .sampling import PRESET_NAMES, SAMPLER_NAMES
+from .sampling import PRESET_NAMES, SAMPLER_NAMES, STAGE2_PRESETS
 from .table import BY_NAME, COMMANDS, OPTIONS, RECIPE_ROWS, WITHOUT, by_name, options_of
 from .together import CONFLICTS, REQUIREMENTS, check_keywords, check_together
 
@@ -20,6 +20,7 @@ __all__ = [
     "RECIPE_ROWS",
     "REQUIREMENTS",
     "SAMPLER_NAMES",
+    "STAGE2_PRESETS",
     "WITHOUT",
     "Option",
     "by_name",

@@ -79,9 +79,11 @@ def size_options() -> Iterator[Option]:
         flags=("--seconds",),
         kind="float",
         group=group,
-        help="Length of the clip in seconds; use it in place of --frames.",
+        help="Length of the clip in seconds; use it in place of --frames. auto lets the duration head of "
+        "LTX-2.5 choose 1 to 20 seconds by the prompt; name its file with --checkpoint.",
         range=(0, MAX_SECONDS),
         above=True,
+        words=("auto",),
         unit="s",
         request=True,
     )

@@ -58,6 +58,7 @@ class Option:
         range: lowest and highest value, None where there is no bound.
         above: whether the lowest value itself is not allowed.
         empty: whether empty text has a meaning.
+        words: texts that a number may be, such as "auto".
         unit: such as "pixels"; empty for plain numbers and text.
         default: None for off or absent.
         choices: the allowed values; empty if there is no such list.
@@ -77,6 +78,7 @@ class Option:
     range: tuple[float | None, float | None] = (None, None)
     above: bool = False
     empty: bool = False
+    words: tuple[str, ...] = ()
     unit: str = ""
     default: Any = None
     choices: tuple[str, ...] = ()
@@ -106,7 +108,7 @@ class Option:
         bounds = [] if low is None else [f"{'above' if self.above else 'from'} {number_text(low)}"]
         bounds += [] if high is None else [f"to {number_text(high)}"]
         unit = f" ({self.unit})" if self.unit else ""
-        return " ".join([_WORDS[self.kind], *bounds]) + unit
+        return " ".join([_WORDS[self.kind], *bounds]) + unit + "".join(f", or {word}" for word in self.words)
 
     def read(self, value: Any, name: str | None = None) -> Any:
         """Return ``value`` converted to the type of this option; numpy numbers become Python numbers.
@@ -120,6 +122,8 @@ class Option:
             if not isinstance(value, str):
                 raise TypeError(problem)
             return check_text(value, (name or self.name).strip())
+        if isinstance(value, str) and value in self.words:
+            return value
         if not _has_type(value, self.kind):
             raise TypeError(problem)
         if self.kind in ("int", "float"):

@@ -65,10 +65,11 @@ def model_options() -> Iterator[Option]:
         flags=("--numerics",),
         kind="choice",
         group=group,
-        choices=("official", "comfy"),
+        choices=("official", "comfy", "comfy-0.33"),
         default="official",
         help="The implementation whose results are reproduced where the official pipelines and ComfyUI "
-        "compute different ones.",
+        "compute different ones. comfy is ComfyUI 0.27; comfy-0.33 is ComfyUI 0.31 to 0.33, whose audio "
+        "differs from that of the trained model.",
     )
 
 

@@ -18,7 +18,12 @@ SAMPLER_NAMES: Final = (
     "res_multistep",
     "res_2s",
 )
-PRESET_NAMES: Final = ("distilled 8", "distilled 3", "dev 20", "dev 30 guided", "quality res_2s 15")
+PRESET_NAMES: Final = (
+    *("distilled 8", "distilled 3", "dev 20", "dev 30 guided", "quality res_2s 15"),
+    *("distilled 8 ancestral", "distilled 3 ancestral"),
+)
+STAGE2_PRESETS: Final = ("distilled 3", "distilled 3 ancestral")
+"""The presets that are second stages."""
 
 
 def sampling_options() -> Iterator[Option]:
@@ -112,6 +117,16 @@ def sampling_options() -> Iterator[Option]:
         help="Sampler of the second stage. By default the sampler of the first stage if the first stage has "
         "no guidance, else euler.",
         request=True,
+    )
+    yield Option(
+        name="stage2_preset",
+        flags=("--stage2-preset",),
+        kind="choice",
+        group=group,
+        choices=STAGE2_PRESETS,
+        help="Sampler and noise levels of the second stage as published: distilled 3 is that of the official "
+        "pipelines, distilled 3 ancestral that of the ComfyUI templates for LTX-2.5. --stage2-sampler and "
+        "--stage2-sigmas replace single settings of it.",
     )
     yield Option(
         name="cache",

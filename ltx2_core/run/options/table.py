@@ -42,7 +42,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 """Command -> the groups of options that it has."""
 
 _OUTPUT = tuple(option.name for option in output_options())
-_TWO_STAGES = ("stages", "stage2_loras", "stage2_sampler", "stage2_sigmas", "upscaler")
+_TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
 
 WITHOUT: Final[dict[str, dict[str, str]]] = {
     "sound": {
@@ -99,6 +99,9 @@ def _recipe_rows() -> tuple[tuple[str, ...], ...]:
         "steps",
         "cfg",
         "audio_cfg",
+        "stg",
+        "modality",
+        "rescale",
         "image_crf",
         "width",
         "height",

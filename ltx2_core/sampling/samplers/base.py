@@ -56,13 +56,15 @@ class SamplerRun:
     """What the steps of a sampler use in one run.
 
     ``denoise`` predicts x0. ``generator`` draws fresh noise, None where none is needed. ``preserve`` puts
-    back the content that a mask preserves. ``history`` is the previous step.
+    back the content that a mask preserves. ``history`` is the previous step. ``noise_by_token`` is the
+    ``by_token`` of :func:`make_noise` for fresh noise.
     """
 
     denoise: Denoise
     generator: torch.Generator | None
     preserve: Preserve
     history: History
+    noise_by_token: bool = False
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
         """The guided x0 of ``x``, and that of the negative prompt alone.
@@ -81,7 +83,8 @@ class SamplerRun:
             raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
         # Drawn where the generator is, by default on the CPU, and then moved: every device gets the same
         # noise.
-        return make_noise(x, self.generator).zip(x, lambda noise, like: noise.to(like))
+        noise = make_noise(x, self.generator, by_token=self.noise_by_token)
+        return noise.zip(x, lambda noise, like: noise.to(like))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,6 +119,7 @@ class Sampler:
         generator: torch.Generator | None = None,
         preserve: Preserve | None = None,
         history: History | None = None,
+        noise_by_token: bool = False,
         **options: float,
     ) -> AVLatent:
         """The state at ``sigmas[-1]``, float32, from ``x`` at ``sigmas[0]``; ``sigmas`` (N + 1,) fall.
@@ -123,8 +127,8 @@ class Sampler:
         ``denoise`` predicts x0. ``on_step`` is called after each step with the number of finished steps, that
         of all steps, and x0. ``generator`` draws the noise of samplers that add some. ``preserve`` is applied
         after noise was added, where the official pipelines restore the content that a mask preserves.
-        ``history`` is read and updated by multistep samplers; None is a fresh one. ``options`` are those of
-        the sampler, such as ``eta``.
+        ``history`` is read and updated by multistep samplers; None is a fresh one. ``noise_by_token`` draws
+        noise in the order of the official pipelines. ``options`` are those of the sampler, such as ``eta``.
 
         Raises ValueError for sigmas that do not fall, and for ``eta`` above 0 without ``generator``.
         """
@@ -136,7 +140,7 @@ class Sampler:
                 raise ValueError(
                     f"eta={eta} adds noise at every step and needs a generator: pass one, or eta=0"
                 )
-        run = SamplerRun(denoise, generator, preserve or _unchanged, history or History())
+        run = SamplerRun(denoise, generator, preserve or _unchanged, history or History(), noise_by_token)
         # Rounding the state to the model's dtype after each step would accumulate.
         x, steps = x.to(dtype=torch.float32), len(sigmas) - 1
         for number, (sigma, sigma_next) in enumerate(pairwise(sigmas.tolist()), start=1):

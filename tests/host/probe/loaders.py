@@ -22,7 +22,7 @@ class LTX2ProbeLoadModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name: str) -> io.NodeOutput:
-        return io.NodeOutput(_host("model").load_model(_path("checkpoints", ckpt_name)))
+        return io.NodeOutput(_host("model").load_model_as_host(_path("checkpoints", ckpt_name)))
 
 
 class LTX2ProbeLoadVAE(io.ComfyNode):

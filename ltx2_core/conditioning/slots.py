@@ -1,0 +1,108 @@
+"""Generated keyframes: extra latent frames that LTX-2.5 generates next to the clip, each for one pixel frame.
+
+Letters: B batch, C latent channels, K keyframes, F latent frames, H W latent rows and columns, N tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..shapes import frames_of
+from ..types import AVLatent, Guide, LatentState
+from .masks import expand_mask
+from .patchify import guide_positions
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyframeSlots:
+    """Keyframes to generate at the pixel frames ``frames`` of the clip, which must rise.
+
+    The tokens of one latent frame are appended to the video for each of them, and sampled with it: they start
+    from noise and tell the clip what it looks like there. ``initial`` (B or 1, C, K, H, W), normalised
+    latents, is what they are before noise is added, by default zeros; it matters only where sampling starts
+    below noise level 1, as in a second stage. :func:`generated_keyframes` returns the sampled ones.
+    """
+
+    frames: tuple[int, ...]
+    initial: Tensor | None = None
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Append the latent frames of the keyframes, with a mask of 1, and their positions.
+
+        Raises ValueError for frames outside the clip or out of order, for a state without video, and for
+        ``initial`` of another size than the clip.
+        """
+        video, mask = state.latent.video, expand_mask(state.mask, state.latent).video
+        if video is None or mask is None:
+            raise ValueError("keyframes are generated with a video: plan the clip with video")
+        check_keyframes(self.frames, frames_of(video.shape[2] - state.guide_frames))
+        _, channels, _, height, width = video.shape
+        shape = (channels, len(self.frames), height, width)
+        added = video.new_zeros(len(video), *shape) if self.initial is None else self._initial(video, shape)
+        positions = [
+            guide_positions(1, height, width, state.fps, frame=frame, single_frame=True)
+            for frame in self.frames
+        ]
+        guide = Guide(frames=len(self.frames), positions=torch.cat(positions, dim=2), generated=True)
+        ones = mask.new_ones(len(video), 1, len(self.frames), height, width)
+        return replace(
+            state,
+            latent=replace(state.latent, video=torch.cat((video, added), dim=2)),
+            mask=replace(state.mask, video=torch.cat((mask, ones), dim=2)),
+            guides=(*state.guides, guide),
+        )
+
+    def _initial(self, video: Tensor, shape: tuple[int, ...]) -> Tensor:
+        assert self.initial is not None
+        if tuple(self.initial.shape[1:]) != shape or len(self.initial) not in (1, len(video)):
+            raise ValueError(
+                f"initial keyframes of shape {tuple(self.initial.shape)} do not fit: {len(self.frames)} of "
+                f"them on this clip are ({len(video)}, {', '.join(map(str, shape))})"
+            )
+        return self.initial.to(video).expand(len(video), *shape)
+
+
+def check_keyframes(frames: Sequence[int], clip_frames: int) -> None:
+    """Raise ValueError unless ``frames`` rise within a clip of ``clip_frames`` pixel frames."""
+    if not frames:
+        raise ValueError("no keyframe is named: give the frames at which keyframes are generated")
+    if not all(0 <= frame < clip_frames for frame in frames):
+        raise ValueError(f"keyframes at {[*frames]} are not all in the clip, frames 0 to {clip_frames - 1}")
+    if not all(one < other for one, other in pairwise(frames)):
+        raise ValueError(f"keyframes at {[*frames]} must rise, each one given once")
+
+
+def generated_keyframes(x: AVLatent, state: LatentState) -> Tensor | None:
+    """The generated keyframes (B, C, K, H, W) in a sampled latent ``x``; None if ``state`` has none.
+
+    Decode each as a clip of one frame: together they are no clip.
+    """
+    if x.video is None:
+        return None
+    parts = x.video[:, :, x.video.shape[2] - state.guide_frames :].split(
+        [guide.frames for guide in state.guides], dim=2
+    )
+    slots = [part for part, guide in zip(parts, state.guides, strict=True) if guide.generated]
+    return torch.cat(slots, dim=2) if slots else None
+
+
+def spread_keyframes(count: int, frames: int) -> tuple[int, ...]:
+    """``count`` frames spread evenly within a clip of ``frames`` pixel frames, its ends excluded."""
+    return tuple(round(number * (frames - 1) / (count + 1)) for number in range(1, count + 1))
+
+
+def keyframes_every(interval: int, frames: int, occupied: Collection[int] = ()) -> tuple[int, ...]:
+    """Frames about ``interval`` apart in a clip of ``frames`` pixel frames, the last one included.
+
+    The first frame is left out, and so are ``occupied`` ones, which have an image or a keyframe already. This
+    is how ComfyUI's Add Generated Keyframes places them.
+    """
+    count = max(1, round((frames - 1) / interval))
+    spread = (round(number * (frames - 1) / count) for number in range(1, count + 1))
+    # In a very short clip two of them may be rounded to the same frame.
+    return tuple(frame for frame in dict.fromkeys(spread) if frame > 0 and frame not in occupied)

@@ -1,0 +1,82 @@
+"""How much a clip moves: the optical flow between its frames, on a small grey copy of them.
+
+Letters: N frames, H W pixel rows and columns of the small copy, R C rows and columns of blocks.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+SIDE = 64
+"""Longer side of the small copy: there most motion is below the one pixel that the method can follow."""
+BLOCK = 8
+NOISE = 4e-3
+"""Gradient, in shares of the range of grey, that compression alone may have: less is no texture."""
+
+
+class MotionMeter:
+    """Measures the motion of a clip whose frames are added in chunks; it holds one small frame."""
+
+    def __init__(self) -> None:
+        self._last: Tensor | None = None
+        self._energy = 0.0
+        self._pairs = 0
+
+    def add(self, frames: Tensor) -> None:
+        """Add the next frames (N, 3, H, W), uint8 or float in [-1, 1]."""
+        grey = small_grey(frames)
+        whole = grey if self._last is None else torch.cat((self._last, grey))
+        self._last = grey[-1:]
+        if len(whole) > 1:
+            self._energy += float(flow_energy(whole).sum())
+            self._pairs += len(whole) - 1
+
+    def speed(self, fps: float) -> float:
+        """Root mean square of the flow, in per cent of the longer side per second; 0 for a single frame."""
+        if not self._pairs:
+            return 0.0
+        pixels: float = (self._energy / self._pairs) ** 0.5
+        return 100 * pixels / SIDE * fps
+
+
+def small_grey(frames: Tensor) -> Tensor:
+    """Frames (N, 3, H, W), uint8 or float in [-1, 1] -> grey (N, 1, H', W') in [0, 1], ``SIDE`` long."""
+    values = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float() / 2 + 0.5
+    # As the eye weights them (BT.601): the plain mean would be equal for many pairs of colours.
+    weights = torch.tensor((0.299, 0.587, 0.114), device=values.device).view(1, 3, 1, 1)
+    grey = (values * weights).sum(dim=1, keepdim=True)
+    scale = SIDE / max(grey.shape[2:])
+    size = [max(BLOCK, round(side * scale)) for side in grey.shape[2:]]
+    # The mean over all pixels of a cell, since single ones would alias into motion.
+    return F.interpolate(grey, size=size, mode="area")
+
+
+def flow_energy(grey: Tensor) -> Tensor:
+    """Mean square (N - 1,) of the optical flow between consecutive frames (N, 1, H, W), in pixels squared.
+
+    One flow for each block by least squares over its gradients (Lucas and Kanade 1981). Blocks without
+    texture have no flow that could be seen, and do not count.
+    """
+    before, after = grey[:-1], grey[1:]
+    middle = (before + after) / 2
+    dx = (middle[..., 1:-1, 2:] - middle[..., 1:-1, :-2]) / 2
+    dy = (middle[..., 2:, 1:-1] - middle[..., :-2, 1:-1]) / 2
+    dt = (after - before)[..., 1:-1, 1:-1]
+
+    def blocks(values: Tensor) -> Tensor:
+        """The mean over each block (N, R, C)."""
+        return rearrange(F.avg_pool2d(values, BLOCK, stride=BLOCK // 2), "n 1 r c -> n r c")
+
+    xx, xy, yy = blocks(dx * dx), blocks(dx * dy), blocks(dy * dy)
+    xt, yt = blocks(dx * dt), blocks(dy * dt)
+    # Added to the diagonal, so that noise in a block without texture is not taken for fast motion.
+    floor = NOISE**2
+    xx, yy = xx + floor, yy + floor
+    determinant = xx * yy - xy * xy
+    u, v = (xy * yt - yy * xt) / determinant, (xy * xt - xx * yt) / determinant
+    seen = ((xx + yy) > 8 * floor).float()
+    square = (u * u + v * v).clamp(max=4.0) * seen
+    return square.sum(dim=(1, 2)) / seen.sum(dim=(1, 2)).clamp(min=1)

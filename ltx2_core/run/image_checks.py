@@ -1,0 +1,92 @@
+"""Checks of a clip that was made from an image: whether it moves, and whether it begins with that image.
+
+Letters: N frames, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..media.motion import MotionMeter
+from ..media.save import Frames
+from .generation import Generation
+from .inputs import first_image_pixels
+
+LEAST_SPEED = 2.0
+"""Root mean square of the optical flow, in per cent of the longer side per second, below which a clip hardly
+moves: stills with the noise of compression have up to 1.3, clips of the synthetic world 15 to 70."""
+LEAST_PSNR = 20.0
+"""Signal-to-noise ratio in dB below which the first frame is not the image."""
+
+
+@dataclass
+class ImageChecks:
+    """Measures the frames of one clip while they are decoded.
+
+    ``image`` (3, H, W) in [0, 1] is the first image as it was encoded, and ``strength`` how much of it was
+    preserved. ``psnr_db`` is None before the first frame.
+    """
+
+    image: Tensor
+    strength: float
+    fps: float
+    psnr_db: float | None = None
+    _motion: MotionMeter = field(default_factory=MotionMeter)
+
+    @classmethod
+    def of(cls, generation: Generation) -> ImageChecks | None:
+        """The checks of a sampled clip; None if it was not made from an image, or has no frames."""
+        request = generation.request
+        numerics = generation.codecs.networks.numerics
+        pixels = first_image_pixels(request, generation.clip, numerics)
+        # A clip to begin with already moves.
+        if pixels is None or len(pixels) != 1 or generation.latents.video is None:
+            return None
+        return cls(image=pixels[0], strength=request.inputs.image.strength, fps=generation.clip.fps)
+
+    def watching(self, frames: Frames) -> Frames:
+        """The same frames, which are measured as they pass."""
+
+        def watched(*, as_bytes: bool) -> Iterator[Tensor]:
+            for chunk in frames(as_bytes=as_bytes):
+                self.add(chunk)
+                yield chunk
+
+        return watched
+
+    def add(self, frames: Tensor) -> None:
+        """Measure the next frames (N, 3, H, W), uint8 or float in [-1, 1]."""
+        if self.psnr_db is None:
+            self.psnr_db = _psnr(frames[0], self.image)
+        self._motion.add(frames)
+
+    @property
+    def speed(self) -> float:
+        """The motion so far, in per cent of the longer side per second."""
+        return self._motion.speed(self.fps)
+
+    def lines(self) -> Iterator[str]:
+        """Yield a line with both figures, then a warning for each that is too low."""
+        psnr = 0.0 if self.psnr_db is None else self.psnr_db
+        yield (
+            f"image     motion {self.speed:.1f} % of the longer side per second, first frame {psnr:.1f} dB "
+            "to the image as encoded"
+        )
+        if self.speed < LEAST_SPEED:
+            yield (
+                f"          the clip hardly moves (below {LEAST_SPEED:g}): lower --image-strength, add words "
+                "of motion to the prompt, or raise --image-crf"
+            )
+        if psnr < LEAST_PSNR:
+            advice = "raise --image-strength" if self.strength < 1 else "look at the image and its size"
+            yield f"          the first frame differs from the image (below {LEAST_PSNR:g} dB): {advice}"
+
+
+def _psnr(frame: Tensor, image: Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of a frame, uint8 or float in [-1, 1], to an image in [0, 1]."""
+    values = frame.float() / 255 if not frame.is_floating_point() else frame.float() / 2 + 0.5
+    error = (values.clamp(0, 1).cpu() - image.float().cpu()).square().mean().clamp(min=1e-10)
+    return float(-10 * error.log10())

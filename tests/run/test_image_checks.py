@@ -1,0 +1,57 @@
+"""What a clip made from an image is checked for, and what the report says."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx2_core import LTX2Pipeline
+from ltx2_core.run.image_checks import ImageChecks
+
+
+def image(seed: int = 0) -> torch.Tensor:
+    small = torch.rand(1, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(small, size=(64, 64), mode="bicubic")[0].clamp(0, 1)
+
+
+def moved(first: torch.Tensor, frames: int, step: int) -> torch.Tensor:
+    return torch.stack([first.roll(step * i, dims=2) for i in range(frames)]) * 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("step", "other", "strength", "warnings"),
+    [
+        (1, False, 1.0, []),
+        (0, False, 1.0, ["hardly moves"]),
+        (1, True, 1.0, ["look at the image"]),
+        (1, True, 0.5, ["raise --image-strength"]),
+        (0, True, 0.5, ["hardly moves", "raise --image-strength"]),
+    ],
+)
+def test_the_report_has_both_figures_and_a_warning_for_each_that_is_low(step, other, strength, warnings):
+    checks = ImageChecks(image=image(), strength=strength, fps=25.0)
+    for chunk in moved(image(9 if other else 0), 17, step).split(8):
+        checks.add(chunk)
+    figures, *rest = checks.lines()
+    assert f"{checks.speed:.1f} %" in figures
+    assert f"{checks.psnr_db:.1f} dB" in figures
+    assert len(rest) == len(warnings)
+    for line, words in zip(rest, warnings, strict=True):
+        assert words in line
+
+
+def test_a_run_is_checked_against_the_image_as_it_was_encoded(tiny_set):
+    pipeline = LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder)
+    options = {"width": 64, "height": 64, "num_frames": 9, "steps": 1, "cfg": 1.0}
+    checks = ImageChecks.of(pipeline("x", image=image().permute(1, 2, 0).numpy(), image_crf=0, **options))
+    torch.testing.assert_close(checks.image, image(), atol=1 / 255, rtol=0)
+    assert ImageChecks.of(pipeline("x", **options)) is None
+    assert ImageChecks.of(pipeline("x", image=moved(image(), 9, 1) / 2 + 0.5, **options)) is None
+
+
+def test_frames_pass_unchanged_while_they_are_measured():
+    frames = moved(image(), 9, 1)
+    checks = ImageChecks(image=image(), strength=1.0, fps=25.0)
+    passed = list(checks.watching(lambda *, as_bytes: iter(frames.split(4)))(as_bytes=False))
+    assert torch.equal(torch.cat(passed), frames)
+    assert checks.psnr_db > 60
