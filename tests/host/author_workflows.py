@@ -2,8 +2,8 @@
 
 ``COMFYUI_DIR`` names the host. Each table is turned into API format, loaded into ComfyUI's own page, arranged
 in columns, and serialised there: as UI format and, in ``api/``, as API format. Then it is run, unless
-``--no-run`` is set, and frames of its result become the thumbnail. Workflows with released files and blueprints
-are not run.
+``--no-run`` is set, and frames of its result become the thumbnail. Workflows with released files and
+blueprints are not run.
 """
 
 from __future__ import annotations
@@ -45,13 +45,14 @@ ARRANGE = """([columns, sizes, titles, note]) => {
     app.graph.add(text);
     text.title = "About this workflow";
     text.widgets[0].value = note;
-    text.setSize([480, 760]);
+    text.setSize([480, 600]);
     text.pos = [-570, -90];
     let x = 0;
     app.graph.clear_groups?.();
     for (const [title, ids] of columns) {
         const nodes = ids.map((id) => app.graph.getNodeById(id));
-        let y = 0, width = 0;
+        // The font of a group's title is wide.
+        let y = 0, width = title.length * 12 - 20;
         for (const node of nodes) {
             const least = node.computeSize(), wanted = sizes[node.type] ?? [0, 0];
             node.setSize([Math.max(least[0], wanted[0], 300), Math.max(least[1], wanted[1])]);
@@ -79,7 +80,7 @@ SIZES = {
     "LTX2AVLoadLora": [320, 190],
     "LTX2AVSetAudio": [320, 240],
     "LoadImage": [320, 400],
-    "LoadVideo": [320, 400],
+    "LoadVideo": [320, 500],
     "SaveVideo": [420, 480],
     "LTX2AVExtend": [400, 420],
     "LTX2AVLongVideo": [420, 900],
