@@ -2,7 +2,7 @@
 /** Registers what this pack adds to the page. */
 import { app } from "../../scripts/app.js";
 import { showReports } from "./report.js";
-import { countSavedStrength, greyWithoutEffect, labelTextBoxes } from "./widgets.js";
+import { countSavedStrength, greyWithoutEffect, keepSavedSize, labelTextBoxes } from "./widgets.js";
 
 const PREFIX = "LTX2AV";
 
@@ -15,5 +15,6 @@ app.registerExtension({
     // First, since it decides what is grey.
     countSavedStrength(node);
     greyWithoutEffect(node);
+    keepSavedSize(node);
   },
 });

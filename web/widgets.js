@@ -6,6 +6,7 @@ const WITH_STEPS = "LTX-2 scheduler";
 const AS_ABOVE = "as above";
 const BY_MODEL = "by the model";
 const BY_KIND = "distilled_strength";
+const GREY = "#8f99a6";
 const LABELS = { positive: "Prompt", negative: "Negative prompt: what to avoid", prompts: "Prompts by time" };
 
 /**
@@ -20,7 +21,8 @@ export function labelTextBoxes(node) {
     const box = widget.inputEl ?? widget.element;
     if (!label || !(box instanceof HTMLTextAreaElement)) continue;
     // A background needs no element of its own, which some versions of the page would lay over the text.
-    box.style.backgroundImage = `url("data:image/svg+xml,${encodeURIComponent(drawn(label))}")`;
+    const colour = getComputedStyle(document.documentElement).getPropertyValue("--input-text").trim();
+    box.style.backgroundImage = `url("data:image/svg+xml,${encodeURIComponent(drawn(label, colour || GREY))}")`;
     box.style.backgroundRepeat = "no-repeat";
     box.style.backgroundPosition = "6px 4px";
     box.style.backgroundAttachment = "local";
@@ -94,6 +96,19 @@ export function countSavedStrength(node) {
 }
 
 /**
+ * Give a node with presets the size that it was saved with: choosing the saved preset shrinks it to the least.
+ * @param {any} node
+ */
+export function keepSavedSize(node) {
+  if (!node.widgets?.some((/** @type {any} */ one) => one.name === "preset")) return;
+  after(node, "onConfigure", (/** @type {any} */ saved) => {
+    const size = Array.from(saved?.size ?? []);
+    // The page shrinks it once all widgets have their values.
+    if (size.length === 2) requestAnimationFrame(() => node.setSize(size));
+  });
+}
+
+/**
  * Call ``then`` after each call of a method, with the same values.
  * @param {any} object
  * @param {string} method
@@ -109,11 +124,12 @@ function after(object, method, then) {
 }
 
 /**
- * A line of small grey text as SVG.
+ * A line of small text as SVG, fainter than what is typed.
  * @param {string} text
+ * @param {string} colour
  * @returns {string}
  */
-function drawn(text) {
+function drawn(text, colour) {
   return `<svg xmlns="http://www.w3.org/2000/svg" width="300" height="14"><text y="10" font-family="sans-serif"
- font-size="10" fill="#8f99a6">${text}</text></svg>`;
+ font-size="10" fill="${colour}" fill-opacity="0.65">${text}</text></svg>`;
 }

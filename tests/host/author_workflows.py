@@ -1,8 +1,9 @@
-"""Writes example_workflows/: ``python tests/host/author_workflows.py [NAME...]`` with ``COMFYUI_DIR`` set.
+"""Writes example_workflows/ and subgraphs/: ``python tests/host/author_workflows.py [NAME...]``.
 
-Each table is turned into API format, loaded into ComfyUI's own page, arranged in columns, and serialised
-there: as UI format and, in ``api/``, as API format. Then it is run, unless ``--no-run`` is set, and frames
-of its result become the thumbnail. Workflows with released files are not run.
+``COMFYUI_DIR`` names the host. Each table is turned into API format, loaded into ComfyUI's own page, arranged
+in columns, and serialised there: as UI format and, in ``api/``, as API format. Then it is run, unless
+``--no-run`` is set, and frames of its result become the thumbnail. Workflows with released files and
+blueprints are not run.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ sys.path[:0] = [str(HERE), str(PACK)]
 from browser import ComfyPage, chromium_path, comfy_page  # noqa: E402
 from host_server import Json, Server  # noqa: E402
 from tiny_models import with_trained_loras  # noqa: E402
+from workflow_blueprints import BLUEPRINTS, PROJECT, subgraph_file  # noqa: E402
 from workflow_edit_tables import EDITING  # noqa: E402
 from workflow_files import named  # noqa: E402
 from workflow_format import Workflow  # noqa: E402
@@ -35,7 +37,7 @@ from workflow_thumbnails import of_audio, of_video  # noqa: E402
 from ltx2_core.tiny import embedded_dir  # noqa: E402
 
 OUTPUT = PACK / "example_workflows"
-PROJECT = "comfyui-ltx2"
+SUBGRAPHS = PACK / "subgraphs"
 NO_RUN = "--no-run"
 ARRANGE = """([columns, sizes, titles, note]) => {
     for (const [id, title] of Object.entries(titles)) app.graph.getNodeById(id).title = title;
@@ -43,13 +45,14 @@ ARRANGE = """([columns, sizes, titles, note]) => {
     app.graph.add(text);
     text.title = "About this workflow";
     text.widgets[0].value = note;
-    text.setSize([480, 760]);
+    text.setSize([480, 600]);
     text.pos = [-570, -90];
     let x = 0;
     app.graph.clear_groups?.();
     for (const [title, ids] of columns) {
         const nodes = ids.map((id) => app.graph.getNodeById(id));
-        let y = 0, width = 0;
+        // The font of a group's title is wide.
+        let y = 0, width = title.length * 12 - 20;
         for (const node of nodes) {
             const least = node.computeSize(), wanted = sizes[node.type] ?? [0, 0];
             node.setSize([Math.max(least[0], wanted[0], 300), Math.max(least[1], wanted[1])]);
@@ -77,7 +80,7 @@ SIZES = {
     "LTX2AVLoadLora": [320, 190],
     "LTX2AVSetAudio": [320, 240],
     "LoadImage": [320, 400],
-    "LoadVideo": [320, 400],
+    "LoadVideo": [320, 500],
     "SaveVideo": [420, 480],
     "LTX2AVExtend": [400, 420],
     "LTX2AVLongVideo": [420, 900],
@@ -107,6 +110,21 @@ PLAIN_CANVAS = {
 
 def author(page: ComfyPage, name: str, table: Workflow, known: Json) -> None:
     """Write one workflow in both formats."""
+    workflow, prompt_ = arranged(page, name, table, known, NOTES[name].markdown())
+    _write(OUTPUT / f"{name}.json", workflow)
+    _write(OUTPUT / "api" / f"{name}.json", prompt_)
+
+
+def author_blueprint(page: ComfyPage, name: str, known: Json) -> None:
+    """Write one subgraph blueprint."""
+    blueprint = BLUEPRINTS[name]
+    workflow, _ = arranged(page, name, blueprint.workflow, known, "")
+    SUBGRAPHS.mkdir(exist_ok=True)
+    _write(SUBGRAPHS / f"{name}.json", subgraph_file(name, blueprint, workflow))
+
+
+def arranged(page: ComfyPage, name: str, table: Workflow, known: Json, note: str) -> tuple[Json, Json]:
+    """A workflow as the page saves it, in UI format and in API format."""
     page.page.evaluate(LOAD, [table.prompt(known), name])
     page.page.wait_for_timeout(1500)
     page.page.evaluate(FIX_SEEDS)
@@ -114,7 +132,7 @@ def author(page: ComfyPage, name: str, table: Workflow, known: Json) -> None:
         number: title(one, node.kind, table.stages)
         for number, (one, node) in enumerate(table.nodes.items(), 1)
     }
-    page.page.evaluate(ARRANGE, [table.ids(), SIZES, titles, NOTES[name].markdown()])
+    page.page.evaluate(ARRANGE, [table.ids(), SIZES, titles, note])
     page.page.wait_for_timeout(500)
     made = page.ask(SERIALISE)
     workflow, prompt_ = made["workflow"], made["output"]
@@ -133,8 +151,7 @@ def author(page: ComfyPage, name: str, table: Workflow, known: Json) -> None:
         if node["type"] == "LoadAudio":
             # The page fills the player's address in again; it holds a random number.
             node["widgets_values"][1] = ""
-    _write(OUTPUT / f"{name}.json", workflow)
-    _write(OUTPUT / "api" / f"{name}.json", prompt_)
+    return workflow, prompt_
 
 
 def run(page: ComfyPage, name: str) -> None:
@@ -181,7 +198,9 @@ def main(names: list[str], *, runs: bool) -> None:
             server.wait_ready()
             known = server.get("/object_info")
             with comfy_page(server.port, chromium, PLAIN_CANVAS) as page:
-                for name in names or tables:
+                for name in [name for name in names or BLUEPRINTS if name in BLUEPRINTS]:
+                    author_blueprint(page, name, known)
+                for name in [name for name in names or tables if name not in BLUEPRINTS]:
                     author(page, name, tables[name], known)
                     if name in RELEASED:
                         released_thumbnail(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from browser import comfy_page
 from host_server import Server
 from workflow_runs import EXAMPLES, Runs
@@ -30,6 +31,7 @@ SIZES = """() => {
 }"""
 LABELS = """() => JSON.stringify(
     [...document.querySelectorAll("textarea[aria-label]")].map((box) => box.ariaLabel).sort())"""
+HEIGHTS = f"() => {{ {STAGES} return JSON.stringify(stages.map((node) => node.size[1])); }}"
 STRENGTH = """() => {
     const lora = app.graph.nodes.find((node) => node.type === "LTX2AVLoadLora");
     const widget = (name) => lora.widgets.find((one) => one.name === name);
@@ -71,6 +73,14 @@ def test_boxes_have_labels_and_steps_are_grey_while_the_schedule_is_fixed(
         assert page.ask(CHOSEN) is False, "choosing a schedule with steps makes them count again"
         assert page.ask(SIZES) == [True, True, False], "the image decides the size"
         assert page.ask(LABELS) == ["Negative prompt: what to avoid", "Prompt"]
+
+
+def test_a_node_with_presets_has_the_size_that_it_was_saved_with(server: Server, runs: Runs, chromium: str):
+    text = (EXAMPLES / f"{NAME}.json").read_text(encoding="utf-8")
+    saved = [node["size"][1] for node in json.loads(text)["nodes"] if node["type"] == "LTX2AVSampleStage"]
+    with comfy_page(server.port, chromium) as page:
+        page.drop(f"{NAME}.json", text)
+        assert page.ask(HEIGHTS) == pytest.approx(saved, abs=1)
 
 
 def test_the_strength_of_a_lora_counts_in_workflows_that_could_not_leave_it_to_the_model(
