@@ -39,8 +39,9 @@ def main() -> None:
     for language in LANGUAGES:
         translated = carried_over(read(file_of(language)), before, now)
         write(file_of(language), translated)
-        for path in now.keys() - translated.keys():
-            print(f"{language} {path}: {now[path]}")
+        for path, text in now.items():
+            if path not in translated:
+                print(f"{language} {path}: {text}")
     write(SOURCE, now)
 
 
