@@ -295,6 +295,7 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
 
 _VIDEO_HALVES = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
 
+
 def _listed(components: Iterable[Component]) -> str:
     order = list(Component)
     return ", ".join(str(c) for c in sorted(components, key=order.index)) or "nothing known"

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from written_clips import (
     CLICK_S,
     CODECS,
-    MORE_CODECS,
     FLASH_S,
+    MORE_CODECS,
     RATE,
     click_of,
     flash_of,
