@@ -45,7 +45,7 @@ def ending(error: ValueError | OSError) -> click.ClickException:
 
 
 def in_flags(line: str) -> str:
-    """Change the keyword at the start of a message to its flag: "steps=0 must ..." -> "--steps 0 must ..."."""
+    """Change the keyword that begins a message to its flag: "steps=0 must ..." -> "--steps 0 must ..."."""
     name, equals, rest = line.partition("=")
     flags = {option.flag.removeprefix("--").replace("-", "_"): option.flag for option in BY_NAME.values()}
     flag = BY_NAME[name].flag if name in BY_NAME else flags.get(name)

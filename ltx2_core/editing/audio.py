@@ -24,6 +24,7 @@ from .edit import finished, make_edit, sampled_clip
 from .footage import Footage
 from .protocols import Encoders, LongPipeline, Pipeline, SampledClip, StageInput, Waveform
 from .result import Edit
+from .windows import Places
 
 # Lossy codecs overshoot their input by a fraction of a dB, which clips at full scale.
 CEILING_DB = -1.0
@@ -56,8 +57,11 @@ def add_audio(
     windows = audio_windows(plan.clip, window_frames)
     if len(windows) == 1:
         return make_edit(pipeline, plan, prompt, **options)
-    places = {"folder": folder, "spare": spare}
-    return finished(plan, sampled_audio(pipeline, prompt, source, windows, plan.clip, **places, **options))
+    places = None
+    if folder is not None:
+        places = Places(folder=Path(folder), spare=None if spare is None else Path(spare))
+    sampled = sampled_audio(pipeline, prompt, source, windows, plan.clip, places=places, **options)
+    return finished(plan, sampled)
 
 
 def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:

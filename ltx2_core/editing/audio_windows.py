@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,7 +26,7 @@ from .edit import check_resumed, sample
 from .footage import Footage
 from .protocols import Decoders, LongPipeline, OnSampled, StageInput, Waveform
 from .sources import frames_identity
-from .windows import Window, WindowStore, clip_digest, models_of, plan_windows
+from .windows import Places, Window, WindowStore, clip_digest, models_of, plan_windows
 
 WINDOW_FRAMES = 257
 """Frames of a video up to which its audio is sampled in one run; longer ones take several."""
@@ -82,8 +81,7 @@ def sampled_audio(
     windows: tuple[Window, ...],
     clip: ClipPlan,
     *,
-    folder: str | Path | None = None,
-    spare: str | Path | None = None,
+    places: Places | None = None,
     sampled: Generation | None = None,
     on_sampled: OnSampled | None = None,
     on_step: OnStep | None = None,
@@ -93,9 +91,9 @@ def sampled_audio(
     """Sample the audio of ``clip`` window by window; each continues the audio of the one before.
 
     The noise of a window is drawn with the request's seed plus the window's number. All windows but the last
-    are saved below ``folder`` when they are finished, or below ``spare`` if its disk is full: another call
-    with the same arguments resumes with the first one that is missing and ends with the identical audio. The
-    other arguments are those of :func:`~ltx2_core.editing.edit.sampled_clip`.
+    are saved below ``places`` when they are finished: another call with the same arguments resumes with the
+    first one that is missing and ends with the identical audio. The other arguments are those of
+    :func:`~ltx2_core.editing.edit.sampled_clip`.
     """
     size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
@@ -103,7 +101,7 @@ def sampled_audio(
         return SampledAudio(check_resumed(pipeline, whole, sampled), pipeline)
     seed, track, result = whole.sampling.seed, torch.zeros(1, 8, 0, 16), None
     assert seed is not None
-    store = None if folder is None else _store(pipeline, whole, source, windows, Path(folder), spare)
+    store = None if places is None else _store(pipeline, whole, source, windows, places)
     with nullcontext() if store is None else store.writing():
         for window in windows:
             # The last one is sampled even after a stop, since it also holds the settings of the run.
@@ -144,8 +142,7 @@ def _store(
     whole: Request,
     source: Footage,
     windows: tuple[Window, ...],
-    folder: Path,
-    spare: str | Path | None,
+    places: Places,
 ) -> WindowStore:
     """The finished windows of this audio, in a subfolder that only runs with the same arguments use."""
     settings: JsonObject = {
@@ -154,5 +151,5 @@ def _store(
         "request": whole.settings(),
     }
     models = models_of(pipeline)
-    own = folder / clip_digest(settings, models)
-    return WindowStore(own, settings, models, spare=None if spare is None else Path(spare))
+    own = places.folder / clip_digest(settings, models)
+    return WindowStore(own, settings, models, spare=places.spare)

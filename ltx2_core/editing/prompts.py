@@ -56,7 +56,8 @@ class PromptSchedule:
         long. Blank lines and lines that begin with ``#`` are skipped. Or JSON, a list of ``{"from": time,
         "prompt": text}``. By window: prompts between ``|``, or a JSON list of texts; the last one serves all
         further windows. The first part starts at 0 even if another start is written, and each part ends
-        where the next one starts, even if an earlier end is written; a warning says so. Other text is one prompt.
+        where the next one starts, even if an earlier end is written; a warning says so. Other text is one
+        prompt.
 
         Raises ValueError with line and column for a part without a time, for a time that cannot be read, and
         for times that do not rise.

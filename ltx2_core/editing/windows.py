@@ -127,6 +127,14 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     return tuple(windows)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where finished windows are saved: in ``folder``, or in ``spare`` if its disk is full."""
+
+    folder: Path
+    spare: Path | None = None
+
+
 class WindowStore:
     """A folder with the latents of finished windows; each file is complete or absent.
 

@@ -50,7 +50,7 @@ def _joined(values: Sequence[JsonValue]) -> JsonValue:
     first, *later = values
     if not isinstance(first, Mapping):
         return first
-    added = {
-        key: one for value in reversed(later) if isinstance(value, Mapping) for key, one in value.items()
-    }
+    added: dict[str, JsonValue] = {}
+    for value in reversed(later):
+        added |= value if isinstance(value, Mapping) else {}
     return {**added, **first}

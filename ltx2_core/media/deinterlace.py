@@ -1,4 +1,4 @@
-"""Deinterlaces video: a frame of two fields, which show two moments, becomes one frame of the first moment."""
+"""Deinterlaces video: a frame of two fields, which show two moments, becomes a frame of the first moment."""
 
 from __future__ import annotations
 

@@ -58,11 +58,8 @@ class OtherTracks:
     def _write(self, packet: Any) -> None:
         move_packet(packet, self._origin)
         # What ends before the new file begins is never shown, and a negative time would move all tracks.
-        if (
-            packet.pts is not None
-            and packet.pts + (packet.duration or 0) <= 0
-            and packet.stream.type != "audio"
-        ):
+        ended = packet.pts is not None and packet.pts + (packet.duration or 0) <= 0
+        if ended and packet.stream.type != "audio":
             return
         packet.stream = self._copies[packet.stream.index]
         self._output.mux(packet)
@@ -89,12 +86,7 @@ def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
     with open_media(path, "video") as container:
         if not container.streams.video:
             return None
-        lost = [
-            _title(stream)
-            for stream in _others(container)
-            if fmt is None
-            or not (_holds_attachments(fmt) if stream.type == "attachment" else fits(stream, fmt))
-        ]
+        lost = [_title(stream) for stream in _others(container) if fmt is None or not _holds(stream, fmt)]
         if fmt is None and _chapters(container):
             lost.append("chapters")
     if not lost:
@@ -162,6 +154,10 @@ def _title(stream: Any) -> str:
         return "cover image"
     codec = stream.codec_context.name if stream.codec_context is not None else ""
     return " ".join(filter(None, (codec, stream.type, "track" if stream.type != "attachment" else "")))
+
+
+def _holds(stream: Any, fmt: Format) -> bool:
+    return _holds_attachments(fmt) if stream.type == "attachment" else fits(stream, fmt)
 
 
 def _holds_attachments(fmt: Format) -> bool:

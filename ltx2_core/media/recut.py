@@ -122,9 +122,9 @@ def write_recut(
     """Write an MP4 file: packets of the source, and in the spans of ``recut`` newly encoded frames.
 
     ``frames`` yields all frames of the result in chunks (N, 3, H, W), uint8 or float in [-1, 1]; those
-    outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz; subtitles and other tracks
-    of the source are copied, see :mod:`~ltx2_core.media.other_tracks`. Of ``encoding`` only crf and the audio
-    options are used. Raises ValueError for another kind of file than MP4, and what
+    outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz; subtitles and other
+    tracks of the source are copied, see :mod:`~ltx2_core.media.other_tracks`. Of ``encoding`` only crf and
+    the audio options are used. Raises ValueError for another kind of file than MP4, and what
     :class:`~ltx2_core.media.VideoWriter` raises.
     """
     if destination.format.name != "mp4":

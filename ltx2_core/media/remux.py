@@ -47,8 +47,8 @@ def copy_with_audio(
     """Write the video packets of ``source`` with new audio: ``waveform`` (C, S), C 1 or 2, at ``rate`` Hz.
 
     Time stamps, rotation and colour tags are copied too, and so are subtitles, further audio tracks, chapters
-    and attachments that the container can hold; the source's first audio track is not. The new audio begins at
-    the time stamp ``origin_s`` (seconds) of the source. Of ``encoding`` only the audio options are used.
+    and attachments that the container can hold; the source's first audio track is not. The new audio begins
+    at the time stamp ``origin_s`` (seconds) of the source. Of ``encoding`` only the audio options are used.
 
     Raises CannotCopy for a codec that the container cannot hold and packets without times, ValueError for
     audio that cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.

@@ -53,7 +53,7 @@ class Timeline:
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
 
     def last_repeat(self, number: int) -> int:
-        """The last stored frame that shows the same as number ``number``, after which no other was decoded."""
+        """The last stored frame that shows the same as number ``number``, the last one that was decoded."""
         end = len(self.times) - 1
         return end if number >= end - self.repeated else number
 

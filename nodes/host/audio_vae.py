@@ -13,7 +13,7 @@ import comfy.model_management
 import comfy.ops
 import comfy.sd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocoder
 from ...ltx2_core.config import audio_vae_config, vocoder_config
@@ -21,6 +21,7 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.out_of_memory import attempt
 from .host_vae import HostVAE
 from .patcher import Patcher
+from .progress import check_interrupted
 from .values import Vae
 from .weights import load_exactly, read_weights
 
@@ -82,8 +83,22 @@ class AudioFrontEnd(NamedTuple):
     mel_bins: int
 
 
+def _check_before(_module: nn.Module, _arguments: tuple[object, ...]) -> None:
+    """A hook before the forward pass of a layer; raises ComfyUI's interrupt if the user pressed stop."""
+    check_interrupted()
+
+
 class HostAudioVAE(AudioVAE):
-    """The audio VAE with ComfyUI's interface; waveforms have ``HOST_AUDIO_RATE`` by default."""
+    """The audio VAE with ComfyUI's interface; waveforms have ``HOST_AUDIO_RATE`` by default.
+
+    The stop button takes effect between any two layers.
+    """
+
+    def __init__(self, encoder: AudioEncoder, decoder: AudioDecoder, vocoder: nn.Module) -> None:
+        super().__init__(encoder, decoder, vocoder)
+        # The networks are run in one piece, minutes of audio at once, and have no callback.
+        for module in self.modules():
+            module.register_forward_pre_hook(_check_before)
 
     def encode(self, waveform: Tensor, sample_rate: int = HOST_AUDIO_RATE) -> Tensor:  # type: ignore[override]
         """Waveform (B, channels, S) at ``sample_rate`` Hz -> latent (B, 8, L, 16)."""

@@ -53,13 +53,9 @@ class Weights:
 
     @property
     def config(self) -> Config:
-        """The configurations of all files joined, each section from the file whose components it describes."""
-        return joined_config(
-            [
-                (file.config, [c for c in file.components if self.source(c) is file])
-                for file in self.checkpoints
-            ]
-        )
+        """All configurations joined, each section from the file whose components it describes."""
+        read = {file: [c for c in file.components if self.source(c) is file] for file in self.checkpoints}
+        return joined_config([(file.config, components) for file, components in read.items()])
 
     def source(self, component: Component) -> Checkpoint:
         """Return the file that ``component`` is read from. Raises ValueError if no file holds it."""

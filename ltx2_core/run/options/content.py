@@ -234,8 +234,9 @@ def inputs_options() -> Iterator[Option]:
         flags=("--audio-noise-db",),
         kind="float",
         group=group,
-        help="Add noise of this loudness, such as -60, to the --audio that the model hears; the saved audio "
-        "has no noise. The loudness (RMS) is in dB of full scale.",
+        help="Mix white noise into the copy of --audio that the model is given, so that digital silence "
+        "sounds like a recording, which is what the model was trained on. In dB of full scale: -60 is barely "
+        "audible, -30 clearly. The saved audio is --audio without the noise.",
         range=(-200, 0),
         unit="dB",
         request=True,

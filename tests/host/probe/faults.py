@@ -140,9 +140,7 @@ def _interrupted(phase: str, work: Callable[[], Tensor]) -> list[str]:
         except comfy.model_management.InterruptProcessingException:
             pass
         else:
-            # A single pass through a small network ends before the next one begins.
-            if phase not in ("audio decode", "audio encode"):
-                wrong.append(f"{phase}: ran to its end, {mode.after} operations after the interrupt")
+            wrong.append(f"{phase}: ran to its end, {mode.after} operations after the interrupt")
         comfy.model_management.interrupt_current_processing(False)
         if not torch.equal(work(), expected):
             wrong.append(f"{phase}: the next run differs")
