@@ -21,10 +21,10 @@ def streams_of(samples: Any) -> list[Tensor]:
 
 
 def masks_of(mask: Any, streams: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the noise mask of each of ``streams``, as ComfyUI's sampler reads ``mask``.
+    """Return the noise mask of each of ``streams``, the latents of video and audio, from ComfyUI's ``mask``.
 
-    If ``mask`` is None, so are all. A plain (not nested) mask belongs to the first stream; a stream without
-    one gets ones. A plain mask of a video that has fewer images than latent frames is stretched in time.
+    If ``mask`` is None, so are all. A plain (not nested) mask belongs to the first stream; any other stream
+    without a mask gets ones. A plain video mask with fewer frames than the latent is stretched in time.
     """
     if mask is None:
         return [None] * len(streams)

@@ -191,7 +191,10 @@ class LTX2Model(comfy.model_base.LTXAV):
         return video, audio
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **more: Any) -> Tensor:
-        """Return preserved content without noise: the timesteps of its tokens say that it has none."""
+        """Return ``latent_image``, the preserved content of a masked latent, without noise at any ``sigma``.
+
+        ComfyUI's other models add noise here. This one gives preserved tokens the timestep 0 instead.
+        """
         return latent_image
 
 

@@ -120,7 +120,10 @@ class HostTransformer(Transformer):
     def recombine_audio_and_video_latents(
         self, vx: Tensor, ax: Tensor, target_shape: Sequence[int] | None = None
     ) -> list[Tensor] | Tensor:
-        """Join latents again that :meth:`separate_audio_and_video_latents` separated."""
+        """Join video ``vx`` and audio ``ax`` to [video, audio]; without audio, return the video's tensor.
+
+        ``target_shape`` is not read; it is in ComfyUI's signature.
+        """
         return [vx, ax] if ax.numel() else vx
 
     def forward(  # type: ignore[override]

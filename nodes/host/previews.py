@@ -100,7 +100,12 @@ class _Wrapper:
 
 
 class _Preview:
-    """The callback of one run: it calls the original one, then draws a preview if there is time for it."""
+    """The step callback of one run: calls ``callback``, the original one, and draws a preview if time allows.
+
+    ``shapes`` are those of video and audio in the packed latent, ``steps`` the number of sampling steps, and
+    ``fitted`` the maps from latents to colours and loudness; without them (None) colours are false and
+    loudness is relative.
+    """
 
     def __init__(
         self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
