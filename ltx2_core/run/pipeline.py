@@ -103,7 +103,8 @@ class LTX2Pipeline(Planner):
     def embedded(cls, **options: Any) -> LTX2Pipeline:
         """Make a pipeline of the tiny model set in this package, which generates a world of coloured shapes.
 
-        Its networks have the real architecture. ``options`` are keywords of the class.
+        Its networks have the architecture of the released models. ``options`` are keyword arguments of the
+        class.
         """
         files = embedded_set()
         return cls(files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, **options)
@@ -191,10 +192,11 @@ class LTX2Pipeline(Planner):
         return sample_each(self, requests, on_step, stop)
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
-        """Encode both prompts once, to be passed as ``prompt_embeds`` to any number of runs.
+        """Encode a prompt and a negative prompt once; pass them to any number of runs as ``prompt_embeds``.
 
-        The default negative prompt is that of the recipe. The result fits only the text networks, LoRAs and
-        number format that made it; a run with others raises ValueError.
+        If ``negative_prompt`` is None, it is that of the checkpoint's recipe (its default settings). The
+        result fits only the text networks, LoRAs and number format that made it; a run with others raises
+        ValueError.
         """
         text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
         return encode_prompts(self, text)
@@ -214,10 +216,10 @@ class LTX2Pipeline(Planner):
         items: Sequence[Sequence[Conditioning]],
         contexts: Sequence[Contexts],
     ) -> tuple[AVLatent, tuple[Evaluations, ...]]:
-        """Sample all stages, each from the upscaled result of the one before it.
+        """Sample all ``stages``, each from the upscaled result of the one before it.
 
-        ``items`` are the conditioning of each stage, ``contexts`` its encoded prompts. Returns the latents of
-        the clip, and for each stage how often the transformer was called.
+        ``items`` are the conditioning items of each stage, ``contexts`` its encoded prompts. Returns the
+        latents of the clip, and for each stage how often the transformer was called.
         """
         request, run = sampler.request, sampler.run
         latents = request.inputs.latents

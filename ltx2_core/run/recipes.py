@@ -20,10 +20,12 @@ NEGATIVE_PROMPT: Final = (
 class Recipe:
     """The default settings for one checkpoint: the value of every option whose default depends on it.
 
-    ``sigmas`` and ``stage2_sigmas`` are keys of ``FIXED_SIGMAS``. If ``sigmas`` is None, the first stage uses
-    the LTX-2 schedule with ``steps`` steps. ``stages`` is the default of ``ltx2 generate`` only; in Python
-    the default is one stage. ``node_stage2_sigmas`` is the list for ComfyUI, whose published graphs differ
-    from Lightricks' own code there. ``distilled_lora`` is the strength of a distilled LoRA in those graphs.
+    ``generation`` is that of the model, such as "2.3", and ``kind`` whether its weights are full or
+    distilled. ``sigmas`` and ``stage2_sigmas`` are keys of ``FIXED_SIGMAS``, the published lists of noise
+    levels. If ``sigmas`` is None, the first stage uses the LTX-2 schedule with ``steps`` steps. If ``eta`` is
+    None, it is the sampler's default. ``stages`` is the default of ``ltx2 generate`` only; in Python the
+    default is one stage. ``node_stage2_sigmas`` is the list for ComfyUI, whose published graphs differ there
+    from Lightricks' own code. ``distilled_lora`` is the strength of a distilled LoRA in those graphs.
     """
 
     name: str
@@ -120,9 +122,9 @@ def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
 def generation_of(model_version: str, *, inferred: str | None = None) -> str:
     """Return the generation whose recipe applies to a header's ``model_version``: "2.3.0" -> "2.3".
 
-    Only the leading numbers count, except that versions such as "2.3.0-tiny" stand for the tiny set. For a
-    version that cannot be read the result is ``inferred``, which the caller found from the tensors, or the
-    oldest generation.
+    Only the leading numbers count, except that versions such as "2.3.0-tiny" stand for the tiny set. If the
+    version cannot be read, the result is ``inferred``, the generation that the caller found from the tensors,
+    or if that is None the oldest generation.
     """
     if model_version.endswith("-tiny"):
         return "tiny"

@@ -20,8 +20,10 @@ from .request import Request
 class Stage:
     """One sampling run of a request.
 
-    ``clip`` is its size and length, ``sigmas`` its noise levels. ``image_strength`` is how much of the first
-    image is preserved, from 0 to 1. ``eta`` is the sampler's share of fresh noise; None is its default.
+    ``clip`` is its size and length, ``sigmas`` its falling noise levels, and ``guidance`` its guidance
+    scales. ``image_strength`` is how much of the first image is preserved, from 0 to 1. ``eta`` is the
+    sampler's share of fresh noise; None is the sampler's default. ``nag`` has the settings of normalised
+    attention guidance; None is off.
     """
 
     clip: ClipPlan
@@ -34,7 +36,7 @@ class Stage:
 
     @property
     def guided(self) -> bool:
-        """Whether a sampling step has guidance passes in addition to the one for the prompt."""
+        """Whether a sampling step has guidance passes in addition to the conditional pass."""
         return len(self.guidance.passes()) > 1
 
     @property
@@ -52,9 +54,10 @@ def plan_stages(
 ) -> tuple[Stage, ...]:
     """Plan the stages of ``request``; the last one has the size of the finished clip.
 
-    ``recipe`` fills in what the request leaves open. ``enlargement`` is the factor by which the upscaler
-    enlarges width and height between two stages. Raises ValueError for sizes, lengths and schedules that
-    cannot be planned.
+    ``numerics`` decides the schedule where official pipelines and ComfyUI differ, and ``recipe`` (a table of
+    default settings) fills in what the request leaves open. ``enlargement`` is the factor by which the
+    upscaler enlarges width and height between two stages. Raises ValueError for sizes, lengths and schedules
+    that cannot be planned.
     """
     recipe = of_kind(recipe, distilled=request.sampling.distilled)
     request, _ = request.with_recipe(recipe)
@@ -97,7 +100,7 @@ def plan_stages(
 
 
 def _clip(request: Request, numerics: Numerics) -> ClipPlan:
-    """Plan the size and length of the finished clip; in ``request`` no value may be open."""
+    """Plan the size and length of the finished clip; ``request`` must state its size, length and rate."""
     size, latents = request.size, request.inputs.latents
     assert size.fps is not None
     if latents is not None and latents.video is not None:
@@ -117,9 +120,10 @@ def _clip(request: Request, numerics: Numerics) -> ClipPlan:
 
 
 def _clip_of(latents: AVLatent, fps: float, numerics: Numerics) -> ClipPlan:
-    """Return the plan of the clip that input latents have.
+    """Return the size and length of the clip that ``latents``, the input of a request, are of.
 
-    Raises ValueError if the audio latent is not as long as the video.
+    ``fps`` is its frame rate, which latents do not hold. Raises ValueError if the audio latent is not as long
+    as the video.
     """
     assert latents.video is not None
     _, _, frames, height, width = latents.video.shape

@@ -53,7 +53,7 @@ class Weights:
 
     @property
     def config(self) -> Config:
-        """The configurations of all files joined; if two files state a key, the first file's value counts."""
+        """The JSON configurations of all files, merged; where two state a key, the first file decides."""
         # Files are merged from the last to the first, so that the first one wins.
         merged: JsonObject = {}
         for checkpoint in reversed(self.checkpoints):
