@@ -52,10 +52,10 @@ class Codecs:
         loras: tuple[Lora, ...] | None = None,
         run: Run | None = None,
     ) -> tuple[TextContext, TextContext | None]:
-        """Return the text contexts of the prompt and of the negative prompt (None without a negative prompt).
+        """Return the text contexts of ``prompt`` and of ``negative_prompt``, None for one that is None.
 
-        ``loras`` are merged into the text projection and the connectors; by default those of every stage.
-        Most LoRAs have no layers for them. ``run`` receives the progress, layer by layer.
+        ``loras`` are merged into the text projection and the connectors, for which most LoRAs have no layers;
+        None is the LoRAs of every stage. ``run`` receives the progress, layer by layer; None reports nothing.
         """
         run = run or Run()
         loras = self.loras if loras is None else loras
