@@ -144,9 +144,10 @@ class Footage:
         return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=mode))
 
     def on_grid(self, clip: ClipPlan) -> Footage:
-        """Return the source as the model sees it: with ``fit`` "own" padded to the size of ``clip``.
+        """Return the source as the model sees it: if its ``fit`` is "own", padded to the size of ``clip``.
 
-        A smaller stage scales these frames down. That crops nothing, because the proportions are equal.
+        Else the source is returned unchanged. A first stage of smaller size scales the padded frames down,
+        which crops nothing, because the proportions are equal.
         """
         if self.fit != "own":
             return self

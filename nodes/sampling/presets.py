@@ -1,4 +1,4 @@
-"""Sampling presets as a choice; the numbers of the chosen one are widgets that can be changed."""
+"""Sampling presets as a choice in a node; the numbers of the chosen one are widgets to be changed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ SHAPE = {
 class ChosenPreset(NamedTuple):
     """A preset with the numbers that its widgets have now.
 
-    ``sigmas`` is the list in its widget, or None. ``stg_blocks`` are the blocks that stg perturbs.
+    ``sigmas`` are the noise levels in its widget, None for those of the preset. ``stg_blocks`` are the
+    numbers of the blocks that spatio-temporal guidance perturbs.
     """
 
     preset: Preset
@@ -52,7 +53,10 @@ def preset_input() -> io.Input:
 
 
 def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
-    """The preset that the widgets of ``preset_input`` describe; ``values`` maps their names to values."""
+    """The preset that the widgets of :func:`preset_input` describe; ``values`` maps their names to values.
+
+    ``model`` decides which block spatio-temporal guidance perturbs if the widget is empty.
+    """
     preset = PRESETS[values["preset"]]
     sampler = values.get("sampler", preset.sampler)
     # Workflows that were saved before a widget existed lack its value and get that of the preset.
@@ -72,7 +76,10 @@ def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
 
 
 def _with_scales(guidance: StreamGuidance, stream: str, values: Mapping[str, Any]) -> StreamGuidance:
-    """A copy of ``guidance`` with the scales that the widgets of ``stream`` have."""
+    """A copy of ``guidance`` with the scales in the widgets of ``stream``, "video" or "audio".
+
+    ``values`` maps names of widgets to values.
+    """
     scales = {name: values[f"{stream}_{name}"] for name in SCALES if f"{stream}_{name}" in values}
     return replace(guidance, **scales)
 
