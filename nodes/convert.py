@@ -183,7 +183,7 @@ def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Ten
 
 
 def audio_from_decoder(decoded: Tensor, rate: int) -> Audio:
-    """Make an AUDIO from a waveform (B, S, C) that ComfyUI's audio VAE decoded, at ``rate`` Hz."""
+    """Make an AUDIO at ``rate`` Hz from a waveform (B, samples, channels) of ComfyUI's audio VAE."""
     return {"waveform": rearrange(decoded, "b s c -> b c s"), "sample_rate": int(rate)}
 
 

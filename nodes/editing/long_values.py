@@ -67,7 +67,10 @@ class LongInputs:
 
     @property
     def chosen(self) -> str:
-        """A line for the report on what the recipe of the model has chosen; empty if the widgets say all."""
+        """A line for the report: sampler and schedule, if the model's recipe (default settings) chose them.
+
+        It is empty if the widgets decide all.
+        """
         if self.run.has_preset:
             return ""
         settings = settings_for(self.model, self.run)

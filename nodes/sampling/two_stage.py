@@ -135,7 +135,7 @@ def applied(latent: Latent, item: ConditioningItem) -> Latent:
 
 
 def _with_samples(stream: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Latent | None:
-    """A copy of the LATENT ``stream`` with copies of ``samples`` and ``mask``; None for an absent stream."""
+    """A copy of the LATENT ``stream`` with copies of ``samples`` and ``mask``; None if one of them is."""
     if stream is None or samples is None or mask is None:
         return None
     # Expanded masks share memory along axes, which a later write in place would corrupt.
