@@ -43,7 +43,7 @@ class Streams(NamedTuple):
     audio: Latent | None
 
     def joined(self) -> Latent:
-        """Join the streams to one LATENT, whose samples are a nested tensor if there are both."""
+        """Join video and audio to one LATENT with nested samples; if one is None, return the other."""
         if self.video is None or self.audio is None:
             latent = self.video or self.audio
             assert latent is not None

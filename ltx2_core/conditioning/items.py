@@ -17,7 +17,7 @@ from .streams import check_grid, check_strength, fit_batch, inserted, video_and_
 
 
 class Conditioning(Protocol):
-    """Anything that can be applied to a state; ``apply`` returns a new state and never changes its input."""
+    """Anything that can be applied to a latent state; ``apply`` returns a new state and changes nothing."""
 
     def apply(self, state: LatentState) -> LatentState: ...
 

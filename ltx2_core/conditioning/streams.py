@@ -1,4 +1,4 @@
-"""What conditioning items share: the streams of a state, and checks of latents that are put into them.
+"""What conditioning items share: access to the latents of a state, and checks of latents put into them.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns.
 """

@@ -79,9 +79,9 @@ class Edit:
         """Decode the clip and write it to a file, whose name decides the kind of file.
 
         Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. If the
-        video is ``unchanged`` its packets are copied, unless ``encoding`` sets a video option. Frames of odd
-        size lose their last row or column if the pixel format needs even sizes. ``on_frames`` is called with
-        (frames written, all frames); ``timed`` measures the seconds of encoding. Raises what
+        field ``unchanged`` names a video, its packets are copied, unless ``encoding`` sets a video option.
+        Frames of odd size lose their last row or column if the pixel format needs even sizes. ``on_frames``
+        is called with (frames written, all frames); ``timed`` measures the seconds of encoding. Raises what
         ``Generation.save`` raises, and ValueError if the packets of an ``unchanged`` video do not fit this
         kind of file but fit another.
         """

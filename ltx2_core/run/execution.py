@@ -35,9 +35,9 @@ class Execution:
     Attributes:
         device, dtype: where and in which number format networks compute.
         keep_loaded: hold networks in memory between stages and calls.
-        max_memory: bytes of the device that a run may use, or text such as "12GB"; blocks that do not fit
-            are copied there in turn. With ``keep_loaded`` networks are then offloaded to system memory
-            between their uses.
+        max_memory: bytes of the device that a run may use, or text such as "12GB"; None sets no limit.
+            Transformer blocks that do not fit are copied to the device in turn. With ``keep_loaded`` networks
+            are then offloaded to system memory between their uses.
         passes_per_call: how many guidance passes one forward pass of the transformer evaluates; more are
             faster on a GPU with room to spare, with the same result. In float32 on the CPU they are always
             evaluated one by one, and the result is the same bit for bit.
@@ -51,10 +51,10 @@ class Execution:
         fp8_blocks: hold the large layers of all blocks but the first and the last in fp8, with a scale for
             each row, and multiply in fp8: half the memory, faster, and rounded. Where the device cannot, it
             is left out and ``networks.fp8_problem`` says why.
-        fp8_matmul, nvfp4_matmul: multiply layers that are stored in that format in it, which rounds their
-            input; a ValueError where the device cannot.
-        processes: the part of this process where several generate one clip (``join_processes``); each calls
-            the pipeline in the same way and gets the same latents.
+        fp8_matmul, nvfp4_matmul: multiply layers that the file stores in fp8 or NVFP4 in the same format,
+            which rounds their input; a ValueError where the device cannot.
+        processes: the place of this process among several that generate one clip (see ``join_processes``);
+            each calls the pipeline in the same way and gets the same latents.
     """
 
     device: torch.device
@@ -90,10 +90,10 @@ class Execution:
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> Execution:
-        """Make an execution; where device or dtype is None, this machine decides.
+        """Make an execution; where ``device`` or ``dtype`` is None, this machine decides.
 
         The default is CUDA with bfloat16 if there is a GPU, else the CPU with float32. ``options`` are the
-        other fields.
+        other fields of the class.
         """
         where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:

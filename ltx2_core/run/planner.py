@@ -64,8 +64,8 @@ class Planner(Codecs):
     def stages(self, request: Request) -> tuple[Stage, ...]:
         """Plan the sampling runs for ``request``: size, sigmas and guidance of each stage.
 
-        The recipe, numerics and upscaler of this pipeline decide what the request leaves open. Raises
-        ValueError if two stages are asked for and the upscaler cannot be used between them.
+        The recipe (default settings) of the checkpoint, numerics and upscaler decide what the request leaves
+        open. Raises ValueError if two stages are asked for and the upscaler cannot be used between them.
         """
         factor = Fraction(2)
         if request.staging.count == 2:
@@ -85,7 +85,7 @@ class Planner(Codecs):
     def lora_reports(self) -> tuple[LoraReport, ...]:
         """Report for each LoRA which layers it changes, from headers alone.
 
-        Raises ValueError if one fits no layer.
+        Raises ValueError if a LoRA fits no layer.
         """
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 

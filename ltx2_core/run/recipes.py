@@ -56,9 +56,9 @@ class Recipe:
 
 
 def _distilled(dev: Recipe, **changes: object) -> Recipe:
-    """Derive the recipe for distilled weights from that of the full weights: 8 fixed steps and no guidance.
+    """Derive the recipe for distilled weights from ``dev``, that of full weights of the same generation.
 
-    ``changes`` replace further fields.
+    It has 8 fixed steps and no guidance; ``changes`` replace further fields.
     """
     fixed = replace(
         dev,
@@ -108,9 +108,9 @@ DEFAULT: Final = _LTX20
 
 
 def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
-    """Return the recipe of a generation of LTX-2: "2.0" to "2.5", or "tiny".
+    """Return the recipe (default settings) for a generation of LTX-2: "2.0" to "2.5", or "tiny".
 
-    ``kind`` chooses full ("dev") or distilled weights. Raises ValueError for another name.
+    ``kind`` chooses full ("dev") or distilled weights. Raises ValueError for another generation.
     """
     for recipe in RECIPES:
         if (recipe.generation, recipe.kind) == (generation, kind):
@@ -139,5 +139,5 @@ def generation_of(model_version: str, *, inferred: str | None = None) -> str:
 
 
 def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:
-    """Return the recipe of the same generation for distilled weights, or for full weights."""
+    """Return the recipe of the same generation as ``recipe``, for distilled or for full weights."""
     return recipe_for(recipe.generation, "distilled" if distilled else "dev")

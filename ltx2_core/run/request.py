@@ -26,7 +26,7 @@ __all__ = ["NEGATIVE_PROMPT", "AudioSource", "Request", "RequestOptions"]
 
 
 class RequestParts(TypedDict):
-    """The nested parts of a request."""
+    """The nested parts of a request: prompts, size and length, inputs, first stage, and further stages."""
 
     text: Prompt
     size: ClipSize
@@ -40,51 +40,60 @@ class Request:
     """Everything that a run can be asked for.
 
     It is made with flat keywords, ``Request(prompt="a ball", width=768)``, and read by the same names,
-    ``request.width``; the parts hold the values. None is left to the recipe of the checkpoint, or is off.
+    ``request.width``; the parts hold the values. A keyword that is None is off, or is left to the recipe
+    (default settings) of the checkpoint.
 
     Args:
-        prompt, negative_prompt: description of the clip and its audio; what to avoid.
+        prompt: description of the clip and its audio.
+        negative_prompt: what to avoid.
         trigger: trigger word of a LoRA, which takes the place of ``[trigger]`` in the prompt.
         prompt_embeds: both prompts as ``pipeline.encode_prompt`` made them, in place of encoding them.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
         num_frames, seconds: length of the clip, one of the two; 8k + 1 frames.
-        fps, snap: frames per second; how a size or length that is not on the latent grid is rounded: "floor",
-            "nearest" or "ceil", or "error" to refuse it.
+        fps: frames per second.
+        snap: how a size or length that is not on the latent grid is rounded: "floor", "nearest" or "ceil",
+            or "error" to refuse it.
         video: False generates audio alone, in one stage.
-        image: image, or clip (N, 3, H, W) in [0, 1], that the video starts with; cut to the clip's shape.
-        image_strength: 1 preserves it, 0 ignores it; two stages use 1 in the second.
+        image: image, or clip (frames, 3, height, width) in [0, 1], that the video starts with.
+        image_strength: 1 preserves the image, 0 ignores it; the second of two stages always uses 1.
         image_crf: strength of the H.264 round trip that a single image goes through, 0 is off.
         images: images that guide the clip at frames: :class:`ImageAt` values, or (image, frame) and (image,
             frame, strength); frame -1 is the last.
         references: control videos or references of IC-LoRAs: :class:`VideoReference` values, or videos.
         fit: how images and references of another shape are brought to that of the clip: "crop" around the
             centre, "pad" with black borders, or "stretch" (both by Lanczos; ai-toolkit stretches).
-        audio, audio_start_s: audio of the clip, from that second on; cut, or followed by silence.
+        audio: audio of the clip; it is cut to the clip, or followed by silence.
+        audio_start_s: the second of ``audio`` at which the clip begins.
         audio_noise_db: loudness (dB of full scale) of noise that is added to the ``audio`` that is encoded.
-        reference_audio, reference_s: audio to imitate, such as a voice, and how many seconds of it.
+        reference_audio: audio to imitate, such as a voice.
+        reference_s: how many seconds of ``reference_audio`` are used, from its beginning.
         identity: guidance scale towards ``reference_audio``; costs one more guidance pass a step.
-        latents, denoise: latents to start from, those of a clip or what ``pipeline.encode_video`` returns,
-            re-noised to the first sigma; the part of the schedule to run, 0.3 preserves most of them.
+        latents: latents to start from, those of a clip or what ``pipeline.encode_video`` returns; noise is
+            added to them up to the first sigma.
+        denoise: the part of the schedule to run, from its end: 0.3 preserves most of ``latents``, 1 nothing.
         noise: noise of the first stage in place of noise from ``seed``, of the shape of its latents.
-        source_clip: the file and the regions of an edit, for the record.
-        steps, sigmas: number of sampling steps of the first stage, or its noise levels; a final 0 is appended
-            where it is missing.
+        source_clip: the file and the regions of an edit, only to be stored with the clip.
+        steps: number of sampling steps of the first stage.
+        sigmas: noise levels of the first stage, in place of ``steps``; a final 0 is appended if missing.
         schedule: "4096" spreads steps as for that many tokens, like the official pipelines; "clip" for the
-            tokens of the clip, like diffusers and ai-toolkit. By default as the numerics do: official the
-            first, comfy the second.
-        sampler, eta: a name of ``SAMPLERS``; the share of fresh noise of those that add some.
+            tokens of the clip, like diffusers and ai-toolkit. By default "4096" with official numerics and
+            "clip" with those of ComfyUI.
+        sampler: sampler of the first stage, a name of ``SAMPLERS``.
+        eta: share of fresh noise of samplers that add some.
         distilled: for distilled weights or a distilled LoRA: 8 fixed steps and no guidance.
-        cfg, audio_cfg: guidance of the first stage; ``audio_cfg`` is by default the ``cfg`` that is named.
+        cfg: guidance scale of the first stage.
+        audio_cfg: guidance scale of its audio; by default the ``cfg`` that is named.
         guidance: all guidance of the first stage, in place of ``cfg`` and ``audio_cfg``.
-        nag: guides away from the negative prompt where no pass does, at cfg 1 and in the second stage.
+        nag: normalised attention guidance away from the negative prompt, in stages without a negative pass.
         cache: reuses velocities between steps, which is faster and not exact.
         tiles: computes each step of a large frame in tiles.
-        seed, noise_device: the same seed gives the same clip, None or -1 draws one; noise of "cpu" is equal
-            on every machine.
+        seed: the same seed gives the same clip; None or -1 draws one.
+        noise_device: where noise is drawn; noise of "cpu" is equal on every machine.
         stages: 1, or 2: half size first, then the upscaler and a second stage at full size.
-        stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
-            stage and ``sampler`` after an unguided one.
-        audio_stage: the stage that the audio is taken from.
+        stage2_sigmas: noise levels of the second stage.
+        stage2_sampler: sampler of the second stage; by default Euler after a first stage with guidance, and
+            ``sampler`` after one without.
+        audio_stage: 1 or 2, the stage that the audio is taken from.
 
     Raises TypeError for unknown names, and ValueError for values out of range and for names that contradict
     each other, such as ``distilled=True`` with ``steps``.
@@ -164,7 +173,7 @@ class Request:
         return [*super().__dir__(), *FIELDS]
 
     def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
-        """Return a copy of this request in which these flat keywords have new values."""
+        """Return a copy of this request in which the keywords that are passed have new values."""
         parts = self._parts()
         if prompt is not None:
             parts["text"] = replace(self.text, prompt=prompt)
@@ -181,7 +190,7 @@ class Request:
 
     @classmethod
     def _unchecked(cls, parts: RequestParts, flat: RequestFields) -> Request:
-        """Make a request without checking whether its keywords contradict each other.
+        """Make a request of ``parts`` and the keywords ``flat``, which may contradict each other.
 
         This is for values that no user chose together, such as those that a recipe fills in.
         """
@@ -223,7 +232,7 @@ class Request:
         return self._unchecked(self._parts(), cast(RequestFields, chosen)), names
 
     def settings(self) -> JsonObject:
-        """The request as flat JSON values: files by their names, tensors by the note "<Tensor in memory>"."""
+        """The request as flat JSON values: files by their names, tensors as the text "<Tensor in memory>"."""
         return to_json(self)
 
     @classmethod

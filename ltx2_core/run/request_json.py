@@ -112,7 +112,7 @@ def from_json(settings: ParsedJson) -> RequestFields:
 
 
 def schema() -> JsonObject:
-    """The JSON schema of a request's settings."""
+    """The JSON schema of the values that :func:`to_json` returns."""
     whole = _model().model_json_schema()
     whole["title"] = "LTX-2 request"
     for option in OPTIONS:

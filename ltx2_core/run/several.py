@@ -1,4 +1,4 @@
-"""Samples several clips with one load of the networks; all prompts are encoded first."""
+"""Samples several clips with one load of the networks; all prompts are encoded before the first clip."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class FileList:
         return f"no {self.what.removeprefix('a ').removeprefix('an ')} found"
 
     def path(self, name: str) -> Path:
-        """The path of the file with this name. Raises ValueError for one that cannot be loaded."""
+        """The path of the listed file ``name``. Raises ValueError if it cannot be loaded."""
         if message := self.refusal(name):
             raise ValueError(message)
         return dict(self._listed())[name]

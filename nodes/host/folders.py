@@ -1,4 +1,4 @@
-"""The files in the host's model folders: their names, and the paths of names."""
+"""The files and folders in ComfyUI's model folders: their names in lists, and the path of each name."""
 
 from __future__ import annotations
 

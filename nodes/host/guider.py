@@ -1,4 +1,4 @@
-"""The library's guidance as a GUIDER of ComfyUI, which evaluates each guidance pass through the host."""
+"""The library's guidance as a GUIDER of ComfyUI, which evaluates each guidance pass by ComfyUI's function."""
 
 from __future__ import annotations
 
@@ -232,6 +232,6 @@ def _check_parts(model: Any, passes: set[Pass], nag: bool) -> None:
 
 
 def without_reference(entry: Options) -> Options:
-    """A copy of ``entry``, a conditioning that the host has processed, without its reference audio."""
+    """A copy of ``entry``, one processed conditioning of ComfyUI, without its reference audio."""
     conds = {name: cond for name, cond in entry.get("model_conds", {}).items() if name != "ref_audio"}
     return {**entry, "model_conds": conds}

@@ -1,4 +1,4 @@
-"""Reads and writes guides in the host's CONDITIONING: extra latent frames at the end of the time axis.
+"""Reads and writes guides in ComfyUI's CONDITIONING: extra latent frames at the end of a video latent.
 
 Letters: B batch, F latent frames, H W latent rows and columns, N video tokens, G guide tokens at their end.
 """

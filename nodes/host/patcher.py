@@ -1,4 +1,4 @@
-"""Puts networks under the host's memory management."""
+"""Puts networks under ComfyUI's memory management."""
 
 from __future__ import annotations
 

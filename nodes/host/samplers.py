@@ -1,4 +1,4 @@
-"""The library's samplers as SAMPLER objects of the host, for all its guiders and models."""
+"""The library's samplers as SAMPLER objects of ComfyUI, for all its guiders and models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sampling run through the host's own guider interface, samplers, noise and progress bar.
+"""One sampling run through ComfyUI's own guider interface, samplers, noise and progress bar.
 
 Letters: B batch, N values of a packed latent: ComfyUI concatenates video and audio to (B, 1, N).
 """

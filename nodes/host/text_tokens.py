@@ -84,7 +84,7 @@ class HostTokenizer:
         return {self.clip_name: [[(token, 1.0) for token in row]]}
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Convert generated tokens to text; ``skip_special_tokens`` leaves out marks such as a turn's end."""
+        """Convert generated tokens to text; ``skip_special_tokens`` leaves out tokens such as end of turn."""
         assert self.plain.decode is not None
         marks = {*self.plain.special.values()} if skip_special_tokens else set()
         return self.plain.decode([token for token in token_ids if token not in marks])

@@ -1,4 +1,4 @@
-"""Running a latent upscaler of either type: a ModelPatcher that the host manages, or a bare network."""
+"""Runs a latent upscaler of either type: a ModelPatcher that ComfyUI manages, or a bare network."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
 
 
 class HostVideoVAE(VideoVAE):
-    """The video VAE with ComfyUI's interface for decoding and encoding a clip in chunks."""
+    """The video VAE with the methods by which ComfyUI decodes and encodes a clip in chunks."""
 
     comfy_has_chunked_io = True
 

@@ -1,4 +1,4 @@
-"""Guidance with separate scales for video and audio, as a GUIDER for ComfyUI's own sampling nodes."""
+"""Nodes for guidance with separate scales for video and audio: a GUIDER for ComfyUI's sampling nodes."""
 
 from __future__ import annotations
 
