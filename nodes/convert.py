@@ -52,9 +52,9 @@ class Streams(NamedTuple):
 
 
 def split(latent: Latent) -> Streams:
-    """Split a LATENT into one for the video and one for the audio; one that it lacks is None.
+    """Split a LATENT into one for the video and one for the audio; one that is not there is None.
 
-    Raises ValueError if the LATENT does not have the shape of one of LTX-2.
+    Raises ValueError if the samples do not have the shape of latents of LTX-2.
     """
     samples = to_av(latent)
     for name, stream in (("video", samples.video), ("audio", samples.audio)):

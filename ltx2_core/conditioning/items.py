@@ -17,7 +17,7 @@ from .streams import check_grid, check_strength, fit_batch, inserted, video_and_
 
 
 class Conditioning(Protocol):
-    """Anything that can be applied to a latent state; ``apply`` returns a new state and changes nothing."""
+    """Anything that can be applied to a latent state; ``apply`` returns a changed copy of the state."""
 
     def apply(self, state: LatentState) -> LatentState: ...
 

@@ -70,10 +70,11 @@ def guide_positions(
     """Positions (``batch``, 3, tokens, 2) of a guide latent that begins at pixel frame ``frame`` of the clip.
 
     Each token has start and end (exclusive) of its time in seconds, its pixel rows and its pixel columns.
-    ``frames``, ``height`` and ``width`` are the latent frames, rows and columns of the guide.
-    ``single_frame`` says that the latent was encoded from one image, so that its tokens cover one pixel
-    frame; None means that this is so for a latent of one frame. A guide clip at frame 0 has the clip's own
-    layout: its first latent frame covers one pixel frame. Elsewhere every latent frame covers eight.
+    ``frames``, ``height`` and ``width`` are the latent frames, rows and columns of the guide, ``fps`` is the
+    clip's frame rate. ``single_frame`` says that the latent was encoded from one image, so that its tokens
+    cover one pixel frame; None means that this is so for a latent of one frame. A guide clip at frame 0 has
+    the clip's own layout: its first latent frame covers one pixel frame. Elsewhere every latent frame covers
+    eight.
     """
     spans = _steps(frames) * TEMPORAL_SCALE
     spans = (_causal(spans) if frame == 0 else spans) + frame

@@ -52,7 +52,7 @@ class Codecs:
         loras: tuple[Lora, ...] | None = None,
         run: Run | None = None,
     ) -> tuple[TextContext, TextContext | None]:
-        """Return the text contexts of ``prompt`` and of ``negative_prompt``, None for one that is None.
+        """Return the text contexts of both prompts; that of ``negative_prompt`` is None if there is none.
 
         ``loras`` are merged into the text projection and the connectors, for which most LoRAs have no layers;
         None is the LoRAs of every stage. ``run`` receives the progress, layer by layer; None reports nothing.

@@ -44,6 +44,8 @@ class Generation:
     were used, one schedule for each stage. ``run_settings`` are JSON values that describe the model files and
     the execution; :meth:`settings` adds those of the request. ``input_audio`` is the audio of the request,
     (waveform, rate in Hz), which is saved in place of the sampled one; None if the audio was generated.
+    ``evaluations`` counts the forward passes of each stage. ``recorded`` are the settings of an earlier run
+    whose latents these are; None for a new run.
     """
 
     codecs: Codecs

@@ -263,7 +263,7 @@ def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | Non
 def _reference_audio(request: Request) -> tuple[Tensor, int]:
     """Read the beginning of the reference audio, as many seconds as the request says.
 
-    Returns (waveform (channels, samples), rate in Hz).
+    Returns (waveform (channels, samples) in [-1, 1], rate in Hz).
     """
     voice = request.inputs.reference_audio
     assert voice.source is not None

@@ -61,7 +61,7 @@ class LTX2Pipeline(Planner):
             encoded, or for a diffusers folder, which contains its own.
         upscaler: latent upscaler file, needed for two stages; None without one.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec.
-        stage2_loras: LoRAs that are merged in addition to them in the second stage.
+        stage2_loras: LoRAs that are merged in the second stage in addition to ``loras``.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
         execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).

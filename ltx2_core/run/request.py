@@ -268,8 +268,8 @@ class Request:
 def request_of(prompt: str | Request | None, options: RequestOptions) -> Request:
     """Make the request of a call from a prompt and the keywords in ``options``.
 
-    If ``prompt`` is a whole request, the result is a copy of it that the keywords change. It may be None only
-    with encoded prompts among the keywords.
+    If ``prompt`` is a whole request, the result is a copy of it that the keywords change. ``prompt`` may be
+    None only with encoded prompts among the keywords.
     """
     if isinstance(prompt, Request):
         return prompt.changed(**options) if options else prompt

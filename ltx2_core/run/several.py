@@ -32,7 +32,8 @@ def sample_each(
 ) -> Iterator[Generation]:
     """Encode the prompts of all ``requests``, then sample the requests in their order and yield each clip.
 
-    ``on_step`` receives the progress, None reports nothing; ``stop`` ends the work when it returns True.
+    ``on_step`` receives the progress, None reports nothing; ``stop`` ends the work when it returns True, None
+    never does.
     """
     made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):

@@ -100,7 +100,10 @@ def plan_stages(
 
 
 def _clip(request: Request, numerics: Numerics) -> ClipPlan:
-    """Plan the size and length of the finished clip; ``request`` must state its size, length and rate."""
+    """Plan the size and length of the finished clip; ``request`` must state its size, length and rate.
+
+    ``numerics`` decides how the length of the audio is rounded.
+    """
     size, latents = request.size, request.inputs.latents
     assert size.fps is not None
     if latents is not None and latents.video is not None:
@@ -122,8 +125,8 @@ def _clip(request: Request, numerics: Numerics) -> ClipPlan:
 def _clip_of(latents: AVLatent, fps: float, numerics: Numerics) -> ClipPlan:
     """Return the size and length of the clip that ``latents``, the input of a request, are of.
 
-    ``fps`` is its frame rate, which latents do not hold. Raises ValueError if the audio latent is not as long
-    as the video.
+    ``fps`` is its frame rate, which latents do not hold, and ``numerics`` decides how the length of the audio
+    is rounded. Raises ValueError if the audio latent is not as long as the video.
     """
     assert latents.video is not None
     _, _, frames, height, width = latents.video.shape

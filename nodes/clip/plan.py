@@ -166,9 +166,9 @@ def whole_frames(length: float) -> int:
 
 
 def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
-    """Make a LATENT of zeros for the video and the audio of ``plan``, with the keys of ComfyUI's own ones.
+    """Make a LATENT of zeros for the video and the audio of ``plan``, with ``batch_size`` clips.
 
-    ``batch_size`` is the number of clips.
+    It has the same keys as ComfyUI's own empty latents.
     """
     device = intermediate_device()
     video = torch.zeros(plan.video_shape(batch_size), device=device)

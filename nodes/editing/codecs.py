@@ -55,9 +55,9 @@ class HostCodecs:
         return encode_audio(self.audio_vae, encoder_audio(cut, rate, target, latent_frames), target)
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
-        """Decode a latent, whole or in consecutive pieces, to chunks of frames on the CPU.
+        """Decode a latent, whole or in consecutive pieces along time, to chunks of frames on the CPU.
 
-        Chunks are (frames, 3, height, width) in [-1, 1], or uint8 with ``as_bytes``, where the VAE can
+        Chunks are (frames, 3, height, width) in [-1, 1]; with ``as_bytes`` they are uint8 if the VAE can
         stream.
         """
         pieces = (latent,) if isinstance(latent, Tensor) else latent

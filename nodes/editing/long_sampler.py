@@ -124,8 +124,9 @@ class HostSampler:
 def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: ClipPlan) -> list[Keyframe]:
     """One keyframe for each image of an IMAGE, at the frame numbers in ``frames``, such as "0, 48, -1".
 
-    Returns none if ``images`` is None. Raises ValueError for text of another form, and unless it has one
-    frame number within the clip for each image.
+    The images are fitted to the size of ``clip``, and all have the same ``strength``. Returns none if
+    ``images`` is None. Raises ValueError for text of another form, and unless it has one frame number within
+    the clip for each image.
     """
     if images is None:
         return []

@@ -99,7 +99,8 @@ class _Original:
     """The original block as the function that a pack's replacement of the block gets and may call.
 
     ``inputs`` and ``switches`` are the library's arguments of the block, ``arguments`` the same in ComfyUI's
-    form, with which the replacement was called.
+    form, with which the replacement was called. ``function`` is the attention function of ComfyUI in use;
+    None if the library's is used.
     """
 
     block: Any

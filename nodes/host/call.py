@@ -169,7 +169,8 @@ def _on_block(blocks: list[Any], start: int, device: torch.device, options: Opti
     """Make a callback to call before each block: it stops the run if the user cancels, and fetches weights.
 
     It fetches the weights of the next of ``blocks`` to ``device``, in ComfyUI versions that stream weights.
-    ``blocks`` are those that run; the first has the number ``start`` in the network.
+    ``blocks`` are those that run; the first has the number ``start`` in the network. ``options`` are the
+    ``transformer_options``.
     """
     try:
         # The module is imported here because older hosts do not have it.

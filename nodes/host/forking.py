@@ -67,7 +67,7 @@ class Late:
     def run(self, run: Callable[..., Hidden], samples: int) -> Hidden:
         """Call ``run``, which evaluates the network, so that it resumes from the saved hidden states.
 
-        ``samples`` is the batch size; without states of this size all blocks run. The saved states are
+        ``samples`` is the batch size; without saved states of this size all blocks run. The saved states are
         deleted, because blocks may write into them.
         """
         start, saved = self.start(samples), self.fork.saved

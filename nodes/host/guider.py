@@ -99,9 +99,9 @@ class AVGuider(comfy.samplers.CFGGuider):
     def _batching(self, x: Tensor, model_options: Options) -> Batching:
         """Decide how many guidance passes are evaluated in one call of ComfyUI: one or all.
 
-        One on the CPU, so that the result does not depend on free memory, on ComfyUI's own network, and where
-        another pack has replaced parts of the network. Otherwise all of them, and ComfyUI divides the call if
-        memory is short. ``x`` is the packed latent, of which only the device is read.
+        It is one on the CPU (so that the result does not depend on free memory), on ComfyUI's own network,
+        and if another pack has replaced parts of the network. Otherwise it is all of them, and ComfyUI
+        divides the call if memory is short. ``x`` is the packed latent, of which only the device is read.
         """
         # The host's own network takes one set of switches a call; packs may replace parts of either for one.
         alone = x.device.type == "cpu" or self._hosts or bool(patched_parts(self.model_patcher))

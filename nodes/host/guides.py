@@ -28,9 +28,9 @@ class Entry(_Entry, total=False):
     """One guide in the list ``guide_attention_entries`` of a CONDITIONING: its tokens and their weight.
 
     ``pre_filter_count`` is the number of its tokens, with holes (cells of the latent that a guide on a
-    coarser grid leaves empty). ``strength`` is its attention weight in [0, 1]. ``pixel_mask`` (1, 1, frames,
-    height, width), in pixels, multiplies that weight for parts of the guide; ``latent_shape`` is the guide's
-    size [latent frames, rows, columns].
+    coarser grid leaves empty). ``strength`` is its attention weight: 0 is none, 1 plain attention.
+    ``pixel_mask`` (1, 1, frames, height, width), in pixels, multiplies that weight for parts of the guide;
+    None weights all parts alike. ``latent_shape`` is the guide's size [latent frames, rows, columns].
     """
 
     pixel_mask: Tensor | None
@@ -56,7 +56,7 @@ class GuideTokens:
 
     A guide on a coarser grid than the clip leaves holes, tokens without content. ``keep`` (video tokens,) is
     False for holes. ``coordinates`` (B, 3, existing guide tokens, 2) are pixel frame, row and column, each as
-    start and end (exclusive).
+    start and end (exclusive). ``surviving`` has the number of existing tokens of each guide.
     """
 
     keep: Tensor

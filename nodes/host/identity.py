@@ -22,9 +22,10 @@ def model_identity(
 ) -> dict[str, str | None]:
     """Digests that identify four models with their LoRAs: 32 hexadecimal digits each.
 
-    Keys are "model", "clip", "video_vae" and "audio_vae" for weights and dtype, and the same followed by "
-    LoRAs" for the LoRAs. A digest is None without this model or without LoRAs. Weights from this pack's
-    loaders are identified by their files; of other weights, and of LoRAs, some values are read.
+    The keys are "model", "clip", "video_vae" and "audio_vae" for weights and dtype of these models, and
+    "model LoRAs", "clip LoRAs" and so on for the LoRAs of each. A digest is None without this model or
+    without LoRAs. Weights from this pack's loaders are identified by their files; of other weights, and of
+    LoRAs, some values are read.
     """
     patchers = {
         "model": model,

@@ -45,7 +45,7 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
 
 
 def each_stream(latent: Latent) -> list[Latent]:
-    """Split a LATENT into one LATENT for video and one for audio, or as many as it has.
+    """Split a LATENT into a list of LATENTs, one for the video and one for the audio, as far as it has them.
 
     Each has its own noise mask, if there is one, and all other keys. Whatever form another node gave the
     mask, it then has the axes of its samples, each of full size or 1.

@@ -48,7 +48,7 @@ def forget_tables_when_idle(patcher: Patcher) -> None:
 
 
 def remember_dtypes(model: nn.Module) -> None:
-    """Record the dtype of each parameter in the way in which ComfyUI does; recent versions read it later."""
+    """Record the dtype of each parameter, for ComfyUI versions that read it when they assign weights."""
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)

@@ -95,7 +95,7 @@ class HostTokenizer:
         return {kind: torch.frombuffer(bytearray(content), dtype=torch.uint8)}
 
     def _parts(self, text: str) -> Iterable[str | Tensor]:
-        """Split a text at the textual-inversion embeddings that it names, as in "a embedding:name b".
+        """Split a text at the textual-inversion embeddings that it names, as in "a red embedding:name ball".
 
         Yields texts, and embeddings (vectors, width). A name without a fitting file is left out with a
         warning.
