@@ -105,7 +105,7 @@ class VideoReference:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the fields; raises ValueError for a strength out of range, or scale or every below 1."""
+        """Check the fields; raises ValueError for a strength out of range, or a scale or every below 1."""
         check_strength(self.strength, "a reference")
         for name in ("scale", "every"):
             value = getattr(self, name)

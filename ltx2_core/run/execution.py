@@ -120,7 +120,8 @@ class Execution:
 def _bytes(budget: int | str, device: torch.device) -> int:
     """Convert a memory budget, bytes or text such as "12GB" or "auto", to bytes.
 
-    "auto" is the free memory of ``device``. Raises TypeError for a value of another type.
+    "auto" is the free memory of ``device``. Raises TypeError for a value of another type, ValueError for
+    other text.
     """
     if isinstance(budget, str):
         return parse_budget(budget, device)
