@@ -55,7 +55,10 @@ _RENAMED = {"find_kept": "find_saved", "keep_latents": "save_latents"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on its first use, so that ComfyUI and help do not wait for the pipeline."""
+    """Import a public name on its first use, so that ComfyUI and help do not wait for the pipeline.
+
+    Raises AttributeError for any other ``name``.
+    """
     name = _RENAMED.get(name, name)
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class Torchaudio(NamedTuple):
-    """Result of the import: ``torchaudio.functional``, or None with the reason why it is not used."""
+    """Result of the import: ``torchaudio.functional``, or None with the reason why it is not used.
+
+    ``broken`` says that torchaudio is installed but does not work.
+    """
 
     functional: ModuleType | None
     broken: bool
@@ -29,9 +32,9 @@ class Torchaudio(NamedTuple):
 
 @cache
 def load_torchaudio() -> Torchaudio:
-    """Import torchaudio and try the two functions that this package uses.
+    """Import torchaudio and try the two functions of it that this package uses.
 
-    The result is cached for the process. Never raises; a failure is logged with its reason.
+    The result is cached for the process. Nothing is raised; a failure is logged with its reason.
     """
     try:
         functional = importlib.import_module("torchaudio.functional")

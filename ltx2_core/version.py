@@ -1,4 +1,4 @@
-"""The version of this package, read when it is asked for."""
+"""The version of this package, from the checkout's ``pyproject.toml`` or the installed package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 
 
 def _version() -> str:
-    """The version of the checkout, which ComfyUI runs without an installation, else the installed one."""
+    """The version of the checkout, which ComfyUI runs without an installation, else the installed version.
+
+    It is "unknown" if there is neither.
+    """
     if PROJECT.is_file():
         found = re.search(r'^version = "(.+)"$', PROJECT.read_text(encoding="utf-8"), re.MULTILINE)
         if found:

@@ -85,8 +85,8 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class LTX2Extension(ComfyExtension):
-    """The pack as ComfyUI registers it."""
+    """The extension that ComfyUI loads; it names the nodes of this pack."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """All nodes."""
+        """The classes of all nodes of this pack."""
         return NODES

@@ -1,6 +1,7 @@
 """Converts ComfyUI's values to the library's and back; only here do ranges or the order of axes change.
 
-Letters: N frames, H W rows and columns, B batch, C channels, F latent frames, S samples, T audio latents.
+Letters: N frames, H W rows and columns, B batch, C channels, F latent frames, S samples, T audio latent
+frames.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Streams(NamedTuple):
     audio: Latent | None
 
     def joined(self) -> Latent:
-        """Join the streams to one LATENT, whose samples are a nested tensor if there are both."""
+        """Join video and audio to one LATENT with nested samples; if one is None, return the other."""
         if self.video is None or self.audio is None:
             latent = self.video or self.audio
             assert latent is not None
@@ -51,7 +52,10 @@ class Streams(NamedTuple):
 
 
 def split(latent: Latent) -> Streams:
-    """Split a LATENT into its streams. Raises ValueError if it is not one of LTX-2."""
+    """Split a LATENT into one for the video and one for the audio; one that is not there is None.
+
+    Raises ValueError if the samples do not have the shape of latents of LTX-2.
+    """
     samples = to_av(latent)
     for name, stream in (("video", samples.video), ("audio", samples.audio)):
         if stream is not None and not _is_of_family(stream):
@@ -67,16 +71,16 @@ def split(latent: Latent) -> Streams:
 
 
 def _is_of_family(stream: Tensor) -> bool:
-    """Whether a stream has the shape of an LTX-2 latent: video (B, C, F, H, W) or audio (B, C, T, bins)."""
+    """Whether a latent has the shape of LTX-2: video (B, 128, F, H, W) or audio (B, 8, T, 16)."""
     if stream.ndim == 5:
         return stream.shape[1] == VIDEO_CHANNELS
     return stream.ndim == 4 and (stream.shape[1], stream.shape[3]) == (AUDIO_CHANNELS, AUDIO_BINS)
 
 
 def split_av(latent: Latent) -> tuple[Latent, Latent]:
-    """Return the video and the audio LATENT of an audio-video LATENT.
+    """Return the video LATENT and the audio LATENT of an audio-video LATENT.
 
-    Raises ValueError that names the missing stream if it does not hold both.
+    Raises ValueError that names what is missing if it does not hold both.
     """
     video, audio = split(latent)
     if video is None or audio is None:
@@ -105,9 +109,10 @@ def audio_of(latent: Latent) -> Latent:
 
 
 def frames_from_image(image: Tensor) -> Tensor:
-    """Convert an IMAGE (N, H, W, C) in [0, 1] to frames (N, 3, H, W) in [0, 1].
+    """Convert an IMAGE (frames, height, width, channels) in [0, 1] to frames (frames, 3, height, width).
 
-    Transparency is dropped, and one grey channel is repeated for all colours.
+    Values stay in [0, 1]. Transparency is dropped, and one grey channel is repeated for all colours. Raises
+    ValueError for other than 1, 3 or 4 channels.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(f"an image is (N, H, W, channels) with 1, 3 or 4 channels; got {tuple(image.shape)}")
@@ -116,21 +121,24 @@ def frames_from_image(image: Tensor) -> Tensor:
 
 
 def image_from_frames(frames: Tensor) -> Tensor:
-    """Convert frames (N, 3, H, W) to an IMAGE (N, H, W, 3); the range of values is not changed."""
+    """Convert frames (frames, 3, height, width) to an IMAGE (frames, height, width, 3).
+
+    The range of values is not changed.
+    """
     return rearrange(frames, "n c h w -> n h w c").contiguous()
 
 
 def compress(image: Tensor, crf: int) -> Tensor:
-    """Compress every frame of an IMAGE with H.264 at ``crf`` and decode it again; 0 returns it unchanged."""
+    """Compress every frame of an IMAGE with H.264 at ``crf`` and decode it again; crf 0 changes nothing."""
     if crf == 0:
         return image
     return image_from_frames(torch.stack([compress_image(frame, crf) for frame in frames_from_image(image)]))
 
 
 def image_at_stage(image: Tensor, video: Latent, crf: int) -> Tensor:
-    """Crop and scale an IMAGE (N, H, W, C) to the decoded size of a video LATENT, then compress it.
+    """Crop and scale an IMAGE to the size in pixels to which a video LATENT is decoded, then compress it.
 
-    ``crf`` is the H.264 compression.
+    ``crf`` is the H.264 compression, 0 is off.
     """
     rows, columns = (SPATIAL_SCALE * size for size in video["samples"].shape[3:])
     # Scaled first and compressed second, as graphs of ComfyUI do; the official pipelines compress first.
@@ -139,10 +147,10 @@ def image_at_stage(image: Tensor, video: Latent, crf: int) -> Tensor:
 
 
 def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tensor, int, float]:
-    """Take AUDIO from second ``start_s`` on, exactly as long as ``latents`` audio latents.
+    """Take AUDIO from second ``start_s`` on, as long as ``latents`` audio latent frames (25 a second).
 
-    Returns (waveform (B, C, S), its rate in Hz, seconds of silence appended). Raises ValueError if there is
-    no audio, or if it ends before ``start_s``.
+    Returns (waveform (B, channels, samples), its rate in Hz, seconds of silence appended). Raises ValueError
+    if ``audio`` is None, or if it ends before ``start_s``.
     """
     if audio is None:
         raise ValueError("there is no audio here: the file that it comes from has no audio track")
@@ -162,9 +170,10 @@ def clip_audio(audio: Audio | None, start_s: float, latents: int) -> tuple[Tenso
 
 
 def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Tensor:
-    """Resample a waveform (B, C, S) from ``rate`` to ``target`` Hz for an audio encoder: (B, 2, S).
+    """Resample a waveform (B, channels, samples) from ``rate`` to ``target`` Hz, for an audio encoder.
 
-    It is trimmed or padded to the length of ``latents`` audio latents.
+    The result is stereo, (B, 2, samples), trimmed or padded with silence to the length from which the encoder
+    makes ``latents`` audio latent frames.
     """
     stereo = resample(to_stereo(waveform), rate, target)
     # A centred spectrogram has one frame more than whole hops, so that one sample less gives exactly these
@@ -174,14 +183,15 @@ def encoder_audio(waveform: Tensor, rate: int, target: int, latents: int) -> Ten
 
 
 def audio_from_decoder(decoded: Tensor, rate: int) -> Audio:
-    """Make an AUDIO from a waveform (B, S, C) that ComfyUI's audio VAE decoded, at ``rate`` Hz."""
+    """Make an AUDIO at ``rate`` Hz from a waveform (B, samples, channels) of ComfyUI's audio VAE."""
     return {"waveform": rearrange(decoded, "b s c -> b c s"), "sample_rate": int(rate)}
 
 
 def track_of(audio: Audio, index: int) -> tuple[Tensor, int]:
-    """Take one clip of an AUDIO batch for a video file: (waveform (1 or 2 channels, S), rate in Hz).
+    """Take clip number ``index`` of an AUDIO batch for a video file.
 
-    The rate is one that AAC supports. An ``index`` past the end of the batch takes the last clip.
+    Returns (waveform (1 or 2 channels, samples), rate in Hz), resampled if AAC does not support the rate. An
+    ``index`` past the end of the batch takes the last clip.
     """
     waveform, rate = audio["waveform"], int(audio["sample_rate"])
     # One audio may serve all clips of a batch. AAC of a video file gets stereo at most, as the model

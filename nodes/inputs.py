@@ -1,4 +1,4 @@
-"""Inputs of nodes that several nodes share, each declared once: bounds, default and tooltip."""
+"""Inputs that several nodes share, each declared once: bounds, default and tooltip."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def positive_input() -> io.Input:
 def sampled_inputs(off: str) -> list[io.Input]:
     """The inputs for the model and for both conditionings of a sampling run.
 
-    ``off`` says in the tooltip when the negative one has no effect.
+    ``off`` says in the tooltip of the negative conditioning when it has no effect, such as "cfg is 1".
     """
     return [
         model_input(),
@@ -65,13 +65,13 @@ def text_encoder_input() -> io.Input:
 
 
 def size_input(name: str, default: int, what: str) -> io.Input:
-    """A widget for a width or height in pixels; ``what`` says in the tooltip of what."""
+    """A widget ``name`` for a width or height in pixels; ``what`` begins its tooltip."""
     more = f"{what}. Larger frames need more memory and time."
     return quantity(name, default, low=SPATIAL_SCALE, high=MAX_SIZE, step=SPATIAL_SCALE, more=more)
 
 
 def frames_input(default: int, tooltip: str) -> io.Input:
-    """A widget for a number of frames, 8k + 1."""
+    """A widget for a number of frames, of the form 8k + 1."""
     return quantity("num_frames", default, name="frames", high=MAX_FRAMES, step=8, more=tooltip)
 
 
@@ -86,7 +86,7 @@ def plan_input(tooltip: str) -> io.Input:
 
 
 def batch_input(what: str = "clips") -> io.Input:
-    """A widget for the batch size: how many ``what`` are generated at once."""
+    """A widget for the batch size; ``what``, a plural, says in the tooltip what a batch consists of."""
     return io.Int.Input(
         "batch_size",
         default=1,
@@ -97,7 +97,10 @@ def batch_input(what: str = "clips") -> io.Input:
 
 
 def length_unit_input(*, default: str | None = None) -> io.Input:
-    """A widget that says whether ``length`` counts seconds or frames."""
+    """A widget that says whether the widget ``length`` counts seconds or frames.
+
+    With ``default`` None the first choice, seconds, is chosen.
+    """
     return io.Combo.Input(
         "length_unit",
         options=[SECONDS, FRAMES],
@@ -107,16 +110,16 @@ def length_unit_input(*, default: str | None = None) -> io.Input:
 
 
 def length_input(default: float, tooltip: str) -> io.Input:
-    """A widget for a length in the unit that ``length_unit`` says."""
+    """A widget for a length, in seconds or frames as the widget ``length_unit`` says."""
     return IntOrFloat(
         real_input("length", default=default, low=0.01, high=MAX_SECONDS, step=0.01, tooltip=tooltip)
     )
 
 
 def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
-    """A widget for the number of stages, 1 or 2; ``upscaled`` says in the tooltip which node upscales.
+    """A widget for the number of stages, 1 or 2; ``upscaled`` names in the tooltip the node that upscales.
 
-    With ``default`` None it is 1.
+    With ``default`` None the first choice, 1, is chosen.
     """
     doubled = f" and {upscaled} doubles them" if upscaled else ""
     tooltip = f"2: the first stage has half the width and height{doubled}. 1: sample at full size."
@@ -124,9 +127,9 @@ def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
 
 
 def start_input(more: str = "", *, text: str | None = None) -> io.Input:
-    """A widget for a position in an audio input, in seconds.
+    """A widget for the second of an audio input at which something begins, by the default tooltip the clip.
 
-    ``text`` replaces the tooltip, which says that the clip begins there; ``more`` is appended to it.
+    ``text`` replaces the tooltip, and ``more`` is appended to it.
     """
     audio = {"audio": "the audio"}
     return quantity(
@@ -135,13 +138,16 @@ def start_input(more: str = "", *, text: str | None = None) -> io.Input:
 
 
 def identity_input(default: float, more: str) -> io.Input:
-    """A widget for the guidance scale towards a reference audio."""
+    """A widget for the guidance scale towards a reference audio; ``more`` is appended to its tooltip."""
     reference = {"reference-audio": "the reference audio"}
     return quantity("identity", default, high=MAX_SCALE, step=0.05, flags=reference, more=more)
 
 
 def ceiling_input(default: float, more: str = "", *, optional: bool = False) -> io.Input:
-    """A widget for the highest peak of generated audio, in dB of full scale."""
+    """A widget for the highest peak of generated audio, in dB of full scale.
+
+    ``more`` is appended to its tooltip.
+    """
     return quantity("ceiling_db", default, name="ceiling", low=-60.0, step=0.1, more=more, optional=optional)
 
 
@@ -176,7 +182,10 @@ def rounding_input() -> io.Input:
 
 
 def image_crf_input(more: str = "") -> io.Input:
-    """A widget for the H.264 compression of a conditioning image; the default is that of the training."""
+    """A widget for the H.264 compression of a conditioning image; -1, the default, is that of the training.
+
+    ``more`` is appended to its tooltip.
+    """
     # The widget always allowed 100, and saved workflows may hold more than 51, the end of the scale of H.264.
     return quantity(
         "image_crf",
@@ -201,9 +210,9 @@ def file_crf_input() -> io.Input:
 
 
 def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
-    """Two widgets for the part of the schedule, from 0 to 1, in which something acts.
+    """Two widgets, ``start_percent`` and ``end_percent``: in which part of the schedule something acts.
 
-    They are ``start_percent`` and ``end_percent``; ``what`` names in the tooltips what acts.
+    Both are from 0 (first step) to 1 (last step). ``what`` names in the tooltips what acts.
     """
     return (
         _percent("start_percent", 0.0, f"Where in the schedule {what} begins: 0 is the first sampling step."),
@@ -212,25 +221,31 @@ def percent_inputs(what: str) -> tuple[io.Input, io.Input]:
 
 
 def steps_input(more: str = "", default: int = 20) -> io.Input:
-    """A widget for the number of sampling steps."""
+    """A widget for the number of sampling steps; ``more`` is appended to its tooltip."""
     # The help is of the first stage only, and nodes sample any.
     return quantity("steps", default, text="Sampling steps; more take longer and add detail", more=more)
 
 
 def cfg_input(name: str, default: float, more: str) -> io.Input:
-    """A widget for a scale of classifier-free guidance, "cfg" (video) or "audio_cfg" (audio)."""
+    """A widget for a scale of classifier-free guidance; ``name`` is "cfg" (video) or "audio_cfg" (audio).
+
+    ``more`` is appended to its tooltip.
+    """
     return quantity(name, default, high=MAX_SCALE, step=0.1, more=more)
 
 
 def sigma_input(name: str, default: float, tooltip: str, *, low: float = 0.0, high: float = 1.0) -> io.Input:
-    """A widget for a noise level, from 0 (clean) to 1 (noise only)."""
+    """A widget ``name`` for a noise level from ``low`` to ``high``, where 0 is clean and 1 is noise only."""
     return real_input(name, default=default, low=low, high=high, step=0.001, tooltip=tooltip)
 
 
 def shift_input(
     name: str, default: float, tooltip: str, *, high: float = 100.0, optional: bool = False
 ) -> io.Input:
-    """A widget for a parameter of the schedule: a shift, or the noise level before the last step."""
+    """A widget ``name`` for a parameter of the schedule, from 0 to ``high``.
+
+    Such parameters are a shift of the noise levels, or the noise level before the last step.
+    """
     return real_input(
         name, default=default, low=0.0, high=high, step=0.01, optional=optional, tooltip=tooltip
     )
@@ -239,12 +254,15 @@ def shift_input(
 def share_input(
     name: str, default: float, tooltip: str, *, low: float = 0.0, optional: bool = False
 ) -> io.Input:
-    """A widget for a number from 0 to 1."""
+    """A widget ``name`` for a number from ``low`` to 1."""
     return real_input(name, default=default, low=low, high=1.0, step=0.01, optional=optional, tooltip=tooltip)
 
 
 def strength_input(name: str, default: float, tooltip: str, *, optional: bool = False) -> io.Input:
-    """A widget for the strength of a guide; above 1 only the attention to it increases."""
+    """A widget ``name`` for the strength of a guide, from 0 to 10.
+
+    Above 1 the strength only increases the attention to the guide.
+    """
     return real_input(
         name, default=default, low=0.0, high=MAX_STRENGTH, step=0.01, optional=optional, tooltip=tooltip
     )
@@ -253,13 +271,16 @@ def strength_input(name: str, default: float, tooltip: str, *, optional: bool = 
 def downscale_input(tooltip: str, *, optional: bool = False) -> io.Input:
     """A widget that says how many times smaller than the clip a reference is encoded.
 
-    0 takes it from the LoRA.
+    0 leaves it to the LoRA.
     """
     return io.Int.Input("downscale", default=0, min=0, max=8, optional=optional, tooltip=tooltip)
 
 
 def iclora_parameters_input() -> io.Input:
-    """An input for the parameters of an IC-LoRA, from this pack's LoRA loader or from ComfyUI's own node."""
+    """An optional input for the parameters of an IC-LoRA.
+
+    They come from this pack's LoRA loader or from ComfyUI's own node.
+    """
     return ICLoraParameters.Input(
         "iclora_parameters",
         optional=True,

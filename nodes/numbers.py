@@ -1,4 +1,4 @@
-"""Widgets of real numbers: NaN is refused by name, and a link may bring an INT."""
+"""Widgets of real numbers: NaN is refused with the widget's name, and an INT may be connected to them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from comfy_api.latest import io
 
 
 class Least(float):
-    """The least value of a float widget: one that NaN does not reach.
+    """The least value of a float widget, compared so that NaN counts as below it.
 
-    The host refuses a value below it by name before anything runs, and every comparison with NaN is false.
+    ComfyUI refuses a value below the least one with the widget's name before anything runs, but every plain
+    comparison with NaN is false.
     """
 
     def __gt__(self, value: float) -> bool:
@@ -18,7 +19,7 @@ class Least(float):
 
 
 class _Number(str):
-    """Types of an input whose widget the host reads as FLOAT, and which takes links of both types."""
+    """The type of an input that ComfyUI takes for a FLOAT widget; FLOAT and INT may be connected to it."""
 
     __hash__ = str.__hash__
 
@@ -30,7 +31,7 @@ class _Number(str):
 
 
 class IntOrFloat(io.MultiType.Input):
-    """A float widget that also takes the INT of another node, such as ComfyUI's own Int node."""
+    """A float widget to which the INT of another node can be connected too, such as ComfyUI's Int node."""
 
     def __init__(self, widget: io.Input) -> None:
         super().__init__(widget, [io.Int])
@@ -41,5 +42,8 @@ class IntOrFloat(io.MultiType.Input):
 
 
 def real_input(name: str, *, default: float, low: float, high: float, **others: Any) -> io.Input:
-    """A float widget."""
+    """A float widget ``name`` for values from ``low`` to ``high``, which refuses NaN.
+
+    ``others`` are passed to ComfyUI's class of the widget.
+    """
     return io.Float.Input(name, default=default, min=Least(low), max=high, **others)

@@ -1,4 +1,4 @@
-"""Number widgets for options of the table, with its bounds and its help."""
+"""Number widgets for options of the command line, with the bounds and the help of the table of options."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def quantity(
     flags: Mapping[str, str] = MappingProxyType({}),
     **others: Any,
 ) -> io.Input:
-    """A number widget for an option of the table, with its bounds and the first sentence of its help.
+    """A number widget for ``option``, one of the table of options, with its bounds and help as tooltip.
 
-    ``name`` is the widget's name, by default the option's. ``low`` and ``high`` replace bounds, where the
-    table has none or a saved workflow may hold a value outside them. ``text`` replaces the help in the
-    tooltip, and ``more`` is appended to it. ``flags`` maps flags in the help to names of the node's inputs.
-    ``others`` are passed to the widget.
+    Only the first sentence of the help is used. ``name`` is the widget's name; None is the option's. ``low``
+    and ``high`` replace bounds, where the table has none or a saved workflow may hold a value outside them;
+    ``step`` is the step of the widget. ``text`` replaces the help in the tooltip, and ``more`` is appended to
+    it. ``flags`` maps flags that the help mentions to words for the node's inputs. ``others`` are passed to
+    the widget.
     """
     declared = by_name(option)
     bounds = [own if own is not None else of for own, of in zip((low, high), declared.range, strict=True)]

@@ -1,1 +1,1 @@
-"""The sampler's starting state: token layout, positions, denoise masks and conditioning items."""
+"""The latent state that sampling starts from: token layout, positions, denoise masks, conditioning items."""

@@ -19,16 +19,17 @@ from .streams import check_grid, fit_batch, video_and_mask, with_video
 
 @dataclass(frozen=True, kw_only=True)
 class GuideFrames:
-    """An encoded image or clip whose tokens are appended to the video's, positioned at pixel frame ``frame``.
+    """An encoded image or clip as a guide: its tokens are appended to the video's, at pixel frame ``frame``.
 
-    The video attends to these tokens; :func:`.state.drop_guides` removes them after sampling. ``latent``
-    (B or 1, 128, K, H, W) is normalised. ``strength`` 1 leaves it without noise, less regenerates it partly.
-    ``attention`` weights the attention between video and guide, as one number or per latent cell (K, H, W):
-    1 is plain attention, 0 none, above 1 more. (In ComfyUI a guide's strength sets both of these at once.)
+    The video attends to these tokens; :func:`.state.drop_guides` removes them after sampling. ``latent`` (B
+    or 1, 128, K, H, W), with K latent frames, is normalised. ``strength`` 1 leaves it without noise, less
+    regenerates it partly. ``attention`` weights the attention between video and guide, as one number or per
+    latent cell (K, H, W): 1 is plain attention, 0 none, above 1 more. (In ComfyUI a guide's strength sets
+    both of these at once.)
 
     IC-LoRAs may take a reference that is smaller than the clip: ``scale`` is the width of the clip divided by
     that of the reference, ``time_scale`` how many frames of the clip one frame of the reference stands for.
-    ``single_frame`` says that the guide was encoded from one image; None takes that from K == 1.
+    ``single_frame`` says that the guide was encoded from one image; None means that this is so if K is 1.
     """
 
     latent: Tensor
@@ -40,9 +41,12 @@ class GuideFrames:
     time_scale: int = 1
 
     def positions(self, frames: int, height: int, width: int, fps: float) -> Tensor:
-        """Positions (1, 3, N, 2) in seconds and pixels for a guide latent of that many frames and cells.
+        """Positions (1, 3, tokens, 2) of the tokens of a guide latent.
 
-        Raises ValueError if ``time_scale`` is below 1, or above 1 for a guide that does not start at frame 0.
+        Each token has start and end (exclusive) of its time in seconds, its pixel rows and its pixel columns
+        in the clip. ``frames``, ``height`` and ``width`` are the latent frames, rows and columns of the
+        guide, ``fps`` is the clip's frame rate. Raises ValueError if ``time_scale`` is below 1, or above 1
+        for a guide that does not start at frame 0.
         """
         if self.time_scale < 1 or (self.time_scale > 1 and self.frame):
             raise ValueError(
@@ -62,9 +66,10 @@ class GuideFrames:
         return positions
 
     def apply(self, state: LatentState) -> LatentState:
-        """Append the guide's latent frames, mask and positions to the state.
+        """Return a copy of ``state`` with the guide's latent frames, mask and positions appended.
 
-        Raises ValueError if the size differs from the clip's, or for a negative strength or attention.
+        Raises ValueError if the guide's latent rows or columns differ from the clip's, or for a negative
+        strength or attention.
         """
         for name, value in (("strength", self.strength), ("attention", self.attention)):
             # Not limited to 1, as in ComfyUI; a strength above 1 acts like 1.
@@ -93,10 +98,10 @@ class GuideFrames:
         return replace(state, guides=(*state.guides, guide))
 
     def _attention(self, *grid: int) -> float | Tensor:
-        """The weight of attention to the guide: one number, or (N,) for the cells of ``grid``.
+        """The weight of attention to the guide: one number for all its tokens, or (tokens,).
 
-        ``grid`` is (K, H, W) of the guide on the grid of the clip. Raises ValueError for weights that do not
-        fit it.
+        ``grid`` are the guide's latent frames, rows and columns, after a small guide has been spread over the
+        grid of the clip. Raises ValueError for weights that do not fit this grid.
         """
         if not isinstance(self.attention, Tensor):
             return self.attention
@@ -111,11 +116,12 @@ class GuideFrames:
 
 
 def dilate(latent: Tensor, scale: int) -> tuple[Tensor, Tensor | None]:
-    """Spread a latent (B, C, K, H, W) over a grid ``scale`` times finer, with zeros between its cells.
+    """Spread a latent (B, C, K, H, W) over a grid ``scale`` times finer in rows and columns.
 
-    It is how ComfyUI appends a small reference to a latent; cells in between have no token in the model.
-    Returns (B, C, K, sH, sW) and a bool mask (K, sH, sW) that is True at the original cells, or the latent
-    itself and None for a scale of 1. Raises ValueError for a scale below 1.
+    New cells are zeros. ComfyUI appends a small reference to a latent in this way; cells in between have no
+    token in the model. Returns (B, C, K, scale H, scale W) and a bool mask (K, scale H, scale W) that is True
+    at the original cells, or for a scale of 1 the latent itself and None. Raises ValueError for a scale below
+    1.
     """
     if scale < 1:
         raise ValueError(f"scale={scale} must be 1 or more")

@@ -1,4 +1,4 @@
-"""Placement of a guide: its start frame and how many of its frames are used, as in ComfyUI core's Add Guide.
+"""Placement of a guide: its start frame and how many of its frames are used, as in ComfyUI's Add Guide.
 
 Letters: N frames, K guide latent frames, H W latent rows and columns.
 """
@@ -17,10 +17,11 @@ from ..shapes import TEMPORAL_SCALE, frames_of, latent_frames_of
 class GuidePlacement:
     """Where a guide of one or more frames lies in a clip, and what to encode for it.
 
-    ``frame`` is the pixel frame of the clip at which it begins, ``used`` how many of its frames take effect,
-    ``encoded`` how many frames go through the encoder, and ``latent_frames`` its length in latents. With
-    ``lead`` the first frame is encoded twice and the first latent frame is dropped again: the encoder makes
-    that one from a single frame, while latent frames inside a clip stand for eight.
+    ``frame`` is the pixel frame of the clip at which the guide begins, ``used`` how many of its frames take
+    effect, ``encoded`` how many frames go through the encoder, and ``latent_frames`` its length in latent
+    frames. With ``lead`` the guide's first frame is encoded twice and the first latent frame is dropped
+    again: the encoder makes the first latent frame from a single frame, while latent frames inside a clip
+    stand for eight.
     """
 
     frame: int
@@ -41,27 +42,33 @@ class GuidePlacement:
         return (self.frame + TEMPORAL_SCALE - 1) // TEMPORAL_SCALE
 
     def describe(self) -> str:
-        """One line for a report: the frames that the guide covers, and its size in latents."""
+        """One line for a report: the pixel frames that the guide covers, and its length in latent frames."""
         last = self.frame + self.used - 1
         where = f"frame {self.frame}" if self.used == 1 else f"frames {self.frame} to {last}"
         return f"{where}: {self.used} frames used, {self.latent_frames} latent frames"
 
     def frames_to_encode(self, images: Tensor) -> Tensor:
-        """Take from ``images`` (N, ...) the frames to pass to the encoder: ``encoded`` of them, in order."""
+        """Return the frames to pass to the encoder, ``encoded`` of them, from ``images`` (frames, ...).
+
+        They are the first ones in order; with ``lead`` the first one comes twice.
+        """
         used = images[: self.encoded - self.lead]
         return torch.cat((used[:1], used)) if self.lead else used
 
     def latent(self, encoded: Tensor) -> Tensor:
-        """Encoder output (B, C, K + lead, H, W) -> the guide's latent (B, C, K, H, W)."""
+        """The guide's latent (B, C, K, H, W) from ``encoded``, the output of the encoder.
+
+        With ``lead`` the encoder's output has one latent frame more, the first one, which is left out.
+        """
         return encoded[:, :, 1:] if self.lead else encoded
 
 
 def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
-    """Place a guide of ``images`` frames at pixel frame ``frame`` of a clip of ``latent_frames``.
+    """Place a guide of ``images`` frames at pixel frame ``frame`` of a clip.
 
-    A negative ``frame`` counts from the end; -1 is the last. A single image can be at any frame. Several
-    frames at frame 0 are cut to 8k + 1. Several frames elsewhere start at a frame of the form 8k + 1, to
-    which ``frame`` is rounded down, and are cut to a multiple of 8.
+    The clip has ``latent_frames`` latent frames. A negative ``frame`` counts from the end; -1 is the last. A
+    single image can be at any frame. Several frames at frame 0 are cut to 8k + 1. Several frames elsewhere
+    start at a frame of the form 8k + 1, to which ``frame`` is rounded down, and are cut to a multiple of 8.
 
     Raises ValueError if ``images`` is below 1, or if the guide begins before the clip or ends after it.
     """

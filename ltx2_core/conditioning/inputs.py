@@ -30,7 +30,10 @@ MAX_STRENGTH = 10.0
 
 
 def check_strength(strength: float, what: str) -> None:
-    """Raise ValueError for the strength of a guide or reference that is negative, NaN or too large."""
+    """Raise ValueError if the strength of a guide or reference is negative, NaN or above 10.
+
+    ``what`` names the input in the message, such as "an image".
+    """
     # NaN lies on neither side of a bound.
     if not 0 <= strength <= MAX_STRENGTH:
         raise ValueError(f"strength={strength!r} of {what} must be from 0 to {MAX_STRENGTH:g}")
@@ -38,10 +41,11 @@ def check_strength(strength: float, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class FirstImage:
-    """The image, or clip (N, 3, H, W) in [0, 1], that takes the place of the first latent frames.
+    """The image, or clip (frames, 3, height, width) in [0, 1], that replaces the first latent frames.
 
-    ``strength`` 1 preserves it, 0 ignores it; a second stage always uses 1. ``crf`` is the strength of the
-    H.264 round trip of a single image, 0 is off; None is left to the recipe of the checkpoint.
+    ``source`` is None without one. ``strength`` 1 preserves it, 0 ignores it; a second stage always uses 1.
+    ``crf`` is the strength of the H.264 round trip of a single image, 0 is off; None is left to the recipe
+    (default settings) of the checkpoint.
     """
 
     source: ImageSource | None = None
@@ -51,9 +55,10 @@ class FirstImage:
 
 @dataclass(frozen=True, kw_only=True)
 class ImageAt:
-    """An image that guides the clip at pixel frame ``frame``; -1 is the last frame.
+    """An image that guides the clip at pixel frame ``frame``, counted from 0; -1 is the last frame.
 
-    ``strength`` and ``crf`` are those of :class:`FirstImage`.
+    ``strength`` 1 follows the image, less lets the model change it. ``crf`` is the strength of the H.264
+    round trip of the image, 0 is off; None is left to the recipe (default settings) of the checkpoint.
     """
 
     source: ImageSource
@@ -62,7 +67,11 @@ class ImageAt:
     crf: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises TypeError for a frame that is no whole number, ValueError for values out of range."""
+        """Check the fields.
+
+        Raises TypeError for a ``frame`` that is no whole number, ValueError for a strength or crf out of
+        range.
+        """
         # ``True`` is an integer to Python and would be frame 1.
         if not isinstance(self.frame, Integral) or isinstance(self.frame, bool):
             raise TypeError(f"frame={self.frame!r} of an image must be a whole number; -1 is the last frame")
@@ -72,7 +81,10 @@ class ImageAt:
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """Convert an entry of ``images``, (image, frame) or (image, frame, strength), to this class."""
+        """Convert an entry of ``images``, (image, frame) or (image, frame, strength), to this class.
+
+        Any other value is returned unchanged.
+        """
         if isinstance(value, tuple | list) and len(value) in (2, 3):
             return cls(source=value[0], frame=value[1], strength=value[2] if len(value) == 3 else 1.0)
         return value
@@ -82,8 +94,9 @@ class ImageAt:
 class VideoReference:
     """A control video, or another reference for an IC-LoRA, frame by frame for the whole clip.
 
-    It is encoded at 1/``scale`` of the clip's width and height, with one of each ``every`` frames; None takes
-    both from the LoRAs of the run. ``strength`` 1 encodes it without noise.
+    ``source`` is a file or frames (frames, 3, height, width) in [0, 1]. It is encoded at 1/``scale`` of the
+    clip's width and height, and of each ``every`` frames one is used; None takes the value from the LoRAs of
+    the run. ``strength`` 1 leaves it without noise, less lets the model change it.
     """
 
     source: VideoSource
@@ -92,7 +105,7 @@ class VideoReference:
     every: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a strength out of range and for a ``scale`` or ``every`` below 1."""
+        """Check the fields; raises ValueError for a strength out of range, or a scale or every below 1."""
         check_strength(self.strength, "a reference")
         for name in ("scale", "every"):
             value = getattr(self, name)
@@ -101,7 +114,10 @@ class VideoReference:
 
     @classmethod
     def of(cls, value: Any) -> Any:
-        """Convert an entry of ``references``, a video or (video, strength), to this class."""
+        """Convert an entry of a request's ``references``, a video or (video, strength), to this class.
+
+        Any other value is returned unchanged.
+        """
         if isinstance(value, str | PathLike | Tensor):
             return cls(source=value)
         if isinstance(value, tuple | list) and len(value) == 2:
@@ -111,11 +127,11 @@ class VideoReference:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioTrack:
-    """Audio that becomes the audio of the clip, which begins at second ``start_s`` of it.
+    """Audio that becomes the audio of the clip; the clip begins at second ``start_s`` of it.
 
-    It is cut, or padded with silence, to the length of the clip.
-    ``noise_db`` is the loudness (dB of full scale) of noise that is added to what is encoded; the audio that
-    is returned stays clean.
+    The audio is cut, or padded with silence, to the length of the clip. ``source`` is None without one.
+    ``noise_db`` is the loudness (dB of full scale) of noise that is added to what is encoded, None for no
+    noise; the audio that is returned with the clip stays clean.
     """
 
     source: AudioSource | None = None
@@ -125,10 +141,10 @@ class AudioTrack:
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceVoice:
-    """Audio, such as a voice, that the generated audio imitates; for LoRAs trained for it.
+    """Audio, such as a voice, that the generated audio imitates; for LoRAs that were trained for this.
 
-    Its first ``seconds`` are used. ``identity`` is the guidance scale towards it, 0 is off; it costs one more
-    guidance pass a step.
+    ``source`` is None without one; its first ``seconds`` are used. ``identity`` is the guidance scale towards
+    the voice, 0 is off; it costs one more guidance pass in each sampling step.
     """
 
     source: AudioSource | None = None
@@ -138,9 +154,10 @@ class ReferenceVoice:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceClip:
-    """The video file that an edit started from, and the seconds of each stream that it regenerated.
+    """The video file that an edit started from, and the regions of it that the edit regenerated.
 
-    ``edit`` names the edit, such as ``retake``. This is only a record; sampling does not read it.
+    ``video`` and ``audio`` are lists of (start, end) in seconds. ``edit`` names the edit, such as ``retake``.
+    This is only a record; sampling does not read it.
     """
 
     path: str

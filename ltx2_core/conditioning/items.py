@@ -1,4 +1,4 @@
-"""Conditioning items: each takes a latent state and returns a new one with its conditioning added.
+"""Conditioning items: each takes a latent state and returns a copy with its conditioning added.
 
 Letters: B batch, K F latent frames, H W latent rows and columns, T audio latent frames.
 """
@@ -17,14 +17,14 @@ from .streams import check_grid, check_strength, fit_batch, inserted, video_and_
 
 
 class Conditioning(Protocol):
-    """Anything that can be applied to a state; ``apply`` returns a new state and never changes its input."""
+    """Anything that can be applied to a latent state; ``apply`` returns a changed copy of the state."""
 
     def apply(self, state: LatentState) -> LatentState: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageInPlace:
-    """An encoded image or clip that replaces the first latent frames (image to video).
+    """An encoded image or clip that replaces the first K latent frames of a video (image to video).
 
     ``latent`` (B or 1, 128, K, H, W) is normalised. ``strength`` in [0, 1] sets the denoise mask of these
     frames to ``1 - strength``: 1 preserves them exactly, 0 regenerates them, values between regenerate them
@@ -35,9 +35,10 @@ class ImageInPlace:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Replace the first K latent frames and their mask.
+        """Return a copy of ``state`` whose first latent frames and their mask are replaced.
 
-        Raises ValueError if the size differs from the clip's, or if the clip has fewer than K latent frames.
+        Raises ValueError if latent rows or columns differ from the clip's, or if the clip has fewer latent
+        frames.
         """
         check_strength(self.strength)
         video, mask = video_and_mask(state)
@@ -69,7 +70,7 @@ class InputVideo:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Replace all latent frames and their mask.
+        """Return a copy of ``state`` in which all latent frames and their mask are replaced.
 
         Raises ValueError if the size or the length differs from the clip's.
         """
@@ -95,9 +96,10 @@ class InputAudio:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Replace the audio latent and its mask.
+        """Return a copy of ``state`` in which the audio latent and its mask are replaced.
 
-        Raises ValueError for a state without audio, or if the shape is not exactly the clip's.
+        Raises ValueError for a state without audio, or if the shape of the audio latent is not exactly the
+        clip's.
         """
         check_strength(self.strength)
         if state.latent.audio is None or state.mask.audio is None:
@@ -120,10 +122,10 @@ class InputAudio:
 class Overlap:
     """Latents of an earlier clip that this clip begins with, for extending and for windows of a long clip.
 
-    ``video`` (1, 128, K, H, W) and ``audio`` (1, 8, T, 16) fill the start of their streams; None leaves a
-    stream as it is. The first ``skip`` latent frames of ``video`` are not used, and the clip's own ones are
-    generated there: a latent frame from inside a clip stands for eight pixel frames and cannot serve as the
-    first latent frame, which stands for one. ``strength`` 1 preserves the overlap, 0 regenerates it.
+    ``video`` (1, 128, K, H, W) and ``audio`` (1, 8, T, 16) fill the start of the clip's latents; one that is
+    None changes nothing. The first ``skip`` latent frames of ``video`` are not used, and the clip's own ones
+    are generated there: a latent frame from inside a clip stands for eight pixel frames and cannot serve as
+    the first latent frame, which stands for one. ``strength`` 1 preserves the overlap, 0 regenerates it.
     """
 
     video: Tensor | None
@@ -132,9 +134,9 @@ class Overlap:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Insert the overlap at the start of both streams and set its mask.
+        """Return a copy of ``state`` with the overlap at the start of video and audio, and its mask there.
 
-        Raises ValueError if the overlap is longer than the clip, or if the size differs.
+        Raises ValueError if the overlap is longer than the clip, or if latent rows or columns differ.
         """
         check_strength(self.strength)
         if self.video is not None:
@@ -163,7 +165,7 @@ class PreserveOutside:
     """A source clip whose latents are preserved outside of the regions to regenerate (retake).
 
     ``latent`` holds the source: video (1, 128, F, H, W), audio (1, 8, T, 16), each as long as the clip or
-    shorter. A stream that is None, and whatever lies past the end of the source, is generated in full.
+    shorter. If one of them is None it is generated in full, as is whatever lies past the end of the source.
     ``video`` (F,) and ``audio`` (T,) are bool, True where to regenerate. There the state's own latents stay,
     so that a second stage starts from the first stage's result and not from the source.
     """
@@ -173,9 +175,9 @@ class PreserveOutside:
     audio: Tensor
 
     def apply(self, state: LatentState) -> LatentState:
-        """Insert the source outside of the regions and set the mask to regenerate them.
+        """Return a copy of ``state`` with the source outside of the regions and a mask that regenerates them.
 
-        Raises ValueError if the size differs or the source is longer than the clip.
+        Raises ValueError if latent rows or columns differ, or if the source is longer than the clip.
         """
         if self.latent.video is not None:
             video, mask = video_and_mask(state)
@@ -197,9 +199,10 @@ class PreserveOutside:
 
 
 def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tensor) -> tuple[Tensor, Tensor]:
-    """Latent and mask of one stream, with ``source`` where ``regenerate`` (F or T,) is False.
+    """Latent and mask of one stream, with ``source`` where ``regenerate`` (latent frames,) is False.
 
-    Elsewhere the latent is ``own``, and the mask becomes 1. Past the end of the source both stay as they are.
+    There the mask becomes 0; elsewhere the latent is ``own``, and the mask becomes 1. Past the end of the
+    source latent and ``mask`` stay as they are. Raises ValueError if the source is longer than ``own``.
     """
     length = source.shape[2]
     if length > own.shape[2]:

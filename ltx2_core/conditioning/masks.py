@@ -14,15 +14,18 @@ from ..types import AVLatent
 
 
 def mask_like(latent: AVLatent, value: float = 1.0) -> AVLatent:
-    """A float32 mask filled with ``value`` for a latent: video (B, 1, F, H, W), audio (B, 1, T, 1)."""
+    """A float32 mask filled with ``value`` for ``latent``: video (B, 1, F, H, W) and audio (B, 1, T, 1).
+
+    What the latent lacks (None), the mask lacks too.
+    """
     return latent.map(lambda x: x.new_full(_mask_shape(x), value).float())
 
 
 def expand_mask(mask: AVLatent, latent: AVLatent) -> AVLatent:
-    """Expand masks to video (B, 1, F, H, W) and audio (B, 1, T, 1), as views that share memory.
+    """Expand masks to the shapes of ``latent``: video (B, 1, F, H, W) and audio (B, 1, T, 1).
 
-    Raises ValueError for a mask that does not broadcast to these shapes. There is one value for all channels
-    (and all mel bins) of a cell, because a token is noised as a whole.
+    The results are views that share memory. There is one value for all channels, and for all mel bins,
+    because a token is noised as a whole. Raises ValueError for a mask that does not broadcast to its shape.
     """
 
     def expand(mask: Tensor, latent: Tensor) -> Tensor:
@@ -39,12 +42,15 @@ def expand_mask(mask: AVLatent, latent: AVLatent) -> AVLatent:
 
 
 def token_mask(mask: Tensor) -> Tensor:
-    """Expanded mask, video (B, 1, F, H, W) or audio (B, 1, T, 1) -> one value per token (B, N)."""
+    """One mask value for each token, (B, tokens).
+
+    ``mask`` is that of a video (B, 1, F, H, W) or of audio (B, 1, T, 1).
+    """
     return rearrange(mask, "b 1 ... -> b (...)")
 
 
 def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
-    """``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1."""
+    """Mix two latents by a mask, ``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1."""
     # Products with exactly 0 and 1 return preserved content bit for bit.
     # The official form. ComfyUI instead adds (1 - m) (clean - x_in) to the estimate. The difference is
     # m (1 - m) sigma v: nothing for a mask of 0 or 1.
@@ -52,10 +58,11 @@ def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
 
 
 def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """Pixel mask (N, H, W) in [0, 1] -> its mean in each latent cell (frames, height, width), as in ComfyUI.
+    """The mean of a pixel mask in each latent cell, (``frames``, ``height``, ``width``), as in ComfyUI.
 
-    The first mask frame belongs to the first latent frame. The rest are averaged in groups of equal size,
-    one for each later latent frame; if there are too few for that, they are repeated.
+    ``mask`` is (mask frames, pixel rows, pixel columns) in [0, 1]. The first mask frame belongs to the first
+    latent frame. The rest are averaged in groups of equal size, one for each later latent frame; if there are
+    too few for that, they are repeated.
     """
     # The mean, not the maximum: a fractional mask regenerates a cell partly.
     small = functional.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]

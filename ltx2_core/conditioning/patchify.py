@@ -23,31 +23,36 @@ from ..shapes import (
 
 
 def patchify_video(latent: Tensor) -> Tensor:
-    """Video latent (B, C, F, H, W) -> tokens (B, N, C), in the order of frames, then rows, then columns."""
+    """Convert a video latent (B, C, F, H, W) to tokens (B, F * H * W, C), ordered by frame, row, column."""
     return rearrange(latent, "b c f h w -> b (f h w) c")
 
 
 def unpatchify_video(tokens: Tensor, frames: int, height: int, width: int) -> Tensor:
-    """Video tokens (B, N, C) -> latent (B, C, F, H, W). Raises ValueError if N is not F * H * W."""
+    """Convert video tokens (B, tokens, C) to a latent (B, C, ``frames``, ``height``, ``width``).
+
+    Raises ValueError if the number of tokens is not their product.
+    """
     _check_count(tokens, frames * height * width, f"a {frames}x{height}x{width} grid")
     return rearrange(tokens, "b (f h w) c -> b c f h w", f=frames, h=height, w=width)
 
 
 def patchify_audio(latent: Tensor) -> Tensor:
-    """Audio latent (B, 8, T, 16) -> tokens (B, T, 128); feature index = channel * 16 + mel bin."""
+    """Convert an audio latent (B, 8, T, 16) to tokens (B, T, 128); feature index = channel * 16 + mel bin."""
     # Channel-major, the order in which the released statistics and weights have the features.
     return rearrange(latent, "b c t m -> b t (c m)")
 
 
 def unpatchify_audio(tokens: Tensor, bins: int = AUDIO_BINS) -> Tensor:
-    """Audio tokens (B, T, 128) -> latent (B, 8, T, 16)."""
+    """Convert audio tokens (B, T, 8 * ``bins``) to a latent (B, 8, T, ``bins``)."""
     return rearrange(tokens, "b t (c m) -> b c t m", m=bins)
 
 
 def video_positions(frames: int, height: int, width: int, fps: float, batch: int = 1) -> Tensor:
-    """Positions (B, 3, N, 2) of a clip's latent grid: start and end in seconds, pixel rows, pixel columns.
+    """Positions (``batch``, 3, tokens, 2) of the tokens of a clip with ``frames`` latent frames.
 
-    The first latent frame stands for one pixel frame, every other one for eight.
+    Each token has start and end (exclusive) of its time in seconds, its pixel rows and its pixel columns.
+    ``height`` and ``width`` are latent rows and columns. The first latent frame stands for one pixel frame,
+    every other one for eight. Raises ValueError if ``fps`` is not above 0.
     """
     return _positions(_causal(_steps(frames) * TEMPORAL_SCALE), height, width, fps=fps, batch=batch)
 
@@ -62,11 +67,14 @@ def guide_positions(
     single_frame: bool | None = None,
     batch: int = 1,
 ) -> Tensor:
-    """Positions (B, 3, N, 2) of a guide latent placed at pixel frame ``frame`` of the target.
+    """Positions (``batch``, 3, tokens, 2) of a guide latent that begins at pixel frame ``frame`` of the clip.
 
-    ``single_frame`` says that the latent was encoded from one image, so that its tokens cover one pixel
-    frame; None means that this is so for a latent of one frame. A guide clip at frame 0 has the target's own
-    layout: its first latent frame covers one pixel frame. Elsewhere every latent frame covers eight.
+    Each token has start and end (exclusive) of its time in seconds, its pixel rows and its pixel columns.
+    ``frames``, ``height`` and ``width`` are the latent frames, rows and columns of the guide, ``fps`` is the
+    clip's frame rate. ``single_frame`` says that the latent was encoded from one image, so that its tokens
+    cover one pixel frame; None means that this is so for a latent of one frame. A guide clip at frame 0 has
+    the clip's own layout: its first latent frame covers one pixel frame. Elsewhere every latent frame covers
+    eight.
     """
     spans = _steps(frames) * TEMPORAL_SCALE
     spans = (_causal(spans) if frame == 0 else spans) + frame
@@ -86,10 +94,12 @@ def reference_positions(
     space_scale: int = 1,
     batch: int = 1,
 ) -> Tensor:
-    """Positions (B, 3, N, 2) of a reference clip with fewer frames per second or pixels than the target.
+    """Positions (``batch``, 3, tokens, 2) of a reference with fewer frames or pixels than the clip.
 
-    One reference frame stands for ``time_scale`` target frames, one reference pixel for ``space_scale``
-    target pixels along each axis. ``fps`` is the target's.
+    Each token has start and end (exclusive) of its time in seconds, its pixel rows and its pixel columns in
+    the clip. ``frames``, ``height`` and ``width`` are the latent frames, rows and columns of the reference.
+    One reference frame stands for ``time_scale`` frames of the clip, one reference pixel for ``space_scale``
+    pixels along each axis. ``fps`` is the clip's.
     """
     spans = _causal(_steps(frames) * TEMPORAL_SCALE)
     # A lower frame rate stretches the positions to the target's duration.
@@ -102,10 +112,10 @@ def reference_positions(
 
 
 def audio_positions(length: int, shift: int = 0, batch: int = 1) -> Tensor:
-    """Positions (B, 1, T, 2) in seconds of ``length`` audio latents, the first of which has index ``shift``.
+    """Positions (``batch``, 1, ``length``, 2) of audio latent frames: start and end (exclusive) in seconds.
 
-    Latent 0 stands for one mel frame, every later one for four; the interval of latent i begins at mel frame
-    4i - 3.
+    The first of them has index ``shift`` in the clip. Latent frame 0 stands for one mel frame, every later
+    one for four; latent frame i begins at mel frame 4i - 3.
     """
     # The codec is causal: without this shift the audio would be 30 ms late against the video in attention.
     mel_frames = (_steps(length) + shift) * AUDIO_DOWNSAMPLE + (1 - AUDIO_DOWNSAMPLE)
@@ -114,20 +124,29 @@ def audio_positions(length: int, shift: int = 0, batch: int = 1) -> Tensor:
 
 
 def _steps(count: int) -> Tensor:
-    """The intervals [0, 1), [1, 2), ... as float32 (count, 2)."""
+    """The intervals [0, 1), [1, 2), ... as a float32 tensor (``count``, 2)."""
     # Float32, since half precision would shift the positions of a clip.
     start = torch.arange(count, dtype=torch.float32)
     return torch.stack((start, start + 1), dim=-1)
 
 
 def _causal(spans: Tensor) -> Tensor:
-    """Shift pixel-frame intervals of length 8 so that the first one covers a single frame."""
+    """Shift the pixel frames of latent frames so that the first latent frame covers one pixel frame.
+
+    ``spans`` (latent frames, 2) are start and end (exclusive), 8 apart; they become 7 frames earlier, but not
+    below 0.
+    """
     # This is what headers call causal_temporal_positioning.
     return (spans + (1 - TEMPORAL_SCALE)).clamp(min=0)
 
 
 def _positions(spans: Tensor, height: int, width: int, *, fps: float, batch: int) -> Tensor:
-    """Intervals in pixel frames (F, 2) -> positions (B, 3, N, 2) of a grid of ``height`` x ``width``."""
+    """Positions (``batch``, 3, tokens, 2) of all tokens of latent frames whose pixel frames are ``spans``.
+
+    ``spans`` (latent frames, 2) are start and end (exclusive); ``height`` and ``width`` are latent rows and
+    columns. The result has start and end in seconds, pixel rows and pixel columns. Raises ValueError if
+    ``fps`` is not above 0.
+    """
     if fps <= 0:
         raise ValueError(f"fps must be above 0; got {fps}")
     # Rows and columns are in pixels, the unit of the largest positions in released headers.

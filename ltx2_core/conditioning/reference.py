@@ -1,6 +1,6 @@
 """Reference audio, such as a voice to imitate: clean tokens before the clip that are not part of the result.
 
-Letters: B batch, T audio latents of the clip, R audio latents of the reference.
+Letters: B batch, T audio latent frames of the clip, R audio latent frames of the reference.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ from .patchify import audio_positions
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceAudio:
-    """Conditions the generated audio on an encoded reference: ``latent`` (1 or B, 8, R, 16), normalised."""
+    """Makes the generated audio imitate an encoded reference, such as a voice.
+
+    ``latent`` (1 or B, 8, R, 16), with R audio latent frames of any number, is normalised.
+    """
 
     latent: Tensor
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return the state with this reference audio.
+        """Return a copy of ``state`` with this reference audio.
 
-        Raises ValueError for a state without audio, or a reference of another shape.
+        Raises ValueError for a state without audio, or a reference with other channels, bins or batch size.
         """
         audio = state.latent.audio
         if audio is None:
@@ -40,9 +43,10 @@ class ReferenceAudio:
 
 
 def reference_audio_positions(length: int) -> Tensor:
-    """Positions (1, 1, R, 2) of reference audio, in negative seconds: it ends one latent before the clip.
+    """Positions (1, 1, ``length``, 2) of reference audio: start and end (exclusive) in negative seconds.
 
-    As in ComfyUI's ``LTXVReferenceAudio``.
+    The reference, ``length`` audio latent frames, ends one latent frame before the clip begins at 0. So it is
+    in ComfyUI's ``LTXVReferenceAudio``.
     """
     # With negative times the positions of the clip are the same with and without a reference.
     times = audio_positions(length)
@@ -51,5 +55,8 @@ def reference_audio_positions(length: int) -> Tensor:
 
 
 def with_reference_positions(reference: Tensor, positions: Tensor) -> Tensor:
-    """Positions (1, 1, R + T, 2) of a reference (1 or B, 8, R, 16) followed by ``positions`` (1, 1, T, 2)."""
+    """Positions (1, 1, R + T, 2) of a reference audio latent (1 or B, 8, R, 16) followed by the clip's audio.
+
+    ``positions`` (1, 1, T, 2) are those of the clip: start and end (exclusive) in seconds.
+    """
     return torch.cat((reference_audio_positions(reference.shape[2]).to(positions), positions), dim=2)

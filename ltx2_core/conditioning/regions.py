@@ -26,10 +26,10 @@ Region = tuple[float, float]
 
 
 class Rounding(Enum):
-    """Which latent frames belong to a time region.
+    """Which latent frames belong to a time region whose ends lie inside latent frames.
 
-    ``INSIDE``: those that lie inside it (as in KJNodes). ``COVER``: all that it overlaps (as in the official
-    retake pipeline). ``TOUCH``: also neighbours with which it only shares a border (as in DiffSynth).
+    ``INSIDE``: those that lie inside the region (as in KJNodes). ``COVER``: all that it overlaps (as in the
+    official retake pipeline). ``TOUCH``: also neighbours that only share a border with it (as in DiffSynth).
     """
 
     INSIDE = "inside"
@@ -41,9 +41,9 @@ class Rounding(Enum):
 class TimeRegions:
     """Sets the denoise mask to regenerate time regions and to preserve everything else.
 
-    ``video`` and ``audio`` are the regions of either stream in seconds; an empty list preserves the whole
-    stream. ``rounding`` decides which latents belong to a region. With ``add`` the mask that the state
-    already has stays where it is larger.
+    ``video`` and ``audio`` are lists of (start, end) in seconds; an empty list preserves the whole stream.
+    ``rounding`` decides which latent frames belong to a region. With ``add`` the mask that the state already
+    has stays where it is larger.
     """
 
     video: Sequence[Region] = ()
@@ -52,9 +52,9 @@ class TimeRegions:
     add: bool = False
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return the state with the mask of these regions; the mask of guide frames does not change.
+        """Return a copy of ``state`` with the mask of these regions; the mask of guide frames stays the same.
 
-        Raises ValueError for a region that ends before it begins.
+        Raises ValueError for a region that is negative, infinite, or ends before it begins.
         """
         before = expand_mask(state.mask, state.latent)
         video, audio = before.video, before.audio
@@ -87,7 +87,10 @@ def parse_regions(text: str) -> tuple[Region, ...]:
 
 
 def check_regions(regions: Sequence[Region]) -> tuple[Region, ...]:
-    """Return ``regions`` as a tuple. Raises ValueError for a negative, infinite or reversed one."""
+    """Return ``regions``, pairs of start and end in seconds, as a tuple.
+
+    Raises ValueError for a region that is negative, infinite, or ends before it begins.
+    """
     for start, end in regions:
         if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
             raise ValueError(
@@ -97,7 +100,11 @@ def check_regions(regions: Sequence[Region]) -> tuple[Region, ...]:
 
 
 def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, rounding: Rounding) -> Tensor:
-    """Latent frames that belong to the regions: (F,) bool for a clip of ``latent_frames``."""
+    """Which latent frames belong to the regions: (``latent_frames``,) bool.
+
+    ``regions`` are (start, end) in seconds, ``fps`` is the frame rate of the clip. Raises ValueError for a
+    region that is negative, infinite or reversed.
+    """
     chosen = torch.zeros(latent_frames, dtype=torch.bool)
     if rounding is not Rounding.INSIDE:
         return _overlapped(check_regions(regions), video_positions(latent_frames, 1, 1, fps)[0, 0], rounding)
@@ -113,7 +120,11 @@ def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, round
 
 
 def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> Tensor:
-    """Audio latents that belong to the regions: (T,) bool for an audio stream of ``length`` latents."""
+    """Which audio latent frames belong to the regions: (``length``,) bool for so many audio latent frames.
+
+    ``regions`` are (start, end) in seconds. Raises ValueError for a region that is negative, infinite or
+    reversed.
+    """
     chosen = torch.zeros(length, dtype=torch.bool)
     if rounding is not Rounding.INSIDE:
         return _overlapped(check_regions(regions), audio_positions(length)[0, 0], rounding)
@@ -127,7 +138,10 @@ def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> T
 
 
 def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) -> Tensor:
-    """Whether each span (N, 2) in seconds overlaps a region, or with ``TOUCH`` borders on one: (N,) bool."""
+    """Whether each of ``spans`` overlaps a region, or with ``TOUCH`` borders on a region: (spans,) bool.
+
+    ``spans`` (spans, 2) and ``regions`` are start and end in seconds.
+    """
     # Regions are Python floats; comparing in float64 avoids rounding them to float32 first.
     begin, end = spans[:, 0].double(), spans[:, 1].double()
     chosen = torch.zeros(len(spans), dtype=torch.bool)
@@ -142,9 +156,10 @@ def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) ->
 def extended(
     latent: AVLatent, mask: AVLatent, latent_frames: int, audio_latents: int
 ) -> tuple[AVLatent, AVLatent]:
-    """Pad latent and expanded mask at the end to at least these lengths, with zeros whose mask is 1.
+    """Pad a latent and its expanded mask at the end: the latent with zeros, the mask with 1.
 
-    A stream that is long enough already is returned unchanged.
+    Afterwards the video has at least ``latent_frames`` latent frames, and the audio at least
+    ``audio_latents``. A stream that is long enough already is returned unchanged.
     """
 
     def pad(x: Tensor, length: int, value: float) -> Tensor:
@@ -162,11 +177,11 @@ def extended(
 
 
 def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> Tensor:
-    """Pixel masks (N, H, W) in [0, 1] -> the maximum in each latent cell (F, height, width).
+    """The maximum of pixel masks in each latent cell, (``latent_frames``, ``height``, ``width``).
 
-    A single mask serves all frames. Of several, the first belongs to latent frame 0, and each later latent
-    frame takes the maximum of the next 8. Raises ValueError if there are several masks, but fewer than the
-    clip has frames.
+    ``mask`` is (mask frames, pixel rows, pixel columns) in [0, 1]. A single mask frame serves all latent
+    frames. Of several, the first belongs to latent frame 0, and each later latent frame takes the maximum of
+    the next 8. Raises ValueError if there are several, but fewer than the clip has pixel frames.
     """
     # The maximum, because a cell is regenerated as a whole if any of its pixels is.
     cells = functional.adaptive_max_pool2d(mask[:, None].float(), (height, width))[:, 0]
@@ -187,10 +202,10 @@ def spatial_cells(mask: Tensor, latent_frames: int, height: int, width: int) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Covered:
-    """The part of one stream that a mask regenerates.
+    """The part of one stream, video or audio, that a mask regenerates.
 
-    ``cells`` (N,) is True for latents with any mask value above 0; ``spans`` (N, 2) are the start and end of
-    each latent in seconds.
+    ``name`` is that of the stream. ``cells`` (latent frames,) is True for latent frames with any mask value
+    above 0; ``spans`` (latent frames, 2) are the start and end of each in seconds.
     """
 
     name: str
@@ -199,7 +214,7 @@ class Covered:
 
     @property
     def ranges(self) -> tuple[Region, ...]:
-        """The regenerated time in seconds, on the borders of latents, with adjacent latents joined."""
+        """The regenerated time as (start, end) in seconds; regions of adjacent latent frames are joined."""
         return tuple(
             (float(self.spans[first, 0]), float(self.spans[last, 1])) for first, last in self._runs()
         )
@@ -214,7 +229,7 @@ class Covered:
         return f"{self.name}: {', '.join(parts)} of {float(self.spans[-1, 1]):.2f} s regenerated"
 
     def _runs(self) -> list[tuple[int, int]]:
-        """First and last index of each run of adjacent latents that are regenerated."""
+        """First and last (inclusive) index of each run of adjacent latent frames that are regenerated."""
         runs: list[tuple[int, int]] = []
         for index in self.cells.nonzero().flatten().tolist():
             if runs and runs[-1][1] == index - 1:
@@ -225,10 +240,10 @@ class Covered:
 
 
 def covered(mask: AVLatent, fps: float) -> tuple[Covered, ...]:
-    """For each stream, the latents in which an expanded mask regenerates at least one cell.
+    """The latent frames of video and of audio in which an expanded mask regenerates at least one cell.
 
-    ``mask`` is video (B, 1, F, H, W) and audio (B, 1, T, 1), ``fps`` the frame rate of the clip. Only the
-    first sample of the batch is read.
+    ``mask`` is video (B, 1, F, H, W) and audio (B, 1, T, 1); one that is None is left out of the result.
+    ``fps`` is the frame rate of the clip. Only the first sample of the batch is read.
     """
     streams = []
     if mask.video is not None:

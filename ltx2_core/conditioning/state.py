@@ -1,4 +1,4 @@
-"""The state before any conditioning, and a sampled state without its guides.
+"""The latent state before any conditioning, and sampled latents without their guides.
 
 Letters: B batch, F latent frames, H W latent rows and columns, T audio latent frames.
 """
@@ -24,7 +24,8 @@ def empty_state(
 ) -> LatentState:
     """A state without conditioning: latents of zeros and a mask of ones (generate everything), in float32.
 
-    ``video=False`` or ``audio=False`` leaves that stream out (None).
+    ``plan`` is the size and length of the clip, ``batch`` the number of clips. ``video=False`` or
+    ``audio=False`` leaves that stream out (None). ``device`` None is torch's default device.
     """
     latent = AVLatent(
         torch.zeros(plan.video_shape(batch), device=device) if video else None,
@@ -34,7 +35,7 @@ def empty_state(
 
 
 def drop_guides(x: AVLatent, state: LatentState) -> AVLatent:
-    """Remove the guide latent frames of ``state``, which are the last ones of the video, from ``x``."""
+    """Remove the guides of ``state``, the last latent frames of the video, from the latents ``x``."""
     if x.video is None or not state.guides:
         return x
     return replace(x, video=x.video[:, :, : x.video.shape[2] - state.guide_frames])

@@ -1,4 +1,4 @@
-"""What conditioning items share: the streams of a state, and checks of latents that are put into them.
+"""What conditioning items share: access to the latents of a state, and checks of latents put into them.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns.
 """
@@ -29,14 +29,18 @@ def video_and_mask(state: LatentState) -> tuple[Tensor, Tensor]:
 
 
 def with_video(state: LatentState, video: Tensor, mask: Tensor) -> LatentState:
-    """A copy of ``state`` in which ``video`` and ``mask`` are those of the video; its audio is the same."""
+    """A copy of ``state`` with ``video`` as its video latent and ``mask`` as the mask of that latent.
+
+    The audio stays the same.
+    """
     return replace(state, latent=replace(state.latent, video=video), mask=replace(state.mask, video=mask))
 
 
 def inserted(whole: Tensor, part: Tensor, at: int) -> Tensor:
-    """A copy of ``whole`` in which ``part`` replaces the latents from index ``at`` on (axis 2, time).
+    """A copy of ``whole`` in which ``part`` replaces the latent frames from index ``at`` on.
 
-    Raises ValueError if ``part`` reaches beyond the end of ``whole``.
+    Both are latents or masks whose axis 2 is time. Raises ValueError if ``part`` reaches beyond the end of
+    ``whole``.
     """
     end = at + part.shape[2]
     if end > whole.shape[2]:
@@ -48,9 +52,9 @@ def inserted(whole: Tensor, part: Tensor, at: int) -> Tensor:
 
 
 def fit_batch(name: str, latent: Tensor, own: Tensor) -> Tensor:
-    """Return ``latent`` with dtype, device and batch size of ``own``; a single sample is repeated.
+    """Return ``latent`` with the dtype, device and batch size of ``own``; a batch of one is repeated.
 
-    Raises ValueError, which calls the latent ``name``, for another number of axes or samples.
+    Raises ValueError for another number of axes or another batch size; the message calls the latent ``name``.
     """
     if latent.ndim != own.ndim or latent.shape[0] not in (1, own.shape[0]):
         raise ValueError(
@@ -61,9 +65,9 @@ def fit_batch(name: str, latent: Tensor, own: Tensor) -> Tensor:
 
 
 def check_grid(name: str, latent: Tensor, own: Tensor) -> None:
-    """Raise ValueError if two video latents (B, C, F, H, W) differ in channels, rows or columns.
+    """Raise ValueError if ``latent`` and ``own``, the clip's, differ in channels, latent rows or columns.
 
-    ``own`` is that of the clip; the error calls ``latent`` by its ``name``.
+    Both are video latents (B, C, F, H, W); the message calls ``latent`` by its ``name``.
     """
     if latent.shape[1] != own.shape[1] or latent.shape[3:] != own.shape[3:]:
         raise ValueError(

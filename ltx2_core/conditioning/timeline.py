@@ -1,4 +1,4 @@
-"""An image of what is preserved and what is regenerated along a clip."""
+"""Draws which parts of a clip are preserved and which are regenerated, as an image."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BACK, PRESERVED, REGENERATED, INK = (24, 24, 27), (82, 82, 91), (34, 160, 107), 
 
 
 def draw_timeline(streams: Sequence[Covered]) -> Tensor:
-    """Draw one bar for each stream over an axis in seconds: grey is preserved, green is regenerated.
+    """Draw a bar for each of ``streams`` over an axis in seconds: grey is preserved, green is regenerated.
 
-    Returns an image (H, W, 3) in [0, 1].
+    Returns an image (height, width, 3) in [0, 1].
     """
     seconds = max(float(stream.spans[-1, 1]) for stream in streams)
     height = MARGIN + len(streams) * ROW + 24

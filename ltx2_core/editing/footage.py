@@ -1,4 +1,4 @@
-"""The source of an edit.
+"""The source video of an edit: its frames, its audio, and how they are brought to the size of the model.
 
 Letters: N frames, H W pixel rows and columns, C channels, S samples.
 """
@@ -32,12 +32,13 @@ CHUNK_FRAMES = 32
 @renamed(sound="audio")
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Footage:
-    """The source of an edit: frames (N, 3, H, W) in [0, 1], their rate, and the audio ((C, S), Hz) if any.
+    """The source of an edit: frames (frames, 3, height, width) in [0, 1], their rate, and the audio.
 
-    The frames are in memory, or in a file from which they are decoded when needed. ``notes`` are sentences
-    that say what was changed when the file was read. ``fit`` says what happens to frames whose size is not
-    one that the model can generate. With "own" the model sees them padded (last row and column repeated) and
-    the result has their own size; the other modes crop or scale them, see :func:`~ltx2_core.media.fit_image`.
+    ``audio`` is (waveform (channels, samples), rate in Hz), None without audio. The frames are in memory, or
+    in a file from which they are decoded when needed. ``notes`` are sentences that say what was changed when
+    the file was read. ``fit`` says what happens to frames whose size the model cannot generate. With "own"
+    the model sees them padded (last row and column repeated) and the result has their own size; the other
+    modes crop or scale them, see :func:`~ltx2_core.media.fit_image`.
     """
 
     frames: Frames
@@ -59,10 +60,10 @@ class Footage:
         max_frames: int | None = None,
         background: Colour = BLACK,
     ) -> Footage:
-        """Open a video file, or a part of it: its audio is read at once, frames when they are needed.
+        """Open a video file, or a part of it: the audio is read at once, the frames when they are needed.
 
-        The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
-        blended with ``background``, RGB in [0, 1]. Raises what ``read_video`` raises.
+        The part begins at ``start_s`` seconds and has at most ``max_frames`` frames; None is up to the end.
+        Transparent pixels are blended with ``background``, RGB in [0, 1]. Raises what ``read_video`` raises.
         """
         clip = read_video(path, start_s=start_s, max_frames=max_frames, background=background)
         return cls(frames=ClipFrames.of(clip), fps=clip.fps, audio=clip.audio(), notes=clip.notes)
@@ -78,7 +79,7 @@ class Footage:
 
     @property
     def file(self) -> VideoClip | None:
-        """The video file whose frames these are, if they are all of its frames, unchanged; else None."""
+        """The video file that the frames are from, if they are all of its frames and unchanged; else None."""
         whole = isinstance(self.frames, ClipFrames) and self.frames.is_whole_file
         return self.frames.clip if whole and isinstance(self.frames, ClipFrames) else None
 
@@ -90,11 +91,12 @@ class Footage:
         numerics: Numerics = Numerics.OFFICIAL,
         max_pixels: int | None = None,
     ) -> ClipPlan:
-        """Plan a run of at least ``frames`` frames (the next 8k + 1), at a size that the model can generate.
+        """Plan a run over this source of at least ``frames`` frames (the next 8k + 1).
 
-        That is the nearest size, but with ``fit`` "own" the size rounded up. Frames of more than
-        ``max_pixels`` pixels are planned at the nearest size with the same proportions and about that many
-        pixels.
+        Width and height are those of the source, brought to the multiples that the model can generate, and
+        that ``stages`` and ``numerics`` require: rounded up if the field ``fit`` is "own", because the frames
+        are padded then, else to the nearest. If the source has more than ``max_pixels`` pixels a frame, the
+        plan has about that many, in the same proportions; None sets no limit.
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
@@ -109,36 +111,43 @@ class Footage:
         return plan_clip(width, height, frames=longer.frames, fps=self.fps, stages=stages, numerics=numerics)
 
     def part(self, first: int, stop: int | None = None) -> Footage:
-        """Return frames ``first`` to ``stop - 1`` without audio; negative numbers count from the end."""
+        """Return a copy with the frames ``first`` to ``stop - 1`` and without audio; None is up to the end.
+
+        Negative numbers count from the end.
+        """
         frames = self.frames
         part = frames.part(first, stop) if isinstance(frames, ClipFrames) else frames[first:stop]
         return replace(self, frames=part, audio=None)
 
     def recut(self, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
-        """Plan a file that copies the source's packets except in the ranges ``changed`` of new frames.
+        """Plan a file that copies the encoded packets of the source, except where frames are new.
 
-        ``frame_count`` is the number of frames of the result. Raises ValueError if that is impossible for
-        this source.
+        ``changed`` are the ranges of new frames, (first, end) with the end exclusive; ``frame_count`` is the
+        number of frames of the result. Raises ValueError if that is impossible for this source.
         """
         if self.file is None:
             raise ValueError("exact_outside copies packets: the source must be a whole video file")
         return plan_recut(self.file, changed, frame_count)
 
     def chunks(self) -> Iterator[Tensor]:
-        """Yield the frames in chunks of at most ``CHUNK_FRAMES``."""
+        """Yield the frames in chunks (up to ``CHUNK_FRAMES``, 3, height, width) in [0, 1]."""
         return iter(self.frames.split(CHUNK_FRAMES))
 
     def fitted(self, clip: ClipPlan) -> Footage:
-        """Return the source with its frames scaled and cropped around the centre to the size of ``clip``."""
+        """Return a copy with frames of the size of ``clip``; those of another shape are cropped or padded.
+
+        The field ``fit`` says how; for "own" they are scaled and cropped around the centre.
+        """
         mode: FitMode = "official" if self.fit == "own" else self.fit
         if isinstance(self.frames, ClipFrames):
             return replace(self, frames=self.frames.fitted(clip.width, clip.height, mode))
         return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=mode))
 
     def on_grid(self, clip: ClipPlan) -> Footage:
-        """Return the source as the model sees it: with ``fit`` "own" padded to the size of ``clip``.
+        """Return the source as the model sees it: if its ``fit`` is "own", padded to the size of ``clip``.
 
-        A smaller stage scales these frames down. That crops nothing, because the proportions are equal.
+        Else the source is returned unchanged. A first stage of smaller size scales the padded frames down,
+        which crops nothing, because the proportions are equal.
         """
         if self.fit != "own":
             return self
@@ -147,13 +156,16 @@ class Footage:
         return replace(self, frames=pad_image(self.frames, clip.width, clip.height))
 
     def beside(self, clip: ClipPlan) -> Footage:
-        """Return the source at the size of the result: its own with ``fit`` "own", else that of ``clip``."""
+        """Return the source at the size of the result of the edit.
+
+        That is its own size if the field ``fit`` is "own", else the size of ``clip``.
+        """
         return self if self.fit == "own" else self.fitted(clip)
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
-        """Return the audio (channels, S) at ``rate`` Hz, cut or padded with silence to exactly ``seconds``.
+        """Return the audio (``channels``, samples) at ``rate`` Hz, of exactly ``seconds``.
 
-        Without audio it is silence.
+        It is cut or padded with silence; without audio all of it is silence.
         """
         samples = round(seconds * rate)
         if self.audio is None:

@@ -1,4 +1,4 @@
-"""Cuts and joins of streams of frames and of audio.
+"""Cuts and joins of frames and of audio that come in consecutive chunks.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
-    """Join two tensors along the last axis: ``before`` up to index ``at``, then ``after``.
+    """Join two tensors along the last axis: ``before`` up to index ``at`` (exclusive), then ``after``.
 
-    Both begin at the same time. The ``length`` samples before ``at`` fade linearly from one to the other;
-    earlier ones are those of ``before`` bit for bit.
+    Both begin at the same time. The ``length`` samples before ``at`` fade linearly from ``before`` to
+    ``after``; earlier samples are those of ``before`` bit for bit.
     """
     # A joint right at the beginning has less before it than the fade is long.
     length = min(length, at)
@@ -27,13 +27,19 @@ def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
 
 
 def cropped(chunks: Iterator[Tensor], size: tuple[int, int]) -> Iterator[Tensor]:
-    """Crop chunks of frames (N, 3, H, W) to their top left corner of ``size`` (width, height)."""
+    """Crop chunks of frames (frames, 3, height, width) to their top left corner of ``size``.
+
+    ``size`` is (width, height) in pixels.
+    """
     width, height = size
     return (chunk[..., :height, :width] for chunk in chunks)
 
 
 def take(chunks: Iterator[Tensor], first: int, count: int) -> Iterator[Tensor]:
-    """Yield chunks with the frames ``first`` to ``first + count - 1`` of a stream of chunks."""
+    """Yield, in chunks, the ``count`` frames from number ``first`` on of consecutive ``chunks`` of frames.
+
+    The first axis of a chunk counts frames.
+    """
     position, stop = 0, first + count
     for chunk in chunks:
         low, high = max(first - position, 0), min(stop - position, len(chunk))

@@ -37,13 +37,15 @@ class Edit:
     """A finished clip, decoded on demand.
 
     Attributes:
-        frame_chunks: a function that yields ``frame_count`` frames in chunks (N, 3, H, W) in [-1, 1].
-        audio_chunks: a function that yields chunks (C, S) of audio at ``rate`` Hz.
+        frame_chunks: a function that yields the frames in chunks (frames, 3, height, width) in [-1, 1].
+        audio_chunks: a function that yields chunks (channels, samples) of audio at ``rate`` Hz.
+        frame_count, width, height, fps: number of frames, their size in pixels, and frames per second.
         byte_chunks: as ``frame_chunks``, but in uint8, converted before they leave the device; None if the
             decoder cannot do that.
         settings: JSON values for the tags of a file.
-        unchanged: the video file whose frames these are, if only the audio is new; its packets are copied.
-        recut: for a file in which packets of GOPs without new frames are copied, see ``plan_recut``.
+        unchanged: the video file with these frames, whose packets are copied, if only the audio is new; else
+            None.
+        recut: a plan by which packets without new frames are copied (see ``plan_recut``); None encodes all.
     """
 
     frame_chunks: Callable[[], Iterator[Tensor]]
@@ -59,11 +61,11 @@ class Edit:
     recut: Recut | None = None
 
     def frames(self) -> Tensor:
-        """Decode all frames at once: (N, 3, H, W) in [-1, 1]."""
+        """Decode all frames at once: (frames, 3, height, width) in [-1, 1]."""
         return torch.cat(list(self.frame_chunks()))
 
     def audio(self) -> Waveform:
-        """Decode all audio at once: (waveform (C, S), rate in Hz)."""
+        """Decode all audio at once: (waveform (channels, samples), rate in Hz)."""
         return torch.cat(list(self.audio_chunks()), dim=1), self.rate
 
     def save(
@@ -77,9 +79,9 @@ class Edit:
         """Decode the clip and write it to a file, whose name decides the kind of file.
 
         Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. If the
-        video is ``unchanged`` its packets are copied, unless ``encoding`` sets a video option. Frames of odd
-        size lose their last row or column if the pixel format needs even sizes. ``on_frames`` is called with
-        (frames written, all frames); ``timed`` measures the seconds of encoding. Raises what
+        field ``unchanged`` names a video, its packets are copied, unless ``encoding`` sets a video option.
+        Frames of odd size lose their last row or column if the pixel format needs even sizes. ``on_frames``
+        is called with (frames written, all frames); ``timed`` measures the seconds of encoding. Raises what
         ``Generation.save`` raises, and ValueError if the packets of an ``unchanged`` video do not fit this
         kind of file but fit another.
         """
@@ -96,9 +98,10 @@ class Edit:
             save_clip(destination, self.as_clip(), chosen, on_frames=on_frames, timed=timed)
 
     def _copied(self, clip: VideoClip, destination: Destination, chosen: Encoding) -> bool:
-        """Write the packets of ``clip`` with the new audio.
+        """Write the video packets of the file ``clip`` unchanged, with the new audio, to ``destination``.
 
-        Returns False if its video has to be encoded instead.
+        ``chosen`` are the encoding settings of the caller. Returns False if the video has to be encoded
+        instead. Raises ValueError if its packets fit another kind of file but not this one.
         """
         fmt = destination.format
         # A video option requires encoding, and copying would silently ignore it.
@@ -120,7 +123,7 @@ class Edit:
         return True
 
     def as_clip(self) -> Clip:
-        """The frames, the audio and the tags for writing a file."""
+        """The frames, the audio and the tags as one value for writers of files, decoded while it is read."""
 
         def frames(*, as_bytes: bool) -> Iterator[Tensor]:
             return (self.byte_chunks if as_bytes and self.byte_chunks else self.frame_chunks)()

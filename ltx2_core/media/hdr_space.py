@@ -83,7 +83,7 @@ def acescct_decode(code: Tensor) -> Tensor:
 
 
 def change_primaries(light: Tensor, before: Primaries, after: Primaries) -> Tensor:
-    """Linear light (..., 3, H, W) from one set of primaries to another; values below 0 can appear."""
+    """Convert linear light (..., 3, H, W) from the primaries ``before`` to ``after``; it may fall below 0."""
     if before == after:
         return light
     return _mixed(light, _ACESCG_TO_REC709 if before == "acescg" else _REC709_TO_ACESCG)
@@ -114,13 +114,16 @@ class HdrSpace:
     is_log: bool = False
 
     def to_codes(self, pixels: Tensor) -> Tensor:
-        """Pixels (..., 3, H, W) of this space -> codes in [0, 1]; what they do not reach is clipped."""
+        """Convert pixels (..., 3, H, W) of this space to codes in [0, 1].
+
+        Light that is too dark or too bright for codes is clipped.
+        """
         if self.is_log:
             return pixels.float().clamp(0, 1)
         return acescct_encode(change_primaries(pixels, self.primaries, "acescg"))
 
     def of_codes(self, codes: Tensor) -> Tensor:
-        """Codes (..., 3, H, W) -> pixels of this space, float32; codes outside [0, 1] are clipped."""
+        """Convert codes (..., 3, H, W) to float32 pixels of this space; codes outside [0, 1] are clipped."""
         if self.is_log:
             return codes.float().clamp(0, 1)
         light = change_primaries(acescct_decode(codes), "acescg", self.primaries)
@@ -140,5 +143,5 @@ assert tuple(HDR_SPACES) == HDR_NAMES
 
 
 def codes_to_rec709(codes: Tensor) -> Tensor:
-    """Codes (..., 3, H, W) of a run -> linear light of BT.709, 0 or more."""
+    """Convert ACEScct codes (..., 3, H, W), as a run computes them, to linear light of BT.709, 0 or more."""
     return HDR_SPACES["srgb-linear"].of_codes(codes)

@@ -59,9 +59,10 @@ def planes_of(signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def hlg_frame(codes: Tensor, number: int) -> Any:
-    """PyAV's frame, ``yuv420p10le``, for one frame (3, H, W) of a decoder, whose codes are in [-1, 1].
+    """Convert one frame (3, H, W) that a decoder returned in [-1, 1] to PyAV's frame in ``yuv420p10le``.
 
-    ``number`` is that of the frame in the clip. Raises ValueError for NaN and infinite values.
+    ``number`` is that of the frame in the clip, for the message. Raises ValueError for NaN and infinite
+    values.
     """
     frame = checked_codes(codes, number)
     planes = planes_of(hlg_signal(codes_to_rec709(frame))[None])
@@ -79,10 +80,10 @@ def hlg_frame(codes: Tensor, number: int) -> Any:
 
 
 def checked_codes(frame: Tensor, number: int) -> Tensor:
-    """A decoder's frame of any shape in [-1, 1] -> codes in [0, 1], float32 on the CPU.
+    """Convert a frame of any shape that a decoder returned in [-1, 1] to codes in [0, 1], float32 on the CPU.
 
-    ``number`` is that of the frame in the clip. Raises ValueError for frames that are not float, and for NaN
-    and infinite values.
+    ``number`` is that of the frame in the clip, for the message. Raises ValueError for frames that are not
+    float, and for NaN and infinite values.
     """
     if not frame.is_floating_point():
         raise ValueError(f"HDR frames are float in [-1, 1]; got {frame.dtype}")

@@ -37,7 +37,7 @@ from .progress import Run, Stop
 class Codecs:
     """Encodes prompts, frames and audio for the transformer, and decodes the latents that it returns.
 
-    ``networks`` loads the models. ``loras`` are the LoRAs that every stage merges.
+    ``networks`` loads the models. ``loras`` are the LoRAs that are merged in every sampling stage.
     """
 
     def __init__(self, networks: Components, loras: tuple[Lora, ...] = ()) -> None:
@@ -52,10 +52,10 @@ class Codecs:
         loras: tuple[Lora, ...] | None = None,
         run: Run | None = None,
     ) -> tuple[TextContext, TextContext | None]:
-        """Return the text contexts of the prompt and of the negative prompt (None without a negative prompt).
+        """Return the text contexts of both prompts; that of ``negative_prompt`` is None if there is none.
 
-        ``loras`` are merged into the text projection and the connectors; by default those of every stage.
-        Most LoRAs have no layers for them. ``run`` receives the progress, layer by layer.
+        ``loras`` are merged into the text projection and the connectors, for which most LoRAs have no layers;
+        None is the LoRAs of every stage. ``run`` receives the progress, layer by layer; None reports nothing.
         """
         run = run or Run()
         loras = self.loras if loras is None else loras
@@ -72,11 +72,12 @@ class Codecs:
         return single[0], single[1] if negative_prompt is not None else None
 
     def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
-        """Frames (8k + 1, 3, H, W) in [0, 1] -> normalised latent (1, 128, k + 1, H / 32, W / 32).
+        """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.
 
-        A numpy array has the shape (N, H, W, 3), as ``Generation.array`` returns it; uint8 is accepted too.
-        Only some of the frames are on the device at a time. A run can start from the result, as its
-        ``latents``.
+        The latent is (1, 128, k + 1, height / 32, width / 32), float32; a run can start from it, as its
+        ``latents``. A numpy array of frames has the shape (8k + 1, height, width, 3), as ``Generation.array``
+        returns it; uint8 is accepted too. Only some of the frames are on the device at a time. Raises
+        ValueError for any other number of frames or size.
         """
         if isinstance(frames, Tensor | np.ndarray):
             frames = as_frames(frames)
@@ -101,9 +102,11 @@ class Codecs:
         return latent.float()
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """Encode a waveform (C, S) in [-1, 1] as a normalised latent (1, 8, T, 16).
+        """Encode a waveform (channels, samples) in [-1, 1] as a normalised latent (1, 8, T, 16).
 
-        With ``latent_frames`` T is that number: the waveform is trimmed or padded with silence.
+        ``sample_rate`` is in Hz. T is the number of audio latent frames, 25 a second. If ``latent_frames``
+        states that number, the waveform is trimmed or padded with silence; None takes as many as the waveform
+        has.
         """
         with (
             self.networks.clock.timed("inputs"),
@@ -118,8 +121,9 @@ class Codecs:
     def upsample(self, latents: AVLatent, *, adain: float = 0.0) -> AVLatent:
         """Upscale the video latent with the upscaler's network, usually to twice the width and height.
 
-        The audio latent is returned unchanged. ``adain``, 0 to 1, says how far the mean and deviation of each
-        channel are brought back to those before upscaling. Raises ValueError for latents without video.
+        The audio latent is returned unchanged. ``adain``, from 0 (off) to 1, says how far the mean and
+        deviation of each channel are brought back to those before upscaling. Raises ValueError for latents
+        without video.
         """
         if latents.video is None:
             raise ValueError("there is no video to upscale in these latents")
@@ -141,12 +145,13 @@ class Codecs:
     def decode_video(
         self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False, stop: Stop | None = None
     ) -> Iterator[Tensor]:
-        """Decode a normalised latent (1, 128, F, H, W) to chunks of frames (N, 3, 32 H, 32 W) in [-1, 1].
+        """Decode a normalised latent (1, 128, F, H, W) to chunks of frames in [-1, 1].
 
-        The latent may also come in consecutive pieces. The frames equal those of decoding all at once, and
-        memory does not grow with their number. With ``as_bytes`` frames are uint8, converted on the device,
-        which copies a quarter of the bytes. ``stop`` is called before each chunk; if it returns True,
-        decoding ends with :class:`Stopped`. Raises ValueError if there is no latent.
+        A chunk is (frames, 3, 32 H, 32 W). ``latent`` may also be consecutive pieces of one along time. The
+        frames equal those of decoding all at once, and memory does not grow with their number. With
+        ``as_bytes`` frames are uint8, converted on the device, which copies a quarter of the bytes. ``stop``
+        is called before each chunk; if it returns True, decoding ends with :class:`Stopped`. Raises
+        ValueError if there are no pieces.
         """
         with self.networks.use(Component.VIDEO_DECODER) as decoder:
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
@@ -167,7 +172,10 @@ class Codecs:
             )
 
     def decode_audio(self, latent: Tensor) -> tuple[Tensor, int]:
-        """Decode a normalised latent (1, 8, T, 16) to (waveform (2, S) in [-1, 1] on the CPU, rate in Hz)."""
+        """Decode a normalised audio latent (1, 8, T, 16) to a stereo waveform.
+
+        Returns (waveform (2, samples) in [-1, 1] on the CPU, sample rate in Hz).
+        """
         with (
             self.networks.clock.timed("decode"),
             self.networks.use(Component.AUDIO_DECODER) as decoder,
@@ -182,8 +190,8 @@ class Codecs:
     def _decode_choice(self, latent: Tensor, frames: int) -> DecodeChoice | None:
         """Choose chunks and tiles for decoding a clip of ``frames`` frames within the memory budget.
 
-        ``latent`` is the first piece of the clip's latent, which tells the size. Returns None without a
-        budget.
+        ``latent`` (1, C, F, H, W) is the first piece of the clip's latent, of which rows and columns are
+        read. Returns None if the run has no memory budget.
         """
         rows, columns = latent.shape[3:]
         # Memory does not depend on the frame rate, so that any will do.

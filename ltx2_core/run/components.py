@@ -30,6 +30,7 @@ _FLOAT32 = frozenset(
 class Components(NetworkSizes):
     """Loads each network from the model files when it is used and frees it afterwards.
 
+    ``checkpoints``, ``text_encoder``, ``execution`` and ``numerics`` are those of :class:`ModelFiles`.
     Headers are read at once, weights only in :meth:`use`. If ``execution`` has a ``max_memory``, networks
     that stay loaded are moved to system memory between their uses. The attribute ``clock`` counts the seconds
     spent on loading, encoding, sampling and decoding.
@@ -43,7 +44,11 @@ class Components(NetworkSizes):
         execution: Execution,
         numerics: Numerics,
     ) -> None:
-        """Read the headers of all files; raises what :class:`ModelFiles` raises."""
+        """Read the headers of all files; raises ValueError for files that do not belong together or to LTX-2.
+
+        ``text_encoder`` is None if no text will be encoded, or if a diffusers folder among the files contains
+        it.
+        """
         super().__init__(checkpoints, text_encoder, execution=execution, numerics=numerics)
         self.clock = Clock()
         self._holding: frozenset[Component] = frozenset()
@@ -79,9 +84,9 @@ class Components(NetworkSizes):
     ) -> Iterator[Any]:
         """A context that yields the network of ``component`` with ``loras`` merged into its weights.
 
-        It is on ``device``, by default the device of the run, and is freed at the end unless it is held. If
-        the network is already loaded with other LoRAs, only the weights that these and the new ones change
-        are exchanged.
+        The network is on ``device`` (None: the device of the run), and is freed at the end of the context
+        unless it is held. If it is already loaded with other LoRAs, only the weights that the old or the new
+        LoRAs change are exchanged.
         """
         device = self.device if device is None else device
         # LoRAs without a layer here must not cause an exchange of weights.
@@ -124,11 +129,11 @@ class Components(NetworkSizes):
     def use_transformer(
         self, loras: tuple[Lora, ...] = (), plan: MemoryPlan | None = None, *, fused: Fused | None = None
     ) -> Iterator[Transformer]:
-        """A context that yields the transformer with ``loras`` merged.
+        """A context that yields the transformer with ``loras`` merged into its weights.
 
-        If ``plan`` says that blocks are streamed, those that do not fit are copied to the device when they
-        are needed; without a plan all are on the device. ``fused`` holds the compiled kernels with which fp8
-        layers round their input.
+        If ``plan`` says that blocks are streamed, those that do not fit the device are copied there whenever
+        they are needed; without a plan (None) all blocks are on the device. ``fused`` holds the compiled
+        kernels with which fp8 layers round their input; None rounds without them.
         """
         streamed = plan is not None and plan.streamed
         device = torch.device("cpu") if streamed or self.fp8_product is not None else None
@@ -151,10 +156,11 @@ class Components(NetworkSizes):
     def encode(
         self, prompts: Sequence[str], *, loras: tuple[Lora, ...] = (), on_layer: OnLayer | None = None
     ) -> TextFeatures:
-        """Return the features of ``prompts``, on the device.
+        """Return the text features of ``prompts``, which the connectors read, on the device of the run.
 
-        Gemma is loaded only for prompts that are not cached. ``loras`` may change the text projection.
-        ``on_layer`` is called with (layers done, all layers).
+        Gemma is loaded only for prompts that are not cached. ``loras`` are merged into the text projection,
+        if they have layers for it. ``on_layer`` is called with (layers of Gemma done, all layers); None
+        reports nothing.
         """
         loras = tuple(lora for lora in loras if Component.TEXT_PROJECTION in lora.components)
 
@@ -180,10 +186,9 @@ class Components(NetworkSizes):
 
     @contextmanager
     def use_text_encoder(self, loras: tuple[Lora, ...] = ()) -> Iterator[TextEncoder]:
-        """A context that yields Gemma with the checkpoint's text projection.
+        """A context that yields Gemma together with the checkpoint's text projection.
 
-        ``loras`` are merged into the projection. The network runs on the CPU if it does not fit
-        ``max_memory``.
+        ``loras`` are merged into the projection. Both run on the CPU if they do not fit ``max_memory``.
         """
         self.check_text_encoder()
         assert self.text_encoder is not None

@@ -31,12 +31,12 @@ def decode_chunks(
     check: Callable[[], None],
     clock: Clock | None = None,
 ) -> Iterator[Tensor]:
-    """Decode latents to chunks of frames (N, 3, H, W) on the CPU.
+    """Decode the latent of one clip to successive chunks of frames (frames, 3, height, width) on the CPU.
 
-    Frames are float32 in [-1, 1], or uint8 with ``as_bytes``. ``latents`` (1, C, f, h, w) are the consecutive
-    pieces of one clip, on the device of the decoder. ``choice`` says in what chunks and tiles to decode; None
-    decodes without tiles. ``check`` is called before each chunk and may raise to stop. ``clock`` counts the
-    seconds of decoding.
+    Frames are float32 in [-1, 1], or uint8 with ``as_bytes``. ``latents`` (1, C, F, H, W) are the consecutive
+    pieces of the latent, on the device of the decoder. ``choice`` says in what chunks and tiles to decode;
+    None decodes without tiles. ``check`` is called before each chunk and may raise to stop. ``clock`` counts
+    the seconds of decoding.
     """
     if choice is None:
         chunks = decoder.decode_stream(latents)
@@ -70,7 +70,11 @@ def decode_chunks(
 
 
 def _on_cpu(chunk: Tensor, *, as_bytes: bool, first: int) -> Tensor:
-    """(1, 3, N, H, W) -> (N, 3, H, W) in float32 or uint8; ``first`` is the number of its first frame."""
+    """Bring a decoded chunk (1, 3, frames, height, width) to (frames, 3, height, width) on the CPU.
+
+    The result is float32 in [-1, 1], or uint8 with ``as_bytes``; ``first`` is the number of its first frame
+    in the clip.
+    """
     frames = rearrange(chunk, "1 c n h w -> n c h w")
     return (to_bytes(frames, first=first) if as_bytes else frames.float()).cpu()
 

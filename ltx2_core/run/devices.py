@@ -38,7 +38,7 @@ def _problem(device: torch.device) -> str | None:
 
 
 def _count(kind: str) -> int:
-    """How many devices of a kind, such as "cuda", this machine has."""
+    """How many devices of ``kind``, such as "cuda", this machine has."""
     if kind == "cpu":
         return 1
     if kind == "mps":

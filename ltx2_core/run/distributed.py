@@ -16,8 +16,9 @@ from ..transformer.shards import Shards
 class Processes:
     """The place of this process among those that generate one clip together.
 
-    ``rank`` is its number. ``shards`` is the group with which it divides the tokens and ``passes`` the group
-    with which it divides the guidance passes; None where nothing is divided.
+    ``rank`` is its number, from 0. ``shards`` is the group of processes among which tokens are divided, None
+    if each has all tokens; ``passes`` is the group among which guidance passes are divided, None if each
+    evaluates all.
     """
 
     rank: int = 0
@@ -26,12 +27,12 @@ class Processes:
 
 
 def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Processes, str | None]:
-    """Join the processes that ``torchrun`` started; returns this process's place among them, and its device.
+    """Join the processes that ``torchrun`` started; returns (this process's place among them, its device).
 
     ``passes`` is the number of groups that divide the guidance passes among themselves; the processes of one
-    group divide the tokens. Without torchrun there is one process, and ``device`` is returned unchanged.
-    Raises ValueError for a device with a number, such as cuda:1, and for a number of processes that is no
-    multiple of ``passes``.
+    group divide the tokens. ``device`` is "cuda", "cpu", or None for CUDA where there is a GPU. Without
+    torchrun there is one process, and ``device`` is returned unchanged. Raises ValueError for a device with a
+    number, such as cuda:1, and for a number of processes that is no multiple of ``passes``.
     """
     # torchrun sets these variables in each process.
     count = int(os.environ.get("WORLD_SIZE", "1"))

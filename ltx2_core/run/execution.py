@@ -35,9 +35,9 @@ class Execution:
     Attributes:
         device, dtype: where and in which number format networks compute.
         keep_loaded: hold networks in memory between stages and calls.
-        max_memory: bytes of the device that a run may use, or text such as "12GB"; blocks that do not fit
-            are copied there in turn. With ``keep_loaded`` networks are then offloaded to system memory
-            between their uses.
+        max_memory: bytes of the device that a run may use, or text such as "12GB"; None sets no limit.
+            Transformer blocks that do not fit are copied to the device in turn. With ``keep_loaded`` networks
+            are then offloaded to system memory between their uses.
         passes_per_call: how many guidance passes one forward pass of the transformer evaluates; more are
             faster on a GPU with room to spare, with the same result. In float32 on the CPU they are always
             evaluated one by one, and the result is the same bit for bit.
@@ -51,10 +51,10 @@ class Execution:
         fp8_blocks: hold the large layers of all blocks but the first and the last in fp8, with a scale for
             each row, and multiply in fp8: half the memory, faster, and rounded. Where the device cannot, it
             is left out and ``networks.fp8_problem`` says why.
-        fp8_matmul, nvfp4_matmul: multiply layers that are stored in that format in it, which rounds their
-            input; a ValueError where the device cannot.
-        processes: the part of this process where several generate one clip (``join_processes``); each calls
-            the pipeline in the same way and gets the same latents.
+        fp8_matmul, nvfp4_matmul: multiply layers that the file stores in fp8 or NVFP4 in the same format,
+            which rounds their input; a ValueError where the device cannot.
+        processes: the place of this process among several that generate one clip (see ``join_processes``);
+            each calls the pipeline in the same way and gets the same latents.
     """
 
     device: torch.device
@@ -90,10 +90,10 @@ class Execution:
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> Execution:
-        """Make an execution; where device or dtype is None, this machine decides.
+        """Make an execution; where ``device`` or ``dtype`` is None, this machine decides.
 
         The default is CUDA with bfloat16 if there is a GPU, else the CPU with float32. ``options`` are the
-        other fields.
+        other fields of the class.
         """
         where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
@@ -105,8 +105,8 @@ class Execution:
     def speed(self) -> Speed:
         """Return the settings that decide how the transformer is called, such as ``cuda_graphs``.
 
-        With ``fused`` the result holds the compiled kernels. Reuse it: every new one compiles its kernels
-        again.
+        With ``fused`` the result holds the compiled kernels. Reuse the result: every new one compiles its
+        kernels again.
         """
         return Speed(
             passes_per_call=self.passes_per_call,
@@ -118,7 +118,11 @@ class Execution:
 
 
 def _bytes(budget: int | str, device: torch.device) -> int:
-    """Convert a budget, bytes or text such as "12GB", to bytes. Raises TypeError for any other type."""
+    """Convert a memory budget, bytes or text such as "12GB" or "auto", to bytes.
+
+    "auto" is the free memory of ``device``. Raises TypeError for a value of another type, ValueError for
+    other text.
+    """
     if isinstance(budget, str):
         return parse_budget(budget, device)
     if not isinstance(budget, Integral) or isinstance(budget, bool):
@@ -143,7 +147,11 @@ class ExecutionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Settings of how the transformer is called, which change time and memory but not what is generated."""
+    """Settings of how the transformer is called, which change time and memory but not what is generated.
+
+    They are the fields of :class:`Execution` with the same names, except that ``fused`` holds the compiled
+    kernels; None computes without them.
+    """
 
     passes_per_call: int = 1
     fused: Fused | None = None
@@ -154,7 +162,8 @@ class Speed:
     def runner(self, transformer: Transformer, plan: MemoryPlan | None) -> Runner:
         """Return a runner that calls ``transformer`` with these settings.
 
-        ``plan`` gives the number of tokens to compute at a time; without it all are computed at once.
+        ``plan`` gives the number of tokens that are computed at a time; without a plan (None) all are
+        computed at once.
         """
         if self.fused is not None and (plan is None or not plan.streamed):
             # Not for streamed blocks, which are copied weight by weight: that puts consecutive ones apart.
@@ -172,7 +181,11 @@ class Speed:
         return max(min(self.passes_per_call, len(stage.guidance.passes())) for stage in stages)
 
     def text_keys_bytes(self, stages: Sequence[Stage], config: TransformerConfig, dtype: torch.dtype) -> int:
-        """Bytes that ``keep_text_keys`` adds to ``stages``; 0 if it is off or has no effect on this model."""
+        """Bytes that the cached keys and values of the text need in ``stages``; 0 without ``keep_text_keys``.
+
+        ``config`` is the transformer's, and ``dtype`` the number format of the cache. The result is 0 too for
+        models whose keys depend on the noise level, which are not cached.
+        """
         if not self.keep_text_keys:
             return 0
         # Stages run one after the other, so that the largest counts and not their sum.

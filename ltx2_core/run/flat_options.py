@@ -1,4 +1,4 @@
-"""The keywords of a request as one flat list: their types, and in which nested part each is stored."""
+"""The keywords of a request as one flat list: their types, and in which nested part each value is stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..types import AVLatent
 
 
 class RequestOptions(TypedDict, total=False):
-    """The keywords of :class:`Request`, which are also those of the call of a pipeline, except the prompt."""
+    """The keywords of :class:`Request` except the prompt; a pipeline is called with the same keywords."""
 
     negative_prompt: str | None
     trigger: str | None

@@ -38,10 +38,14 @@ METADATA_KEY = "ltx2"
 class Generation:
     """A sampled clip, decoded on demand.
 
-    ``latents`` are normalised: video (1, 128, F, H, W), audio (1, 8, T, 16). Pass them to another run as
-    ``latents``, or to ``pipeline.upsample``. ``sigmas`` are the noise levels that were used, one schedule for
-    each stage. ``codecs`` decode the latents. ``run_settings`` are JSON values that describe the model files
-    and the execution; :meth:`settings` adds those of the request.
+    ``latents`` are normalised: video (1, 128, F, H, W), audio (1, 8, T, 16), None where the clip has no such
+    stream. Pass them to another run as ``latents``, or to ``pipeline.upsample``. ``codecs`` decode them.
+    ``clip`` is the size and length, ``request`` what was asked for, and ``sigmas`` are the noise levels that
+    were used, one schedule for each stage. ``run_settings`` are JSON values that describe the model files and
+    the execution; :meth:`settings` adds those of the request. ``input_audio`` is the audio of the request,
+    (waveform, rate in Hz), which is saved in place of the sampled one; None if the audio was generated.
+    ``evaluations`` counts the forward passes of each stage. ``recorded`` are the settings of an earlier run
+    whose latents these are; None for a new run.
     """
 
     codecs: Codecs
@@ -63,7 +67,7 @@ class Generation:
         return self.clip.fps
 
     def frames(self, *, as_bytes: bool = False, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
-        """Decode the frames in chunks (N, 3, H, W), float in [-1, 1], or uint8 with ``as_bytes``.
+        """Decode the frames in chunks (frames, 3, height, width), in [-1, 1] or uint8 with ``as_bytes``.
 
         Memory does not grow with the length of the clip. ``stop`` is called before each chunk; if it returns
         True, decoding ends with :class:`Stopped`.
@@ -72,12 +76,15 @@ class Generation:
         return self.codecs.decode_video(self.latents.video, as_bytes=as_bytes, stop=stop)
 
     def array(self) -> NDArray[np.uint8]:
-        """Decode all frames into one array (F, H, W, 3) uint8."""
+        """Decode all frames into one uint8 array (frames, height, width, 3)."""
         chunks = [chunk.numpy() for chunk in self.frames(as_bytes=True)]
         return np.asarray(rearrange(np.concatenate(chunks), "f c h w -> f h w c"))
 
     def audio(self) -> tuple[Tensor, int]:
-        """Return (waveform (C, S) in [-1, 1], rate in Hz): the input audio if there is one, else decoded."""
+        """Return the audio of the clip: (waveform (channels, samples) in [-1, 1], sample rate in Hz).
+
+        It is the input audio unchanged, if the request has one, else the decoded audio latent.
+        """
         # Input audio is returned as it was, without the loss of an encode and a decode.
         if self.input_audio is not None:
             return self.input_audio
@@ -119,8 +126,9 @@ class Generation:
         ``crf``, ``encoder_preset``, ``pixel_format`` and ``audio_bitrate``.
 
         ``on_frames`` is called with (frames written, all frames). ``stop`` ends the work when it returns
-        True. No file is left if it fails or is stopped. Raises TypeError for unknown keywords, ValueError for
-        encodings that the kind of file does not allow, and what :class:`~ltx2_core.media.VideoWriter` raises.
+        True. No file is left if the work fails or is stopped. Raises TypeError for unknown keywords,
+        ValueError for encodings that the kind of file does not allow, and what
+        :class:`~ltx2_core.media.VideoWriter` raises.
         """
         save_clip(
             path,
@@ -131,9 +139,10 @@ class Generation:
         )
 
     def as_clip(self, stop: Callable[[], bool] | None = None) -> Clip:
-        """The frames, the audio and the tags for writing a file.
+        """The frames, the audio and the tags as one value for writers of files, decoded while it is read.
 
-        ``stop`` ends decoding when it returns True.
+        ``stop`` is called before each chunk of frames; decoding ends with :class:`Stopped` when it returns
+        True.
         """
 
         def frames(*, as_bytes: bool) -> Iterator[Tensor]:
@@ -163,8 +172,9 @@ class Generation:
 
 
 def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:
-    """Cut the audio (..., S) at ``rate`` Hz to exactly ``seconds``, or append silence.
+    """Cut a waveform (..., samples) at ``rate`` Hz to exactly ``seconds``, or append silence.
 
-    This is needed because the last audio latent may end some hundredths of a second before the last frame.
+    This is needed because the last audio latent frame may end some hundredths of a second before the last
+    frame.
     """
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[-1]))

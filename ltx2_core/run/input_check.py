@@ -1,4 +1,4 @@
-"""Checks a request before a network is loaded: reads every input once and finds every component."""
+"""Checks a request before a network is loaded: reads every input once and looks for every component."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def check_components(
 ) -> None:
     """Raise ValueError if a network that the run needs is in none of the model files.
 
-    ``further`` says that the call has conditioning beyond its request, for which the video encoder is needed.
+    ``stages`` are those planned for ``request``. ``further`` says that the call has conditioning items in
+    addition to its request, for which the video encoder is needed.
     """
     inputs = request.inputs
     needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
@@ -80,8 +81,9 @@ def check_components(
 def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lora]) -> None:
     """Read every image, audio and video file that ``request`` names, and check that it can be used.
 
-    ``loras`` decide at what scale references are encoded. Raises ValueError or FileNotFoundError that names
-    the keyword and the file.
+    ``stages`` are those planned for the request; their sizes are compared with the inputs. ``loras`` decide
+    at what scale references are encoded. Raises ValueError or FileNotFoundError that names the keyword and
+    the file.
     """
     inputs, clip = request.inputs, stages[-1].clip
     if inputs.image.source is not None:

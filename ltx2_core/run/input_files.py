@@ -1,4 +1,4 @@
-"""Records the files that a request names, with a digest each, and finds them again when it is repeated."""
+"""Records the files that a request names, each with a digest, and finds them again for a repeated run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ _LISTS = ("images", "references")
 
 
 def file_records(request: Request) -> dict[str, dict[str, str]]:
-    """Return a dict of JSON values: name of each file in the request -> its absolute path and its digest."""
+    """Return a dict of all files in the request: name -> what :func:`file_record` returns for it.
+
+    The keys are the names as the request has them.
+    """
     return {name: file_record(name) for name in _names(request.settings())}
 
 
@@ -27,10 +30,10 @@ def file_record(name: str | PathLike[str]) -> dict[str, str]:
 
 
 def found(name: str, record: Mapping[str, str], what: str) -> str:
-    """Return where a recorded file is now: at ``name``, else at the absolute path in ``record``.
+    """Return where a recorded file is now: at the path ``name``, else at the absolute path in ``record``.
 
-    ``what`` says in errors what the file was used as, such as "image". Raises ValueError if the file is gone
-    or its content has changed.
+    ``record`` is what :func:`file_record` returned. ``what`` says in errors what the file was used as, such
+    as "image". Raises ValueError if the file is gone or its content has changed.
     """
     # The name comes first, so that a project that was moved as a whole finds its own files.
     places = [path for path in (Path(name), Path(record["path"])) if path.exists()]
@@ -51,9 +54,9 @@ def found(name: str, record: Mapping[str, str], what: str) -> str:
 def with_found_files(
     request: ParsedJson, records: Mapping[str, Mapping[str, str]], *, replaced: Set[str]
 ) -> JsonObject:
-    """Return the JSON values of a request with the current path of each file.
+    """Return a copy of a request's JSON values with the current path of each file.
 
-    ``records`` are those of :func:`file_records`. Fields in ``replaced`` are not looked up, because the
+    ``records`` are those of :func:`file_records`. Fields named in ``replaced`` are not looked up, because the
     caller replaces them; neither are files without a record, which earlier versions did not write. Raises
     ValueError for a file that is gone or has changed.
     """

@@ -35,20 +35,24 @@ from .stages import Stage
 
 
 class ConditioningInput(Protocol):
-    """An item of conditioning that is passed to a call next to its request, such as a region of a source.
+    """A conditioning item passed to a pipeline call next to its request, such as a region of a source.
 
-    It is encoded once for each stage, at the size of the stage.
+    The item is encoded once for each stage, at the size of the stage.
     """
 
     def at(self, pipeline: Any, clip: ClipPlan) -> Conditioning:
-        """Encode the item for a stage whose plan is ``clip``; ``pipeline`` has the methods that encode."""
+        """Encode the item for one stage; ``clip`` is the size and length that the stage samples.
+
+        ``pipeline`` has the methods that encode frames and audio.
+        """
         ...
 
 
 def read_input_audio(request: Request, stage: Stage) -> tuple[Tensor, int] | None:
-    """Return the audio that the request names, (waveform (C, S), rate in Hz), cut to the clip's length.
+    """Read the audio that the request names and cut it to the length of the clip of ``stage``.
 
-    It is shorter if the audio ends early, and None if the request names none.
+    Returns (waveform (channels, samples) in [-1, 1], rate in Hz), or None if the request names no audio. The
+    waveform is shorter than the clip if the audio ends early.
     """
     track = request.inputs.audio
     if track.source is None:
@@ -73,9 +77,9 @@ def conditioning(
     audio: tuple[Tensor, int] | None,
     run: Run,
 ) -> list[list[Conditioning]]:
-    """Encode all inputs of a request; returns a list of conditioning items for each stage.
+    """Encode all inputs of a request; returns a list of conditioning items for each of ``stages``.
 
-    ``audio`` is what :func:`read_input_audio` returned. ``run`` receives progress.
+    ``audio`` is what :func:`read_input_audio` returned; None without input audio. ``run`` receives progress.
     """
     inputs, colour = request.inputs, parse_colour(request.inputs.background)
     by_input: list[list[Conditioning]] = []
@@ -115,9 +119,9 @@ def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:
 
 
 def describe(item: ConditioningInput) -> JsonObject:
-    """Describe a conditioning item as JSON values, for the record: its class and its plain fields.
+    """Describe a conditioning item as JSON values to be stored with a clip: its class and its plain fields.
 
-    A tensor is replaced by a note, ``<Tensor in memory>``.
+    A value that JSON does not have is replaced by a note such as ``<Tensor in memory>``.
     """
     values: JsonObject = {"kind": type(item).__name__}
     if is_dataclass(item):
@@ -135,7 +139,10 @@ def _described(value: object) -> JsonValue:
 
 
 def _crf(crf: int | None, request: Request) -> int:
-    """The H.264 compression of an image: its own ``crf``, else that of the request, else the default."""
+    """The H.264 compression of an image: ``crf`` of the image itself, else of the request, else the default.
+
+    ``crf`` is None if the image states none.
+    """
     if crf is not None:
         return crf
     of_request = request.inputs.image.crf
@@ -143,9 +150,10 @@ def _crf(crf: int | None, request: Request) -> int:
 
 
 def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: Fit) -> Tensor:
-    """Fit frames to the size of ``clip``.
+    """Bring frames (frames, 3, height, width) in [0, 1] to the width and height of ``clip``, as ``fit`` says.
 
-    A single frame is also compressed with H.264 at ``crf`` and decoded.
+    A single frame is also compressed with H.264 at ``crf`` and decoded. ``numerics`` decides whether that is
+    done before or after resizing, and how frames are resized.
     """
     comfy = numerics.is_comfy
     # Official pipelines compress the image at its own size, ComfyUI after it was resized.
@@ -158,7 +166,10 @@ def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: 
 
 
 def _mode(fit: Fit, crop: FitMode) -> FitMode:
-    """Translate the ``fit`` of a request to a mode of ``fit_image``; ``crop`` is the mode for "crop"."""
+    """Translate the ``fit`` of a request to a mode of ``fit_image``.
+
+    "crop" becomes ``crop``, the way of cropping that the numerics prescribe; the others have the same names.
+    """
     return crop if fit == "crop" else fit
 
 
@@ -175,13 +186,20 @@ def first_image_pixels(request: Request, clip: ClipPlan, numerics: Numerics) -> 
 
 
 def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit) -> ImageInPlace:
-    """Encode the input image, or clip, for the first frames of a stage."""
+    """Encode the input image or clip, which the frames of a stage begin with.
+
+    ``frames`` are (frames, 3, height, width) in [0, 1]; ``crf`` compresses a single frame, and ``fit`` says
+    how another shape is fitted.
+    """
     pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics, fit)
     return ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength)
 
 
 def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: Inputs) -> GuideFrames:
-    """Encode an image as a guide at its frame."""
+    """Encode an image as a guide at its frame, at the size of ``clip``.
+
+    ``crf`` is the H.264 compression of the image, and ``fit`` says how another shape is fitted.
+    """
     # A negative number counts from the end of the clip, and is resolved before the image is encoded.
     placed = place_guide(1, image.frame, clip.latent_frames)
     frames = load_image(image.source, background=parse_colour(inputs.background))
@@ -194,10 +212,10 @@ def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: 
 def _video_reference(
     codecs: Codecs, reference: VideoReference, clip: ClipPlan, inputs: Inputs
 ) -> GuideFrames:
-    """Encode a control video or reference as a guide along the whole clip.
+    """Encode a control video or reference as a guide along the whole ``clip``.
 
-    Raises ValueError if the video is shorter than the clip, or the clip's size cannot be divided by its
-    scale.
+    ``fit`` says how frames of another shape are fitted. Raises ValueError if the video is shorter than the
+    clip, or if the clip's latent rows or columns cannot be divided by the scale of the reference.
     """
     scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
@@ -228,7 +246,7 @@ def _video_reference(
 def reference_scale(reference: VideoReference, loras: Sequence[Lora], clip: ClipPlan) -> int:
     """How many times smaller than ``clip`` a reference is encoded: its own scale, else that of the IC-LoRAs.
 
-    Raises ValueError if the clip's size in latent cells cannot be divided by it.
+    Raises ValueError if the clip's latent rows or columns cannot be divided by this number.
     """
     scale = reference.scale or _of_loras(loras, "reference_downscale_factor")
     if clip.latent_width % scale or clip.latent_height % scale:
@@ -245,9 +263,10 @@ def _of_loras(loras: Sequence[Lora], name: str) -> int:
 
 
 def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | None) -> tuple[Tensor, int]:
-    """Add noise of ``noise_db`` dB of full scale to the input audio, up to the end of the clip.
+    """Add noise of ``noise_db`` (RMS, in dB of full scale) to ``audio``, up to the end of ``clip``.
 
-    If the audio ends before the clip, the noise continues alone. None returns the audio unchanged.
+    ``audio`` is (waveform, rate in Hz). If it ends before the clip, the noise continues alone. If
+    ``noise_db`` is None, ``audio`` is returned unchanged.
     """
     if noise_db is None:
         return audio
@@ -258,7 +277,10 @@ def _with_noise(audio: tuple[Tensor, int], clip: ClipPlan, noise_db: float | Non
 
 
 def _reference_audio(request: Request) -> tuple[Tensor, int]:
-    """Read the beginning of the reference audio, as long as the request says: (waveform, rate in Hz)."""
+    """Read the beginning of the reference audio, as many seconds as the request says.
+
+    Returns (waveform (channels, samples) in [-1, 1], rate in Hz).
+    """
     voice = request.inputs.reference_audio
     assert voice.source is not None
     if not isinstance(voice.source, tuple):

@@ -1,4 +1,4 @@
-"""Turns the progress of a job's parts (text, stages, decoding with encoding) into one share that is done."""
+"""Turns the progress of a job's parts (text, stages, decoding and encoding) into the fraction done."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ Estimates: they only decide how soon the predicted end of a job is right.
 
 @dataclass(frozen=True)
 class Part:
-    """A part of a job: its name in progress reports, and its share of the time, in any unit."""
+    """A part of a job: its name in progress reports, and its expected share of the time.
+
+    Shares are relative to each other, in any unit.
+    """
 
     name: str
     share: float
 
 
 def job_parts(stages: Sequence[Stage], *, windows: int = 1) -> tuple[Part, ...]:
-    """The parts of a run with these ``stages``.
+    """The parts of a job with these sampling ``stages``, in order: text, each stage, decoding and encoding.
 
-    The stages of a long clip are repeated for each of its windows.
+    ``windows`` is the number of windows of a long clip, for each of which the stages are repeated.
     """
     # Attention is quadratic and the rest linear in the tokens; at usual sizes linear is close enough for a
     # bar.
@@ -52,7 +55,10 @@ def _tokens(stage: Stage) -> int:
 
 
 class Job:
-    """Computes how much of a job is done, from 0 to 1. The value never falls, whatever is reported."""
+    """Computes which fraction of a job is done, from 0 to 1, from reports on its ``parts``, in their order.
+
+    The fraction never falls, whatever is reported.
+    """
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = tuple(parts)
@@ -62,7 +68,10 @@ class Job:
         self._done = 0.0
 
     def advance(self, progress: Progress) -> float:
-        """Return the share that is done after ``progress``; progress of an unknown part changes nothing."""
+        """Return the fraction of the job that is done after the report ``progress``.
+
+        A report of a part that the job does not have changes nothing.
+        """
         index = self._find(progress)
         if index is None:
             return self._done
@@ -70,15 +79,15 @@ class Job:
         return self._set(index, progress.step / max(1, progress.steps))
 
     def reach(self, index: int) -> float:
-        """Return the share that is done once all parts before number ``index`` are finished."""
+        """Return the fraction of the job that is done once all parts before number ``index`` are finished."""
         if index > self._index:
             self._index, self._step = index, 0
         return self._set(index, 0.0)
 
     def _find(self, progress: Progress) -> int | None:
-        """The index of the part that ``progress`` belongs to; None if the job has no such part.
+        """The index of the part that ``progress`` reports on; None if no part from the current one on fits.
 
-        If the steps of a part begin again, it is the next part of the same name.
+        If the steps of the current part begin again, the report is on the next part of the same name.
         """
         for index in range(self._index, len(self._parts)):
             again = index == self._index and progress.step < self._step

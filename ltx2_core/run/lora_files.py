@@ -16,12 +16,15 @@ _log = logging.getLogger(__name__)
 
 
 def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
-    """Open LoRA files: read their headers and pair each with its strength. No weights are read."""
+    """Open LoRA files: read the header of each and add the strength that the caller named.
+
+    No weights are read.
+    """
     return tuple(_open(file) for file in files)
 
 
 def warn_of_stacked(loras: Sequence[Lora]) -> None:
-    """Log a warning if more than one of ``loras`` is an IC-LoRA: they compete for the same reference."""
+    """Log a warning if several of ``loras`` are IC-LoRAs, which would compete for the same reference."""
     names = [lora.path.name for lora in loras if lora.is_ic_lora and lora.strength]
     # One reference serves all IC-LoRAs of a run, so several of them compete for it.
     if len(names) > 1:

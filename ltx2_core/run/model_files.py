@@ -30,9 +30,11 @@ class ModelFiles:
     """The model files of a run and how their networks will compute; reads headers, never weights.
 
     ``checkpoints`` is one official file, or several files that each hold some of the components.
-    ``text_encoder`` is the folder or the file of a Gemma. ``execution`` says where and how networks compute.
+    ``text_encoder`` is the folder or the file of a Gemma, None if no text is encoded or a diffusers folder
+    contains it. ``execution`` says where and how networks compute, ``numerics`` whether results follow the
+    official pipelines or ComfyUI.
 
-    The attribute ``fp8_problem`` says why ``fp8_blocks`` cannot be used here, None if it can.
+    The attribute ``fp8_problem`` says why ``fp8_blocks`` cannot be used here, None if it can or is off.
     """
 
     def __init__(
@@ -80,13 +82,13 @@ class ModelFiles:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
 
     def file(self, component: Component) -> Checkpoint:
-        """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
+        """The file that ``component`` is loaded from. Raises ValueError if none of the files holds it."""
         return find_component(self.checkpoints, component)
 
     def identity(self) -> JsonObject:
         """JSON values that identify the networks of this run: digests of their files, dtype and arithmetic.
 
-        LoRAs are not part of them. ``storage.identity`` describes what a digest covers.
+        LoRAs are not among them. ``storage.identity`` describes what a digest covers.
         """
         return {
             "files": self.digests(),
@@ -111,7 +113,7 @@ class ModelFiles:
     def lora_report(self, lora: Lora) -> LoraReport:
         """Report which layers of this run's networks ``lora`` changes; only headers are read.
 
-        Raises ValueError if it fits no layer.
+        Raises ValueError if the LoRA fits no layer.
         """
         parts = {c: self.file(c).shapes(c) for c in _WITH_LORA}
         report = lora.report_all(parts, self.file(Component.TRANSFORMER).generation)

@@ -28,7 +28,7 @@ from .model_files import ModelFiles
 
 
 class NetworkSizes(ModelFiles):
-    """Model files with the bytes of their networks, and plans of how a run fits into a memory budget."""
+    """Model files with the bytes that their networks need, and plans for running within a memory budget."""
 
     def plan(
         self,
@@ -39,11 +39,11 @@ class NetworkSizes(ModelFiles):
         text_keys: int = 0,
         source: tuple[int, int] | None = None,
     ) -> MemoryPlan:
-        """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes.
+        """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes of the device.
 
         ``batch`` is how many samples share one forward pass of the transformer, ``text_keys`` how many bytes
-        the cached keys and values of the text take. ``source`` is the (width, height) of an edit's source,
-        which is encoded too. Only headers of files are read.
+        the cached keys and values of the text take. ``source`` is the (width, height) in pixels of an edit's
+        source video, whose frames are encoded too; None without one. Only headers of files are read.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -69,7 +69,10 @@ class NetworkSizes(ModelFiles):
         )
 
     def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
-        """The memory for reading frames of ``size`` (width, height) and encoding them for ``clip``."""
+        """The memory for reading a source video and encoding its frames at the size of ``clip``.
+
+        ``size`` is the (width, height) of the source in pixels.
+        """
         config = video_vae_config(self.file(Component.VIDEO_ENCODER).config)
         return PlannedStage(
             stage="source",
@@ -79,7 +82,10 @@ class NetworkSizes(ModelFiles):
         )
 
     def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
-        """Choose the chunks and tiles in which ``clip`` is decoded within ``max_memory``; None without it."""
+        """Choose the chunks and tiles in which ``clip`` is decoded within ``max_memory``.
+
+        Returns None if the run has no ``max_memory``.
+        """
         if self.max_memory is None:
             return None
         return choose_decode(
@@ -111,7 +117,10 @@ class NetworkSizes(ModelFiles):
         return loaded_bytes(infos.values(), self.dtype)
 
     def text_size(self) -> TextSize | None:
-        """The layer widths of the text encoder, from which its memory is estimated; None if none is named."""
+        """The layer widths of the text encoder, from which the memory for encoding is estimated.
+
+        Returns None if no text encoder is named.
+        """
         if self.text_encoder is None:
             return None
         _, infos, _ = find_encoder(self.text_encoder)
@@ -122,7 +131,10 @@ class NetworkSizes(ModelFiles):
         return TextSize.of(config, hidden=rows["down_proj"], intermediate=rows["gate_proj"])
 
     def audio_size(self) -> AudioSize | None:
-        """The configurations of audio decoder and vocoder, for memory estimates; None if one is missing."""
+        """The configurations of audio decoder and vocoder, from which the memory for decoding is estimated.
+
+        Returns None if one of the two is in none of the files.
+        """
         parts = (Component.AUDIO_DECODER, Component.VOCODER)
         if not all(any(part in file.components for file in self.checkpoints) for part in parts):
             return None

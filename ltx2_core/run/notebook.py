@@ -20,7 +20,7 @@ _PROMPT = 60
 
 
 class Shown(Protocol):
-    """What the functions here read of a generation."""
+    """The properties and methods of a generation that the functions in this file use."""
 
     @property
     def latents(self) -> AVLatent: ...
@@ -45,9 +45,9 @@ def line_of(generation: Shown) -> str:
 
 
 def html_of(generation: Shown) -> str:
-    """HTML with a player for the clip and a table of its settings; decodes and encodes the clip.
+    """Return HTML with a player for the clip and a table of its settings; decodes and encodes the clip.
 
-    The file of the clip is part of the HTML, so that a saved notebook plays it without other files.
+    The encoded clip is part of the HTML, so that a saved notebook plays it without other files.
     """
     rows = "".join(
         f"<tr><th style='text-align:left'>{html.escape(name)}</th>"
@@ -77,7 +77,7 @@ def _size(generation: Shown) -> str:
 
 
 def _settings(generation: Shown) -> Iterator[tuple[str, str]]:
-    """Yield (name, text) of each setting that has a value."""
+    """Yield (name, value as text) of each setting of the clip that has a value."""
     settings = generation.settings()
     yield "clip", _size(generation)
     for name in ("checkpoints", "loras", "stage2_loras", "numerics", "dtype"):

@@ -59,11 +59,11 @@ class LTX2Pipeline(Planner):
 
     Args:
         checkpoints: one official file, or several files that together hold the components of the model.
-        text_encoder: folder or file of the Gemma that belongs to the checkpoint. A diffusers folder contains
-            its own, so that none needs to be named.
-        upscaler: latent upscaler file, needed for two stages.
-        loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
-            addition to them in the second stage.
+        text_encoder: folder or file of the Gemma that belongs to the checkpoint. None if no prompt will be
+            encoded, or for a diffusers folder, which contains its own.
+        upscaler: latent upscaler file, needed for two stages; None without one.
+        loras: LoRAs for every stage, each as (file, strength) or LoraSpec.
+        stage2_loras: LoRAs that are merged in the second stage in addition to ``loras``.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
         execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).
@@ -105,7 +105,8 @@ class LTX2Pipeline(Planner):
     def embedded(cls, **options: Any) -> LTX2Pipeline:
         """Make a pipeline of the tiny model set in this package, which generates a world of coloured shapes.
 
-        Its networks have the real architecture. ``options`` are keywords of the class.
+        Its networks have the architecture of the released models. ``options`` are keyword arguments of the
+        class.
         """
         files = embedded_set()
         return cls(files.checkpoint, text_encoder=files.text_encoder, upscaler=files.upsampler, **options)
@@ -123,12 +124,12 @@ class LTX2Pipeline(Planner):
     ) -> Generation:
         """Sample a clip; frames and audio are decoded when they are read from the result.
 
-        ``options`` are the keywords of :class:`Request`; the recipe of the checkpoint fills in those that are
-        missing. The prompt may be left out if ``prompt_embeds`` is passed. ``conditioning`` items are applied
-        in their order, after the inputs of the request; ``given`` is the old name of this argument in version
-        0.1. ``on_step`` is called with a :class:`Progress` at the start of each stage and after each step.
-        ``stop`` is called before every block of every forward pass; if it returns True, the run ends with
-        :class:`Stopped`.
+        ``options`` are the keywords of :class:`Request`; the recipe (default settings) of the checkpoint
+        fills in those that are missing. The prompt may be left out if ``prompt_embeds`` is passed.
+        ``conditioning`` items, such as regions of a source, are applied in their order, after the inputs of
+        the request; ``given`` is the old name of this argument in version 0.1. ``on_step`` is called with a
+        :class:`Progress` at the start of each stage and after each step. ``stop`` is called before every
+        block of every forward pass; if it returns True, the run ends with :class:`Stopped`.
 
         Raises TypeError for unknown options, ValueError for what these files cannot sample.
         """
@@ -186,11 +187,12 @@ class LTX2Pipeline(Planner):
     ) -> Iterator[Generation]:
         """Sample one clip for each prompt and each seed, with one load of the networks.
 
-        Yields all seeds of the first prompt, then those of the next one. Each clip equals that of a single
-        call, bit for bit. All requests are checked before the first is sampled, and all prompts are encoded
-        first. The transformer stays loaded until the iteration ends (with ``max_memory`` it is in system
-        memory between its uses): take ``list(...)`` before decoding to free it. ``on_step`` and ``stop`` work
-        as in a call; stages are named "clip 2 of 8: stage 1".
+        Yields all seeds of the first prompt, then those of the next one; with ``seeds`` None, one clip for
+        each prompt with the seed of its request. Each clip equals that of a single call, bit for bit. All
+        requests are checked before the first is sampled, and all prompts are encoded first. The transformer
+        stays loaded until the iteration ends (with ``max_memory`` it is in system memory between its uses):
+        take ``list(...)`` before decoding to free it. ``on_step`` and ``stop`` work as in a call; stages are
+        named "clip 2 of 8: stage 1". ``options`` are keywords of :class:`Request`.
         """
         each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
         drawn: tuple[int | None, ...] = (None,) if seeds is None else tuple(seeds)
@@ -201,10 +203,11 @@ class LTX2Pipeline(Planner):
         return sample_each(self, requests, on_step, stop)
 
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
-        """Encode both prompts once, to be passed as ``prompt_embeds`` to any number of runs.
+        """Encode a prompt and a negative prompt once; pass them to any number of runs as ``prompt_embeds``.
 
-        The default negative prompt is that of the recipe. The result fits only the text networks, LoRAs and
-        number format that made it; a run with others raises ValueError.
+        If ``negative_prompt`` is None, it is that of the checkpoint's recipe (its default settings). The
+        result fits only the text networks, LoRAs and number format that made it; a run with others raises
+        ValueError.
         """
         text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
         return encode_prompts(self, text)

@@ -28,8 +28,9 @@ from .stages import Stage, plan_stages
 class Planner(Codecs):
     """The model files, LoRAs and settings of a pipeline, and what a run with them would do.
 
-    ``loras`` are merged in every stage, ``stage2_loras`` in addition to them in the second one. ``numerics``
-    says whose results are followed, those of the official pipelines or of ComfyUI.
+    ``networks`` loads the models. ``loras`` are merged in every stage, ``stage2_loras`` in addition to them
+    in the second one. ``numerics`` says whose results are followed, those of the official pipelines or of
+    ComfyUI; ``execution`` says how networks are run.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Planner(Codecs):
 
     @property
     def recipe(self) -> Recipe:
-        """The default settings for this checkpoint with full (not distilled) weights."""
+        """The recipe (default settings) of this checkpoint for full, not distilled, weights."""
         file = self.networks.file(Component.TRANSFORMER)
         version = str(file.metadata.get("model_version", ""))
         recipe = recipe_for(generation_of(version, inferred=file.generation))
@@ -60,14 +61,17 @@ class Planner(Codecs):
         return replace(recipe, stg_blocks=stg_blocks_of(layers, recipe.generation))
 
     def resolve(self, request: Request) -> Request:
-        """Return ``request`` with every open value filled in from the recipe of the checkpoint."""
+        """Return a copy of ``request`` in which the recipe of the checkpoint fills in all open values.
+
+        The recipe is the table of default settings for this generation; open values are None.
+        """
         return request.with_recipe(self.recipe)[0]
 
     def stages(self, request: Request) -> tuple[Stage, ...]:
         """Plan the sampling runs for ``request``: size, sigmas and guidance of each stage.
 
-        The recipe, numerics and upscaler of this pipeline decide what the request leaves open. Raises
-        ValueError if two stages are asked for and the upscaler cannot be used between them.
+        The recipe (default settings) of the checkpoint, numerics and upscaler decide what the request leaves
+        open. Raises ValueError if two stages are asked for and the upscaler cannot be used between them.
         """
         factor = Fraction(2)
         if request.staging.count == 2:
@@ -87,7 +91,7 @@ class Planner(Codecs):
     def lora_reports(self) -> tuple[LoraReport, ...]:
         """Report for each LoRA which layers it changes, from headers alone.
 
-        Raises ValueError if one fits no layer.
+        Raises ValueError if a LoRA fits no layer.
         """
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
 
@@ -109,12 +113,12 @@ class Planner(Codecs):
         self.loras, self.stage2_loras = first, second
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]:
-        """All LoRAs that stage number ``index`` merges; 0 is the first stage."""
+        """All LoRAs that are merged in stage number ``index``; 0 is the first stage."""
         return self.loras + (self.stage2_loras if index else ())
 
     @property
     def second_text(self) -> bool:
-        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
+        """Whether the second stage needs text contexts of its own: its LoRAs change the text networks."""
         return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
 
     def plan(
@@ -122,7 +126,8 @@ class Planner(Codecs):
     ) -> MemoryPlan:
         """Plan how ``stages`` run within ``budget`` bytes of device memory, from headers of files alone.
 
-        ``source`` is the (width, height) of an edit's source, whose frames are encoded too.
+        ``source`` is the (width, height) in pixels of an edit's source video, whose frames are encoded too;
+        None without one.
         """
         return self.networks.plan(
             [stage.clip for stage in stages],
@@ -133,7 +138,10 @@ class Planner(Codecs):
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
-        """Bytes that ``keep_text_keys`` adds to ``stages``; 0 if it is off or has no effect on this model."""
+        """Bytes that the cached keys and values of the text need in ``stages``; 0 without ``keep_text_keys``.
+
+        The result is 0 too for models whose keys depend on the noise level, which are not cached.
+        """
         config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
         return self.speed.text_keys_bytes(stages, config, self.networks.dtype)
 
@@ -143,8 +151,9 @@ class Planner(Codecs):
         """Check all that can be checked before a network is loaded; returns the stages of ``request``.
 
         All inputs are read, and the headers of all model files. ``further`` says that the call has
-        conditioning beyond its request, ``source`` is the (width, height) of an edit's source. Raises
-        ValueError or FileNotFoundError for what cannot be sampled.
+        conditioning items in addition to its request; ``source`` is the (width, height) in pixels of an
+        edit's source video, None without one. Raises ValueError or FileNotFoundError for what cannot be
+        sampled.
         """
         request = self.resolve(request)
         stages = self.stages(request)
@@ -166,7 +175,10 @@ class Planner(Codecs):
         return stages
 
     def _memory_plan(self, stages: Sequence[Stage], source: tuple[int, int] | None) -> MemoryPlan | None:
-        """Plan how the stages run within ``max_memory``; None if there is no such budget."""
+        """Plan how ``stages`` run within ``max_memory``; None if the run has no such budget.
+
+        ``source`` is the (width, height) in pixels of an edit's source video; None without one.
+        """
         budget = self.networks.max_memory
         return None if budget is None else self.plan(stages, budget, source=source)
 

@@ -18,7 +18,7 @@ class Progress:
     """Reports that ``step`` of ``steps`` steps of ``stage`` are done.
 
     ``stage`` is a name such as "text" or "stage 1". While sampling, ``x0`` is the current estimate of the
-    clean latents.
+    clean latents; None otherwise.
     """
 
     stage: str
@@ -32,7 +32,10 @@ Stop = Callable[[], bool]
 
 
 class Run:
-    """The callbacks of a run: ``on_step`` receives its progress, ``stop`` can end it."""
+    """The callbacks of a run: ``on_step`` receives its progress; ``stop`` ends it by returning True.
+
+    Either may be None.
+    """
 
     def __init__(self, on_step: OnStep | None = None, stop: Stop | None = None) -> None:
         self._on_step = on_step
@@ -46,9 +49,10 @@ class Run:
     def report_estimate(
         self, stage: str, step: int, steps: int, x0: AVLatent, where: Callable[[], str] | None = None
     ) -> None:
-        """Report a sampling step. Raises ValueError if the first one of a stage is NaN or infinite.
+        """Report that sampling step ``step`` of ``steps`` is done; ``x0`` is its estimate of clean latents.
 
-        ``where`` finds out, for the error, where in the network that began.
+        Raises ValueError if the estimate of the first step holds NaN or infinite values. ``where`` is called
+        then and returns, for the message, the block of the network in which such values first appear.
         """
         # Damaged values appear in the first step; a check in each would synchronise with the GPU every time.
         if step == 1:
@@ -63,9 +67,10 @@ class Run:
 def check_estimate(
     stage: str, step: int, steps: int, x0: AVLatent, where: Callable[[], str] | None = None
 ) -> None:
-    """Raise ValueError that names stage, step and stream if an estimate holds NaN or infinite values.
+    """Raise ValueError if ``x0``, an estimate of the clean latents, holds NaN or infinite values.
 
-    ``where`` is called then, and says in which block that began.
+    The message names ``stage``, ``step``, the stream (video or audio), and what ``where`` returns: the block
+    of the network in which such values first appear. None leaves the block out.
     """
     streams = (("video", x0.video), ("audio", x0.audio))
     broken = [name for name, latent in streams if latent is not None and not is_finite(latent)]

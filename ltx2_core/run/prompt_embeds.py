@@ -1,4 +1,4 @@
-"""Encodes prompts once for several runs, and checks that what was encoded fits the networks of a run."""
+"""Encodes prompts once for several runs, and checks that encoded prompts fit the networks of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TextModels(Protocol):
 
     @property
     def second_text(self) -> bool:
-        """Whether the LoRAs of stage 2 change the text networks, so that it needs its own text contexts."""
+        """Whether the second stage needs text contexts of its own: its LoRAs change the text networks."""
         ...
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
@@ -44,10 +44,10 @@ class TextModels(Protocol):
 
 
 def stage_contexts(models: TextModels, text: Prompt, stages: Sequence[Stage], run: Run) -> list[Contexts]:
-    """Encode the prompts, or take what was encoded before: the contexts of each of ``stages``.
+    """Return the text contexts of each of ``stages``: encoded now, or those that ``text`` has already.
 
     The negative prompt is encoded only if a stage needs it. The stages share their contexts, unless the LoRAs
-    of the second stage change the text networks.
+    of the second stage change the text networks. ``run`` receives the progress.
     """
     needed = any(stage.needs_negative for stage in stages)
     if text.embeds is not None:
@@ -67,7 +67,10 @@ def stage_contexts(models: TextModels, text: Prompt, stages: Sequence[Stage], ru
 def encode_prompts(
     models: TextModels, text: Prompt, *, negative: bool = True, run: Run | None = None
 ) -> PromptEmbeds:
-    """Encode a prompt, and its negative prompt if ``negative``, for every stage."""
+    """Encode the prompt of ``text`` for every stage, and with ``negative`` its negative prompt too.
+
+    ``run`` receives the progress; None reports nothing.
+    """
     texts = text.prompt, (text.negative or "") if negative else None
     stages = [models.encode_text(*texts, loras=models.stage_loras(0), run=run)]
     if models.second_text:
@@ -81,7 +84,7 @@ def encode_prompts(
 
 
 def check_embeds(models: TextModels, embeds: PromptEmbeds) -> None:
-    """Raise ValueError if other text networks, LoRAs or dtypes than those of ``models`` made ``embeds``."""
+    """Raise ValueError if ``embeds`` were made with other text networks, LoRAs or dtypes than ``models``."""
     now = _identity_of(models)
     changed = [name for name in now if now[name] != embeds.models.get(name)]
     if changed:
@@ -92,7 +95,10 @@ def check_embeds(models: TextModels, embeds: PromptEmbeds) -> None:
 
 
 def _identity_of(models: TextModels) -> JsonObject:
-    """JSON values that identify what encodes text: networks, LoRAs, number format and numerics."""
+    """JSON values that identify everything that text contexts depend on, to be compared with those of a run.
+
+    They are the text networks, their LoRAs, the number format and the numerics.
+    """
     networks = models.networks.identity()
     files = models.networks.digests()
     parts = {str(component) for component in (*TEXT_PARTS, Component.TEXT_ENCODER)}

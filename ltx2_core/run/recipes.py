@@ -68,9 +68,9 @@ class Recipe:
 
 
 def _distilled(dev: Recipe, **changes: object) -> Recipe:
-    """Derive the recipe for distilled weights from that of the full weights: 8 fixed steps and no guidance.
+    """Derive the recipe for distilled weights from ``dev``, that of full weights of the same generation.
 
-    ``changes`` replace further fields.
+    It has 8 fixed steps and no guidance; ``changes`` replace further fields.
     """
     fixed = replace(
         dev,
@@ -136,9 +136,9 @@ DEFAULT: Final = _LTX20
 
 
 def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
-    """Return the recipe of a generation of LTX-2: "2.0" to "2.5", or "tiny".
+    """Return the recipe (default settings) for a generation of LTX-2: "2.0" to "2.5", or "tiny".
 
-    ``kind`` chooses full ("dev") or distilled weights. Raises ValueError for another name.
+    ``kind`` chooses full ("dev") or distilled weights. Raises ValueError for another generation.
     """
     for recipe in RECIPES:
         if (recipe.generation, recipe.kind) == (generation, kind):
@@ -150,9 +150,9 @@ def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
 def generation_of(model_version: str, *, inferred: str | None = None) -> str:
     """Return the generation whose recipe applies to a header's ``model_version``: "2.3.0" -> "2.3".
 
-    Only the leading numbers count, except that versions such as "2.3.0-tiny" stand for the tiny set. For a
-    version that cannot be read the result is ``inferred``, which the caller found from the tensors, or the
-    oldest generation.
+    Only the leading numbers count, except that versions such as "2.3.0-tiny" stand for the tiny set. If the
+    version cannot be read, the result is ``inferred``, the generation that the caller found from the tensors,
+    or if that is None the oldest generation.
     """
     if model_version.endswith("-tiny"):
         return "tiny"
@@ -167,7 +167,7 @@ def generation_of(model_version: str, *, inferred: str | None = None) -> str:
 
 
 def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:
-    """Return the recipe of the same generation for distilled weights, or for full weights."""
+    """Return the recipe of the same generation as ``recipe``, for distilled or for full weights."""
     kind: Kind = "distilled" if distilled else "dev"
     # The recipe of a checkpoint has the blocks of its depth, which the table has not.
     return recipe if recipe.kind == kind else recipe_for(recipe.generation, kind)

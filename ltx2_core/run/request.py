@@ -28,7 +28,7 @@ __all__ = ["NEGATIVE_PROMPT", "AudioSource", "Request", "RequestOptions"]
 
 
 class RequestParts(TypedDict):
-    """The nested parts of a request."""
+    """The nested parts of a request: prompts, size and length, inputs, first stage, and further stages."""
 
     text: Prompt
     size: ClipSize
@@ -139,9 +139,9 @@ class Request:
         check_keywords(flat, present, distilled=distilled)
 
     def _fill(self, parts: RequestParts, flat: RequestFields) -> None:
-        """Set all fields to ``parts``, with the flat values put in their places, and check the result.
+        """Set all fields to ``parts``, with the values of the keywords ``flat`` put into them.
 
-        Raises what ``checked_values`` and ``_check`` raise.
+        Raises TypeError or ValueError for values that are wrong or do not fit each other.
         """
         source_clip = flat.get("source_clip")
         if isinstance(source_clip, Mapping):
@@ -168,7 +168,7 @@ class Request:
         return [*super().__dir__(), *FIELDS]
 
     def changed(self, *, prompt: str | None = None, **options: Unpack[RequestOptions]) -> Request:
-        """Return a copy of this request in which these flat keywords have new values."""
+        """Return a copy of this request in which the keywords that are passed have new values."""
         parts = self._parts()
         if prompt is not None:
             parts["text"] = replace(self.text, prompt=prompt)
@@ -185,7 +185,7 @@ class Request:
 
     @classmethod
     def _unchecked(cls, parts: RequestParts, flat: RequestFields) -> Request:
-        """Make a request without checking whether its keywords contradict each other.
+        """Make a request of ``parts`` and the keywords ``flat``, which may contradict each other.
 
         This is for values that no user chose together, such as those that a recipe fills in.
         """
@@ -194,9 +194,9 @@ class Request:
         return request
 
     def with_recipe(self, recipe: Recipe = DEFAULT) -> tuple[Request, tuple[str, ...]]:
-        """Fill in every open value from ``recipe``.
+        """Return a copy of this request with every open value filled in, and the names of those values.
 
-        Returns the request and the names of the values filled in. Values that the request has are never
+        ``recipe``, a table of default settings, has the values. Values that the request has are never
         changed. The noise levels stay open, because :func:`plan_stages` computes them.
         """
         recipe = of_kind(recipe, distilled=self.sampling.distilled)
@@ -239,12 +239,12 @@ class Request:
         )
 
     def settings(self) -> JsonObject:
-        """The request as flat JSON values: files by their names, tensors by the note "<Tensor in memory>"."""
+        """The request as flat JSON values: files by their names, tensors as the text "<Tensor in memory>"."""
         return to_json(self)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> Request:
-        """Make a request from the JSON values of :meth:`settings`, such as the tags of a file hold.
+        """Make a request from the JSON values of :meth:`settings`, which the tags of a clip's file hold.
 
         Raises ValueError for unknown names, for values of a wrong type, and for an image, audio or latents
         that were in memory and so are not in the settings.
@@ -275,7 +275,11 @@ class Request:
 
 
 def request_of(prompt: str | Request | None, options: RequestOptions) -> Request:
-    """Make the request of a call from a prompt, or change a whole request, by flat keywords."""
+    """Make the request of a call from a prompt and the keywords in ``options``.
+
+    If ``prompt`` is a whole request, the result is a copy of it that the keywords change. ``prompt`` may be
+    None only with encoded prompts among the keywords.
+    """
     if isinstance(prompt, Request):
         return prompt.changed(**options) if options else prompt
     return Request(prompt=prompt, **options)
@@ -289,8 +293,8 @@ def _is_present(value: Any) -> bool:
 def _replaced(part: Any, path: str, changes: Mapping[str, Mapping[str, object]]) -> Any:
     """Return a copy of the dataclass ``part``, which is at ``path`` in a request, with new values.
 
-    ``changes`` has them by path: "inputs" for fields of the inputs, "inputs.image" for those of the image in
-    the inputs.
+    ``changes`` has the new values of all parts by path: "inputs" for fields of the inputs, "inputs.image" for
+    those of the image in the inputs.
     """
     values = {**changes.get(path, {})}
     for inner, new in changes.items():
@@ -301,12 +305,12 @@ def _replaced(part: Any, path: str, changes: Mapping[str, Mapping[str, object]])
 
 
 def _default(name: str) -> Any:
-    """The value that a flat keyword has in ``Request(prompt="")``."""
+    """The value that the flat keyword ``name`` has in a request that does not state it."""
     return getattr(Request(prompt=""), name)
 
 
 def flat_signature(*before: Parameter) -> Signature:
-    """Make the signature that ``help`` displays: ``before``, then every flat keyword with its type."""
+    """Make the signature that ``help`` displays: parameters ``before``, then every keyword of a request."""
     keywords = [
         Parameter(
             name,
@@ -326,7 +330,10 @@ Request.__signature__ = flat_signature(  # type: ignore[attr-defined]
 
 
 def __getattr__(name: str) -> Any:
-    """Give access to ``Stage`` and ``plan_stages``, which were in this file in version 0.1."""
+    """Return ``Stage`` or ``plan_stages``, which were in this file in version 0.1, from their new file.
+
+    Raises AttributeError for any other name.
+    """
     if name in ("Stage", "plan_stages"):
         return getattr(import_module(".stages", __package__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -37,7 +37,7 @@ class ImageAtJson(BaseModel, extra="forbid"):
 
 
 class ReferenceJson(BaseModel, extra="forbid"):
-    """The JSON form of :class:`VideoReference`, a control video or reference."""
+    """The JSON form of :class:`VideoReference`, a control video or a reference of an IC-LoRA."""
 
     source: str
     strength: float = 1.0
@@ -74,7 +74,7 @@ _JSON_TYPES: Mapping[str, object] = {
 
 
 def to_json(request: Any) -> JsonObject:
-    """Convert a request to flat JSON values: files by name, tensors by the note "<Tensor in memory>"."""
+    """Convert a :class:`Request` to flat JSON values: files by name, tensors by "<Tensor in memory>"."""
     plain = {name: _plain(getattr(request, name)) for name in FIELDS}
     # A value that JSON does not have is an error here, before anything is sampled or written.
     json.dumps(plain)
@@ -84,7 +84,8 @@ def to_json(request: Any) -> JsonObject:
 def from_json(settings: ParsedJson) -> RequestFields:
     """Convert JSON values of :func:`to_json` back to the keywords of a request.
 
-    Raises ValueError for unknown names, for values of a wrong type, and for values that were in memory.
+    Raises ValueError for unknown names, for values of a wrong type, and for notes in place of values that
+    were in memory.
     """
     # Before pydantic, whose message would not name the cause: a file of a newer version.
     unknown = settings.keys() - FIELDS.keys()
@@ -111,7 +112,7 @@ def from_json(settings: ParsedJson) -> RequestFields:
 
 
 def schema() -> JsonObject:
-    """The JSON schema of a request's settings."""
+    """The JSON schema of the values that :func:`to_json` returns."""
     whole = _model().model_json_schema()
     whole["title"] = "LTX-2 request"
     for option in OPTIONS:
@@ -163,7 +164,7 @@ def _plain(value: Any) -> Any:
 
 
 def in_memory(value: Any) -> bool:
-    """Whether a JSON value is, or contains, a note such as "<Tensor in memory>" for a missing value."""
+    """Whether a JSON value is or contains a note such as "<Tensor in memory>", which replaced a value."""
     if isinstance(value, list):
         return any(in_memory(one) for one in value)
     if isinstance(value, Mapping):
@@ -176,7 +177,7 @@ def _note(value: Any) -> str:
 
 
 def _one_line(error: ValidationError) -> str:
-    """Describe the first three errors that pydantic found in one line."""
+    """Describe in one line the first three errors that pydantic found, and the number of the others."""
     found = [
         f"{'.'.join(map(str, one['loc']))}: {one['msg']}; got {one['input']!r}" for one in error.errors()[:3]
     ]

@@ -38,10 +38,10 @@ _MAY_BE_NONE = frozenset(
 
 
 def checked_values(flat: Mapping[str, Any]) -> dict[str, object]:
-    """Return the keywords in ``flat`` with each value converted to its type; None stays None (left open).
+    """Return the keywords in ``flat`` with each value converted to its type; None (left open) stays None.
 
-    Raises TypeError for a value of another type and ValueError for one that is out of range; both name the
-    keyword.
+    Raises TypeError for a value of another type and ValueError for a value that is out of range; both name
+    the keyword.
     """
     return {name: _checked(name, value) for name, value in flat.items()}
 
@@ -99,9 +99,9 @@ def _image(name: str, value: Any) -> Any:
 
 
 def _audio(name: str, value: Any) -> Any:
-    """Check audio: a path, or (waveform (C, S) of floats, sample rate in Hz).
+    """Check the audio of keyword ``name``: a path, or (waveform (channels, samples), sample rate in Hz).
 
-    Raises TypeError or ValueError.
+    Returns the path, or the pair with a float32 tensor. Raises TypeError or ValueError.
     """
     if isinstance(value, str | PathLike):
         return _path(name, value)
@@ -128,7 +128,10 @@ def _audio(name: str, value: Any) -> Any:
 
 
 def _items(kind: type, example: str, name: str, value: Any) -> tuple[Any, ...]:
-    """Convert a sequence to a tuple of ``kind``; ``example`` says in errors how one item is written."""
+    """Convert the sequence of keyword ``name`` to a tuple of ``kind``; ``example`` shows one item in errors.
+
+    Raises TypeError if ``value`` is no sequence or an item cannot be converted.
+    """
     if isinstance(value, str | Mapping | kind) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {kind.__name__}, such as [{example}]; got {value!r:.80}")
     # Tuples and, for references, plain videos stand for the values.

@@ -1,4 +1,4 @@
-"""Saves sampled latents until the output file is written: after a failed decode nothing is sampled again."""
+"""Saves sampled latents until the output file is written, so that a failed decode can be repeated alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def saved_folder() -> Path:
 
 
 def spare_folder(output: str | os.PathLike[str]) -> Path:
-    """Where latents of ``output`` are saved if there is no room among the temporary files."""
+    """The folder next to the file ``output`` for its latents if the temporary folder has no room for them."""
     return Path(output).resolve().parent / _SPARE
 
 
@@ -70,11 +70,12 @@ def save_latents(
     """Save the latents of a run that will be written to ``output``; returns the path of the saved file.
 
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
-    settings of the edit that the run belongs to (``EditTask.settings``), ``encoding`` what was chosen of the
-    encoding (``Encoding.settings``). Without a ``folder`` they go to the user's temporary one or, where that
-    is full or not theirs, next to the output.
+    settings of the edit that the run belongs to (``EditTask.settings``), None if it is no edit; ``encoding``
+    are the chosen settings of the file's encoding (``Encoding.settings``). The saved file goes to ``folder``;
+    if that is None, to the user's temporary folder or, where that is full or belongs to someone else, next to
+    the output.
 
-    Raises OSError if no folder has room for them.
+    Raises OSError if no folder has room for the latents.
     """
     tensors: dict[str, Tensor] = {}
     for name in ("video", "audio"):
@@ -109,7 +110,10 @@ def save_latents(
 
 
 def remove_saved(path: Path) -> None:
-    """Remove saved latents that are no longer needed, and their folder next to an output once it is empty."""
+    """Remove a file of saved latents that is no longer needed.
+
+    Its folder is removed too if that is a hidden one next to an output and is empty now.
+    """
     path.unlink(missing_ok=True)
     if path.parent.name == _SPARE:
         with suppress(OSError):
@@ -124,7 +128,10 @@ def _written(folder: Path, name: str, tensors: Mapping[str, Tensor], metadata: M
 
 
 def _absolute(output: str | os.PathLike[str]) -> str:
-    """The absolute path of an output. A slash at its end (a folder) is preserved, and so is "-" (stdout)."""
+    """The absolute path of an output, as text; "-" (stdout) is returned unchanged.
+
+    A slash at the end, which means a folder of images, is preserved.
+    """
     text = os.fspath(output)
     if text == "-":
         return text
@@ -132,9 +139,10 @@ def _absolute(output: str | os.PathLike[str]) -> str:
 
 
 def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
-    """The newest saved latents, of ``output`` if one is named, in ``folder`` or where runs save them.
+    """The newest file of saved latents; only those of ``output`` count, if that is not None.
 
-    Raises ValueError if there are none.
+    They are looked for in ``folder``; if that is None, where runs save them. Raises ValueError if there are
+    none.
     """
     folders = [folder] if folder is not None else [saved_folder(), spare_folder(output or "output")]
     folder = folders[0]
@@ -159,9 +167,9 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
 
 
 def read_saved(path: str | os.PathLike[str]) -> ParsedJson:
-    """Read the JSON values that were saved with the latents.
+    """Read the JSON values that :func:`save_latents` stored with the latents: settings, output and so on.
 
-    Raises ValueError if ``path`` is another kind of file.
+    Raises ValueError if ``path`` holds no saved latents or is damaged.
     """
     metadata = read_header(path).metadata
     if KEY not in metadata:
@@ -173,7 +181,7 @@ def read_saved(path: str | os.PathLike[str]) -> ParsedJson:
 
 
 def _output_of(path: Path) -> str | None:
-    """The output path that saved latents belong to; for a damaged file it logs a warning and returns None."""
+    """The output path that saved latents belong to; None, with a warning in the log, for a damaged file."""
     try:
         return str(read_saved(path)["output"])
     except (ValueError, LookupError, OSError, SafetensorError) as error:
@@ -182,9 +190,10 @@ def _output_of(path: Path) -> str | None:
 
 
 def _check_models(about: ParsedJson, codecs: Codecs) -> None:
-    """Raise ValueError if the networks of ``codecs`` are not those for which the latents were sampled.
+    """Raise ValueError if the decoders of ``codecs`` are not those of the run that sampled the latents.
 
-    ``about`` is what :func:`read_saved` returns. Only the decoders are compared.
+    ``about`` is what :func:`read_saved` returned. Other networks are not compared, because decoding does not
+    use them.
     """
     saved = about.get("models")
     if saved is None:
@@ -202,7 +211,10 @@ def _check_models(about: ParsedJson, codecs: Codecs) -> None:
 
 
 def _check_shapes(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless the tensors are the latents of one clip."""
+    """Raise ValueError unless ``tensors`` are latents of one clip: video of 5 axes, audio of 4, batch 1.
+
+    ``path`` is their file, which the message names.
+    """
     for name, axes in (("video", 5), ("audio", 4)):
         shape = tuple(tensors[name].shape) if name in tensors else (1,) * axes
         if len(shape) != axes or shape[0] != 1:
@@ -217,7 +229,7 @@ def _check_shapes(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -
 def resume(path: str | os.PathLike[str], codecs: Codecs) -> Generation:
     """Load saved latents as a generation that ``codecs`` can decode; nothing is sampled again.
 
-    Raises ValueError for a damaged file, and for latents of other models.
+    Raises ValueError for a damaged file, and for latents that were sampled for other decoders.
     """
     about = read_saved(path)
     try:

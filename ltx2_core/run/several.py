@@ -1,4 +1,4 @@
-"""Samples several clips with one load of the networks; all prompts are encoded first."""
+"""Samples several clips with one load of the networks; all prompts are encoded before the first clip."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .stages import Stage
 
 
 class Sampler(TextModels, Protocol):
-    """The methods that these functions call to sample; :class:`~ltx2_core.LTX2Pipeline` has them."""
+    """The methods that the functions in this file call; :class:`~ltx2_core.LTX2Pipeline` has them."""
 
     def resolve(self, request: Request) -> Request: ...
 
@@ -32,7 +32,8 @@ def sample_each(
 ) -> Iterator[Generation]:
     """Encode the prompts of all ``requests``, then sample the requests in their order and yield each clip.
 
-    ``on_step`` receives progress; ``stop`` ends the work when it returns True.
+    ``on_step`` receives the progress, None reports nothing; ``stop`` ends the work when it returns True, None
+    never does.
     """
     made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
@@ -56,5 +57,5 @@ def _reads_negative(pipeline: Sampler, request: Request) -> bool:
 
 
 def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:
-    """Wrap ``on_step``: the names of stages begin with "clip ``number`` of ``count``: "."""
+    """Wrap ``on_step`` so that reported names of stages begin with "clip ``number`` of ``count``: "."""
     return lambda progress: on_step(replace(progress, stage=f"clip {number} of {count}: {progress.stage}"))

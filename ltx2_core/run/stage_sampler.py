@@ -27,11 +27,12 @@ from .stages import Stage
 
 
 class StageSampler:
-    """What the stages of one run share: the request, its random generators, and how networks are called.
+    """Samples the stages of one run, which share the request, its random generators, and the networks.
 
-    ``networks`` loads the transformer; ``speed`` says how it is called and ``plan``, if there is a memory
-    budget, how much of it is on the device. ``run`` receives the progress. The seed of ``request`` decides
-    all noise, so that one sampler samples one run.
+    ``networks`` loads the transformer; ``speed`` says how it is called, and ``plan`` which of its blocks are
+    on the device, None if there is no memory budget. ``run`` receives the progress. The seed of ``request``
+    decides all noise, and its generators advance while stages are sampled, so that every run needs a sampler
+    of its own.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class StageSampler:
     def state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
         """The state that ``stage`` starts from, without conditioning.
 
-        It holds ``latents``, those of an earlier stage or of the request, or zeros if they are None; audio
-        that ``latents`` do not have is zeros too.
+        It holds ``latents``, those of an earlier stage or of the request, or zeros if they are None. If only
+        their audio is missing, the audio is zeros.
         """
         state = empty_state(stage.clip, video=self.request.size.video, device=self.networks.device)
         if latents is None:
@@ -74,11 +75,12 @@ class StageSampler:
     def sample(
         self, index: int, stage: Stage, state: LatentState, contexts: Contexts, loras: tuple[Lora, ...]
     ) -> tuple[AVLatent, Evaluations]:
-        """Sample stage number ``index``, from 0, with ``loras`` merged into the transformer.
+        """Sample ``stage``, number ``index`` from 0, with ``loras`` merged into the transformer.
 
         ``state`` holds the latents and the conditioning, ``contexts`` the encoded prompts. Returns the
         latents, which still hold the guides of ``state``, and how often the transformer was called. Raises
-        ValueError if the first step is NaN or infinite, and Stopped if the run is stopped.
+        ValueError if the estimate of the first step holds NaN or infinite values, and Stopped if the run is
+        stopped.
         """
         name = f"stage {index + 1}"
         self.run.report(name, 0, len(stage.sigmas) - 1)
@@ -112,7 +114,10 @@ class StageSampler:
     def _denoiser(
         self, transformer: Transformer, stage: Stage, state: LatentState, contexts: Contexts
     ) -> Denoiser:
-        """The function of one sampling step of ``stage``: noisy latents and a sigma to clean latents."""
+        """Make the function that estimates clean latents from noisy latents and a noise level, for ``stage``.
+
+        ``state`` has the masks and the conditioning, ``contexts`` are the encoded prompts.
+        """
         return Denoiser(
             self.speed.runner(transformer, self.plan),
             state,

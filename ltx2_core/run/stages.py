@@ -36,7 +36,7 @@ class Stage:
 
     @property
     def guided(self) -> bool:
-        """Whether a sampling step has guidance passes in addition to the one for the prompt."""
+        """Whether a sampling step has guidance passes in addition to the conditional pass."""
         return len(self.guidance.passes()) > 1
 
     @property
@@ -54,9 +54,10 @@ def plan_stages(
 ) -> tuple[Stage, ...]:
     """Plan the stages of ``request``; the last one has the size of the finished clip.
 
-    ``recipe`` fills in what the request leaves open. ``enlargement`` is the factor by which the upscaler
-    enlarges width and height between two stages. Raises ValueError for sizes, lengths and schedules that
-    cannot be planned.
+    ``numerics`` decides the schedule where official pipelines and ComfyUI differ, and ``recipe`` (a table of
+    default settings) fills in what the request leaves open. ``enlargement`` is the factor by which the
+    upscaler enlarges width and height between two stages. Raises ValueError for sizes, lengths and schedules
+    that cannot be planned.
     """
     recipe = of_kind(recipe, distilled=request.sampling.distilled)
     request, _ = request.with_recipe(recipe)
@@ -123,9 +124,10 @@ def _clip(request: Request, numerics: Numerics, recipe: Recipe) -> ClipPlan:
 
 
 def _clip_of(latents: AVLatent, fps: float, numerics: Numerics) -> ClipPlan:
-    """Return the plan of the clip that input latents have.
+    """Return the size and length of the clip that ``latents``, the input of a request, are of.
 
-    Raises ValueError if the audio latent is not as long as the video.
+    ``fps`` is its frame rate, which latents do not hold, and ``numerics`` decides how the length of the audio
+    is rounded. Raises ValueError if the audio latent is not as long as the video.
     """
     assert latents.video is not None
     _, _, frames, height, width = latents.video.shape

@@ -1,4 +1,4 @@
-"""4-bit integer weights, two to a byte with the earlier input in the low half.
+"""4-bit integer weights, two to a byte: the weight of the earlier input is in the low four bits.
 
 Letters: O output features, I input features, G inputs that share a scale.
 """

@@ -155,7 +155,10 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
 
 
 def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:
-    """Decode the video of a LATENT to IMAGE (N, H, W, 3); the clips of a batch follow one another."""
+    """Decode the video of a LATENT to an IMAGE (frames, height, width, 3).
+
+    The clips of a batch follow one another.
+    """
     # Through the host's VAE, which loads weights, frees memory and falls back to tiles as for its own
     # networks.
     images: Tensor = video_vae.decode(video_of(latent)["samples"])
@@ -163,13 +166,19 @@ def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:
 
 
 def decoded_audio(audio_vae: Vae, latent: Latent) -> Audio:
-    """Decode the audio of a LATENT to AUDIO, at the sample rate of the vocoder."""
+    """Decode the audio of a LATENT to AUDIO, at the sample rate of the vocoder.
+
+    Raises ValueError if the LATENT has no audio.
+    """
     decoded = audio_vae.decode(audio_of(latent)["samples"])
     return audio_from_decoder(decoded, audio_vae.first_stage_model.output_sample_rate)
 
 
 def _one(samples: Tensor, index: int) -> Tensor:
-    """Take clip number ``index`` from a batch, as a batch of one. Raises ValueError if it is past the end."""
+    """Take clip number ``index``, from 0, from a batch, as a batch of one.
+
+    Raises ValueError if ``index`` is past the end.
+    """
     if index >= len(samples):
         raise ValueError(f"batch_index={index} is not in a batch of {len(samples)}: the first clip is 0")
     return samples[index : index + 1]

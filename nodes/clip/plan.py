@@ -146,9 +146,9 @@ class LTX2AVClipPlan(io.ComfyNode):
 
 
 def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
-    """Width and height with the proportions of an IMAGE (N, H, W, C) and about ``megapixels`` million pixels.
+    """Width and height with the proportions of an IMAGE, and about ``megapixels`` million pixels.
 
-    Both are multiples of ``multiple``.
+    Both are multiples of ``multiple`` pixels.
     """
     rows, columns = image.shape[1:3]
     scale = (megapixels * 1e6 / (rows * columns)) ** 0.5
@@ -159,14 +159,17 @@ def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
 
 
 def whole_frames(length: float) -> int:
-    """Convert a length to a whole number of frames. Raises ValueError if it has a fraction."""
+    """Convert a length in frames to a whole number. Raises ValueError if it has a fraction."""
     if length != int(length):
         raise ValueError(f"length={length:g} frames must be a whole number, or set length_unit to {SECONDS}")
     return int(length)
 
 
 def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
-    """Make a LATENT of zeros for video and audio, with the same keys as ComfyUI's own empty latents."""
+    """Make a LATENT of zeros for the video and the audio of ``plan``, with ``batch_size`` clips.
+
+    It has the same keys as ComfyUI's own empty latents.
+    """
     device = intermediate_device()
     video = torch.zeros(plan.video_shape(batch_size), device=device)
     audio = torch.zeros(plan.audio_shape(batch_size), device=device)
@@ -176,9 +179,9 @@ def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
 
 
 def describe(plan: ClipPlan, first: ClipPlan) -> str:
-    """Describe the plan as text: size, frames, rate and audio latents, then what was rounded.
+    """Describe the plan as text: size, frames, rate and audio latent frames, then what was rounded.
 
-    ``first`` is the plan of the first stage.
+    ``first`` is the plan of the first stage; its size is named if it differs.
     """
     lines = [
         f"{plan.width} x {plan.height}, {plan.frames} frames at {plan.fps:g} fps = {plan.seconds:.3f} s",

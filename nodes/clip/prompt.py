@@ -56,7 +56,10 @@ class LTX2AVPrompt(io.ComfyNode):
 
 
 def encode_prompt(clip: Clip, text: str, fps: float) -> Conditioning:
-    """Encode a prompt to CONDITIONING that contains the frame rate. Raises ValueError if ``clip`` is None."""
+    """Encode a prompt to CONDITIONING that contains the frame rate ``fps``.
+
+    Raises ValueError if ``clip``, the text encoder, is None.
+    """
     if clip is None:
         raise ValueError(
             "there is no text encoder: LTX-2 checkpoints hold none, use LTX-2 Load All or LTX-2 Load Text "

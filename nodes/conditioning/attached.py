@@ -1,4 +1,4 @@
-"""Records in a LATENT which images and clips it was conditioned on, so that the next stage can repeat it."""
+"""Records in a LATENT which images and clips condition it, so that the next stage can repeat that."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..host.latents import ATTACHED, GUIDE_FRAMES, Latent, to_av
 
 @dataclass(frozen=True, eq=False)
 class AttachedImage:
-    """An image or clip that replaces the first frames.
+    """An image or clip, an IMAGE, that replaces the first frames.
 
-    Fields are the inputs of LTX-2 Img To Video Inplace.
+    ``strength`` 1 preserves it, 0 ignores it; ``crf`` is its H.264 compression, 0 is off.
     """
 
     image: Tensor
@@ -25,7 +25,12 @@ class AttachedImage:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttachedGuide:
-    """An image or clip that guides the video; fields are the inputs of LTX-2 Add Guide."""
+    """An image or clip, an IMAGE, that guides the video from pixel frame ``frame`` on; -1 is the last frame.
+
+    ``strength`` 1 fixes the guide; ``attention`` is the weight of attention to it, which ``mask`` (masks,
+    height, width) multiplies for its parts (None: all). The guide is encoded ``downscale`` times smaller than
+    the clip, and of each ``every`` frames one is used.
+    """
 
     image: Tensor
     frame: int
@@ -40,19 +45,19 @@ Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames
 
 
 def attached_to(latent: Latent) -> tuple[Attached, ...]:
-    """The items that earlier nodes attached to a LATENT, in the order of the nodes."""
+    """The images and clips that earlier nodes attached to a LATENT, in the order of the nodes."""
     items: tuple[Attached, ...] = latent.get(ATTACHED, ())
     return items
 
 
 def remember(latent: Latent, item: Attached) -> Latent:
-    """Return a copy of the LATENT to which ``item`` is attached too."""
+    """Return a copy of the LATENT to which ``item`` is attached too, so that the next stage can repeat it."""
     # A new tuple: the LATENT may go to several branches of the graph, each with further items.
     return {**latent, ATTACHED: (*attached_to(latent), item)}
 
 
 def without_attached(latent: Latent) -> Latent:
-    """Return a copy of the LATENT without attached items."""
+    """Return a copy of the LATENT without the images and clips that nodes attached to it."""
     return {key: value for key, value in latent.items() if key != ATTACHED}
 
 
@@ -64,7 +69,7 @@ def marked_guides(latent: Latent, frames: int) -> Latent:
 def refuse_guides(latent: Latent, node: str, *, advice: str = "") -> None:
     """Raise ValueError if a LATENT that is an input of ``node`` still contains guide frames.
 
-    The message advises to remove them after sampling, or gives ``advice`` in place of that.
+    The message says to remove them after sampling, or gives ``advice`` in place of that, if it is not empty.
     """
     if guides := guides_marked(latent):
         advice = advice or (
@@ -77,8 +82,8 @@ def refuse_guides(latent: Latent, node: str, *, advice: str = "") -> None:
 def guides_marked(latent: Latent) -> int | None:
     """How many guide frames a LATENT is marked to have at the end of its video; None without a valid mark.
 
-    A mark is valid only while the video has the length for which it was made, because other nodes copy marks
-    to latents of another length.
+    A mark is valid only while the video has the length for which the mark was made, because other nodes copy
+    marks to latents of another length.
     """
     guides, frames = latent.get(GUIDE_FRAMES) or (None, None)
     return guides if frames is not None and frames == _frames(latent) else None

@@ -39,7 +39,7 @@ SIDE = 2
 
 
 class ReferenceAudio(TypedDict):
-    """ComfyUI's conditioning value ``ref_audio``: ``tokens`` are (B, T, 128)."""
+    """ComfyUI's conditioning value ``ref_audio``: ``tokens`` (B, audio latent frames, 128) of a reference."""
 
     tokens: Tensor
 
@@ -153,7 +153,7 @@ class LTX2AVReferenceAudio(io.ComfyNode):
 
 
 def audio_only(model: Model) -> Model:
-    """Clone a MODEL so that it does not compute its video stream."""
+    """Clone a MODEL and switch its video stream off, so that only audio is computed."""
     clone = model.clone()
     options = clone.model_options
     # Without the cross attentions the placeholder video cannot influence the audio.
@@ -166,9 +166,10 @@ def audio_only(model: Model) -> Model:
 
 
 def audio_only_latent(seconds: float, batch: int) -> Latent:
-    """Make an empty LATENT for ``seconds`` of audio alone; its video is one latent frame that is not used.
+    """Make an empty LATENT for ``seconds`` of audio alone, of ``batch`` clips.
 
-    It is one audio latent longer than ``seconds``, because the vocoder shortens the end.
+    Its video is one latent frame that is not used. The audio is one latent frame longer than ``seconds``,
+    because the vocoder shortens the end.
     """
     device, length = intermediate_device(), math.ceil(seconds * AUDIO_LATENTS_PER_SECOND) + 1
     # ComfyUI's model takes an audio-video latent; the placeholder is as large as that of LTXVideo's
@@ -184,10 +185,10 @@ def audio_only_latent(seconds: float, batch: int) -> Latent:
 
 
 def encoded_reference(audio_vae: Vae, audio: Audio | None, start_s: float, seconds: float) -> Tensor:
-    """Encode a part of an AUDIO to latents (B, 8, T, 16).
+    """Encode a part of an AUDIO to a normalised latent (B, 8, audio latent frames, 16).
 
-    The part begins at ``start_s`` and lasts ``seconds``; 0 takes all that follows. Raises ValueError if there
-    is no audio, or if it ends before ``start_s``.
+    The part begins at ``start_s`` and lasts ``seconds``; 0 takes all that follows. Raises ValueError if
+    ``audio`` is None, or if it ends before ``start_s``.
     """
     if audio is None:
         raise ValueError("there is no reference audio: the file that it comes from has no audio track")
@@ -207,8 +208,8 @@ def encoded_reference(audio_vae: Vae, audio: Audio | None, start_s: float, secon
 def with_identity(model: Model, scale: float, start_percent: float, end_percent: float) -> Model:
     """Clone a MODEL with guidance towards the reference audio, as ComfyUI's LTXVReferenceAudio does it.
 
-    It adds ``scale`` times the difference that the reference makes to the conditional estimate, in the part
-    of the schedule from ``start_percent`` to ``end_percent`` (0 to 1).
+    The guidance adds ``scale`` times the difference that the reference makes to the conditional estimate, in
+    the part of the schedule from ``start_percent`` to ``end_percent`` (0 to 1).
     """
     sampling = model.get_model_object("model_sampling")
     # Per cent of the model's schedule and not of this run's steps, as in ComfyUI's own ranges.

@@ -1,4 +1,4 @@
-"""Nodes that make control videos without other packs."""
+"""A node that makes control videos (edges) without other packs."""
 
 from __future__ import annotations
 

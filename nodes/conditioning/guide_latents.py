@@ -23,10 +23,10 @@ from .attached import AttachedGuide, marked_guides, remember
 def add_guide(
     positive: Conditioning, negative: Conditioning, video_vae: Vae, latent: Latent, guide: AttachedGuide
 ) -> tuple[Conditioning, Conditioning, Latent, str]:
-    """Encode a guide and append it to the video.
+    """Encode a guide and append it to the video of a LATENT and to both conditionings.
 
     Returns both conditionings, the LATENT, and a line that says which frames are used. Raises ValueError if
-    the latent's size is not a multiple of the guide's, or if the guide is too long.
+    the latent's rows or columns cannot be divided by the guide's ``downscale``, or if the guide is too long.
     """
     video = video_of(latent)
     samples = video["samples"]
@@ -64,9 +64,10 @@ def attach_guide(
     guide: GuideFrames,
     mask: Tensor | None = None,
 ) -> tuple[Conditioning, Conditioning, Latent]:
-    """Append an encoded guide to the video; returns both conditionings and the LATENT.
+    """Append an encoded guide to the video of a LATENT and to both conditionings, which are returned.
 
-    ``mask`` (N, H, W) multiplies the attention to the parts of the guide.
+    ``mask`` (masks, height, width) in pixels multiplies the attention to parts of the guide; None weights all
+    parts alike.
     """
     video = video_of(latent)
     before = guide_frames_of(positive, video["samples"])
@@ -90,9 +91,9 @@ def attach_guide(
 def crop_guides(
     positive: Conditioning, negative: Conditioning, latent: Latent
 ) -> tuple[Conditioning, Conditioning, Latent]:
-    """Remove all guides from the video; returns both conditionings and the LATENT.
+    """Remove all guides from the video of a LATENT and from both conditionings, which are returned.
 
-    The LATENT always gets a noise mask. Without guides the conditioning is returned unchanged.
+    The LATENT always gets a noise mask. Without guides the conditionings are returned unchanged.
     """
     video = video_of(latent)
     # The conditioning also states guides that nodes of the host added.
@@ -108,9 +109,9 @@ def crop_guides(
 
 
 def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> Tensor:
-    """Take the frames of a guide that are used, and fit them: (N, H, W, 3).
+    """Take the frames of the IMAGE ``image`` that ``placed`` uses, and fit them: (frames, height, width, 3).
 
-    ``rows`` and ``columns`` are the size in latent cells of 32 pixels.
+    ``rows`` and ``columns`` are the size to fit, in latent cells of 32 pixels.
     """
     # With the doubled first frame of a clip inside the video, which core's Add Guide has and most other guide
     # nodes lack: their content is misaligned by up to seven frames.
@@ -119,16 +120,21 @@ def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> T
 
 
 def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
-    """Coordinates (1, 3, G, 2) of the G guide tokens: start and end in pixel frames, rows and columns."""
+    """Coordinates (1, 3, tokens, 2) of a guide's tokens, as ComfyUI stores them.
+
+    They are pixel frame, row and column, each as start and end (exclusive). ``spread`` is the guide's latent
+    on the grid of the clip, of which the size is read.
+    """
     frames, rows, columns = spread.shape[2:]
     # At one frame a second these are frame numbers; the host divides them by the rate itself.
     return guide.positions(frames, rows, columns, fps=1.0).to(spread.device)
 
 
 def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: float) -> Latent:
-    """Append the guide to the video LATENT in time.
+    """Append the latent ``guide`` to the video LATENT in time; its noise mask is 1 - ``strength``.
 
-    ``keep`` marks the cells that a smaller guide occupies; all other cells get a negative mask.
+    ``keep`` marks the cells that a guide on a coarser grid occupies; all others get a negative mask. None:
+    all are occupied.
     """
     samples, mask = video["samples"], frame_mask(video)[:, :1]
     if keep is None:

@@ -169,7 +169,8 @@ class LTX2AVSetAudio(io.ComfyNode):
 def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
     """Return the compression that a widget's ``crf`` stands for, and a line that says where it comes from.
 
-    -1 stands for what the model was trained with, which ``video_vae`` tells.
+    -1 stands for what the model was trained with, which ``video_vae`` tells (None: the oldest model).
+    ``frames`` is the number of frames to compress: with -1 a clip of several is not compressed.
     """
     if crf != BY_MODEL:
         return crf, f"image compressed with crf {crf}" if crf else "image not compressed"
@@ -181,9 +182,9 @@ def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
 
 
 def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Latent:
-    """Encode an image as the first frames of a LATENT, and attach it for the next stage.
+    """Encode an image or clip as the first frames of a LATENT, and attach it for the next stage to repeat.
 
-    Raises ValueError for more images than the clip has frames.
+    Raises ValueError if it has more frames than the clip.
     """
     video = video_of(latent)
     frames = latent_frames_of(len(attached.image))
@@ -199,9 +200,9 @@ def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Late
 
 
 def put_in_place(video: Latent, encoded: Tensor, strength: float) -> Latent:
-    """Replace the first K latent frames of a video LATENT by ``encoded`` (1 or B, C, K, H, W).
+    """Replace the first latent frames of a video LATENT by ``encoded`` (1 or B, C, latent frames, H, W).
 
-    Their noise mask becomes 1 - ``strength``.
+    The noise mask of these latent frames becomes 1 - ``strength``.
     """
     # A clone, since other branches of the graph hold the same samples.
     samples, mask, frames = video["samples"].clone(), frame_mask(video), encoded.shape[2]

@@ -127,9 +127,9 @@ class LTX2AVTimeMask(io.ComfyNode):
 
 
 def _av(streams: Streams, add: bool) -> tuple[AVLatent, AVLatent]:
-    """Return the samples and the noise masks of both streams.
+    """Return the samples and the noise masks of video and audio.
 
-    With ``add`` the masks are those of the LATENT; otherwise, and for a stream without one, they are zeros,
+    With ``add`` the masks are those of the LATENT; otherwise, and for one that has no mask, they are zeros,
     which preserve everything.
     """
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
@@ -145,7 +145,7 @@ def _av(streams: Streams, add: bool) -> tuple[AVLatent, AVLatent]:
 
 
 def _length(regions: TimeRegions, fps: float) -> tuple[int, int]:
-    """How many latent frames and audio latents a clip needs to contain the last region."""
+    """How many latent frames and audio latent frames a clip at ``fps`` needs to contain the last region."""
     end = max((end for _, end in (*regions.video, *regions.audio)), default=0.0)
     # Rounded up to whole latent frames; the tolerance is for ends such as 0.1 s times 30 fps.
     frames = latent_frames_of(max(1, math.ceil(end * fps - 1e-6)) + 7)
@@ -153,9 +153,9 @@ def _length(regions: TimeRegions, fps: float) -> tuple[int, int]:
 
 
 def _within(mask: AVLatent, where: Tensor | None) -> AVLatent:
-    """Limit the video's mask to a part of the frame, ``where`` (H, W) or (N, H, W).
+    """Limit the video's mask to a part of the frame; the audio's mask is unchanged.
 
-    The audio is unchanged.
+    ``where`` (height, width) or (masks, height, width), in pixels, is 1 in that part; None does not limit it.
     """
     if where is None or mask.video is None:
         return mask
@@ -165,7 +165,7 @@ def _within(mask: AVLatent, where: Tensor | None) -> AVLatent:
 
 
 def _open_tail(mask: AVLatent, before: Streams) -> AVLatent:
-    """Set the mask to 1 in the latent frames and audio latents by which the clip was lengthened.
+    """Set the mask to 1 in the latent frames of video and audio by which the clip was lengthened.
 
     ``before`` are the streams of the shorter clip.
     """
@@ -181,7 +181,7 @@ def _open_tail(mask: AVLatent, before: Streams) -> AVLatent:
 
 
 def _with(latent: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Latent | None:
-    """Return a copy of a stream with new samples and a new mask; None for a stream that is absent."""
+    """Return a copy of a LATENT of one stream with new samples and mask; None if one of the three is None."""
     if latent is None or samples is None or mask is None:
         return None
     # A copy, since an expanded mask cannot be written to by the nodes that follow.

@@ -1,4 +1,4 @@
-"""Lets the library's edits encode and decode with the host's VAEs.
+"""Lets the library's edits encode and decode with ComfyUI's VAEs.
 
 Letters: N frames, C channels, S samples, H W pixel rows and columns.
 """
@@ -21,7 +21,7 @@ from ..host.video import decoded_frames
 
 @dataclass(frozen=True, eq=False)
 class HostCodecs:
-    """Encodes and decodes with VAEs of the host.
+    """Encodes and decodes frames and audio for an edit with VAEs of ComfyUI.
 
     ``audio_vae`` is None in nodes that work on video only.
     """
@@ -30,15 +30,18 @@ class HostCodecs:
     audio_vae: Vae | None = None
 
     def encode_video(self, frames: Frames) -> Tensor:
-        """Encode frames (8k + 1, 3, H, W) in [0, 1]: normalised latent (1, 128, k + 1, H / 32, W / 32)."""
+        """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.
+
+        The latent is (1, 128, k + 1, height / 32, width / 32).
+        """
         latent: Tensor = self.video_vae.encode(image_from_frames(frames[:]))
         return latent
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """Encode a waveform (C, S) to a normalised latent (1, 8, T, 16).
+        """Encode a waveform (channels, samples) at ``sample_rate`` Hz to a normalised latent (1, 8, T, 16).
 
-        It is first cut or padded with silence to ``latent_frames`` latents, T. Raises ValueError if there is
-        no audio VAE.
+        T is ``latent_frames``, which must be stated: the waveform is first cut or padded with silence to this
+        length. Raises ValueError if there is no audio VAE.
         """
         # The protocol has a default for other callers; an edit always passes the length of its run.
         assert latent_frames is not None
@@ -52,9 +55,10 @@ class HostCodecs:
         return encode_audio(self.audio_vae, encoder_audio(cut, rate, target, latent_frames), target)
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
-        """Decode a latent, whole or in pieces: yields chunks of frames (N, 3, H, W) on the CPU.
+        """Decode a latent, whole or in consecutive pieces along time, to chunks of frames on the CPU.
 
-        They are in [-1, 1], or uint8 with ``as_bytes``.
+        Chunks are (frames, 3, height, width) in [-1, 1]; with ``as_bytes`` they are uint8 if the VAE can
+        stream.
         """
         pieces = (latent,) if isinstance(latent, Tensor) else latent
         chunks = decoded_frames(self.video_vae, pieces, as_bytes=as_bytes)
@@ -62,7 +66,7 @@ class HostCodecs:
         return chunks if as_bytes else (chunk.float().cpu() for chunk in chunks)
 
     def decode_audio(self, latent: Tensor) -> Waveform:
-        """Decode a latent (1, 8, T, 16): (waveform (C, S), sample rate in Hz).
+        """Decode an audio latent (1, 8, T, 16) to (waveform (channels, samples), sample rate in Hz).
 
         Raises ValueError if there is no audio VAE.
         """
@@ -73,12 +77,15 @@ class HostCodecs:
 
 
 def waveform_of(audio: Audio) -> Waveform:
-    """The first waveform of an AUDIO: ((C, S) in float32 on the CPU, sample rate in Hz)."""
+    """The first waveform of an AUDIO batch: ((channels, samples) float32 on the CPU, sample rate in Hz)."""
     return audio["waveform"][0].float().cpu(), int(audio["sample_rate"])
 
 
 def footage_of(images: Tensor, fps: float, audio: Audio | None = None) -> Footage:
-    """Make IMAGE and AUDIO the source of an edit; its frames are cut to allowed sizes as the host does it."""
+    """Make an IMAGE at ``fps`` frames a second, and AUDIO (None: no audio), the source of an edit.
+
+    Frames of a size that the model cannot generate will be cropped and scaled as ComfyUI does it.
+    """
     # Hosts with 16-bit intermediates pass IMAGEs of that dtype, and source frames must stay exact.
     frames = frames_from_image(images).float().cpu()
     return Footage(frames=frames, fps=fps, audio=None if audio is None else waveform_of(audio), fit="comfy")

@@ -84,16 +84,20 @@ class LTX2AVFinishEdit(io.ComfyNode):
 
 @dataclass(frozen=True, eq=False)
 class DecodedClip:
-    """The decoded IMAGE and AUDIO of the last stage, in the form in which an edit takes its sampled clip."""
+    """The clip that an edit has sampled, as the IMAGE and AUDIO to which it was decoded.
+
+    ``EditPlan.finish`` takes such a value. ``clip`` is the size and length that the edit has planned;
+    ``images`` is None if the edit does not regenerate frames.
+    """
 
     clip: ClipPlan
     images: Tensor | None
     decoded_audio: Audio
 
     def frames(self) -> Iterator[Tensor]:
-        """Yield chunks of frames (N, 3, H, W) in [-1, 1].
+        """Yield the frames in chunks (frames, 3, height, width) in [-1, 1].
 
-        Raises ValueError if number or size of the frames differs from the edit's.
+        Raises ValueError if number or size of the frames differs from what the edit has planned.
         """
         assert self.images is not None
         count, rows, columns = self.images.shape[:3]
@@ -115,10 +119,10 @@ class DecodedClip:
 
 
 def _to_decode(latent: Latent | None, vae: Vae | None, output: str) -> Latent:
-    """Return ``latent`` if it can be decoded.
+    """Return ``latent`` if it can be decoded by ``vae``.
 
-    Raises ValueError if it or its VAE is not connected, or if it still has guide frames. ``output`` names
-    what is then missing.
+    Raises ValueError if one of them is not connected (None), or if the latent still has guide frames.
+    ``output``, "images" or "audio", says in the message what would be decoded.
     """
     if latent is None or vae is None:
         raise ValueError(
@@ -131,6 +135,6 @@ def _to_decode(latent: Latent | None, vae: Vae | None, output: str) -> Latent:
 
 
 def _image(chunks: Iterator[Tensor]) -> Tensor:
-    """Join chunks of frames (N, 3, H, W) in [-1, 1] to an IMAGE."""
+    """Join chunks of frames (frames, 3, height, width) in [-1, 1] to one IMAGE in [0, 1]."""
     # An IMAGE is in [0, 1], and decoders overshoot a little.
     return torch.cat([image_from_frames((chunk + 1) / 2) for chunk in chunks]).clamp_(0, 1)

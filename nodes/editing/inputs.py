@@ -12,7 +12,10 @@ EditType = io.Custom("LTX2AV_EDIT")
 
 
 def source_inputs(purpose: str) -> list[io.Input]:
-    """Create the inputs for the clip to edit and for the VAE that encodes it; ``purpose`` ends a tooltip."""
+    """Create the inputs for the clip to edit, its frame rate, and the VAE that encodes it.
+
+    ``purpose``, such as "to extend", is put into the tooltip of the clip.
+    """
     return [
         io.Vae.Input("video_vae", tooltip="Video VAE that encodes the clip."),
         io.Image.Input("images", tooltip=f"Frames of the clip {purpose}, cut around the centre to the grid."),
@@ -21,7 +24,7 @@ def source_inputs(purpose: str) -> list[io.Input]:
 
 
 def staged_inputs(tooltip: str) -> list[io.Input]:
-    """Create the inputs for the number of stages, the clip's audio, and the VAE that encodes it.
+    """Create the inputs for the number of stages, the clip's audio, and the VAE that encodes the audio.
 
     ``tooltip`` is that of the audio.
     """

@@ -1,4 +1,4 @@
-"""Samples the windows of a long clip with the host's model.
+"""Samples the windows of a long clip with a MODEL of ComfyUI.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -34,11 +34,12 @@ from .codecs import HostCodecs
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HostSampler:
-    """Builds the function that samples the windows of a long clip with the host's model.
+    """Builds the function that samples the windows of a long clip with a MODEL of ComfyUI.
 
-    ``plan_run`` decides schedule and guidance for a LATENT; all windows share those of the first one.
-    ``image`` is the IMAGE that the clip starts with. ``reference_step`` is the temporal factor n of the
-    IC-LoRA, which uses every n-th frame of its reference.
+    ``codecs`` encode images and sources. ``plan_run`` decides schedule and guidance for a LATENT; all windows
+    share those of the first one. ``negative`` is the negative prompt, ``image`` the IMAGE that the clip
+    starts with, None without one. ``reference_step`` is the n of an IC-LoRA that uses every n-th frame of its
+    reference.
     """
 
     model: Model
@@ -65,9 +66,9 @@ class HostSampler:
     def sample(
         self, window: WindowRun, how: LongVideo, run: Run, encoded: Mapping[str, Conditioning]
     ) -> AVLatent:
-        """Sample one window: latents of video and audio, without guides.
+        """Sample one window with the schedule and guidance of ``run``; returns its latents, without guides.
 
-        ``how`` has the settings of the long clip, ``encoded`` the host's CONDITIONING of each prompt.
+        ``how`` has the settings of the long clip, ``encoded`` the CONDITIONING of each prompt by its text.
         """
         positive, negative, latent = encoded[window.prompt], encoded[self.negative], self._start(window, how)
         for guide in window.conditioning:
@@ -85,7 +86,10 @@ class HostSampler:
         return AVLatent(video["samples"], audio["samples"])
 
     def _start(self, window: WindowRun, how: LongVideo) -> Latent:
-        """The LATENT from which a window is sampled, with all its conditioning except guides."""
+        """The LATENT from which a window is sampled, with all its conditioning except guides.
+
+        ``how`` has the settings of the long clip.
+        """
         clip, latent = window.window.clip, empty_latent(window.window.clip, 1)
         if window.source is not None and how.denoise < 1:
             frames = fit_image(window.source, clip.width, clip.height, mode="comfy")
@@ -102,7 +106,10 @@ class HostSampler:
         return latent
 
     def _reference(self, source: Tensor, how: LongVideo) -> AttachedGuide:
-        """Turn a window's source frames (N, 3, H, W) into a reference for an IC-LoRA."""
+        """Turn a window's source frames (frames, 3, height, width) in [0, 1] into a reference for an IC-LoRA.
+
+        ``how`` has its strength and scale.
+        """
         return AttachedGuide(
             image=image_from_frames(source),
             frame=0,
@@ -115,10 +122,11 @@ class HostSampler:
 
 
 def keyframes_of(images: Tensor | None, frames: str, strength: float, clip: ClipPlan) -> list[Keyframe]:
-    """One keyframe for each image of an IMAGE, at the frame numbers in the text ``frames``.
+    """One keyframe for each image of an IMAGE, at the frame numbers in ``frames``, such as "0, 48, -1".
 
-    Raises ValueError for text of another form, and unless it has one frame number within the clip for each
-    image.
+    The images are fitted to the size of ``clip``, and all have the same ``strength``. Returns none if
+    ``images`` is None. Raises ValueError for text of another form, and unless it has one frame number within
+    the clip for each image.
     """
     if images is None:
         return []

@@ -27,7 +27,10 @@ from .long_sampler import HostSampler, keyframes_of
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LongInputs:
-    """The inputs of LTX-2 Long Video except seed and folder; optional ones have their defaults."""
+    """The inputs of the node LTX-2 Long Video except seed and folder, by the names of its widgets.
+
+    ``run`` holds those of the sampling run. Optional inputs are None if they are not connected.
+    """
 
     model: Model
     clip: Clip
@@ -54,7 +57,7 @@ class LongInputs:
 
     @classmethod
     def of(cls, widgets: Mapping[str, Any]) -> LongInputs:
-        """Create it from all inputs by name; those of the sampling run are collected in ``run``."""
+        """Create this value from all inputs by name; those of the sampling run are collected in ``run``."""
         of_run = {field.name for field in fields(RunWidgets)}
         run = RunWidgets(**{name: value for name, value in widgets.items() if name in of_run})
         return cls(run=run, **{name: value for name, value in widgets.items() if name not in of_run})
@@ -65,7 +68,10 @@ class LongInputs:
 
     @property
     def chosen(self) -> str:
-        """A line for the report on what the recipe of the model has chosen; empty if the widgets say all."""
+        """A line for the report: sampler and schedule, if the model's recipe (default settings) chose them.
+
+        It is empty if the widgets decide all.
+        """
         if self.run.preset is not None and self.run.has_preset:
             chosen = preset_of(self.run.preset, self.model)
             return chosen.reason and f"\n{chosen.preset.sampler}{chosen.reason}"
@@ -73,7 +79,7 @@ class LongInputs:
         return settings.reason and f"\n{settings.sampler}{settings.reason}"
 
     def planned(self, seed: int) -> LongPlan:
-        """Plan the windows of the clip.
+        """Plan the windows of the clip; ``seed`` is that of its noise.
 
         Raises ValueError for inputs that do not fit the clip or each other.
         """
@@ -98,7 +104,7 @@ class LongInputs:
         return plan_long(self.plan, schedule, how, seed=seed, audio=track_of(cut, 0), audio_latent=latent)
 
     def sampler(self) -> HostSampler:
-        """Create the object that samples the windows with the host's model."""
+        """Create the object that samples the windows with the connected MODEL."""
         return HostSampler(
             model=self.model,
             text_encoder=self.clip,
@@ -110,9 +116,9 @@ class LongInputs:
         )
 
     def settings(self, graph: str) -> JsonObject:
-        """Everything that decides the clip, as JSON values, for the name of its folder.
+        """Everything that decides the clip, as JSON values, of which a digest names its folder.
 
-        ``graph`` is the digest of all nodes upstream of this one.
+        ``graph`` is the digest of all nodes upstream of this node.
         """
         images = (self.image, self.keyframes, self.source)
         # The keys are those of folders that exist, which must stay resumable.
@@ -124,7 +130,10 @@ class LongInputs:
         }
 
     def models(self) -> dict[str, str | None]:
-        """Identifies the models that are used, so that a folder of windows is not resumed with others."""
+        """Digests of the models that are used, so that a folder of windows is not resumed with other models.
+
+        A digest is None for a model that is not connected.
+        """
         return model_identity(
             model=self.model, text_encoder=self.clip, video_vae=self.video_vae, audio_vae=self.audio_vae
         )

@@ -172,9 +172,10 @@ class LTX2AVSound(io.ComfyNode):
 
 
 def _prepared(edit: EditPlan, codecs: HostCodecs, stages: str) -> io.NodeOutput:
-    """Prepare the sampling of an edit: the conditioned LATENT of its first stage, plan, edit and report.
+    """Make the outputs of a node that prepares an edit: the LATENT of the first stage, plan, edit and report.
 
-    ``stages`` is "1" or "2"; with two, the first stage has half the size.
+    The LATENT is conditioned on what the edit preserves. ``stages`` is "1" or "2"; with two, the first stage
+    has half the size.
     """
     # The edit is planned at full size; its first stage starts at half of it.
     latent = empty_latent(edit.clip.half() if stages == "2" else edit.clip, 1)

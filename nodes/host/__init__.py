@@ -1,1 +1,1 @@
-"""Everything that depends on how ComfyUI works inside; the nodes call plain functions from here."""
+"""Everything that depends on the internals of ComfyUI ("the host"); nodes call plain functions from here."""

@@ -33,10 +33,12 @@ HOST_AUDIO_RATE = 44100
 
 
 def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
-    """Load the audio VAE and the vocoder from a checkpoint or from files with its parts.
+    """Load the audio VAE and the vocoder as one ComfyUI VAE, from a checkpoint or from files with its parts.
 
-    Its ``encode`` takes what ComfyUI's own audio VAE takes; the function :func:`encode_audio` takes any rate
-    and crops nothing. Raises ValueError if they hold none or the weights do not fit.
+    ``encode`` of the result takes waveforms at 44100 Hz, as that of ComfyUI's own audio VAE does; for other
+    rates, and to encode without cropping, call :func:`encode_audio`. ``disable_dynamic`` has no effect,
+    because these small networks are always loaded whole. Raises ValueError if the files lack one of the
+    networks or the weights do not fit.
     """
     weights = read_weights(*paths)
     parts = {
@@ -73,9 +75,10 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 
 
 class AudioFrontEnd(NamedTuple):
-    """The attributes of ``vae.autoencoder`` that other packs read.
+    """The attributes of a VAE's ``autoencoder`` that other node packs read.
 
-    They are the sample rate in Hz, the samples per mel frame, and the number of mel bins.
+    They are the sample rate in Hz that the encoder works at, the samples per mel frame, and the number of mel
+    bins.
     """
 
     sampling_rate: int
@@ -101,11 +104,17 @@ class HostAudioVAE(AudioVAE):
             module.register_forward_pre_hook(_check_before)
 
     def encode(self, waveform: Tensor, sample_rate: int = HOST_AUDIO_RATE) -> Tensor:  # type: ignore[override]
-        """Waveform (B, channels, S) at ``sample_rate`` Hz -> latent (B, 8, L, 16)."""
+        """Encode a waveform (B, channels, samples) at ``sample_rate`` Hz.
+
+        Returns the normalised latent (B, 8, audio latent frames, 16).
+        """
         return attempt("encoding audio", lambda: super(HostAudioVAE, self).encode(waveform, sample_rate))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Normalised latent (B, 8, L, 16) -> waveform (B, 2, S) at ``output_sample_rate``."""
+        """Decode a normalised latent (B, 8, audio latent frames, 16) to a stereo waveform (B, 2, samples).
+
+        The waveform is at the vocoder's sample rate, ``output_sample_rate`` in Hz.
+        """
         return attempt("decoding the audio", lambda: super(HostAudioVAE, self).decode(latent))
 
     @property
@@ -118,10 +127,11 @@ class HostAudioVAE(AudioVAE):
 
 
 def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
-    """Encode a waveform (B, 2, S) at ``sample_rate`` Hz to a normalised latent (B, 8, L, 16).
+    """Encode a waveform (B, 2, samples) at ``sample_rate`` Hz, with any audio VAE of LTX-2.
 
-    ``audio_vae`` is any audio VAE of LTX-2, this pack's or ComfyUI's. Its network is called directly, because
-    ComfyUI's ``VAE.encode`` crops up to 93 ms. Raises ValueError for another VAE.
+    Returns the normalised latent (B, 8, audio latent frames, 16). ``audio_vae`` may be from this pack's
+    loader or from ComfyUI's; its network is called directly, because ComfyUI's ``VAE.encode`` crops up to 93
+    ms of the waveform. Raises ValueError if ``audio_vae`` is no audio VAE of LTX-2.
     """
     audio_rate_of(audio_vae)
     network = audio_vae.first_stage_model
@@ -136,7 +146,10 @@ def encode_audio(audio_vae: Vae, waveform: Tensor, sample_rate: int) -> Tensor:
 
 
 def audio_rate_of(audio_vae: Vae) -> int:
-    """The sample rate in Hz that an audio VAE of LTX-2 encodes. Raises ValueError for another VAE."""
+    """The sample rate in Hz that the encoder of ``audio_vae`` works at.
+
+    Raises ValueError if ``audio_vae`` is no audio VAE of LTX-2.
+    """
     network: Any = getattr(audio_vae, "first_stage_model", None)
     if not hasattr(network, "num_of_latents_from_frames"):
         raise ValueError(

@@ -29,7 +29,11 @@ NEGATIVES = "ltx2_negative_texts"
 
 
 class BlockArguments(TypedDict, total=False):
-    """Keyword arguments of ComfyUI's audio-video block: ``v_*`` for the video, ``a_*`` for the audio."""
+    """Keyword arguments of ComfyUI's audio-video block, ``v_*`` of the video and ``a_*`` of the audio.
+
+    ``context`` is the text, ``timestep`` the modulation parameters from the noise level, ``pe`` the rotary
+    table, and ``cross_*`` belongs to the attention between video and audio. ``a_*`` are None for video alone.
+    """
 
     v_context: Tensor
     a_context: Tensor | None
@@ -52,17 +56,21 @@ class BlockArguments(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class TokenTimesteps:
-    """Modulation parameters stored once for each noise level, for tokens that share few noise levels.
+    """Modulation parameters (shift, scale, gate) stored once for each noise level and not for each token.
 
-    ``values`` and ``layout`` are those of the library's ``Modulation``. ComfyUI has a class of its own for
-    this; only ``get_ada_values`` of a block reads either.
+    Many tokens share few noise levels. ``values`` are the parameters of the levels and ``layout`` says which
+    tokens have which level, both as in the library's ``Modulation``. ComfyUI has a class of its own for the
+    same purpose; only a block's method ``get_ada_values`` reads either class.
     """
 
     values: Tensor
     layout: Layout
 
     def of_tokens(self, values: Tensor) -> Tensor:
-        """Expand ``values`` of the noise levels to values (B, N or 1, ..., W) of the tokens."""
+        """Expand ``values``, one for each noise level, to one for each token: (B, tokens, ..., W).
+
+        W is the width of the stream. The axis of tokens has length 1 if all tokens have the same noise level.
+        """
         if self.layout.index is not None:
             return values[self.layout.index]
         if len(self.layout.segments) == 1:
@@ -74,7 +82,10 @@ class TokenTimesteps:
         return values[:, 0].repeat_interleave(repeats, dim=1)
 
     def tensor(self) -> Tensor:
-        """All modulation parameters of every token: (B, N or 1, P W)."""
+        """All modulation parameters of every token: (B, tokens, parameters * width).
+
+        The axis of tokens has length 1 if all tokens have the same noise level.
+        """
         return self.of_tokens(self.values).flatten(-2)
 
 
@@ -83,9 +94,11 @@ Timestep = Tensor | TokenTimesteps
 
 
 def block_arguments(inputs: BothInputs, x: Tensor) -> BlockArguments:
-    """Make the arguments of ComfyUI's block from ``inputs``, those of both streams; x are the video tokens.
+    """Convert the library's inputs of a transformer block to the keyword arguments of ComfyUI's LTX-2 block.
 
-    ``transformer_options`` is not among them.
+    ``inputs`` are those of (video, audio), the audio's None without audio; ``x`` are the video tokens (B,
+    tokens, width), of which shape, dtype and device are read. ``transformer_options`` is not among the
+    result; the caller adds it.
     """
     video, audio = inputs
     assert video is not None
@@ -144,7 +157,10 @@ def _prompt(stream: StreamInputs, batch: int) -> Tensor:
 
 
 def host_rope(rope: Rope, batch: int) -> tuple[Any, ...]:
-    """Convert a rotary table to the form that ``apply_rotary_emb`` of this ComfyUI version reads."""
+    """Convert a rotary table to the form that ``apply_rotary_emb`` of the installed ComfyUI version reads.
+
+    The table is repeated to ``batch`` samples.
+    """
     split = rope.rope_type == "split"
     cos, sin = (table.expand(batch, -1, -1, -1) for table in (rope.cos, rope.sin))
     if hasattr(lightricks, "freqs_cis_matrix"):
@@ -160,9 +176,10 @@ def host_rope(rope: Rope, batch: int) -> tuple[Any, ...]:
 
 
 def _guide_mask(bias: Bias, x: Tensor) -> Any:
-    """Convert the bias of self-attention to ComfyUI's form.
+    """Convert the library's additive bias of self-attention to the mask that ComfyUI's block takes.
 
-    That is a tensor, or since ComfyUI 0.27 a ``GuideAttentionMask`` if the bias is one of guides.
+    Without guides, and up to ComfyUI 0.26, the mask is a tensor; since 0.27 attention weights of guides are a
+    ``GuideAttentionMask``. ``x`` are the video tokens, of which shape, dtype and device are read.
     """
     if not isinstance(bias, GuideBias):
         return bias

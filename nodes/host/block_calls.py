@@ -1,4 +1,4 @@
-"""Calls the blocks in a forward pass: as the library does, or as other packs expect of ComfyUI's network.
+"""Calls transformer blocks with the library's arguments, or with ComfyUI's if another pack has replaced them.
 
 Letters: B batch, N video or audio tokens, W stream width.
 """
@@ -26,13 +26,16 @@ Patch = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
 
 
 def block_patches(options: Options) -> dict[tuple[str, int], Patch]:
-    """The replacements of blocks in a call: ("double_block", number of the block) -> a pack's function."""
+    """The replacements of whole transformer blocks that other packs set in ``options``, a call's options.
+
+    Keys are ("double_block", number of the block), values the packs' functions.
+    """
     patches: dict[tuple[str, int], Patch] = options.get("patches_replace", {}).get("dit", {})
     return patches
 
 
 def is_replaced(block: nn.Module) -> bool:
-    """Whether another pack has replaced the ``forward`` of a block or of one of its attentions."""
+    """Whether another pack has replaced ``forward`` of this transformer block or of one of its attentions."""
     # A compiled block holds the original one, and has a forward of its own.
     inner = getattr(block, "_orig_mod", block)
     return any(_replaced(module) for module in (inner, *(getattr(inner, name) for name in ATTENTIONS)))
@@ -46,9 +49,9 @@ def _replaced(module: nn.Module) -> bool:
 
 @dataclass(eq=False)
 class BlockCalls:
-    """Calls the blocks of one forward pass; ``options`` are the ``transformer_options`` of the pass.
+    """Calls the transformer blocks of one forward pass; ``options`` are ComfyUI's ``transformer_options``.
 
-    A block that a pack has replaced or wrapped is called with ComfyUI's arguments, any other with the
+    A block that another pack has replaced or wrapped is called with ComfyUI's arguments, any other with the
     library's.
     """
 
@@ -58,7 +61,11 @@ class BlockCalls:
     def __call__(
         self, number: int, block: Any, hidden: Hidden, inputs: BothInputs, switches: Switches
     ) -> Hidden:
-        """Call block ``number`` and return the tokens of both streams after it."""
+        """Call block ``number`` and return the tokens (video, audio or None without audio) after it.
+
+        ``hidden`` are the tokens before it, ``inputs`` text, modulation and rotary tables of both streams,
+        and ``switches`` says which of its attentions run for which samples of the batch.
+        """
         patch = block_patches(self.options).get(("double_block", number))
         if patch is None and not is_replaced(block):
             after: Hidden = block(*hidden, *inputs, switches)
@@ -89,7 +96,12 @@ class BlockCalls:
 
 @dataclass(frozen=True, eq=False)
 class _Original:
-    """The original block, in the form in which a pack's replacement calls it."""
+    """The original block as the function that a pack's replacement of the block gets and may call.
+
+    ``inputs`` and ``switches`` are the library's arguments of the block, ``arguments`` the same in ComfyUI's
+    form, with which the replacement was called. ``function`` is the attention function of ComfyUI in use;
+    None if the library's is used.
+    """
 
     block: Any
     inputs: BothInputs
@@ -101,7 +113,8 @@ class _Original:
     def __call__(self, changed: Mapping[str, Any]) -> dict[str, Streams]:
         """Run the block and return ``{"img": (video tokens, audio tokens)}``.
 
-        ``changed`` are ComfyUI's arguments of the block, some of which the pack may have changed.
+        ``changed`` are ComfyUI's keyword arguments of the block, with the tokens under "img"; the pack may
+        have changed some.
         """
         vx, ax = changed["img"]
         given = {name: changed.get(name) for name in self.arguments}
@@ -112,7 +125,10 @@ class _Original:
         return {"img": self.block((vx, ax), **given)}
 
     def _as_given(self, given: Mapping[str, Any]) -> bool:
-        """Whether the pack left arguments and attention unchanged, so that the library's call is equal."""
+        """Whether the pack changed neither arguments nor attention; the library's faster call is equal then.
+
+        ``given`` are ComfyUI's arguments of the block as the pack passes them.
+        """
         unchanged = all(given[name] is value for name, value in self.arguments.items())
         options = self.arguments["transformer_options"]
         return unchanged and chosen_function(options) is self.function and not is_replaced(self.block)

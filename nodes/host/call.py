@@ -1,4 +1,4 @@
-"""One call of the network by the host: its arguments become the streams of the transformer, which is run.
+"""Runs the transformer for one call of ComfyUI: converts its arguments to tokens, and velocities to latents.
 
 Letters: B batch, C channels, F latent frames, H W latent rows and columns, T audio latent frames, S text
 tokens.
@@ -39,20 +39,21 @@ FUSED = "ltx2_fused"
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """The arguments of one call of the network, for each stream.
+    """The arguments with which ComfyUI calls the network once, sorted by video and audio.
 
     Attributes:
         video, audio: latents (B, 128, F, H, W) and (B, 8, T, 16); audio is None or of length 0 without audio.
-        timesteps: the noise levels of video and audio, one for each sample or for each token.
-        contexts: text contexts of video and audio (B, S, width of the stream).
-        context_mask: which text tokens are valid; it holds for both contexts.
+        timesteps: noise levels in [0, 1] of video and audio, (B,) or one for each token (B, tokens).
+        contexts: text contexts of video and audio (B, text tokens, width of the stream).
+        context_mask: which text tokens are valid, the same for both contexts; None if all are.
         fps: frames of the clip per second.
-        options: the host's options, in which nodes state what they change.
-        guide_coordinates: positions of the guides' tokens in the video; None or empty without guides.
-        denoise_mask: the mask of the video, which marks holes of guides that are smaller than the clip.
-        entries: attention weights of the guides.
-        keyframes: which latent frames were generated as single frames.
-        reference: the tokens of a reference audio.
+        options: ComfyUI's ``transformer_options``, to which nodes add what they change.
+        guide_coordinates: pixel frame, row and column of the video's last tokens, each as start and end
+            (exclusive): (B, 3, guide tokens, 2); None or empty without guides.
+        denoise_mask: mask of the video (B, C or 1, F, H, W); negative values mark tokens that a guide lacks.
+        entries: number of tokens and attention weight of each guide.
+        keyframes: latent frames that stand for one pixel frame and not for eight; None if only the first one.
+        reference: a reference audio, clean tokens (B, tokens, 128) under the key "tokens"; None without one.
     """
 
     video: Tensor
@@ -69,14 +70,18 @@ class Call:
     reference: dict[str, Tensor] | None
 
     def guides(self) -> GuideTokens | None:
-        """The tokens of the guides in the video; None without guides."""
+        """Which of the video's tokens are guides, and where they lie; None without guides."""
         if self.guide_coordinates is None or not self.guide_coordinates.shape[2]:
             return None
         count = self.video[0, 0].numel()
         return guide_tokens(self.guide_coordinates, self.denoise_mask, self.entries, count)
 
     def streams(self, guides: GuideTokens | None) -> tuple[Modality, Modality | None]:
-        """Video and audio as the transformer takes them, tokens with positions; audio may be missing."""
+        """Convert both latents to the transformer's inputs: tokens with positions, noise levels and text.
+
+        Returns (video, audio), the audio None if the call has none. ``guides`` is the result of
+        :meth:`guides`.
+        """
         # The mask of the text is one for both streams: their contexts are equally long and were joined by
         # width.
         video = replace(
@@ -102,9 +107,10 @@ class Call:
 def velocities(
     network: Transformer, call: Call, *, chunks: Chunks, rope_memory: RopeMemory
 ) -> list[Tensor] | Tensor:
-    """Run the transformer for a call: velocities of the shapes of its latents, a tensor without audio.
+    """Run the transformer for one call and return the velocities of its latents, of the same shapes.
 
-    ``chunks`` is how many tokens are computed at a time; ``rope_memory`` holds the rotary tables of earlier
+    The result is [video, audio], or the tensor of the video if there is no audio. ``chunks`` says how many
+    tokens the transformer's layers compute at a time; ``rope_memory`` reuses the rotary tables of earlier
     calls.
     """
     guides = call.guides()
@@ -141,7 +147,11 @@ def velocities(
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:
-    """The negative text for video and audio, repeated to the batch size of ``contexts``."""
+    """The negative texts of normalised attention guidance for (video, audio), with their settings.
+
+    Text and settings are read from ``options``. ``contexts`` are the positive texts (B, text tokens, width)
+    of both streams: the negative text is split by their widths and repeated to their batch size.
+    """
     nag, text = options[NAG]
     parts = text.to(contexts[0]).split([context.shape[-1] for context in contexts], dim=-1)
     return [
@@ -156,9 +166,11 @@ def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[Negati
 
 
 def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
-    """Make a callback that stops before a block if the user cancels, and fetches the next block's weights.
+    """Make a callback to call before each block: it stops the run if the user cancels, and fetches weights.
 
-    Only ComfyUI versions that stream weights fetch them.
+    It fetches the weights of the next of ``blocks`` to ``device``, in ComfyUI versions that stream weights.
+    ``blocks`` are those that run; the first has the number ``start`` in the network. ``options`` are the
+    ``transformer_options``.
     """
     try:
         # The module is imported here because older hosts do not have it.

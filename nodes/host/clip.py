@@ -40,10 +40,11 @@ CacheKey = tuple[object, tuple[Token, ...]]
 
 
 def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
-    """Load a text encoder: ``gemma`` is a folder or a file; one of ``checkpoints`` holds its projection.
+    """Load a text encoder (Gemma and the text projection) as a ComfyUI CLIP.
 
-    The encoder file of LTX-2.5 may hold the projection itself. Raises ValueError, before any weight is read,
-    if a part is missing or they do not belong together.
+    ``gemma`` is a folder or a file with Gemma; one of ``checkpoints`` holds the projection, or for LTX-2.5
+    the Gemma file itself. Raises ValueError, before any weight is read, if a part is missing or Gemma does
+    not fit the projection.
     """
     host = comfy.model_management
     path = Path(gemma)
@@ -77,9 +78,10 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
 
 
 class CachingCLIP(comfy.sd.CLIP):
-    """A ComfyUI CLIP that caches the last encoded prompts.
+    """A ComfyUI CLIP that caches the text features of the last encoded prompts.
 
-    Clones share the cache; the key of an entry contains the LoRAs of the clone.
+    Clones, such as those with LoRAs, share the cache; an entry is reused only with the LoRAs with which it
+    was encoded.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -116,11 +118,14 @@ class CachingCLIP(comfy.sd.CLIP):
         return (encoded["cond"], encoded["pooled_output"]) if return_pooled else encoded["cond"]
 
     def get_sd(self) -> dict[str, Tensor]:
-        """All tensors and the tokenizer, under the names that text encoder files use."""
+        """All tensors of the text encoder, and its tokenizer as a tensor, named as in text encoder files."""
         return _names_of_files(super().get_sd())
 
     def state_dict_for_saving(self) -> dict[str, Tensor]:
-        """As :meth:`get_sd`, with LoRAs merged. Older ComfyUI versions save only with ``get_sd``."""
+        """The same tensors as :meth:`get_sd` returns, with LoRAs merged into them.
+
+        Recent ComfyUI versions save a CLIP by this method, older ones by ``get_sd``.
+        """
         return _names_of_files(super().state_dict_for_saving())
 
     def _say_what_is_ignored(self, length: int) -> None:

@@ -1,7 +1,7 @@
 """Spatio-temporal, modality and normalised attention guidance on ComfyUI's own LTX-2 network.
 
-Not every ComfyUI version has options for them. So attentions of its blocks are replaced, as other packs do
-it; the replacements read what to do from the options of a call.
+Not every ComfyUI version has options for these guidances. So attentions of its blocks are replaced by object
+patches, as other packs do it; the replacements read what to do from the options of each call.
 
 Letters: B batch, N tokens, S text tokens, W stream width.
 """
@@ -27,10 +27,11 @@ Forward = Callable[..., Tensor]
 
 
 def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -> Any:
-    """Clone a MODEL of ComfyUI's own network and replace its attentions for the guidances that are on.
+    """Clone a MODEL that has ComfyUI's own network, and replace its attentions for the guidances in use.
 
-    ``stg`` is spatio-temporal guidance, ``apart`` modality guidance, and ``nag`` normalised attention
-    guidance. Raises ValueError if the network is not LTX-2.
+    ``stg`` is spatio-temporal guidance, ``apart`` modality guidance, and ``nag`` the settings of normalised
+    attention guidance, None if it is off. Returns ``model`` itself if all are off. Raises ValueError if the
+    network is not LTX-2.
     """
     if not (stg or apart or nag):
         return model
@@ -51,7 +52,11 @@ def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -
 
 
 def core_switches(perturbation: Perturbation) -> dict[str, bool]:
-    """Convert a perturbation that skips attention between the streams in all blocks to ComfyUI's options."""
+    """The options of ComfyUI's network for a pass in which attention between video and audio is skipped.
+
+    A direction that ``perturbation`` skips in all blocks gets False; other directions, and all else in it,
+    are left out.
+    """
     # ComfyUI has one switch for each direction in all blocks, and none by block.
     found = {"a2v_cross_attn": perturbation.a2v, "v2a_cross_attn": perturbation.v2a}
     # Only those that are off: another node may have turned a direction off for the whole run.
@@ -59,7 +64,10 @@ def core_switches(perturbation: Perturbation) -> dict[str, bool]:
 
 
 def with_negative_text(conds: Any, negative: Tensor) -> Any:
-    """Append a ``negative`` text (B, S, W) to the text of every entry of processed conditioning."""
+    """A copy of processed conditioning ``conds`` whose texts are followed by the ``negative`` text.
+
+    ``negative`` is (B, text tokens, width); both texts are joined along the axis of tokens.
+    """
     return [_followed(entry, negative) for entry in conds]
 
 
@@ -79,9 +87,10 @@ def _replace(model: Any, number: int, name: str, wrap: Callable[[nn.Module, Forw
 
 
 def _perturbed(number: int, *, audio: bool) -> Callable[[nn.Module, Forward], Forward]:
-    """Make the replacement of a self-attention of block ``number`` for spatio-temporal guidance.
+    """Make the replacement of the self-attention of block ``number`` for spatio-temporal guidance.
 
-    In samples that a call perturbs, it returns its values without attending.
+    ``audio`` says whether it is the attention of the audio or of the video. For the samples of a batch that a
+    call perturbs, each token gets its own projected value instead of the attended one.
     """
 
     def wrap(attention: Any, underlying: Forward) -> Forward:
@@ -115,7 +124,8 @@ def _passed_through(attention: Any, x: Tensor) -> Tensor:
 def _guided() -> Callable[[nn.Module, Forward], Forward]:
     """Make the replacement of a text attention for normalised attention guidance.
 
-    Its context holds the positive text, followed by the negative one.
+    The replacement expects the positive text followed by the negative one in its context, attends to each of
+    them, and combines both results.
     """
 
     def wrap(_attention: nn.Module, underlying: Forward) -> Forward:

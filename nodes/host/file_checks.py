@@ -30,9 +30,9 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 def holds(*components: Component) -> Callable[[Path], str]:
-    """Return a function for ``FileList.problem``.
+    """Return a check for ``FileList.problem``: path -> why the file lacks one of ``components``.
 
-    For a path it returns why the file does not hold all of ``components``, "" if it does.
+    The check returns "" if the file holds all of them.
     """
     return lambda path: _lacks(path, _stamp(path), components)
 
@@ -53,7 +53,11 @@ def is_faulty_encoder(path: Path) -> bool:
 
 
 def _stamp(path: Path) -> Stamp:
-    """A value for the file or folder ``path``; when it changes, the path has to be checked again."""
+    """Path, time of change and size of every file of the model at ``path``, which may be a file or a folder.
+
+    It is part of the key of the cache of checks, so that a path is checked again when one of its files has
+    changed.
+    """
     own = _stamp_of(path)
     if not os.path.isdir(path):
         return (own,)
@@ -67,7 +71,7 @@ def _stamp(path: Path) -> Stamp:
 
 
 def _stamp_of(path: Path) -> tuple[str, int, int]:
-    """Path, time of change in ns and size of one file; time and size are 0 if it cannot be read."""
+    """Path, time of change in ns and size in bytes of one file; time and size are 0 if it cannot be read."""
     try:
         status = path.stat()
     except OSError:
@@ -99,9 +103,10 @@ def _lora_problem(path: Path, stamp: Stamp) -> str:
 
 @lru_cache(maxsize=CACHED)
 def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
-    """Check a text encoder: why ``path`` cannot be loaded ("" if it can), and whether it is a faulty Gemma.
+    """Why ``path`` cannot be loaded as a text encoder ("" if it can), and whether it is a faulty Gemma.
 
-    A faulty Gemma is a folder that is one but cannot be loaded.
+    A faulty Gemma is a folder with a Gemma model that cannot be loaded, such as one without its tokenizer.
+    ``stamp`` is not read; it is part of the key of the cache.
     """
     foreign = False
 
@@ -128,7 +133,8 @@ def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
 def _reason(path: Path, check: Callable[[], None]) -> str:
     """The message of the error that ``check`` raises, "" if it raises none.
 
-    No error is passed on, because one bad file must not stop the loading of the nodes.
+    ``path``, the file that is checked, is shortened to its name in the message. No error is passed on,
+    because one bad file must not stop the loading of the nodes.
     """
     try:
         check()
@@ -153,5 +159,5 @@ def _short(error: Exception, path: Path) -> str:
 
 
 def _encodable(text: str) -> str:
-    """A copy of ``text`` in which bytes of file names that are no UTF-8 are escaped."""
+    """A copy of ``text`` in which characters that UTF-8 cannot encode, as in odd file names, are escaped."""
     return text.encode("utf-8", "backslashreplace").decode()

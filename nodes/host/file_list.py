@@ -14,13 +14,13 @@ SHOWN = 4
 
 @dataclass(frozen=True, kw_only=True)
 class FileList:
-    """The files in some of the host's folders that can be loaded for one purpose.
+    """The files in some of ComfyUI's model folders that can be loaded for one purpose.
 
-    Names of files in the first category are plain, those in others begin with the category:
-    ``vae/x.safetensors``. ``what`` names the purpose in errors. ``problem`` returns why a path cannot be
-    loaded, "" if it can; ``download`` says which files to download, and to which folders. Paths for which
-    ``list_anyway`` is true are listed last although they cannot be loaded: choosing one is an error that says
-    why.
+    ``categories`` are the folders, such as "checkpoints". Files of the first one are listed by name, those of
+    others with the category before it: ``vae/x.safetensors``. ``what`` names the purpose in errors, and
+    ``download`` says there which files to download to which folders. ``problem`` returns why a path cannot be
+    loaded, "" if it can. Paths for which ``list_anyway`` is true are listed last although they cannot be
+    loaded: choosing one is an error that says why.
     """
 
     what: str
@@ -30,20 +30,17 @@ class FileList:
     list_anyway: Callable[[Path], bool] = lambda path: False
 
     def names(self) -> list[str]:
-        """Names of the files that can be loaded, then of those that are listed although they cannot."""
+        """Names of the files that can be loaded, followed by those that are listed although they cannot."""
         usable, faulty = self._sorted()
         return usable + faulty
 
     @property
     def placeholder(self) -> str:
-        """The single name that is listed if there is no file.
-
-        Choosing it is an error that says what to download.
-        """
+        """The only entry of a list without files; choosing it is an error that says what to download."""
         return f"no {self.what.removeprefix('a ').removeprefix('an ')} found"
 
     def path(self, name: str) -> Path:
-        """The path of the file with this name. Raises ValueError for one that cannot be loaded."""
+        """The path of the listed file ``name``. Raises ValueError if it cannot be loaded."""
         if message := self.refusal(name):
             raise ValueError(message)
         return dict(self._listed())[name]

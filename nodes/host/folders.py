@@ -1,4 +1,4 @@
-"""The files in the host's model folders: their names, and the paths of names."""
+"""The files and folders in ComfyUI's model folders: their names in lists, and the path of each name."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ CATEGORIES = (CHECKPOINTS, DIFFUSION_MODELS, DIFFUSERS, VAES, TEXT_ENCODERS, LOR
 
 
 def every_file() -> dict[str, Path]:
-    """All model files and folders: name, which begins with its category -> path."""
+    """All model files and model folders in ComfyUI's folders: "category/name" -> path."""
     return {f"{c}/{name}": path for c in CATEGORIES for name, path in paths_in(c)}
 
 
 def model_path(name: str) -> Path:
-    """The path of a name from :func:`every_file`. Raises ValueError if the file is gone."""
+    """The path of a model that :func:`every_file` lists as ``name``. Raises ValueError if it is gone."""
     if name not in (files := every_file()):
         raise ValueError(f"{name} is not in the model folders any more; choose another file")
     return files[name]
 
 
 def paths_in(category: str) -> Iterator[tuple[str, Path]]:
-    """Yield name and path of each model file or folder in one category of the host's folders.
+    """Yield name and path of each model file or model folder in one category, such as "checkpoints".
 
-    Yields nothing if the host lacks the category or cannot list it.
+    Yields nothing if this ComfyUI lacks the category, or if the folder cannot be listed, which is logged.
     """
     # Hosts differ in their categories, and a user may remove one in the paths file.
     if category not in folder_paths.folder_names_and_paths:
@@ -48,9 +48,10 @@ def paths_in(category: str) -> Iterator[tuple[str, Path]]:
 
 
 def _files(category: str) -> Iterator[tuple[str, Path]]:
-    """Yield names and paths of the files in a category.
+    """Yield names and paths of the files in a category of ComfyUI's folders, such as "checkpoints".
 
-    A text encoder that is a folder appears once, under the name of its first file.
+    A text encoder that is a folder with several files appears once: the name of its first file, with the path
+    of the folder.
     """
     encoders: dict[str, bool] = {}
     for name in sorted(folder_paths.get_filename_list(category)):
@@ -80,9 +81,9 @@ def _folders() -> Iterator[tuple[str, Path]]:
 
 
 def _is_model_folder(path: Path) -> bool:
-    """Whether a folder is a whole diffusers pipeline or holds split files.
+    """Whether a folder is a whole diffusers pipeline, or holds a model that is split into several files.
 
-    A component of a pipeline is not one.
+    The folder of a single component inside a pipeline does not count.
     """
     if os.path.isfile(path / "model_index.json"):
         return True
@@ -94,6 +95,6 @@ def _is_model_folder(path: Path) -> bool:
 
 
 def _encoder_at(path: Path) -> Path:
-    """The folder of a text encoder's file if it has a ``config.json``; otherwise the file itself."""
+    """The folder of the text encoder file ``path`` if it holds a ``config.json``, else ``path`` itself."""
     # A broken link counts too: the folder is then listed and its error says what is missing.
     return path.parent if os.path.lexists(path.parent / "config.json") else path

@@ -25,10 +25,11 @@ BLOCK = re.compile(r"^diffusion_model\.transformer_blocks\.(\d+)(?:\.(\w+))?\.fo
 
 
 def refuse_changes_without_effect(patcher: Any) -> None:
-    """Make every sampling with this MODEL, or a clone of it, check what other packs changed in it.
+    """Make every sampling with this MODEL, or a clone of it, check what other node packs changed in it.
 
-    If a change would have no effect, sampling raises ValueError before a weight is loaded; the message names
-    the pack, what it replaced, and what to use instead.
+    ``patcher`` is the MODEL. If a change would have no effect on this pack's network, sampling raises
+    ValueError before a weight is loaded; the message names the pack, what it replaced, and what to use
+    instead.
     """
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _check)
 
@@ -42,7 +43,7 @@ def _check(executor: Callable[..., Any], *args: Any, **more: Any) -> Any:
 
 
 def check_object_patches(patcher: Any) -> None:
-    """Raise ValueError if an object patch of a MODEL replaces what this pack's network does not call."""
+    """Raise ValueError if an object patch of the MODEL ``patcher`` replaces what this network never calls."""
     network = patcher.model.diffusion_model
     for name, value in patcher.object_patches.items():
         if name.startswith(NETWORK) and not _acts(network, name.removeprefix(NETWORK), value):
@@ -53,7 +54,10 @@ def check_object_patches(patcher: Any) -> None:
 
 
 def patched_parts(patcher: Any) -> dict[str, str]:
-    """What other packs replaced in a MODEL's blocks: name of an attention, or "block" -> the pack's name."""
+    """Which parts of transformer blocks other packs replaced in the MODEL ``patcher``: part -> the pack.
+
+    A part is an attention by its attribute name, such as "attn1", or "block" for a whole block.
+    """
     found = {}
     for name, value in patcher.object_patches.items():
         if match := BLOCK.match(name):
@@ -62,7 +66,7 @@ def patched_parts(patcher: Any) -> dict[str, str]:
 
 
 def origin(value: Any) -> str:
-    """Name the pack and the function or class of something that a pack put into a MODEL."""
+    """Where ``value``, something that was put into a MODEL, is from: "pack (function or class)"."""
     function = getattr(value, "__func__", value)
     module: str = getattr(function, "__module__", None) or type(value).__module__
     name = getattr(function, "__qualname__", type(value).__name__).split(".<locals>")[0]
@@ -87,7 +91,10 @@ def changed_classes() -> Iterator[str]:
 
 
 def _acts(network: nn.Module, path: str, value: Any) -> bool:
-    """Whether this network uses what a pack put at ``path``, a name inside the network."""
+    """Whether ``network`` uses what a pack put at ``path``, the dotted name of an attribute inside it.
+
+    ``value`` is what the pack put there.
+    """
     owner_path, _, attribute = path.rpartition(".")
     try:
         owner = network.get_submodule(owner_path)

@@ -1,6 +1,7 @@
 """Guidance passes that share their first blocks: one saves its hidden states, a later one resumes from them.
 
-The conditional pass saves them. A perturbed pass equals it up to the first perturbed block.
+The conditional pass saves them before the first block that a later, perturbed pass changes, up to which both
+passes are equal.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ one that resumes from them."""
 
 @dataclass
 class Fork:
-    """Saves the hidden states of one guidance pass before block ``at``; a later pass can resume there.
+    """Saves the hidden states of a guidance pass before block ``at``, so that a later pass can resume there.
 
-    ``source`` is the index of this pass in the host's call, which may evaluate several.
+    ``source`` is the index of the pass to save among those that ComfyUI evaluates in one call. ``saved`` are
+    its (video, audio) tokens; None before the call, and after a pass has resumed from them.
     """
 
     at: int
@@ -27,11 +29,11 @@ class Fork:
     saved: Hidden | None = None
 
     def passing(self, run: Callable[..., Hidden], order: Sequence[int], samples: int) -> Hidden:
-        """Run the network once and save the hidden states of the source pass on the way.
+        """Run the network once and save the hidden states of the pass ``source`` on the way.
 
-        ``order`` has the indices of the passes in this run, and ``samples`` is the batch size of all of them
-        together. The host divides its call when memory is short, so the source may be missing; then nothing
-        is saved.
+        ``run`` calls the network, whose result is returned. ``order`` has the indices of the guidance passes
+        in this run, and ``samples`` is the batch size of all of them together. ComfyUI divides a call when
+        memory is short, so ``source`` may not be in it; then nothing is saved.
         """
         if self.source not in order:
             return run()
@@ -48,24 +50,25 @@ class Fork:
 class Late:
     """A later guidance pass, which resumes from the hidden states that ``fork`` saved.
 
-    It runs from the first block if there are none, or if their batch size is another one.
+    It runs from the first block if ``fork`` saved none, or saved them for another batch size.
     """
 
     fork: Fork
 
     def start(self, samples: int) -> int:
-        """Index of the first block to run for a batch of ``samples``.
+        """Index of the first block to run for a batch of ``samples``: that of the fork, or 0.
 
-        It is the block of the fork, or 0 if no states of this batch size were saved.
+        It is 0 if no hidden states of this batch size were saved.
         """
         saved = self.fork.saved
         count = 0 if saved is None else len(next(t for t in saved if t is not None))
         return self.fork.at if count == samples else 0
 
     def run(self, run: Callable[..., Hidden], samples: int) -> Hidden:
-        """Run the network once from the saved states.
+        """Call ``run``, which evaluates the network, so that it resumes from the saved hidden states.
 
-        They are deleted, because blocks may write into them.
+        ``samples`` is the batch size; without saved states of this size all blocks run. The saved states are
+        deleted, because blocks may write into them.
         """
         start, saved = self.start(samples), self.fork.saved
         # Freeing them first lets the blocks reuse the memory.

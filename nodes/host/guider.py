@@ -1,4 +1,4 @@
-"""The library's guidance as a GUIDER of ComfyUI, which evaluates each guidance pass through the host."""
+"""The library's guidance as a GUIDER of ComfyUI, which evaluates each guidance pass by ComfyUI's function."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from .values import Options
 
 
 class AVGuider(comfy.samplers.CFGGuider):
-    """Guides video and audio with separate scales; works with all samplers of the host."""
+    """A GUIDER of ComfyUI that guides video and audio with separate scales; it works with all samplers."""
 
     def __init__(self, model: Any, guidance: GuidanceAt, nag: Nag | None = None) -> None:
         """Prepare the guider for ``model``; ``guidance`` has the scales for each noise level.
 
-        Raises ValueError if another node has set a guidance of its own in ``model``. Raises it also for stg,
-        modality guidance and nag with a network that is not LTX-2, or in which another pack has replaced what
-        they change.
+        ``nag`` has the settings of normalised attention guidance, None if it is off. Raises ValueError if
+        another node has set a guidance function in ``model``, if nag is combined with cfg, if stg, modality
+        guidance or nag are used with a network other than LTX-2, or if another pack has replaced what they
+        change.
         """
         # Such a function replaces the combination of the estimates, which is what this guider computes.
         if "sampler_cfg_function" in model.model_options:
@@ -51,7 +52,10 @@ class AVGuider(comfy.samplers.CFGGuider):
         self._steps, self._nag = GuidedSteps(guidance), nag
 
     def sample(self, noise: Any, latent_image: Any, *args: Any, **options: Any) -> Any:
-        """Sample as the host's guiders do. Raises ValueError for noise that was made for another latent."""
+        """Sample as ComfyUI's guiders do, with the same arguments.
+
+        Raises ValueError if ``noise`` has another shape than ``latent_image``.
+        """
         check_noise(noise, latent_image)
         return super().sample(noise, latent_image, *args, **options)
 
@@ -64,7 +68,8 @@ class AVGuider(comfy.samplers.CFGGuider):
     ) -> Tensor:
         """Return the guided estimate of the clean latent for the noisy latent ``x``.
 
-        The host calls it at each step. ``x`` is packed (B, 1, N), and so is the result.
+        ComfyUI calls it at each step. ``x`` and the result are packed: (B, 1, values of video and audio
+        together). ``timestep`` (B,) is the noise level; ``seed`` is not read.
         """
         # The shapes of a run are only known once the host has processed its conditioning.
         packing = Packing.of(self.conds)
@@ -92,11 +97,11 @@ class AVGuider(comfy.samplers.CFGGuider):
         )
 
     def _batching(self, x: Tensor, model_options: Options) -> Batching:
-        """Decide how many guidance passes one call of the host evaluates: one or all.
+        """Decide how many guidance passes are evaluated in one call of ComfyUI: one or all.
 
-        On the CPU it is one, so that the result does not depend on free memory. It is also one on the host's
-        own network and where another pack has replaced parts of the network. Otherwise it is all of them, and
-        the host divides the call if memory is short.
+        It is one on the CPU (so that the result does not depend on free memory), on ComfyUI's own network,
+        and if another pack has replaced parts of the network. Otherwise it is all of them, and ComfyUI
+        divides the call if memory is short. ``x`` is the packed latent, of which only the device is read.
         """
         # The host's own network takes one set of switches a call; packs may replace parts of either for one.
         alone = x.device.type == "cpu" or self._hosts or bool(patched_parts(self.model_patcher))
@@ -107,10 +112,10 @@ class AVGuider(comfy.samplers.CFGGuider):
         )
 
     def _forks(self, model_options: Options) -> bool:
-        """Whether guidance passes may share their first blocks.
+        """Whether guidance passes may share their first blocks: a later pass resumes from saved states.
 
-        They may only on the library's network, and if the host runs each pass as one call of it. Tiles,
-        several prompts, and functions of other nodes divide, replace or change this call.
+        They may on this pack's network, if ComfyUI runs each pass in one call of the network. Tiles, several
+        positive prompts, and functions of other nodes divide, replace or change this call.
         """
         # Each of these divides or replaces the call, so the saved states would not match the later pass.
         cuts = {"context_handler", "multigpu_clones", "model_function_wrapper"} & model_options.keys()
@@ -122,7 +127,11 @@ class AVGuider(comfy.samplers.CFGGuider):
     def _evaluate(
         self, plan: StepPlan, x: Tensor, timestep: Tensor, model_options: Options
     ) -> dict[Pass, Tensor]:
-        """Evaluate the guidance passes of a sampling step: pass -> packed estimate of the clean latent."""
+        """Evaluate the guidance passes of a sampling step: pass -> packed estimate of the clean latent.
+
+        ``plan`` says which passes run and in which calls; ``x`` is the packed noisy latent, ``timestep`` (B,)
+        its noise level.
+        """
         estimates: dict[Pass, Tensor] = {}
         fork: Fork | None = None
         for call in plan.calls:
@@ -171,9 +180,11 @@ class AVGuider(comfy.samplers.CFGGuider):
         timestep: Tensor,
         model_options: Options,
     ) -> Tensor:
-        """Apply the post-cfg functions of other nodes and samplers to the ``guided`` estimate.
+        """Apply the post-cfg functions of other nodes and samplers to ``guided``, the guided estimate.
 
-        ``conditional`` and ``negative`` are the estimates of these passes, which the functions may read.
+        ``conditional`` and ``negative`` are the estimates of these two guidance passes, ``x`` is the noisy
+        latent and ``timestep`` its noise level, all of which the functions may read. ``negative`` is None if
+        that pass did not run.
         """
         # The host applies these in its own cfg function, which this guider does not call.
         for patch in model_options.get("sampler_post_cfg_function", []):
@@ -206,7 +217,8 @@ _CHANGED = {
 def _check_parts(model: Any, passes: set[Pass], nag: bool) -> None:
     """Raise ValueError if another pack has replaced a part of the network that a guidance has to change.
 
-    One of the two would undo the other. ``passes`` and ``nag`` say which guidance is used.
+    Either change would undo the other. ``passes`` are the guidance passes that will run, and ``nag`` says
+    whether normalised attention guidance is on.
     """
     used = {"stg": Pass.PERTURBED in passes, "modality": Pass.APART in passes, "nag": nag}
     replaced = patched_parts(model)
@@ -220,6 +232,6 @@ def _check_parts(model: Any, passes: set[Pass], nag: bool) -> None:
 
 
 def without_reference(entry: Options) -> Options:
-    """A copy of ``entry``, a conditioning that the host has processed, without its reference audio."""
+    """A copy of ``entry``, one processed conditioning of ComfyUI, without its reference audio."""
     conds = {name: cond for name, cond in entry.get("model_conds", {}).items() if name != "ref_audio"}
     return {**entry, "model_conds": conds}

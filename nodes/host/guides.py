@@ -1,4 +1,4 @@
-"""Reads and writes guides in the host's CONDITIONING: extra latent frames at the end of the time axis.
+"""Reads and writes guides in ComfyUI's CONDITIONING: extra latent frames at the end of a video latent.
 
 Letters: B batch, F latent frames, H W latent rows and columns, N video tokens, G guide tokens at their end.
 """
@@ -25,11 +25,12 @@ class _Entry(TypedDict):
 
 
 class Entry(_Entry, total=False):
-    """One guide in the list ``guide_attention_entries``: its number of tokens and its attention weight.
+    """One guide in the list ``guide_attention_entries`` of a CONDITIONING: its tokens and their weight.
 
-    The number includes holes, tokens that a guide on a coarser grid does not have. ``pixel_mask`` (1, 1,
-    frames, height, width), in pixels, multiplies the weight of parts of the guide, whose size in the latent
-    is ``latent_shape`` [F, H, W].
+    ``pre_filter_count`` is the number of its tokens, with holes (cells of the latent that a guide on a
+    coarser grid leaves empty). ``strength`` is its attention weight: 0 is none, 1 plain attention.
+    ``pixel_mask`` (1, 1, frames, height, width), in pixels, multiplies that weight for parts of the guide;
+    None weights all parts alike. ``latent_shape`` is the guide's size [latent frames, rows, columns].
     """
 
     pixel_mask: Tensor | None
@@ -54,10 +55,11 @@ class Slots(TypedDict):
 
 @dataclass(frozen=True)
 class GuideTokens:
-    """Which video tokens exist, and the coordinates of the guide tokens among them.
+    """Which tokens of a video exist, and where its guide tokens, the last ones, lie in the clip.
 
-    A guide that is spread over a finer grid has holes: ``keep`` (N,) is False for them, and ``coordinates``
-    (B, 3, G', 2) leaves them out.
+    A guide on a coarser grid than the clip leaves holes, tokens without content. ``keep`` (video tokens,) is
+    False for holes. ``coordinates`` (B, 3, existing guide tokens, 2) are pixel frame, row and column, each as
+    start and end (exclusive). ``surviving`` has the number of existing tokens of each guide.
     """
 
     keep: Tensor
@@ -67,18 +69,19 @@ class GuideTokens:
 
     @property
     def count(self) -> int:
-        """G', the number of guide tokens without the holes."""
+        """The number of guide tokens that exist, without holes."""
         return self.coordinates.shape[2]
 
 
 def guide_tokens(
     keyframes: Tensor, mask: Tensor | None, entries: Sequence[Entry], tokens: int
 ) -> GuideTokens:
-    """Find the guide tokens that exist in a latent, from the host's guide conditioning.
+    """Find the guide tokens that exist in a latent, from ComfyUI's conditioning of guides.
 
-    ``keyframes`` (B, 3, G, 2) has the pixel frames, rows and columns, from and to, of the last G of
-    ``tokens`` video tokens. Negative values in the denoise ``mask`` (B, C, F, H, W) mark holes of a guide
-    that was spread over a finer grid. Raises ValueError if the entries do not account for every guide token.
+    ``keyframes`` (B, 3, guide tokens, 2) are pixel frame, row and column, each as start and end (exclusive),
+    of the last of the video's ``tokens`` tokens. Negative values in the denoise ``mask`` (B, C, F, H, W) mark
+    holes, tokens that a guide on a coarser grid does not have; without a mask every token exists. ``entries``
+    describe the guides in their order. Raises ValueError if they do not account for every guide token.
     """
     if mask is None:
         keep = torch.ones(tokens, dtype=torch.bool, device=keyframes.device)
@@ -98,10 +101,11 @@ def guide_tokens(
 
 
 def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens | None) -> Tensor:
-    """Mark the tokens of a video (B, C, F, H, W) that stand for a single pixel frame: 1, others 0, (1, N, 1).
+    """Mark the tokens of a video latent (B, C, F, H, W) that stand for one pixel frame and not for eight.
 
-    These are the tokens of the first latent frame and of generated keyframes, not those of other guides.
-    Raises ValueError if the keyframes were added to a latent of another size.
+    Returns (1, tokens, 1), which is 1 for tokens of the first latent frame and of generated keyframes
+    (``slots``, None without any), 0 for all others. Tokens that ``guides`` lack are left out. Raises
+    ValueError if the keyframes were added to a latent of another size.
     """
     _, _, frames, height, width = video.shape
     marks = torch.zeros(frames, height * width, 1, device=video.device)
@@ -119,9 +123,9 @@ def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens |
 
 
 def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeights | None:
-    """Compute the attention weights between a video and its guides, or None if every weight is 1.
+    """Compute the attention weights between a video and its guides; None if every weight is 1.
 
-    Attention among guides is not weighted.
+    ``entries`` describe the guides in their order. Attention of guides to each other is not weighted.
     """
     # An entry without surviving tokens would leave an empty weight, which has no place in the attention.
     weights = [
@@ -137,7 +141,7 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeigh
 
 
 def _weights(entry: Entry, count: int) -> Tensor:
-    """Attention weights (count,) of the tokens of one guide."""
+    """Attention weights (count,) of the existing tokens of one guide, ``count`` of them."""
     strength, pixels, shape = float(entry["strength"]), entry.get("pixel_mask"), entry.get("latent_shape")
     if pixels is None or shape is None:
         return torch.full((count,), strength)
@@ -146,14 +150,17 @@ def _weights(entry: Entry, count: int) -> Tensor:
 
 
 def guides_of(conditioning: Conditioning) -> Tensor | None:
-    """Coordinates (B, 3, G, 2) of the guide tokens that a CONDITIONING describes, or None."""
+    """Coordinates of the guide tokens that a CONDITIONING describes; None if it has no guides.
+
+    They are (B, 3, guide tokens, 2): pixel frame, row and column, each as start and end (exclusive).
+    """
     return next((e[1]["keyframe_idxs"] for e in conditioning if e[1].get("keyframe_idxs") is not None), None)
 
 
 def guide_frames_of(conditioning: Conditioning, video: Tensor) -> int:
-    """Number of latent frames at the end of a video (B, C, F, H, W) that are guides, by its CONDITIONING.
+    """How many latent frames at the end of ``video``, a latent (B, C, F, H, W), are guides.
 
-    Raises ValueError if the guides were made for a latent of another size.
+    ``conditioning`` describes the guides. Raises ValueError if they were made for a latent of another size.
     """
     keyframes = guides_of(conditioning)
     tokens, cells = (0 if keyframes is None else keyframes.shape[2]), video.shape[3] * video.shape[4]
@@ -168,9 +175,10 @@ def guide_frames_of(conditioning: Conditioning, video: Tensor) -> int:
 
 
 def with_guide(conditioning: Conditioning, coordinates: Tensor, entry: Entry) -> Conditioning:
-    """A copy of a CONDITIONING with one more guide.
+    """A copy of a CONDITIONING with one more guide, which comes after those that it has.
 
-    ``coordinates`` (1, 3, G, 2) has the pixel frames, rows and columns, from and to, of its tokens.
+    ``coordinates`` (1, 3, guide tokens, 2) are pixel frame, row and column of the guide's tokens, each as
+    start and end (exclusive); ``entry`` has their number and attention weight.
     """
     before = guides_of(conditioning)
     entries: list[Entry] = next(

@@ -28,10 +28,10 @@ EXACT = (
 
 
 def chosen_function(options: Mapping[str, Any]) -> Callable[..., Tensor] | None:
-    """Return ComfyUI's attention function if it must be called, None if the library's computes the same.
+    """ComfyUI's attention function if it must be called; None if the library's attention computes the same.
 
-    It must be called if a node set an override in ``options``, if a pack replaced the function, and if the
-    user chose an approximate one, such as ``--use-sage-attention``.
+    It must be called if a node set an override in ``options`` (the ``transformer_options``), if a pack
+    replaced the function, or if the user chose an approximate one, such as by ``--use-sage-attention``.
     """
     # Looked up at each call: packs exchange the attribute of the module for the length of a block.
     function: Callable[..., Tensor] = host.optimized_attention
@@ -40,7 +40,10 @@ def chosen_function(options: Mapping[str, Any]) -> Callable[..., Tensor] | None:
 
 
 def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> Attend:
-    """Adapt an attention function of ComfyUI to the signature that the library's branches call."""
+    """Adapt an attention function of ComfyUI to the signature that the library's layers call.
+
+    ``options`` are the ``transformer_options``, which are passed on to ``function``.
+    """
 
     def plain(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, **more: bool) -> Tensor:
         heads = q.shape[1]
@@ -66,6 +69,9 @@ def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> At
 
 
 def attend_for(options: Mapping[str, Any]) -> Attend:
-    """Return the attention function for a call with ``options``: the library's, or that chosen in ComfyUI."""
+    """Return the attention function for a call with these ``transformer_options``.
+
+    It is the library's, or ComfyUI's where :func:`chosen_function` says so.
+    """
     function = chosen_function(options)
     return attend if function is None else attend_by(function, options)

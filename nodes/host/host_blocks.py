@@ -34,7 +34,7 @@ ATTENTIONS = ("attn1", "attn2", "audio_attn1", "audio_attn2", "audio_to_video_at
 
 
 class HostAttention(Attention):
-    """An attention of a block with the interface of ComfyUI's ``CrossAttention``."""
+    """An attention of a transformer block that can also be called like ComfyUI's class ``CrossAttention``."""
 
     dim_head: int
     attn_precision = None
@@ -48,10 +48,11 @@ class HostAttention(Attention):
         k_pe: Any = None,
         transformer_options: Options = {},  # noqa: B006 the host's signature; it is only read
     ) -> Tensor:
-        """Attend from x (B, N, query width) to ``context`` (B, S, context width); None means x itself.
+        """Attend from ``x`` (B, tokens, query width) to ``context`` (B, tokens, context width).
 
-        ``mask`` is an additive bias or ComfyUI's ``GuideAttentionMask``. ``pe`` and ``k_pe`` are ComfyUI's
-        rotary tables of queries and keys.
+        Without ``context`` it is self-attention of ``x``. ``mask`` is an additive bias or ComfyUI's
+        ``GuideAttentionMask``, None for plain attention. ``pe`` and ``k_pe`` are ComfyUI's rotary tables of
+        queries and keys: without ``k_pe`` keys use ``pe``, without ``pe`` nothing is rotated.
         """
         source, values = (x, self.to_v(x)) if context is None else (context, self.to_v(context))
         attending: Samples = transformer_options.get(ATTENDING) if context is None else None
@@ -88,7 +89,10 @@ class HostAttention(Attention):
 
 
 class HostBlock(TransformerBlock):
-    """A block that can be called with the library's arguments, or like ComfyUI's with (video, audio)."""
+    """A transformer block that can be called with the library's arguments or with those of ComfyUI's block.
+
+    ComfyUI's block takes the tokens as a pair (video, audio).
+    """
 
     attn_precision = None
 
@@ -97,10 +101,10 @@ class HostBlock(TransformerBlock):
         return self.config.cross_attention_adaln
 
     def forward(self, x: Any, *own: Any, **arguments: Any) -> Any:
-        """Return the tokens of both streams after this block.
+        """Return the tokens of video and audio after this block; the input tensors are changed in place.
 
-        Arguments are those of the library, or x = (video, audio), each (B, N, W), and the keywords of
-        :class:`BlockArguments`. The input tensors are changed in place.
+        It is called with the library's arguments (``x`` and ``own``), or as ComfyUI calls its block: with
+        ``x`` = (video, audio), each (B, tokens, width), and the keywords of :class:`BlockArguments`.
         """
         if not isinstance(x, tuple):
             return super().forward(x, *own)
@@ -114,10 +118,11 @@ class HostBlock(TransformerBlock):
         timestep: Timestep,
         indices: slice = slice(None, None),
     ) -> tuple[Tensor, ...]:
-        """Add modulation parameters to a learned table (P, W).
+        """Add the modulation parameters of the noise level to learned ones in a table (parameters, width).
 
-        Returns parameters ``indices``, each (B, N or 1, W). ``timestep`` holds the parameters, which depend
-        on the noise level.
+        Returns the parameters ``indices``, each (B, tokens, width), or (B, 1, width) if all tokens have one
+        noise level. ``timestep`` holds the parameters of the noise level. ``batch_size`` is not read; it is
+        in ComfyUI's signature.
         """
         table = scale_shift_table[indices]
         if isinstance(timestep, TokenTimesteps):
@@ -138,9 +143,11 @@ class HostBlock(TransformerBlock):
         attention_mask: Tensor | None,
         transformer_options: Options,
     ) -> Tensor:
-        """Compute the update of a stream by attention to its text.
+        """Compute the update of the tokens ``x`` of one stream by attention ``attn`` to its text ``context``.
 
-        Packs replace this method, so its signature is that of ComfyUI's.
+        The tables hold learned modulation parameters of tokens and of text, the two ``timestep`` those of the
+        noise level; those of the text are None in networks that do not modulate it. ``attention_mask`` is an
+        additive bias on text tokens. Packs replace this method, so its signature is that of ComfyUI's.
         """
         hidden, gate = rms_norm(x, self.config.norm_eps), None
         if self.cross_attention_adaln:
@@ -185,10 +192,11 @@ class HostBlock(TransformerBlock):
     def _attend(
         self, x: Tensor, letter: str, prefix: str, args: BlockArguments, own: Options, **mask: Any
     ) -> None:
-        """Add self-attention and text attention to the tokens x of one stream, in place.
+        """Add self-attention and text attention to ``x``, the tokens of one stream, in place.
 
-        ``letter`` ("v" or "a") and ``prefix`` name the stream's arguments and attributes; ``own`` are the
-        options of its self-attention.
+        ``letter`` ("v" or "a") begins the names of this stream's arguments in ``args``, and ``prefix`` ("" or
+        "audio_") those of its attributes. ``own`` are the ``transformer_options`` of its self-attention;
+        ``mask`` is empty or holds its mask.
         """
         named = cast(dict[str, Any], args)
         table, timestep = getattr(self, f"{prefix}scale_shift_table"), named[f"{letter}_timestep"]
@@ -266,7 +274,10 @@ class HostBlock(TransformerBlock):
 
 
 def as_host_block(block: Any) -> None:
-    """Change the classes of a block and its attentions to those here; parameters stay the same objects."""
+    """Turn a block of the library into a :class:`HostBlock` with :class:`HostAttention`, in place.
+
+    Only the classes change; the parameters stay the same objects.
+    """
     block.__class__ = HostBlock
     for name in ATTENTIONS:
         attention = getattr(block, name)
@@ -276,7 +287,11 @@ def as_host_block(block: Any) -> None:
 
 
 def _self_attention(options: Options, attending: Samples) -> Options:
-    """Options for a self-attention: samples that are False in ``attending`` pass their values through."""
+    """A copy of ``options`` for a self-attention that only some samples of the batch compute.
+
+    In samples that are False in ``attending`` each token gets its own projected value. If ``attending`` is
+    None, all samples attend and ``options`` are returned unchanged.
+    """
     if attending is None:
         return options
     # The second key is the host's own, since ComfyUI 0.32, for packs that replace the attention.

@@ -27,9 +27,11 @@ class HostConnector(Connector):
         length: int = CONTEXT_LENGTH,
         rope: Rope | None = None,
     ) -> Any:
-        """Convert text features (B, T, W) to a context (B, S, W).
+        """Convert text features (B, tokens, width) to a context (B, ``length``, width).
 
-        Without ``mask`` it returns (context, None), as ComfyUI's connectors do.
+        ``mask`` (B, tokens) is 1 for valid tokens. Without it all are valid, and the result is the pair
+        (context, None), as ComfyUI's connectors return it. ``rope`` is the rotary table of the context, None
+        to compute it.
         """
         if mask is not None:
             return super().forward(features, mask, length=length, rope=rope)
@@ -42,7 +44,11 @@ class ConnectorAttention(Attention):
     """Self-attention of a connector that uses the attention function chosen in ComfyUI, if there is one."""
 
     def attend(self, x: Tensor, keys: Tensor, values: Tensor, *, rope: Rope | None = None) -> Tensor:
-        """Attend with queries of x (B, N, W) to ``keys`` and ``values`` (B, H, S, D); returns (B, N, W)."""
+        """Attend with queries of ``x`` (B, tokens, width) to ``keys`` and ``values``, to the shape of ``x``.
+
+        ``keys`` and ``values`` are (B, heads, tokens, head width). ``rope`` rotates the queries, if it is not
+        None.
+        """
         # Connectors run before sampling, where there are no options of a call.
         function = chosen_function({})
         if function is None:
@@ -52,7 +58,10 @@ class ConnectorAttention(Attention):
 
 
 def as_host_connectors(connectors: TextConnectors) -> None:
-    """Change the classes of both connectors to those here; parameters stay the same objects."""
+    """Turn connectors of the library into the classes of this file, in place.
+
+    Only the classes change; the parameters stay the same objects.
+    """
     for module in list(connectors.modules()):
         if isinstance(module, Connector):
             module.__class__ = HostConnector

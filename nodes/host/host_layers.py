@@ -1,7 +1,7 @@
-"""Turns the layers of Gemma, which the transformers library builds, into layers of the host.
+"""Turns the layers of Gemma, which the transformers library builds, into layers of ComfyUI.
 
-The host can load a model in part, and stream the rest, only through its own layers. The constructor in
-transformers takes no layer classes, so linear, embedding and norm layers get the host's class afterwards.
+ComfyUI can load a model in part, and stream the rest, only through its own layers. The constructor in
+transformers takes no layer classes, so linear, embedding and norm layers get ComfyUI's classes afterwards.
 Parameters stay the same objects.
 """
 
@@ -21,9 +21,10 @@ GEMMA4_NORMS = ("Gemma4RMSNorm", "Gemma4UnifiedRMSNorm")
 
 
 def use_host_layers(gemma: Gemma) -> Gemma:
-    """Turn the layers of ``gemma`` into the host's, in place, and return it.
+    """Turn the layers of ``gemma`` into ComfyUI's, in place, and return ``gemma``.
 
-    From then on it computes on the device in its attribute ``execution_device``.
+    From then on the model computes on the device in its attribute ``execution_device``, or if that is None on
+    the device of its parameters.
     """
     for module in list(gemma.modules()):
         # Only the exact class: a subclass has arithmetic of its own, which the host's layer would lose.
@@ -60,7 +61,10 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
         return embedded * self.embed_scale.to(input.device)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Multiply hidden (..., D) by the embedding's weights: the scores (..., V) of the next token."""
+        """Multiply hidden states (..., width) by the transposed embedding matrix.
+
+        Returns the scores (..., vocabulary) of the next token.
+        """
         weight, _, stream = comfy.ops.cast_bias_weight(self, hidden, offloadable=True)
         scores = functional.linear(hidden, weight)
         comfy.ops.uncast_bias_weight(self, weight, None, stream)
@@ -68,7 +72,7 @@ class ScaledEmbedding(comfy.ops.manual_cast.Embedding):
 
 
 class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
-    """RMS norm whose stored weight is the real weight minus 1; computed in float32."""
+    """RMS norm, computed in float32, whose stored weight is the factor of each channel minus 1."""
 
     comfy_cast_weights = True
     bias = None
@@ -87,15 +91,15 @@ class OffsetRMSNorm(nn.Module, comfy.ops.CastWeightBiasOp):
 
 
 class PlainRMSNorm(OffsetRMSNorm):
-    """RMS norm with its weight stored unchanged; computed in float32."""
+    """RMS norm, computed in float32, whose stored weight is the factor of each channel."""
 
     offset = 0.0
 
 
 class _OnDevice:
-    """Mixin for a model: ``device`` is the one to compute on.
+    """Mixin for a model whose property ``device`` is the device to compute on.
 
-    While parts are offloaded, this is not the device of the first parameter.
+    Without it, that would be the device of the first parameter, which may be offloaded.
     """
 
     execution_device: torch.device | None

@@ -16,9 +16,9 @@ from .patcher import make_patcher, remember_dtypes
 
 
 class HostVAE(comfy.sd.VAE):
-    """ComfyUI's VAE class around a network of this pack.
+    """ComfyUI's VAE class around a network of this pack, where its own constructor builds ComfyUI's networks.
 
-    Its own constructor builds only ComfyUI's networks.
+    ``dtype`` is that of weights and computation; ``dynamic`` lets ComfyUI stream the weights to the device.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, *, dynamic: bool) -> None:
@@ -41,9 +41,10 @@ class HostVAE(comfy.sd.VAE):
         return decoded
 
     def decode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """The whole latent, where the host falls back to tiles, whose sizes it gets wrong for this audio.
+        """Decode the whole audio latent ``samples`` at once, although ComfyUI asks for tiles here.
 
-        Raises torch.OutOfMemoryError if there is still no room.
+        ComfyUI calls this after it has run out of memory, and its tile sizes are wrong for this audio VAE.
+        Raises torch.OutOfMemoryError if memory is still too short.
         """
         network: Any = self.first_stage_model
         decoded = network.decode(samples.to(self.device, self.vae_dtype))
@@ -51,16 +52,16 @@ class HostVAE(comfy.sd.VAE):
         return waveform
 
     def encode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """As :meth:`decode_tiled_1d`, for a waveform."""
+        """Encode the whole waveform ``samples`` at once, for the reason given in :meth:`decode_tiled_1d`."""
         network: Any = self.first_stage_model
         waveform = self.process_input(samples).to(self.device, self.vae_dtype)
         latent: Tensor = network.encode(waveform).to(self.output_device, self.vae_output_dtype())
         return latent
 
     def _own_stream(self, samples: Any) -> Tensor:
-        """Take the stream that this VAE decodes from an audio-video latent.
+        """Take the tensor that this VAE decodes, video or audio, from a nested audio-video latent.
 
-        A plain tensor is returned unchanged.
+        A tensor that is not nested is returned unchanged.
         """
         streams: Sequence[Tensor] = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
         # The video comes first, as in ComfyUI's nodes: VAE Decode takes the first stream and the audio node
@@ -70,7 +71,10 @@ class HostVAE(comfy.sd.VAE):
 
 @contextmanager
 def _without_vae_warning() -> Iterator[None]:
-    """A context without ComfyUI's warning that a state dict holds no VAE; here it is empty on purpose."""
+    """A context in which ComfyUI does not log its warning that a state dict holds no VAE.
+
+    The state dict is empty on purpose here.
+    """
 
     def other(record: logging.LogRecord) -> bool:
         return "No VAE weights" not in record.getMessage()

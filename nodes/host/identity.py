@@ -20,11 +20,12 @@ SAMPLES = 1024
 def model_identity(
     *, model: Model, text_encoder: Clip, video_vae: Vae, audio_vae: Vae | None
 ) -> dict[str, str | None]:
-    """Digests that identify the models in a graph: "clip" -> weights and dtype, "clip LoRAs" -> LoRAs, and so
-    on.
+    """Digests that identify four models with their LoRAs: 32 hexadecimal digits each.
 
-    Names are those of the node's inputs; a digest is None where there is nothing. Weights from this pack's
-    loaders are identified by their files; of other weights, and of LoRAs, some values are read.
+    The keys are "model", "clip", "video_vae" and "audio_vae" for weights and dtype of these models, and
+    "model LoRAs", "clip LoRAs" and so on for the LoRAs of each. A digest is None without this model or
+    without LoRAs. Weights from this pack's loaders are identified by their files; of other weights, and of
+    LoRAs, some values are read.
     """
     patchers = {
         "model": model,
@@ -65,7 +66,11 @@ def _digest(values: Any) -> str:
 
 
 def _parts(value: Any) -> Iterator[str]:
-    """The values within weights and patches, in a fixed order; the host's patches hold ``weights``."""
+    """Yield text for each value within ``value`` (nested weights or patches), in a fixed order, for a digest.
+
+    Of a tensor about 1024 values are read. Patches that are objects of ComfyUI are read by their attribute
+    ``weights``.
+    """
     if isinstance(value, Tensor):
         flat = value.detach().reshape(-1)
         yield f"{tuple(value.shape)}"

@@ -26,8 +26,8 @@ AUDIO_ONLY = "ltx2av_sound_alone"
 def concat_av(video: Latent, audio: Latent) -> Latent:
     """Join a video LATENT (B, C, F, H, W) and an audio LATENT (B, 8, T, 16) into one audio-video LATENT.
 
-    If only one has a noise mask, the other gets a mask of ones. All other keys are copied; where both have
-    one, the video's is used.
+    If only one has a noise mask, the other gets a mask of ones. All other keys are copied; of the keys that
+    both have, those about guides and inserted images are the video's, all others the audio's.
     """
     # A stale copy of these keys may be on the audio, if it was separated from another latent.
     of_video = {key: video[key] for key in (ATTACHED, GUIDE_FRAMES) if key in video}
@@ -45,10 +45,10 @@ def concat_av(video: Latent, audio: Latent) -> Latent:
 
 
 def each_stream(latent: Latent) -> list[Latent]:
-    """Split a LATENT into one LATENT for each stream, with its own noise mask, if any, and all other keys.
+    """Split a LATENT into a list of LATENTs, one for the video and one for the audio, as far as it has them.
 
-    Noise masks enter the nodes only here: whatever form another node used, a mask then has the axes of its
-    samples, each of full size or 1.
+    Each has its own noise mask, if there is one, and all other keys. Whatever form another node gave the
+    mask, it then has the axes of its samples, each of full size or 1.
     """
     streams = streams_of(latent["samples"])
     rest = {key: value for key, value in latent.items() if key != "noise_mask"}
@@ -59,9 +59,9 @@ def each_stream(latent: Latent) -> list[Latent]:
 
 
 def to_av(latent: Latent) -> AVLatent:
-    """The samples of any LATENT: video (B, C, F, H, W), audio (B, 8, T, 16), or both of a nested tensor.
+    """The samples of a LATENT as video (B, C, F, H, W), audio (B, 8, T, 16), or both of a nested tensor.
 
-    Raises ValueError for a tensor of another number of dimensions.
+    What the LATENT lacks is None. Raises ValueError for a tensor that has neither four nor five axes.
     """
     streams = streams_of(latent["samples"])
     if len(streams) == 2:
@@ -75,14 +75,17 @@ def to_av(latent: Latent) -> AVLatent:
 
 
 def from_av(av: AVLatent, like: Latent | None = None) -> Latent:
-    """Make a LATENT of ``av``, with all other keys of ``like``."""
+    """Make a LATENT whose samples are ``av``; all other keys are copied from ``like``, if it is not None."""
     streams = [x for x in (av.video, av.audio) if x is not None]
     samples = NestedTensor(streams) if len(streams) == 2 else streams[0]
     return {**(like or {}), "samples": samples}
 
 
 def check_batch_index(latent: Latent) -> None:
-    """Raise ValueError if ``batch_index``, which selects the noise of each clip, does not fit the batch."""
+    """Raise ValueError if ``batch_index`` of a LATENT has not one entry for each clip of its batch.
+
+    ``batch_index`` is ComfyUI's key that selects the noise of each clip; a LATENT without it passes.
+    """
     index, batch = latent.get("batch_index"), len(streams_of(latent["samples"])[0])
     if index is not None and len(index) != batch:
         raise ValueError(
@@ -92,7 +95,10 @@ def check_batch_index(latent: Latent) -> None:
 
 
 def check_noise(noise: Any, samples: Any) -> None:
-    """Raise ValueError if ``noise`` has another shape than ``samples``, such as that of the video alone."""
+    """Raise ValueError if ``noise`` and ``samples`` differ in shape, as when the noise is of the video alone.
+
+    Batch sizes may differ, since one noise may serve all clips.
+    """
     of_noise, of_samples = ([tuple(one.shape) for one in streams_of(x)] for x in (noise, samples))
     # One noise may serve all clips of a batch.
     if [shape[1:] for shape in of_noise] != [shape[1:] for shape in of_samples]:

@@ -38,7 +38,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True, eq=False)
 class AppliedLora:
-    """Clones of a MODEL and a CLIP to which a LoRA was added, and a report on the layers that match."""
+    """Clones of a MODEL and a CLIP to which a LoRA was added, and a report on the layers that match.
+
+    ``clip`` is None if no CLIP was given. ``parameters`` are the factors by which the reference of an IC-LoRA
+    is smaller than the clip, in space and time.
+    """
 
     model: Model
     clip: Clip | None
@@ -55,11 +59,12 @@ def apply_lora(
     audio_strength: float | None = None,
     clip: Clip | None = None,
 ) -> AppliedLora:
-    """Add a LoRA to a clone of ``model``, and to the text projection of a clone of ``clip``.
+    """Add a LoRA to a clone of ``model``, and to the text projection of a clone of ``clip``, if there is one.
 
-    The file's metadata is attached to the MODEL for the host's IC-LoRA node; for keys that it lacks, the
-    values of LoRAs that were added before remain. Raises ValueError if the file is no LoRA, or if no layer of
-    it matches.
+    ``strength`` multiplies the LoRA's change; ``audio_strength``, where it is not None, does so in layers of
+    the audio. The file's metadata is attached to the MODEL for ComfyUI's IC-LoRA node; for keys that the file
+    lacks, the values of LoRAs that were added before remain. Raises ValueError if the file is no LoRA, or if
+    no layer of it matches.
     """
     # The library's reader is used for its dialects; the host's own skips names that it does not recognise.
     lora = open_lora(path, strength, audio_strength=audio_strength)
@@ -108,9 +113,10 @@ def apply_lora(
 
 
 def _attach(model: Model, lora: Lora, metadata: Mapping[str, str]) -> bool:
-    """Attach the metadata of a LoRA's file to a MODEL, over that of LoRAs that were added before.
+    """Attach the metadata of a LoRA's file to a MODEL; earlier LoRAs keep only keys that ``metadata`` lacks.
 
-    Returns whether this is an IC-LoRA that replaces the reference of an earlier one, which is logged too.
+    Returns whether the LoRA is an IC-LoRA that replaces the reference settings of an earlier one, which is
+    logged too.
     """
     earlier = model.get_attachment(ATTACHMENT) or {}
     # The metadata has room for one reference, so the factors of a later IC-LoRA replace those of an earlier
@@ -130,10 +136,10 @@ def _add(
     shapes: Shapes,
     stored: Mapping[str, Tensor],
 ) -> None:
-    """Add the LoRA's layers for one component to ``patcher``.
+    """Add the LoRA's layers for one component, such as the transformer, to ``patcher``.
 
-    ``names`` maps the component's module names to the host's, ``shapes`` has the shapes of its tensors, and
-    ``stored`` the tensors of the LoRA file.
+    ``names`` maps the component's module names to ComfyUI's parameter names, ``shapes`` has the shapes of the
+    component's tensors by name, and ``stored`` the tensors of the LoRA file.
     """
     # The host has one strength for all layers of a set of patches, so layers are grouped by theirs.
     groups: dict[float, dict[str, Tensor]] = {}
@@ -145,10 +151,10 @@ def _add(
 
 
 def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a LoRA layer for module ``own``, under the names by which the host finds them.
+    """The tensors of ``layer``, the LoRA's layer for module ``own``, under the names that ComfyUI reads.
 
-    Raises ValueError for values that are NaN or infinite, and for a DoRA in PEFT's form, which the host
-    cannot compute.
+    ``stored`` are the tensors of the LoRA file. Raises ValueError for values that are NaN or infinite, and
+    for a DoRA in PEFT's form, which ComfyUI cannot compute.
     """
     for name in layer.names:
         # A single NaN would spread through the merged weight to every value of the clip.
@@ -185,14 +191,17 @@ def _tensors(lora: Lora, own: str, layer: LoraLayer, stored: Mapping[str, Tensor
 
 
 def _projection_names(clip: Clip | None) -> dict[str, str]:
-    """Map the text projection's layers to the names of their weights in a CLIP, ours or the host's."""
+    """Map the layers of the text projection to the names of their weights in a CLIP; empty without a CLIP.
+
+    The CLIP may be from this pack's loader or from ComfyUI's.
+    """
     names = () if clip is None else clip.patcher.model.state_dict()
     matches = ((_PROJECTION.search(name), name) for name in names)
     return {match[1] or "aggregate_embed": name for match, name in matches if match}
 
 
 def _model_shapes(model: Model) -> dict[str, tuple[int, ...]]:
-    """Shapes of the network's tensors in computation, by name.
+    """The shapes that the tensors of a MODEL's network have when they are used in computation, by name.
 
     Quantised weights are stored in other shapes.
     """

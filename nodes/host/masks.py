@@ -16,15 +16,15 @@ from .values import Latent
 
 
 def streams_of(samples: Any) -> list[Tensor]:
-    """The tensors in samples or in a mask: those of a nested tensor, or the tensor itself, in a list."""
+    """A list of the tensors in samples or in a mask: those of a nested tensor, or the one plain tensor."""
     return list(samples.unbind()) if getattr(samples, "is_nested", False) else [samples]
 
 
 def masks_of(mask: Any, streams: Sequence[Tensor]) -> list[Tensor | None]:
-    """Return the noise mask of each of ``streams``, as ComfyUI's sampler reads ``mask``.
+    """Return the noise mask of each of ``streams``, the latents of video and audio, from ComfyUI's ``mask``.
 
-    If ``mask`` is None, so are all. A plain (not nested) mask belongs to the first stream; a stream without
-    one gets ones. A plain mask of a video that has fewer images than latent frames is stretched in time.
+    If ``mask`` is None, so are all. A plain (not nested) mask belongs to the first stream; any other stream
+    without a mask gets ones. A plain video mask with fewer frames than the latent is stretched in time.
     """
     if mask is None:
         return [None] * len(streams)
@@ -38,7 +38,7 @@ def masks_of(mask: Any, streams: Sequence[Tensor]) -> list[Tensor | None]:
 def frame_mask(video: Latent) -> Tensor:
     """A copy of a video LATENT's noise mask with one entry per latent frame.
 
-    Without a noise mask it is ones (B, 1, F, 1, 1).
+    It is (B or 1, C or 1, F, H or 1, W or 1). Without a noise mask it is ones (B, 1, F, 1, 1).
     """
     samples: Tensor = video["samples"]
     (mask,) = masks_of(video.get("noise_mask"), [samples])
@@ -49,7 +49,7 @@ def frame_mask(video: Latent) -> Tensor:
 
 
 def _in_form_of(mask: Tensor, samples: Tensor) -> Tensor:
-    """Reshape ``mask`` to the axes of ``samples``, each of full size or 1."""
+    """Reshape a noise mask of any form to the axes of ``samples``, each of full size or 1."""
     if mask.ndim == samples.ndim and all(
         size in (1, full) for size, full in zip(mask.shape, samples.shape, strict=True)
     ):
@@ -62,6 +62,9 @@ def _in_form_of(mask: Tensor, samples: Tensor) -> Tensor:
 
 
 def _ones(samples: Tensor) -> Tensor:
-    """A mask of ones with one value per latent frame: (B, 1, F, 1, 1), or for audio (B, 1, T, 1)."""
+    """A mask of ones with one value for each latent frame of ``samples``.
+
+    It is (B, 1, F, 1, 1) for video and (B, 1, T, 1) for audio.
+    """
     shape = (len(samples), 1, samples.shape[2], *(1,) * (samples.ndim - 3))
     return torch.ones(shape, device=samples.device)

@@ -30,9 +30,11 @@ def video_modality(
     guides: GuideTokens | None,
     entries: list[Entry],
 ) -> Modality:
-    """Convert a video latent (B, C, F, H, W) to tokens with positions; those of ``guides`` are the last ones.
+    """Convert a video latent (B, C, F, H, W) to tokens with positions and noise levels.
 
-    ``entries`` are ComfyUI's attention weights of the guides.
+    ``timestep`` has the noise levels, (B,) or one for each token; ``context`` is the text (B, tokens, width).
+    ``guides`` are the last tokens and have coordinates of their own; None without guides. ``entries`` are
+    their attention weights as ComfyUI states them.
     """
     _, _, frames, height, width = latent.shape
     tokens = patchify_video(latent)
@@ -67,9 +69,10 @@ def video_modality(
 def audio_modality(
     latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None
 ) -> Modality:
-    """Convert an audio latent (B, C, T, H) to tokens.
+    """Convert an audio latent (B, C, T, bins) to tokens with positions and noise levels.
 
-    The clean tokens of a ``reference`` come before them.
+    ``timestep`` has the noise levels, (B,) or one for each token; ``context`` is the text (B, tokens, width).
+    The tokens of a ``reference`` audio, clean and under the key "tokens", come first; None without one.
     """
     tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
     positions = audio_positions(tokens.shape[1])
@@ -92,7 +95,7 @@ def audio_modality(
 
 
 def _token_timesteps(timestep: Tensor) -> Tensor:
-    """Bring timesteps (B,), (B, N) or (B, N, 1) to (B, N), or (B, 1) for one value per sample."""
+    """Reshape timesteps (B,), (B, tokens) or (B, tokens, 1) to (B, 1) or (B, tokens)."""
     return timestep.reshape(len(timestep), -1)
 
 
@@ -102,9 +105,11 @@ def velocities_of(
     audio: Tensor | None,
     guides: GuideTokens | None,
 ) -> list[Tensor] | Tensor:
-    """Convert the velocities of tokens to latents of the shapes of ``video`` and ``audio``.
+    """Convert the velocities of tokens, ``streams`` = (video, audio), to latents.
 
-    Guide tokens that were left out, and streams that did not run, get velocity 0.
+    They have the shapes of the latents ``video`` and ``audio``. Returns [video, audio], or the video's alone
+    if ``audio`` is None or empty. Tokens that ``guides`` lack, and streams that did not run (None), get
+    velocity 0.
     """
     tokens, audio_tokens = streams
     if tokens is None:

@@ -87,11 +87,11 @@ def numerics_of_host() -> Numerics:
 
 
 def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
-    """Load the same transformer with ComfyUI's own network in place of this pack's.
+    """Load the same files as :func:`load_model`, into ComfyUI's own network in place of this pack's.
 
     Its results are those of the installed ComfyUI version, and every pack that changes ComfyUI's LTX-2
-    network works. Raises ValueError if the files hold no transformer, or one that this version does not
-    support.
+    network works. With ``disable_dynamic`` weights are loaded and not streamed from the file. Raises
+    ValueError if the files hold no transformer, or one that this ComfyUI version does not support.
     """
     weights = read_weights(*paths)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
@@ -130,12 +130,15 @@ class LatentFormatAV(comfy.latent_formats.LTXAV):
 
 
 class LTX2Config(comfy.supported_models.LTXAV):
-    """ComfyUI's description of its LTX-2 models, which other packs recognise, with this pack's network."""
+    """ComfyUI's description of its LTX-2 models, by which other packs know them, for this pack's network."""
 
     latent_format = LatentFormatAV
 
     def process_clip_state_dict_for_saving(self, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Rename the text encoder's tensors for a checkpoint: all but the text projection get a prefix."""
+        """Rename the tensors of a text encoder as a saved checkpoint has them.
+
+        All but those of the text projection get the prefix of the text encoder.
+        """
         (prefix,) = self.text_encoder_key_prefix
         return {
             name if name.startswith("text_embedding_projection.") else prefix + name: tensor
@@ -144,7 +147,10 @@ class LTX2Config(comfy.supported_models.LTXAV):
 
 
 class LTX2Model(comfy.model_base.LTXAV):
-    """The model as one of ComfyUI's LTX-2 family: its type checks, LoRA names and context windows apply."""
+    """The model around this pack's network, as a subclass of ComfyUI's own LTX-2 model.
+
+    So ComfyUI's type checks, names of LoRA layers and context windows work with it.
+    """
 
     def __init__(self, config: LTX2Config, device: torch.device | None = None) -> None:
         # The parent's constructor would build the host's own network, so the grandparent's is called.
@@ -155,9 +161,9 @@ class LTX2Model(comfy.model_base.LTXAV):
         config.unet_config |= comfy.supported_models.LTXAV.unet_config
 
     def extra_conds(self, **kwargs: Any) -> Options:
-        """Convert conditioning to arguments of the network.
+        """Convert the options of a conditioning to arguments of the network, once for each sampling run.
 
-        Runs the text connectors, once for each sampling.
+        The text connectors run here.
         """
         # The host's own method finds whatever this host passes to its network. Text is encoded below, once.
         out: Options = super().extra_conds(**{**kwargs, "cross_attn": None})
@@ -193,7 +199,11 @@ class LTX2Model(comfy.model_base.LTXAV):
         audio_denoise_mask: Tensor | None = None,
         **conds: Any,
     ) -> tuple[Tensor, Tensor]:
-        """Return the noise levels of video and audio: (B,), or (B, N) per token if a mask is not all 1."""
+        """Return the noise levels of video and audio, from ``timestep`` (B,), the noise level of the step.
+
+        Each is (B,), or (B, tokens) if the mask of the stream is not 1 everywhere: the mask multiplies the
+        noise level.
+        """
         video = audio = timestep
         if denoise_mask is not None:
             # All channels of a token share one noise level, so the first channel of the mask decides.
@@ -203,12 +213,18 @@ class LTX2Model(comfy.model_base.LTXAV):
         return video, audio
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **more: Any) -> Tensor:
-        """Return preserved content without noise: the timesteps of its tokens say that it has none."""
+        """Return ``latent_image``, the preserved content of a masked latent, without noise at any ``sigma``.
+
+        ComfyUI's other models add noise here. This one gives preserved tokens the timestep 0 instead.
+        """
         return latent_image
 
 
 def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
-    """Multiply timesteps (B,) by masks (B, N, 1): (B, N), or the timesteps unchanged if all masks are 1."""
+    """Multiply timesteps (B,) by a mask of tokens (B, tokens, 1), to timesteps (B, tokens).
+
+    If the mask is 1 everywhere, the timesteps (B,) are returned unchanged.
+    """
     # One value for all tokens lets the modulation be computed once a sample instead of once a token.
     if bool((mask == 1).all()):
         return timestep
@@ -216,7 +232,10 @@ def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
 
 
 class NetworkArguments(TypedDict):
-    """The keyword arguments with which ComfyUI constructs ``HostTransformer``."""
+    """The keyword arguments with which ComfyUI constructs this pack's network ``HostTransformer``.
+
+    They are the configurations of the transformer and of the text connectors.
+    """
 
     config: TransformerConfig
     text: TextConfig
@@ -237,7 +256,10 @@ def _network_arguments(config: Config, numerics: Numerics) -> NetworkArguments:
 
 
 def _choose_dtypes(config: LTX2Config, tensors: Tensors) -> None:
-    """Set the dtypes for storing and computing that ComfyUI would choose for a model of its own."""
+    """Set in ``config`` the dtypes of storage and computation that ComfyUI would choose for its own models.
+
+    ``tensors`` are the weights, whose number, dtype and quantisation decide.
+    """
     host = comfy.model_management
     quantised = comfy.utils.detect_layer_quantization(tensors, "")
     if quantised:

@@ -8,10 +8,10 @@ from .network import HostTransformer
 
 
 def with_option(model: Any, name: str, value: Any, *, what: str) -> Any:
-    """Clone a MODEL and set the option ``name`` in its calls of the network.
+    """Clone a MODEL and set the entry ``name`` in its ``transformer_options`` to ``value``.
 
-    Raises ValueError for ComfyUI's own network, which does not read it; ``what`` names in the message what
-    needs the option.
+    Raises ValueError for ComfyUI's own network, which does not read such entries; the message begins with
+    ``what``, a plural that says what was to be set, such as "tiles".
     """
     if not isinstance(model.model.diffusion_model, HostTransformer):
         raise ValueError(

@@ -35,8 +35,8 @@ WITHOUT_EFFECT = {"latent_shapes", "audio_denoise_mask"}
 class HostTransformer(Transformer):
     """Transformer and text connectors in one network, with the tensor names of released single files.
 
-    ComfyUI's code and other packs read attributes and methods that are not used here, such as ``patchifier``,
-    and replace and wrap the blocks.
+    It has attributes and methods, such as ``patchifier``, that only ComfyUI and other packs read; packs also
+    replace and wrap its blocks.
     """
 
     def __init__(
@@ -79,10 +79,12 @@ class HostTransformer(Transformer):
         self.in_channels = config.in_channels
 
     def preprocess_text_embeds(self, context: Tensor, unprocessed: bool = False) -> Tensor:
-        """Run the connectors on text features (B, S, K): joined contexts of both streams (B, 1024, Kv + Ka).
+        """Run the text connectors on the features of valid tokens (B, tokens, width of the features).
 
-        Features are those of valid tokens. A context that has been through the connectors already is returned
-        unchanged.
+        Returns the contexts of video and audio joined along their width: (B, 1024, video width + audio
+        width). ``unprocessed`` says that ``context`` holds features; without it, a context that is as wide as
+        the result has been through the connectors already and is returned unchanged. Raises ValueError for
+        any other width.
         """
         video, audio = self.text_config.video.dim, self.text_config.audio.dim
         # The flag decides where widths coincide: features and contexts may be equally wide.
@@ -106,9 +108,10 @@ class HostTransformer(Transformer):
     def separate_audio_and_video_latents(
         self, x: Sequence[Tensor], audio_length: int | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return (video, audio) from the latents of a call.
+        """Return (video, audio) from the latents of a call, [video, audio] or [video].
 
-        Where there is no audio, it is a tensor of length 0.
+        Without audio, the audio returned is a tensor of length 0. ``audio_length`` is not read; it is in
+        ComfyUI's signature.
         """
         if len(x) > 1:
             return x[0], x[1]
@@ -117,7 +120,10 @@ class HostTransformer(Transformer):
     def recombine_audio_and_video_latents(
         self, vx: Tensor, ax: Tensor, target_shape: Sequence[int] | None = None
     ) -> list[Tensor] | Tensor:
-        """Join latents again that :meth:`separate_audio_and_video_latents` separated."""
+        """Join video ``vx`` and audio ``ax`` to [video, audio]; without audio, return the video's tensor.
+
+        ``target_shape`` is not read; it is in ComfyUI's signature.
+        """
         return [vx, ax] if ax.numel() else vx
 
     def forward(  # type: ignore[override]
@@ -135,7 +141,9 @@ class HostTransformer(Transformer):
         """Compute the velocities of the latents ``x`` = [video (B, 128, F, H, W), audio (B, 8, T, 16)].
 
         Returns a list like ``x``, or a tensor if ``x`` is only a video. ``timestep`` is what
-        ``LTX2Model.process_timestep`` returns; ``context`` holds the joined text contexts.
+        ``LTX2Model.process_timestep`` returns; ``context`` holds the text contexts of both streams joined
+        along their width, and ``attention_mask`` says which of its tokens are valid. ``keyframe_idxs`` are
+        the coordinates of guides, ``denoise_mask`` is that of the video; ``conds`` are other conditioning.
         """
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
@@ -156,9 +164,10 @@ class HostTransformer(Transformer):
         return result
 
     def _attempted(self, *inputs: Any, **conds: Any) -> list[Tensor] | Tensor:
-        """The velocities; the whole evaluation runs a second time if memory runs out.
+        """Compute the velocities, from the arguments of ``forward``; a second time if memory runs out.
 
-        A pass that resumes from saved states has written into them, and runs once.
+        A guidance pass that resumes from the saved states of another runs once, because it has written into
+        them.
         """
         options = inputs[5] if len(inputs) > 5 else conds.get("transformer_options", {})
         again = not isinstance(options.get(FORK), Late)

@@ -1,4 +1,4 @@
-"""Sentences for the user about what has no effect, in the log and on the node that runs."""
+"""Sentences that tell the user what has no effect, in the log and on the node that runs."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ USE_CORE = (
 
 
 def say(text: str) -> None:
-    """Write ``text`` to the log and display it under the running node, of whichever pack that is."""
+    """Write ``text`` to the log as a warning, and display it under the node that is running."""
     log.warning("%s", text)
     show_text(text)
 
 
 @lru_cache(maxsize=256)
 def notice_once(text: str) -> None:
-    """As :func:`say`; a second call with the same text does nothing."""
+    """Write ``text`` to the log and under the running node; a second call with the same text does nothing."""
     say(text)

@@ -1,4 +1,4 @@
-"""Puts networks under the host's memory management."""
+"""Puts networks under ComfyUI's memory management."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ Patcher: TypeAlias = comfy.model_patcher.ModelPatcher
 def make_patcher(
     model: nn.Module, load_device: torch.device, offload_device: torch.device, *, dynamic: bool = True
 ) -> Patcher:
-    """Wrap ``model`` in a ModelPatcher of the host.
+    """Wrap ``model`` in a ComfyUI ModelPatcher, which manages its memory between the two devices.
 
-    With ``dynamic`` it is the one that streams weights to the device, if the host has turned that on. The
-    host rebinds the class at start-up, so it is looked up at each call.
+    With ``dynamic`` the patcher streams weights to the device, if ComfyUI has turned that on.
     """
     plain = comfy.model_patcher.ModelPatcher
     patcher_type = getattr(comfy.model_patcher, "CoreModelPatcher", plain) if dynamic else plain
@@ -27,14 +26,17 @@ def make_patcher(
 
 
 def is_dynamic(patcher: Patcher) -> bool:
-    """Whether a patcher leaves weights in the file and streams them to the device; older hosts have none."""
+    """Whether a ModelPatcher leaves weights in the file and streams them to the device.
+
+    Older ComfyUI versions have no such patchers.
+    """
     return bool(getattr(patcher, "is_dynamic", lambda: False)())
 
 
 def forget_tables_when_idle(patcher: Patcher) -> None:
     """Free the rotary tables of a model after each sampling run and when the model is unloaded.
 
-    The host does not count them as memory of the model.
+    ``patcher`` is the MODEL. ComfyUI does not count these tables as memory of the model.
     """
 
     def forget(patcher: Patcher, *_unused: object) -> None:
@@ -46,7 +48,7 @@ def forget_tables_when_idle(patcher: Patcher) -> None:
 
 
 def remember_dtypes(model: nn.Module) -> None:
-    """Record the dtype of each parameter for hosts that read it when they assign weights."""
+    """Record the dtype of each parameter, for ComfyUI versions that read it when they assign weights."""
     archive = getattr(comfy.model_management, "archive_model_dtypes", None)
     if archive is not None:
         archive(model)

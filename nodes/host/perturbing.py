@@ -16,9 +16,10 @@ PERTURBATIONS = "ltx2_perturbations"
 
 
 def perturbations_of(options: Options, batch: int) -> Perturbations | None:
-    """Return the perturbation of each sample in a call, None if nothing is perturbed.
+    """Return what each of the ``batch`` samples in a call skips; None if nothing is perturbed.
 
-    It combines those of this pack's guider with the switches in ComfyUI's options, both in ``options``.
+    ``options`` are the ``transformer_options``: they hold the perturbations of this pack's guider and
+    ComfyUI's own switches, which are combined.
     """
     off = _switched_off(options)
     if PERTURBATIONS in options:
@@ -32,7 +33,7 @@ def perturbations_of(options: Options, batch: int) -> Perturbations | None:
 
 
 def _switched_off(options: Options) -> Perturbation:
-    """The perturbation that ComfyUI's options of a call request, the same in every sample."""
+    """What ComfyUI's own switches in a call's ``transformer_options`` turn off, the same in every sample."""
     passing = tuple(options.get("stg_self_attn_blocks", ()))
     return Perturbation(
         video_self_attention=passing,

@@ -42,17 +42,20 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 def add_av_previews(patcher: Any, *paths: str | Path) -> None:
-    """Attach previews to a MODEL.
+    """Attach previews to the MODEL ``patcher``, which its sampling runs show on the node.
 
-    ``paths`` are the files of the model; small autoencoders in them give previews true colours. A preview
-    that fails is logged once and never stops the run.
+    ``paths`` are the files of the model; if they hold small autoencoders, previews have true colours. A
+    preview that fails is logged once and never stops the run.
     """
     # A wrapper here gets the callback and the shapes of both streams, and works for any sampler node.
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _Wrapper(paths))
 
 
 class _Wrapper:
-    """Wraps each sampling run so that its callback also draws previews."""
+    """Wraps the sampling runs of a MODEL so that the callback of each step also draws previews.
+
+    ``paths`` are the files of the model, from which the colours are computed at the first run.
+    """
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self._paths = paths
@@ -83,9 +86,9 @@ class _Wrapper:
         )
 
     def _fit(self) -> Previews | None:
-        """The linear maps from latents to colours and loudness, computed once from the model's files.
+        """The linear maps from latents to colours and loudness; None if they cannot be computed.
 
-        It is None if they cannot be computed.
+        They are computed once, from the autoencoders in the model's files.
         """
         if not self._fitted:
             try:
@@ -97,7 +100,12 @@ class _Wrapper:
 
 
 class _Preview:
-    """The callback of one run: it calls the original one, then draws a preview if there is time for it."""
+    """The step callback of one run: calls ``callback``, the original one, and draws a preview if time allows.
+
+    ``shapes`` are those of video and audio in the packed latent, ``steps`` the number of sampling steps, and
+    ``fitted`` the maps from latents to colours and loudness; without them (None) colours are false and
+    loudness is relative.
+    """
 
     def __init__(
         self, callback: Callback, shapes: Sequence[Sequence[int]], steps: int, fitted: Previews | None
@@ -140,7 +148,10 @@ class _Preview:
         return None if pixels is None else Image.fromarray(pixels.numpy())
 
     def _frame(self, video: Tensor) -> Tensor:
-        """Draw the middle frame of ``video`` (B, C, F, H, W): uint8 (height, width, 3)."""
+        """Draw the middle latent frame of the first clip in the latent ``video`` (B, C, F, H, W).
+
+        Returns uint8 (height, width, 3).
+        """
         # The first frame may be the input image, which would reveal nothing of the run.
         frame = video.shape[2] // 2
         if not self._decoder_tried:
@@ -157,9 +168,9 @@ class _Preview:
 
 
 def level_strip(levels: Tensor, width: int) -> Tensor:
-    """Draw loudness (T,) in [0, 1] as bars on a dark background: uint8 (24, width, 3).
+    """Draw loudness ``levels`` (T,) in [0, 1] over time, from left to right, as bars on a dark background.
 
-    Time goes from left to right.
+    Returns uint8 (24, width, 3), with ``width`` in pixels.
     """
     moments = torch.arange(width) * len(levels) // width
     heights = 1 + levels[moments] * (_STRIP - 3)
@@ -168,9 +179,10 @@ def level_strip(levels: Tensor, width: int) -> Tensor:
 
 
 def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
-    """Load a tiny decoder: a function from one latent frame to pixels (height, width, 3) in [0, 1].
+    """Load a tiny decoder: a function from one latent frame (1, C, 1, H, W) to pixels (height, width, 3).
 
-    Returns None unless the host is set to tiny decoders and has a file of one.
+    Pixels are in [0, 1]. Returns None if ComfyUI's preview method is not TAESD, or if it has no usable
+    decoder file.
     """
     if args.preview_method != LatentPreviewMethod.TAESD:
         return None
@@ -191,9 +203,9 @@ def _tiny_decoder() -> Callable[[Tensor], Tensor] | None:
 
 
 def _fit_small(paths: Sequence[str | Path]) -> Previews | None:
-    """Compute the maps from latents to colours and loudness for the autoencoders in the model's files.
+    """Compute the linear maps from latents to colours and loudness, with autoencoders in the model's files.
 
-    Returns None if the files have no autoencoders, or large ones.
+    Returns None if the files do not hold all of them, or if they are too large for a preview.
     """
     parts = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER, Component.AUDIO_DECODER)
     weights = read_weights(*paths)

@@ -22,10 +22,10 @@ def check_interrupted() -> None:
 
 
 def count_bar(total: int, what: str) -> Callable[[int], None]:
-    """Make a callback that takes how many of ``total`` steps, frames or layers are done.
+    """Make a callback to call with the number of steps, frames or layers that are done, of ``total``.
 
-    It moves the node's progress bar and writes a line such as "sampling: 3 of 20, 40 s left" under the node;
-    ``what`` is its first word.
+    The callback moves the node's progress bar and writes a line such as "sampling step: 3 of 20, 40 s left"
+    under the node, which begins with ``what``.
     """
     bar, text = comfy.utils.ProgressBar(total), ProgressText(total, what)
 
@@ -38,7 +38,7 @@ def count_bar(total: int, what: str) -> Callable[[int], None]:
 
 @contextmanager
 def part_of_job(name: str) -> Iterator[None]:
-    """A context in which lines of text under the node begin with ``name``, such as "window 2 of 6"."""
+    """A context in which lines of progress under the node begin with ``name``, such as "window 2 of 6"."""
     token = _part.set(name)
     try:
         yield
@@ -47,7 +47,11 @@ def part_of_job(name: str) -> Iterator[None]:
 
 
 class ProgressText:
-    """Writes progress as text under the running node; nothing if the work ends within ``EVERY_S`` seconds."""
+    """Writes progress as text under the running node, at most twice a second.
+
+    ``total`` is the number of steps and ``what`` their name; call it with the number that are done. Work that
+    ends within half a second writes nothing.
+    """
 
     def __init__(self, total: int, what: str) -> None:
         self._total, self._what = total, what

@@ -1,4 +1,4 @@
-"""Which recipe belongs to a MODEL or VAE: the default settings of the checkpoint that it was loaded from."""
+"""Which recipe (default settings by generation and kind of checkpoint) belongs to a MODEL or VAE."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ _NETWORK = "diffusion_model."
 
 
 def remember_recipe(holder: Any, source: Checkpoint) -> None:
-    """Note on ``holder``, a VAE or the ``model`` of a MODEL, the recipe of the file ``source``."""
+    """Store on ``holder`` the recipe (default settings) of the checkpoint ``source`` that it was loaded from.
+
+    ``holder`` is a VAE, or the attribute ``model`` of a MODEL.
+    """
     version = str(source.metadata.get("model_version", ""))
     setattr(holder, _ATTRIBUTE, recipe_for(generation_of(version, inferred=source.generation)))
 
 
 def recipe_of_vae(vae: Vae | None) -> Recipe:
-    """Return the recipe for full weights of the checkpoint that ``vae`` is from.
+    """Return the recipe (default settings) for the undistilled checkpoint that ``vae`` is from.
 
-    VAEs of other loaders do not say what they are from; for them it is the recipe of the oldest generation.
+    For None, and for VAEs of other loaders, which do not say what they are from, it is that of the oldest
+    generation.
     """
     recipe: Recipe = getattr(vae, _ATTRIBUTE, DEFAULT)
     return recipe
 
 
 def recipe_of_model(model: Model) -> Recipe:
-    """Return the recipe for full weights of the checkpoint that ``model`` is from.
+    """Return the recipe (default settings) for the undistilled checkpoint that ``model`` is from.
 
-    The generation of a MODEL of another loader is read from the shapes of its network.
+    For a MODEL of another loader the generation is told from the shapes of its tensors.
     """
     # Clones of a MODEL, such as those with LoRAs, share the host's model, so that it is noted there.
     recipe: Recipe | None = getattr(model.model, _ATTRIBUTE, None)

@@ -1,4 +1,4 @@
-"""The library's samplers as SAMPLER objects of the host, for all its guiders and models."""
+"""The library's samplers as SAMPLER objects of ComfyUI, for all its guiders and models."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from .streams import Packing
 
 
 def sampler_object(name: str, eta: float | None = None) -> Any:
-    """Create the SAMPLER with this name. ``eta`` is the share of fresh noise, None its default.
+    """Create a ComfyUI SAMPLER from the library's sampler ``name``.
 
+    ``eta`` is the share of fresh noise that the sampler adds at each step; None is the sampler's default.
     Fresh noise is drawn on the CPU, video first, with the seed of the run plus one. So every device gets the
-    same noise, and for a batch of one it is that of the host's own samplers on the CPU. Raises ValueError for
-    an unknown name, or an ``eta`` that the sampler does not take.
+    same noise, and for a batch of one it is that of ComfyUI's own samplers on the CPU. Raises ValueError for
+    an unknown name, or if the sampler takes no ``eta``.
     """
     return comfy.samplers.KSAMPLER(partial(_run, get_sampler(name, eta=eta)))
 
@@ -35,7 +36,11 @@ def _run(
     callback: Callable[[dict[str, object]], None] | None = None,
     disable: bool | None = None,
 ) -> Tensor:
-    """Run a sampler of the library with the arguments that the host passes to a sampler function."""
+    """Run ``sampler``, one of the library's, with the arguments that ComfyUI passes to a sampler function.
+
+    ``x`` is the packed noisy latent, ``sigmas`` are the noise levels, and ``callback`` is called after each
+    step. Returns the packed latent at the last noise level. ``disable`` is not read.
+    """
     extra_args = extra_args or {}
     packing = Packing.of(getattr(model.inner_model, "conds", {}))
     denoise = _HostDenoise(model, extra_args, packing, paired=sampler.paired)
@@ -53,16 +58,21 @@ def _run(
 
 
 class _Denoised(TypedDict):
-    """The keys that are read here of the argument that the host passes to a post-cfg function."""
+    """The keys that this file reads of the argument of ComfyUI's post-cfg functions.
+
+    They are the guided estimate of the clean latent and that of the negative prompt, None if it was not
+    evaluated.
+    """
 
     denoised: Tensor
     uncond_denoised: Tensor | None
 
 
 class _HostDenoise:
-    """Wraps the host's model, with its guidance and masks, as the denoiser that the library's samplers call.
+    """Wraps ComfyUI's model, with guidance and masks, as the denoiser that the library's samplers call.
 
-    ``last`` is the packed latent of the latest call.
+    ``extra_args`` are ComfyUI's arguments for the model; with ``paired`` the negative estimate is recorded
+    for samplers that need it. ``last`` is the packed latent of the latest call.
     """
 
     def __init__(self, model: Any, extra_args: Mapping[str, Any], packing: Packing, *, paired: bool) -> None:

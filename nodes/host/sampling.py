@@ -1,4 +1,4 @@
-"""One sampling run through the host's own guider interface, samplers, noise and progress bar.
+"""One sampling run through ComfyUI's own guider interface, samplers, noise and progress bar.
 
 Letters: B batch, N values of a packed latent: ComfyUI concatenates video and audio to (B, 1, N).
 """
@@ -31,7 +31,7 @@ from .samplers import sampler_object
 
 @dataclass(frozen=True, kw_only=True)
 class HostSampling:
-    """Samples with the host's own CFG guider and its sampler named ``sampler``.
+    """Samples with ComfyUI's own CFG guider and ComfyUI's sampler of the name ``sampler``.
 
     ``cfg`` is the guidance scale of the video, ``audio_cfg`` that of the audio.
     """
@@ -43,7 +43,11 @@ class HostSampling:
     def __call__(
         self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
     ) -> Latent:
-        """Sample ``latent`` along the noise levels ``sigmas``, and return the LATENT at their end."""
+        """Sample ``latent`` along the noise levels ``sigmas`` and return the LATENT at the last one.
+
+        ``positive`` and ``negative`` are CONDITIONING; noise is drawn from ``seed`` and added at the first
+        level.
+        """
         # Only unequal scales need a function of the pack; a single one uses the host's guidance unchanged.
         scales = _scales(latent, self.cfg, self.audio_cfg)
         guider = comfy.samplers.CFGGuider(model if scales is None else _with_scales(model, scales))
@@ -55,9 +59,9 @@ class HostSampling:
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedSampling:
-    """Samples with the library's ``guidance`` and its sampler named ``sampler``.
+    """Samples with the library's ``guidance`` and the library's sampler of the name ``sampler``.
 
-    ``eta`` is the share of fresh noise that the sampler adds, None its default.
+    ``eta`` is the share of fresh noise that the sampler adds at each step; None is the sampler's default.
     """
 
     guidance: GuidanceAt
@@ -67,17 +71,22 @@ class GuidedSampling:
     def __call__(
         self, model: Any, positive: Any, negative: Any, latent: Latent, *, seed: int, sigmas: Tensor
     ) -> Latent:
-        """Sample ``latent`` along the noise levels ``sigmas``, and return the LATENT at their end."""
+        """Sample ``latent`` along the noise levels ``sigmas`` and return the LATENT at the last one.
+
+        ``positive`` and ``negative`` are CONDITIONING; noise is drawn from ``seed`` and added at the first
+        level.
+        """
         guider = AVGuider(model, self.guidance)
         guider.set_conds(positive, negative)
         return run(guider, sampler_object(self.sampler, self.eta), latent, seed=seed, sigmas=sigmas)
 
 
 def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor) -> Latent:
-    """Sample ``latent`` with the host's guider and sampler, as its node SamplerCustomAdvanced does.
+    """Sample ``latent`` along the noise levels ``sigmas``, as ComfyUI's node SamplerCustomAdvanced does.
 
-    Noise is drawn on the CPU, video first. Every step moves the progress bar and can be interrupted by the
-    stop button. Raises ValueError if ``batch_index`` of the LATENT does not fit its batch.
+    ``guider`` is a GUIDER, ``sampler`` a SAMPLER. Noise is drawn from ``seed`` on the CPU, video first. Every
+    step moves the progress bar and can be interrupted by the stop button. Raises ValueError if
+    ``batch_index`` of the LATENT does not fit its batch.
     """
     check_batch_index(latent)
     samples = comfy.sample.fix_empty_latent_channels(
@@ -111,7 +120,11 @@ def run(guider: Any, sampler: Any, latent: Latent, *, seed: int, sigmas: Tensor)
 
 
 def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tensor) -> None:
-    """Raise ValueError that names stream and block if ``x0`` of the first step is NaN or infinite."""
+    """Raise ValueError if ``x0``, the first step's estimate of the clean latent, has NaN or infinite values.
+
+    The message names video or audio, and with this pack's network the block where they arise. ``samples`` is
+    the LATENT's tensor, of which the shapes are read, and ``x`` the noisy latent of the step.
+    """
     network = guider.model_patcher.model.diffusion_model
 
     def where() -> str:
@@ -132,7 +145,10 @@ def _check_first(guider: Any, samples: Any, x0: Tensor, x: Tensor, sigmas: Tenso
 
 
 def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
-    """The guidance scale for each value of the packed latent, (1, 1, N); None if one number is enough."""
+    """The guidance scale of each value in the packed latent, (1, 1, values); None if ``cfg`` serves for all.
+
+    ``cfg`` is the scale of the video, ``audio_cfg`` that of the audio.
+    """
     # A run sees both streams as one packed latent, so the scales have to follow its layout: video, then
     # audio.
     streams = to_av(latent)
@@ -143,7 +159,11 @@ def _scales(latent: Latent, cfg: float, audio_cfg: float) -> Tensor | None:
 
 
 class _CFGArguments(TypedDict):
-    """The keys that are read here of the argument that the host passes to a cfg function."""
+    """The keys that this file reads of the argument of ComfyUI's cfg functions.
+
+    ``input`` is the noisy latent; the others are estimates of the clean latent with the positive and the
+    negative prompt.
+    """
 
     input: Tensor
     cond_denoised: Tensor
@@ -151,7 +171,11 @@ class _CFGArguments(TypedDict):
 
 
 def _with_scales(model: Any, scales: Tensor) -> Any:
-    """A clone of ``model`` whose guidance multiplies each value of the packed latent by its own scale."""
+    """A clone of ``model`` whose guidance has its own scale for each value of the packed latent.
+
+    ``scales`` is (1, 1, values of video and audio). Raises ValueError if another node has set a guidance
+    function.
+    """
     if "sampler_cfg_function" in model.model_options:
         raise ValueError(
             "this model has a guidance of its own from another node: set audio_cfg to 0, or take that "

@@ -1,4 +1,4 @@
-"""Folders for unfinished work in the host's output folder; a digest of settings and inputs names each."""
+"""Folders for unfinished work in ComfyUI's output folder, each named by a digest of settings and inputs."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import folder_paths
 
 
 def state_folder(name: str, settings: Mapping[str, Any]) -> Path:
-    """The path ``name``/digest in the output folder, one for each set of ``settings`` (JSON values).
+    """The path "name/digest" in ComfyUI's output folder, where the digest is of ``settings`` (JSON values).
 
-    Raises ValueError for a name that leads out of the output folder.
+    The folder is not created. Raises ValueError if ``name`` is empty or leads out of the output folder.
     """
     output = Path(folder_paths.get_output_directory()).resolve()
     # Both paths are resolved, so that links and ".." cannot lead out of the output folder.
@@ -25,11 +25,11 @@ def state_folder(name: str, settings: Mapping[str, Any]) -> Path:
 
 
 def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
-    """A digest of everything that a node's result depends on in the graph: its values and all nodes upstream.
+    """A digest of everything in the graph that a node's result depends on: its inputs and all nodes upstream.
 
-    ``prompt`` is the graph in API format, ``node`` the node's number. Node numbers are not part of the
-    digest, so it is the same when the graph runs again, also in another process. It is "" if the host passes
-    no graph.
+    ``prompt`` is the graph in API format, ``node`` the node's number. Numbers of nodes do not enter the
+    digest, so it is the same when the graph runs again, also in another process. It is "" if ComfyUI passes
+    no graph or the node is not in it.
     """
     if not prompt or node is None or node not in prompt:
         return ""
@@ -52,12 +52,15 @@ def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
 
 
 def _is_link(value: object) -> bool:
-    """Whether the value of an input is a link to the output of another node: [node number, slot]."""
+    """Whether ``value``, that of an input in API format, is a link to another node's output.
+
+    A link is the pair [node number, slot].
+    """
     # In API format a link is [node, slot]; a list of other values is a widget's value.
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _digest(values: object) -> str:
-    """A digest of a JSON value, 16 hexadecimal digits."""
+    """A digest of JSON values, 16 hexadecimal digits."""
     # Sorted keys make the digest independent of the order in which a graph was saved.
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
 """Converts the packed latent of a sampling run to video and audio, and back.
 
-Letters: B batch, N values of a packed latent: the host concatenates video and audio, (B, 1, N).
+ComfyUI packs by concatenating all values of video and audio to (B, 1, N).
 """
 
 from __future__ import annotations
@@ -15,14 +15,21 @@ from ...ltx2_core.types import AVLatent
 
 
 class Packing:
-    """Splits and joins the packed latent of a run, whose video and audio have ``shapes``."""
+    """Splits the packed latent of a run into video and audio, and joins them again.
+
+    ``shapes`` are those of the latents [video, audio], or of the only one; None if the run has no packed
+    latent.
+    """
 
     def __init__(self, shapes: Sequence[Sequence[int]] | None) -> None:
         self._shapes = shapes
 
     @classmethod
     def of(cls, conds: Mapping[str, Any]) -> Packing:
-        """Create the packing of a run from its processed conditioning, where the host stores the shapes."""
+        """Create the packing of a run from ``conds``, its processed conditioning.
+
+        ComfyUI stores the shapes of the latents there.
+        """
         # Every entry of a run has the same shapes, so the first one found is enough.
         for entries in conds.values():
             for entry in entries:
@@ -33,18 +40,24 @@ class Packing:
 
     @property
     def has_both(self) -> bool:
-        """Whether the latent is packed, and so has both video and audio."""
+        """Whether the run samples video and audio together, in a packed latent."""
         return self._shapes is not None and len(self._shapes) == 2
 
     def unpack(self, x: Tensor) -> AVLatent:
-        """Split ``x`` (B, 1, N) into video and audio; a latent that is not packed is returned as video."""
+        """Split a packed latent (B, 1, values) into video and audio.
+
+        Of a run with one stream, ``x`` is not packed and is returned as the video, even if it is audio.
+        """
         if not self.has_both:
             return AVLatent(x, None)
         video, audio = comfy.utils.unpack_latents(x, self._shapes)
         return AVLatent(video, audio)
 
     def pack(self, latent: AVLatent) -> Tensor:
-        """Join video and audio to (B, 1, N), the reverse of ``unpack``."""
+        """Join video and audio to (B, 1, values), the reverse of ``unpack``.
+
+        If there is only one of them, it is returned unchanged.
+        """
         streams: list[Tensor] = [stream for stream in (latent.video, latent.audio) if stream is not None]
         if len(streams) == 1:
             return streams[0]

@@ -22,9 +22,10 @@ Row = list[tuple[Token, float]]
 
 
 class HostTextModel(nn.Module):
-    """The text encoder with ComfyUI's interface.
+    """The text encoder (Gemma and text projection) with the methods and parameter names of ComfyUI's own.
 
-    Parameters have the names of ComfyUI's own text encoder, by which LoRAs and other packs find them.
+    LoRAs and other packs find parameters by these names. ``name`` is the key of its tokens in ComfyUI's
+    dicts, and ``stops`` are the ids of tokens that end a generated answer.
     """
 
     def __init__(self, encoder: TextEncoder, dtype: torch.dtype, name: str, stops: frozenset[int]) -> None:
@@ -50,7 +51,11 @@ class HostTextModel(nn.Module):
         self.gemma.model.execution_device = None
 
     def encode_token_weights(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
-        """Features (1, S, K) of the first 1024 tokens, no pooled output, and the flag for the connectors."""
+        """Encode the first 1024 of ``tokens`` to features (1, tokens, width), before the text connectors.
+
+        Returns them, None for a pooled output, and the flag by which ComfyUI knows that the connectors have
+        not run.
+        """
         return attempt("encoding the prompt", lambda: self._encoded(tokens))
 
     def _encoded(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
@@ -88,7 +93,8 @@ class HostTextModel(nn.Module):
     ) -> list[int]:
         """Generate up to ``max_length`` token ids that follow ``tokens``, as ComfyUI's own Gemma does.
 
-        Raises ValueError if transformers is too old.
+        Without ``do_sample`` each token is the most probable one; the other arguments are those of sampling
+        in transformers. Raises ValueError if the installed transformers is too old.
         """
         (row,) = tokens[self.name]
         model, device = self.gemma.model, self.gemma.model.device
@@ -126,20 +132,23 @@ class HostTextModel(nn.Module):
         return made
 
     def load_sd(self, state_dict: dict[str, Tensor]) -> tuple[list[str], list[str]]:
-        """Load nothing, because the weights are loaded already; ComfyUI calls it for files that it reads."""
+        """Load nothing, because the weights are loaded already; all names count as unexpected.
+
+        ComfyUI calls this for weights that it reads itself. Returns (missing names, unexpected names).
+        """
         return [], list(state_dict)
 
     def memory_estimation_function(self, tokens: Tokens, device: torch.device | None = None) -> int:
-        """Estimate the bytes of activations as 64 hidden states for each token.
+        """Estimate the bytes of activations for encoding ``tokens``: 64 float32 hidden states for each token.
 
-        Nodes that save or merge weights call it without tokens.
+        ``tokens`` may be empty, as from nodes that save or merge weights; the result is 0 then.
         """
         return sum(map(len, tokens.get(self.name, ()))) * self.gemma.hidden_size * 4 * 64
 
     def _embeds(self, row: Row) -> Tensor:
-        """Scaled embeddings (1, T, D) of the tokens.
+        """The embeddings (1, tokens, width) of a row of tokens, multiplied by Gemma's constant.
 
-        Textual-inversion embeddings stand in their own places.
+        Textual-inversion embeddings in the row stand in their places unmultiplied.
         """
         layer, device = self.gemma.model.embed_tokens, self.gemma.model.device
         assert isinstance(layer, ScaledEmbedding)
@@ -151,7 +160,7 @@ class HostTextModel(nn.Module):
         return embeds
 
     def _scores(self, hidden: Tensor) -> Tensor:
-        """Compute the scores (1, V) of the next token from hidden (1, D)."""
+        """Compute the scores (1, vocabulary) of the next token from the last hidden state (1, width)."""
         model = self.gemma.model
         assert isinstance(model.embed_tokens, ScaledEmbedding)
         scores: Tensor = model.embed_tokens.logits(hidden)
@@ -160,7 +169,7 @@ class HostTextModel(nn.Module):
 
 
 class _Branch(nn.Module):
-    """A module around Gemma that gives its parameters the longer names of ComfyUI's own text encoder."""
+    """A module around Gemma; it makes the parameter names as long as those of ComfyUI's own text encoder."""
 
     def __init__(self, transformer: Gemma) -> None:
         super().__init__()
@@ -168,7 +177,10 @@ class _Branch(nn.Module):
 
 
 def _cache(config: Any) -> Any:
-    """Make a cache for the keys and values of past tokens; sliding-window layers drop old ones."""
+    """Make a cache for the keys and values of past tokens; its sliding-window layers drop old ones.
+
+    ``config`` is that of the Gemma model. Raises ValueError if the installed transformers is too old.
+    """
     import transformers
 
     # Older caches have a fixed length, or do not support sliding windows.
@@ -181,5 +193,8 @@ def _cache(config: Any) -> Any:
 
 
 def _ids(row: Row) -> Tensor:
-    """Token ids (1, T); an embedding gets the id 0, which is not read."""
+    """Token ids (1, tokens) of a row of (token, weight).
+
+    A textual-inversion embedding gets the id 0, which is not read.
+    """
     return torch.tensor([[token if isinstance(token, int) else 0 for token, _ in row]])

@@ -35,9 +35,11 @@ EMBEDDING = re.compile(r"(?:^|(?<=[ \n]))embedding:(\S+)")
 
 
 class HostTokenizer:
-    """Tokenizes prompts for encoding, and requests to Gemma as a language model.
+    """Tokenizes prompts to be encoded, and requests to Gemma as a language model.
 
-    Other packs count tokens by its attribute that has the name of the text encoder.
+    ``path`` is the text encoder's file or folder, ``name`` ComfyUI's name of the encoder, ``width`` that of
+    its embeddings, and ``folders`` are those with textual-inversion embeddings. Other packs count tokens by
+    an attribute called ``name``.
     """
 
     def __init__(
@@ -62,9 +64,9 @@ class HostTokenizer:
     ) -> Tokens:
         """Tokenize a text to ComfyUI's lists of (token, weight); every weight is 1.
 
-        With ``skip_template`` off, the text is a request to the language model: it is put into
-        ``llama_template``, by default that of the text encoder. Raises ValueError for images, video and
-        audio, which this text-only Gemma cannot read.
+        Without ``skip_template``, the text is a request to the language model and is put into
+        ``llama_template``, in place of "{}"; None is the template of the text encoder. Raises ValueError for
+        images, video and audio, which this text-only Gemma cannot read. ``return_word_ids`` is not read.
         """
         given = {"image": image, "video": video, "audio": audio}
         if connected := [name for name, value in given.items() if value is not None]:
@@ -82,18 +84,22 @@ class HostTokenizer:
         return {self.clip_name: [[(token, 1.0) for token in row]]}
 
     def decode(self, token_ids: Iterable[int], skip_special_tokens: bool = True) -> str:
-        """Convert generated tokens to text, without the marks of turns."""
+        """Convert generated tokens to text; ``skip_special_tokens`` leaves out tokens such as end of turn."""
         assert self.plain.decode is not None
         marks = {*self.plain.special.values()} if skip_special_tokens else set()
         return self.plain.decode([token for token in token_ids if token not in marks])
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The tokenizer as a tensor, as text encoder files store it."""
+        """The tokenizer's file as a tensor of bytes, under the name by which text encoder files store it."""
         _, kind, content = read_tokenizer(self.path)
         return {kind: torch.frombuffer(bytearray(content), dtype=torch.uint8)}
 
     def _parts(self, text: str) -> Iterable[str | Tensor]:
-        """Split a text at the embeddings that it names; yields texts and embeddings (N, D)."""
+        """Split a text at the textual-inversion embeddings that it names, as in "a red embedding:name ball".
+
+        Yields texts, and embeddings (vectors, width). A name without a fitting file is left out with a
+        warning.
+        """
         done = 0
         for match in EMBEDDING.finditer(text):
             # Punctuation that follows a name in a prompt is part of the text.
@@ -111,7 +117,7 @@ class HostTokenizer:
 
 
 class RawTokenizer:
-    """The tokenizer that other packs call to count the tokens of a prompt; it adds BOS and no EOS."""
+    """The tokenizer that other packs call to count the tokens of a prompt; it adds a BOS token and no EOS."""
 
     add_bos, add_eos = True, False
 
@@ -123,7 +129,10 @@ class RawTokenizer:
         return {"input_ids": [self.tokenizer.bos_id, *self.ids(text)]}
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text without BOS; each mark of a turn is one token."""
+        """Token ids of a text, without BOS.
+
+        In a text that begins as a conversation, each mark of a turn becomes its one special token.
+        """
         if not text.startswith(CHAT):
             return self.tokenizer.encode(text.strip())
         ids: list[int] = []

@@ -1,6 +1,6 @@
-"""Loads latent upscalers as the host's LATENT_UPSCALE_MODEL.
+"""Loads latent upscalers as ComfyUI's LATENT_UPSCALE_MODEL.
 
-Since ComfyUI 0.29 this is a ModelPatcher, before it was the plain network.
+Since ComfyUI 0.29 such a value is a ModelPatcher, before it was the plain network.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MANAGED = hasattr(CoreUpsampler, "get_dtype")
 
 
 def load_upscaler(path: str | Path) -> UpscaleModel:
-    """Load the upscaler of a file as a LATENT_UPSCALE_MODEL, in the dtype that the host uses for VAEs.
+    """Load the latent upscaler in a file as a LATENT_UPSCALE_MODEL, in the dtype that ComfyUI uses for VAEs.
 
-    Raises ValueError if the file holds none or its weights do not fit.
+    Raises ValueError if the file holds no latent upscaler or its weights do not fit.
     """
     host = comfy.model_management
     dtype = host.vae_dtype(allowed_dtypes=[torch.bfloat16, torch.float32])
@@ -46,6 +46,6 @@ class HostUpsampler(LatentUpsampler):
     """The upscaler network with the method ``get_dtype``, which the host calls."""
 
     def get_dtype(self) -> torch.dtype:
-        """The dtype of the weights, which latents must have too."""
+        """The dtype of the weights, to which the caller has to convert latents."""
         weight: Tensor = self.initial_conv.weight
         return weight.dtype

@@ -1,4 +1,4 @@
-"""Running a latent upscaler of either type: a ModelPatcher that the host manages, or a bare network."""
+"""Runs a latent upscaler of either type: a ModelPatcher that ComfyUI manages, or a bare network."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ BYTES_PER_VALUE = 3000.0
 
 
 def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) -> Tensor:
-    """Normalised video latent (B, C, f, h, w) -> the upscaled one, on the host's device for results.
+    """Upscale ``samples``, a normalised video latent (B, C, F, H, W), in space.
 
-    Raises ValueError if ``upscale_model`` belongs to another model family, or enlarges this latent to a
-    size between latent rows or columns.
+    ``video_vae`` has the statistics of normalisation. The result is on ComfyUI's device for results, in the
+    dtype of ``samples``. Raises ValueError if ``upscale_model`` belongs to another model family, or if its
+    factor would give a fraction of a latent row or column.
     """
     # Upscalers work on raw latents, and only the VAE has the statistics that convert to them.
     statistics = video_vae.first_stage_model.per_channel_statistics
@@ -38,7 +39,10 @@ def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) 
 
 
 def _check_grid(network: nn.Module, samples: Tensor) -> None:
-    """Raise ValueError for a factor such as 1.5 and an odd number of latent rows or columns."""
+    """Raise ValueError if the upscaler's factor would give a fraction of a latent row or column.
+
+    This happens with a factor such as 1.5 and an odd number of rows or columns in ``samples``.
+    """
     # The host's network has these attributes itself, ours in its configuration.
     settings = network.config if isinstance(network, LatentUpsampler) else network
     rational = getattr(settings, "rational", False) or getattr(settings, "rational_resampler", False)
@@ -57,7 +61,11 @@ def _check_grid(network: nn.Module, samples: Tensor) -> None:
 def _on_device(
     upscale_model: UpscaleModel, nbytes: float
 ) -> Iterator[tuple[LatentUpsampler, torch.device, torch.dtype]]:
-    """The network on its device, with the device and its dtype, after ``nbytes`` have been freed."""
+    """A context with the upscaler's network on its device: yields (network, device, dtype of the weights).
+
+    ``nbytes`` of working memory are freed on the device first. Raises ValueError if ``upscale_model`` is of
+    another kind.
+    """
     host = comfy.model_management
     # Older hosts pass the bare network, whose memory nobody manages.
     if isinstance(upscale_model, nn.Module):

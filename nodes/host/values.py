@@ -1,7 +1,7 @@
 """Names for ComfyUI's values in type annotations.
 
-Models are instances of ComfyUI's classes. Types are checked without an installed ComfyUI, where these are
-Any.
+Models are instances of ComfyUI's classes; as types are checked without an installed ComfyUI, their names
+stand for Any.
 """
 
 from __future__ import annotations

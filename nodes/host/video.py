@@ -25,11 +25,11 @@ from .values import Vae
 def write_video(
     video_vae: Vae, samples: Tensor, fps: float, track: tuple[Tensor, int] | None, crf: int
 ) -> InputImpl.VideoFromFile:
-    """Decode the latent of one clip, ``samples`` (1, C, f, h, w), into an MP4 file.
+    """Decode ``samples``, the latent (1, C, F, H, W) of one clip, into an MP4 file, and return it as a VIDEO.
 
-    ``track`` is its audio ((C, S), rate in Hz), ``crf`` the H.264 quality. If the VAE can stream, only some
-    frames are in memory. The file lives as long as ComfyUI's temporary folder; ComfyUI's save node copies its
-    streams without encoding them again.
+    ``track`` is the audio (waveform (channels, samples), rate in Hz), None without audio; ``crf`` is the
+    H.264 quality. If the VAE can stream, only some frames are in memory at a time. The file lives as long as
+    ComfyUI's temporary folder; ComfyUI's node for saving copies its streams without encoding them again.
     """
     rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
     rate = None if track is None else track[1]
@@ -47,7 +47,10 @@ def write_video(
 
 
 def write_edit(edit: Edit, crf: int) -> InputImpl.VideoFromFile:
-    """Write an edited clip into an MP4 file; its frames and audio are decoded while it is written."""
+    """Write an edited clip into a temporary MP4 file and return it as a VIDEO; ``crf`` is the H.264 quality.
+
+    Frames and audio are decoded while they are written.
+    """
     path, bar = temporary_mp4(), count_bar(edit.frame_count, "decoding and encoding frame")
 
     def on_frames(done: int, total: int) -> None:
@@ -67,10 +70,11 @@ def temporary_mp4() -> Path:
 
 
 def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
-    """Decode the latent of one clip to chunks of frames (N, 3, H, W) in [-1, 1].
+    """Decode the latent of one clip to successive chunks of frames (frames, 3, height, width) in [-1, 1].
 
-    ``pieces`` (1, C, f, h, w) are the latent in consecutive parts. If the VAE cannot stream, there is one
-    chunk with all frames. With ``as_bytes`` streamed frames are converted to uint8 on the device.
+    ``pieces`` (1, C, F, H, W) are consecutive parts of the latent. If the VAE cannot stream, there is one
+    chunk with all frames. With ``as_bytes`` frames of a VAE that streams are uint8 in 0 to 255 instead, on
+    the CPU.
     """
     network = video_vae.first_stage_model
     # The VAE may come from the host's own loader.

@@ -35,7 +35,8 @@ STREAM_BYTES = 1 << 30
 def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
     """Load the video VAE from a checkpoint, a VAE file, or two files with its encoder and decoder.
 
-    Raises ValueError if they hold none or its weights do not fit.
+    With ``disable_dynamic`` weights are loaded and not streamed from the file, where ComfyUI can do so.
+    Raises ValueError if the files lack encoder or decoder, or if weights do not fit.
     """
     weights = read_weights(*paths)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
@@ -63,16 +64,20 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 
 
 def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Estimate the bytes for decoding a latent (B, C, f, h, w), without those of weights and frames."""
+    """Estimate the bytes of working memory for decoding a latent of ``shape`` (B, C, F, H, W) in ``dtype``.
+
+    Weights and the decoded frames are not counted.
+    """
     batch, _, frames, *cells = shape
     memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
     return max(STREAM_BYTES, batch * memory.peak)
 
 
 def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
-    """Estimate the bytes for encoding frames (B, 3, F, H, W), without those of weights and frames.
+    """Estimate the bytes of working memory for encoding frames of ``shape`` (B, 3, frames, height, width).
 
-    It is half as much again as for decoding the same frames; measurements never exceeded that.
+    Weights and the frames are not counted. The estimate is 1.5 times that for decoding the same frames;
+    measurements never exceeded it.
     """
     batch, _, frames, height, width = shape
     cells = max(1, height // SPATIAL_SCALE), max(1, width // SPATIAL_SCALE)
@@ -80,20 +85,24 @@ def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
 
 
 class HostVideoVAE(VideoVAE):
-    """The video VAE with ComfyUI's interface for decoding and encoding a clip in chunks."""
+    """The video VAE with the methods by which ComfyUI decodes and encodes a clip in chunks."""
 
     comfy_has_chunked_io = True
 
     def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape of the decoded frames, (B, 3, F, H, W), for a latent of shape (B, C, f, h, w)."""
+        """The shape (B, 3, frames, height, width) in pixels to which a latent of ``shape`` is decoded.
+
+        ``shape`` is (B, C, F, H, W).
+        """
         batch, _, frames, height, width = shape
         pixels = self.time_scale * (frames - 1) + 1, self.space_scale * height, self.space_scale * width
         return batch, self.config.channels, *pixels
 
     def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        """Decode a normalised latent (B, C, f, h, w) to frames (B, 3, F, H, W) in [-1, 1].
+        """Decode a normalised latent (B, C, F, H, W) to frames (B, 3, frames, height, width) in [-1, 1].
 
-        Each chunk of frames is written to ``output_buffer``, if there is one, as soon as it is decoded.
+        They are written chunk by chunk to ``output_buffer``, which is returned, or without one to a new
+        tensor.
         """
         shape = self.decode_output_shape(tuple(latent.shape))
         # The host's buffer is on the output device, so that only one decoded piece is on the GPU.
@@ -109,9 +118,10 @@ class HostVideoVAE(VideoVAE):
             on_count(done)
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
-        """Encode frames (B, 3, F, H, W) in [-1, 1] to a normalised latent.
+        """Encode frames (B, 3, frames, height, width) in [-1, 1] to a normalised latent.
 
-        Only the first 8k + 1 frames are used.
+        Only the first 8k + 1 frames are used. Chunks of frames are moved to ``device`` when they are encoded;
+        None leaves them where they are.
         """
         # The encoder is causal and takes one frame and then groups of eight.
         usable = (frames.shape[2] - 1) // self.time_scale * self.time_scale + 1

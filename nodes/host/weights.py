@@ -1,4 +1,4 @@
-"""Reads model files through the host, so that its lazy and memory-mapped loading applies."""
+"""Reads model files by ComfyUI's own reader, so that its lazy and memory-mapped loading applies."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ FP8_FORMATS: Mapping[str, str] = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8
 
 @dataclass(frozen=True)
 class Weights:
-    """Opened model files and folders; each component is read from the first one that holds it."""
+    """Opened model files and folders; each component is read from the first of them that holds it."""
 
     checkpoints: tuple[Checkpoint, ...]
     _files: dict[Path, Mapping[str, Tensor]] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
-        """The names of all files, joined by " + ", for errors."""
+        """The names of all files, joined by " + ", to be named in errors."""
         return " + ".join(checkpoint.path.name for checkpoint in self.checkpoints)
 
     @property
@@ -62,9 +62,9 @@ class Weights:
         return find_component(self.checkpoints, component)
 
     def take(self, *components: Component) -> Tensors:
-        """Read the tensors of ``components`` under their official names.
+        """Read the tensors of ``components`` as they are stored, under their names in the LTX-2 repository.
 
-        Raises ValueError if no file holds one of them.
+        Raises ValueError if no file holds one of the components.
         """
         return {
             own: self._tensor(info)
@@ -73,9 +73,10 @@ class Weights:
         }
 
     def take_quantised(self, *components: Component) -> Tensors:
-        """Like :meth:`take`, but quantised layers stay quantised, in the form that the host's layers read.
+        """Read the tensors of ``components``; quantised layers stay quantised, in the form of ComfyUI's own.
 
-        Formats that this ComfyUI version does not support are decoded to bfloat16.
+        Formats that this ComfyUI version does not support are decoded to bfloat16. Raises ValueError if no
+        file holds one of the components.
         """
         tensors = self.take(*components)
         for component in components:
@@ -101,13 +102,13 @@ class Weights:
 def read_weights(*paths: str | Path) -> Weights:
     """Open model files or folders; only headers are read.
 
-    Raises ValueError if one is damaged or not one of LTX-2.
+    Raises ValueError if one of them is damaged or does not belong to LTX-2.
     """
     return Weights(tuple(open_checkpoint(path) for path in paths))
 
 
 def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool) -> None:
-    """Load ``tensors`` into ``module``, which must have exactly these names.
+    """Load ``tensors`` into ``module``, which must have parameters and buffers of exactly these names.
 
     ``what`` names the module in errors. ``assign`` makes the tensors themselves the parameters instead of
     copying them. Raises ValueError that names the first tensors that are missing or left over.
@@ -124,9 +125,11 @@ def load_exactly(module: nn.Module, tensors: Tensors, what: str, *, assign: bool
 def _for_host(
     layer: StoredLayer, parts: Tensors, marker: Mapping[str, Any] | None, *, full_precision: bool
 ) -> Tensors:
-    """The tensors of one quantised layer under the host's names, with its marker ``comfy_quant``.
+    """The tensors of one quantised layer under ComfyUI's names, with its settings as JSON in ``comfy_quant``.
 
-    ``parts`` are the stored tensors. A layer whose format the host does not support is decoded to bfloat16.
+    ``parts`` are the stored tensors, ``marker`` the settings that the file states for this layer, None if it
+    states none; ``full_precision`` demands that the layer multiplies in full precision. A layer whose format
+    ComfyUI does not support is decoded to bfloat16.
     """
     name = HOST_FORMATS.get(layer.form.kind) or FP8_FORMATS.get(layer.infos["weight"].dtype)
     # fp8 without a scale is only a storage dtype, which the host casts when it computes.
@@ -150,12 +153,12 @@ def _for_host(
 
 
 def _entry(form: Format) -> dict[str, bool | int]:
-    """The keys of a layer's marker that tell the host of rotated weights; empty if they are not rotated."""
+    """The settings of a quantised layer that tell ComfyUI of rotated weights; empty without rotation."""
     return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
 
 
 def _requires_full_precision(source: Checkpoint) -> bool:
-    """Whether the file demands that its matrix products are computed in full precision.
+    """Whether the file demands that the matrix products of its quantised layers run in full precision.
 
     Older files say so by a tensor ``scaled_fp8`` of two elements.
     """

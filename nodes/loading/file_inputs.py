@@ -1,4 +1,4 @@
-"""Inputs and outputs that the nodes for loading share: choices of files, and what a checkpoint gives."""
+"""Inputs and outputs that the nodes for loading share: choices of files, and outputs of a checkpoint."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ NETWORKS = {OURS: load_model, "ComfyUI": load_host_model, "LTX-2, as this ComfyU
 
 
 def combo(name: str, files: FileList, tooltip: str, *fixed: str, optional: bool = False) -> io.Input:
-    """Create the input ``name``: a choice of the values ``fixed`` and, after them, of the files ``files``."""
+    """Create the input ``name``: a choice between the values ``fixed`` and the files in ``files``.
+
+    The values ``fixed`` come first; the first of them is the default of an ``optional`` input.
+    """
     default = fixed[0] if optional else None
     # An empty list could not say what to download: its placeholder does, when it is chosen.
     options = [*fixed, *files.names()] or [files.placeholder]
@@ -32,7 +35,7 @@ def model_input() -> io.Input:
 
 
 def part_inputs() -> list[io.Input]:
-    """The inputs for files that a model split into several files has in addition to the transformer.
+    """The inputs for the files that a split model has in addition to that of the transformer.
 
     They are the last inputs and optional, because older workflows lack them.
     """
@@ -64,7 +67,7 @@ def part_inputs() -> list[io.Input]:
 
 
 def network_input() -> io.Input:
-    """Create the choice of the network that computes the model: that of this library or ComfyUI's own.
+    """Create the choice of the network that computes the model: this pack's or ComfyUI's own.
 
     It is the last input and optional, because older workflows lack it.
     """

@@ -1,4 +1,4 @@
-"""The list of files that each loader offers, and what to download if a list is empty."""
+"""The list of files that each loader node offers, and what to download if a list is empty."""
 
 from __future__ import annotations
 
@@ -93,10 +93,11 @@ LORAS = FileList(
 
 
 def check(*chosen: tuple[FileList, str | None]) -> bool:
-    """The result of a node's ``validate_inputs``: True. Raises ValueError for a file that cannot be loaded.
+    """Check the files that were chosen in a node, before it runs; returns True, as ``validate_inputs`` must.
 
-    ``chosen`` are pairs of a list and the name that was chosen in it. The host reports an error that is
-    returned once for each input of the node, but one that is raised only once.
+    ``chosen`` are pairs of a list and the name that was chosen in it; None, of a linked input, is not
+    checked. Raises ValueError for a file that cannot be loaded: ComfyUI shows a raised error once, but a
+    returned one for each input.
     """
     for files, name in chosen:
         # Linked inputs arrive as None; the loader checks them when it runs.

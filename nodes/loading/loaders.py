@@ -1,4 +1,4 @@
-"""Nodes that load checkpoints, text encoders and upscalers from the host's model folders."""
+"""Nodes that load checkpoints, text encoders and upscalers from ComfyUI's model folders."""
 
 from __future__ import annotations
 
@@ -194,9 +194,9 @@ class LTX2AVLoadAll(io.ComfyNode):
 
 
 def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
-    """The files from which a model is read, in order of precedence.
+    """The files from which the model is read; the first one that holds a component is used for it.
 
-    The file chosen in ``text_parts``, if any, comes before the checkpoint.
+    They are the file chosen in ``text_parts``, unless that says "in ckpt_name", then the checkpoint.
     """
     extra = [] if text_parts == SAME else [file_lists.TEXT_PARTS.path(text_parts)]
     # The first file that holds a component is the one that it is read from.
@@ -204,7 +204,10 @@ def _model_paths(ckpt_name: str, text_parts: str) -> list[Path]:
 
 
 def _check_generations(paths: list[Path], video_vae: str, audio_vae: str) -> None:
-    """Raise ValueError, naming both files, if two of the chosen files are of different generations."""
+    """Raise ValueError, naming both files, if two of the chosen files are of different generations of LTX-2.
+
+    ``paths`` are those of the model; ``video_vae`` and ``audio_vae`` are the values of these widgets.
+    """
     chosen = ((file_lists.VIDEO_VAES, video_vae), (file_lists.AUDIO_VAES, audio_vae))
     vaes = [files.path(name) for files, name in chosen if name not in (SAME, NONE)]
     # The checkpoint comes first, so that the others are compared with it.
@@ -212,7 +215,7 @@ def _check_generations(paths: list[Path], video_vae: str, audio_vae: str) -> Non
 
 
 def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Vae | None, Vae | None]:
-    """Load the video VAE and the audio VAE that were chosen; None for one that is not used."""
+    """Load the video VAE and the audio VAE that the widgets name; None for one that is set to "none"."""
     return (
         _vae("video_vae", file_lists.VIDEO_VAES, ckpt_name, video_vae, load_video_vae),
         _vae("audio_vae", file_lists.AUDIO_VAES, ckpt_name, audio_vae, load_audio_vae),
@@ -220,9 +223,10 @@ def _vaes(ckpt_name: str, video_vae: str, audio_vae: str) -> tuple[Vae | None, V
 
 
 def _vae(name: str, files: FileList, ckpt_name: str, choice: str, load: Callable[[Path], Vae]) -> Vae | None:
-    """Load the VAE that was chosen in the input ``name``; None if none is used.
+    """Load the VAE that was chosen in the input ``name`` by ``load``; None if ``choice`` is "none".
 
-    ``choice`` may also mean the VAE in the checkpoint. Raises ValueError if the checkpoint has none.
+    ``choice`` is a name in ``files``, or "in ckpt_name" for the VAE in the checkpoint; ValueError if that has
+    none.
     """
     if choice == NONE:
         return None

@@ -1,4 +1,4 @@
-"""A node that adds LoRAs of any naming style, with a strength for each stream and a report."""
+"""A node that adds LoRAs of any naming style, with a strength for video and for audio, and a report."""
 
 from __future__ import annotations
 
@@ -104,7 +104,10 @@ class LTX2AVLoadLora(io.ComfyNode):
 
 
 def _strength(text: str) -> float | None:
-    """Parse the number in a text field; None if it is empty. Raises ValueError for anything else."""
+    """Parse a strength, a number from -10 to 10, in a text field; None if the field is empty.
+
+    Raises ValueError for anything else.
+    """
     try:
         value = float(text) if text.strip() else None
     except ValueError:

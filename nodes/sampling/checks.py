@@ -1,4 +1,4 @@
-"""Checks before sampling for wrongly connected nodes, which would else appear only in the finished clip."""
+"""Checks before sampling for wrongly connected nodes, which would else show only in the finished clip."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ ROUNDING = 3
 
 
 def check_stage(positive: Conditioning, latent: Latent) -> None:
-    """Raise ValueError if the prompt's CONDITIONING and the LATENT do not belong together.
+    """Raise ValueError if ``positive``, the prompt's CONDITIONING, and the LATENT do not belong together.
 
     The LATENT must have video, and the guide frames that the CONDITIONING describes. The audio must not be
-    shorter than the rest of the video at the frame rate of the CONDITIONING.
+    shorter than the video without its guides, at the frame rate of the CONDITIONING.
     """
     video, audio = split(latent)
     if video is None:
@@ -55,9 +55,10 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
 
 
 def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
-    """Raise ValueError if the audio ends before the video, by more than ``ROUNDING`` audio latents.
+    """Raise ValueError if the audio ends before the video, by more than 3 audio latent frames.
 
-    Lengths are in latents, ``fps`` is the frame rate of the video.
+    ``latent_frames`` is the length of the video, ``audio_latents`` that of the audio in audio latent frames,
+    and ``fps`` the frame rate of the video.
     """
     frames = frames_of(latent_frames)
     if audio_latents < audio_latents_of(frames, fps, Numerics.COMFY) - ROUNDING:
@@ -70,5 +71,5 @@ def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:
 
 
 def _value(conditioning: Conditioning, key: str) -> Any:
-    """The first value of ``key`` in a CONDITIONING, or None."""
+    """The first value of ``key`` among the entries of a CONDITIONING; None if no entry has it."""
     return next((entry[1][key] for entry in conditioning if entry[1].get(key) is not None), None)

@@ -1,4 +1,4 @@
-"""Guidance with separate scales for video and audio, as a GUIDER for ComfyUI's own sampling nodes."""
+"""Nodes for guidance with separate scales for video and audio: a GUIDER for ComfyUI's sampling nodes."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ GuidanceRanges = dict[float, tuple[StreamGuidance, StreamGuidance]]
 
 
 def scale_input(name: str, default: float, stream: str | None = None) -> io.Input:
-    """Create the widget for the guidance scale ``name``.
+    """Create the widget for the guidance scale ``name``, such as "cfg".
 
-    With ``stream`` its name begins with that: ``video_cfg``.
+    The widget's name begins with ``stream`` if that is not None: "video_cfg".
     """
     label = name if stream is None else f"{stream}_{name}"
     # The table allows negative scales for stg and modality, which widgets never did.
@@ -46,7 +46,10 @@ def blocks_input() -> io.Input:
 
 
 def parse_blocks(text: str, model: Model) -> tuple[int, ...]:
-    """Parse block numbers separated by commas; an empty text means the usual block for ``model``."""
+    """Parse block numbers separated by commas; empty text means the usual block for ``model``.
+
+    Raises ValueError for other text, and for blocks that the model does not have.
+    """
     network = model.model.diffusion_model
     if not text.strip():
         # The host's own network has this attribute too, and no configuration.

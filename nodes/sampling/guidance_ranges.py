@@ -1,4 +1,4 @@
-"""Guidance that changes with the noise level: other scales for steps at or below some level."""
+"""A node for guidance that changes with the noise level: other scales at and below some level."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling presets as a choice; the numbers of the chosen one are widgets that can be changed."""
+"""Sampling presets as a choice in a node; the numbers of the chosen one are widgets to be changed."""
 
 from __future__ import annotations
 
@@ -58,7 +58,10 @@ def preset_input() -> io.Input:
 
 
 def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
-    """The preset that the widgets of ``preset_input`` describe; ``values`` maps their names to values."""
+    """The preset that the widgets of :func:`preset_input` describe; ``values`` maps their names to values.
+
+    ``model`` decides which block spatio-temporal guidance perturbs if the widget is empty.
+    """
     if values["preset"] == LEFT_TO_MODEL:
         recipe = recipe_of_model(model)
         return ChosenPreset(of_recipe(recipe), None, parse_blocks("", model), f"; preset {recipe.reason}")
@@ -81,7 +84,10 @@ def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
 
 
 def _with_scales(guidance: StreamGuidance, stream: str, values: Mapping[str, Any]) -> StreamGuidance:
-    """A copy of ``guidance`` with the scales that the widgets of ``stream`` have."""
+    """A copy of ``guidance`` with the scales in the widgets of ``stream``, "video" or "audio".
+
+    ``values`` maps names of widgets to values.
+    """
     scales = {name: values[f"{stream}_{name}"] for name in SCALES if f"{stream}_{name}" in values}
     return replace(guidance, **scales)
 

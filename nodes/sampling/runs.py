@@ -40,7 +40,11 @@ SAMPLERS = [LEFT_TO_MODEL, "euler", "euler_ancestral"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RunWidgets:
-    """The values of the widgets of ``run_inputs``, without the seed, and of ``run_extras``."""
+    """The values of the widgets of :func:`run_inputs`, without the seed, and of :func:`run_extras`.
+
+    ``sigmas`` are connected noise levels, which replace schedule and steps; None if none are. ``preset`` has
+    the chosen preset under the key "preset" and its numbers by name; None in workflows without this widget.
+    """
 
     schedule: str
     steps: int
@@ -60,8 +64,9 @@ class RunWidgets:
 class Settings:
     """What the widgets and the recipe of the model decide together: sampler and fixed noise levels.
 
-    ``fixed`` is a key of ``FIXED_SIGMAS``, or None for the LTX-2 scheduler. ``reason`` names the recipe in
-    reports, and is empty if the widgets decide all.
+    The recipe is a table of default settings. ``fixed`` is a key of ``FIXED_SIGMAS``, the published lists, or
+    None for the LTX-2 scheduler. ``reason`` names the recipe in reports; it is empty if the widgets decide
+    all.
     """
 
     sampler: str
@@ -71,7 +76,10 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A sampling run that is ready to start: its noise levels, and what samples along them."""
+    """A sampling run that is ready to start: its noise levels, and the object that samples along them.
+
+    ``reason`` says for the report what the model's recipe (default settings) has chosen.
+    """
 
     sigmas: Tensor
     sampling: HostSampling | GuidedSampling
@@ -84,7 +92,7 @@ class Run:
 
     @property
     def report(self) -> str:
-        """One line: number of steps, first noise level, sampler, guidance, and what the recipe has chosen."""
+        """A line on the run: number of steps, first noise level, sampler, guidance, choices of the recipe."""
         sampling = self.sampling
         guided = (
             f"cfg {sampling.cfg:g}"
@@ -100,7 +108,7 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
     """Prepare the sampling run that ``widgets`` describe for ``latent``.
 
     With ``denoise`` below 1 only this last share of the schedule is used; connected ``sigmas`` are used as
-    they are. Raises ValueError for sigmas that do not fall.
+    they are. Raises ValueError for noise levels that do not fall.
     """
     run = (_preset_run if widgets.has_preset else _plain_run)(model, latent, widgets, denoise)
     # A connected schedule may be a part of one, and so end above 0.
@@ -109,7 +117,10 @@ def plan_run(model: Model, latent: Latent, widgets: RunWidgets, *, denoise: floa
 
 
 def settings_for(model: Model, widgets: RunWidgets) -> Settings:
-    """The sampler and schedule of a run without a preset; the recipe of ``model`` fills in what is open."""
+    """The sampler and schedule of a run without a preset.
+
+    What the widgets leave to the model is filled in from its recipe (table of default settings).
+    """
     by_model = widgets.sampler == LEFT_TO_MODEL, widgets.sigmas is None and widgets.schedule == SECOND_STAGE
     fixed = LISTS.get(widgets.schedule)
     if not any(by_model):
@@ -125,20 +136,23 @@ def settings_for(model: Model, widgets: RunWidgets) -> Settings:
 
 
 def _distilled(widgets: RunWidgets) -> bool:
-    """Whether the run is one of distilled weights, which neither a MODEL nor its file says."""
+    """Whether the run is one of distilled weights, as far as schedule or cfg in the widgets tell.
+
+    Neither a MODEL nor its file says it.
+    """
     # A connected schedule says nothing of the weights, but distilled ones are run without guidance.
     return widgets.cfg == 1 if widgets.sigmas is not None else widgets.schedule != LTXV
 
 
 def _refines(widgets: RunWidgets) -> bool:
-    """Whether the run is a second stage, which refines a clip from the noise level of its schedule."""
+    """Whether the run is a second stage, whose schedule begins below noise level 1 and refines a clip."""
     if widgets.sigmas is not None:
         return bool(widgets.sigmas[0] < 1)
     return widgets.schedule not in (LTXV, "distilled 8")
 
 
 def _plain_run(model: Model, latent: Latent, widgets: RunWidgets, denoise: float) -> Run:
-    """Prepare a run whose guidance is plain cfg."""
+    """Prepare a run whose guidance is plain classifier-free guidance; see :func:`plan_run`."""
     settings, sigmas = settings_for(model, widgets), widgets.sigmas
     if sigmas is None:
         sigmas = schedule_sigmas(settings.fixed, widgets.steps, latent, denoise)
@@ -149,7 +163,7 @@ def _plain_run(model: Model, latent: Latent, widgets: RunWidgets, denoise: float
 
 
 def _preset_run(model: Model, latent: Latent, widgets: RunWidgets, denoise: float) -> Run:
-    """Prepare a run by the preset that is chosen, with the numbers that its widgets have."""
+    """Prepare a run by the chosen preset, with the numbers that its widgets have; see :func:`plan_run`."""
     assert widgets.preset is not None
     chosen, listed, blocks, reason = preset_of(widgets.preset, model)
     sigmas = widgets.sigmas
@@ -205,10 +219,10 @@ def run_extras() -> list[io.Input]:
 
 
 def schedule_sigmas(fixed: str | None, steps: int, latent: Latent, denoise: float = 1.0) -> Tensor:
-    """The noise levels of the list ``fixed`` of ``FIXED_SIGMAS``, or with None of the LTX-2 scheduler.
+    """The noise levels of the list ``fixed``, a key of ``FIXED_SIGMAS``, or with None of the LTX-2 scheduler.
 
-    The LTX-2 scheduler uses ``steps`` and the size of the video. With ``denoise`` below 1 only this last
-    share of the schedule is used: ``steps`` steps in it, or the last steps of a list.
+    The LTX-2 scheduler uses ``steps`` and the size of the video in ``latent``. With ``denoise`` below 1 only
+    this last share of the schedule is used: ``steps`` steps in it, or the last steps of a list.
     """
     sigmas: Tensor
     if fixed is None:

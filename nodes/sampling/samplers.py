@@ -1,4 +1,4 @@
-"""The library's samplers, as a SAMPLER for ComfyUI's own sampling nodes."""
+"""A node that makes the library's samplers a SAMPLER for ComfyUI's own sampling nodes."""
 
 from __future__ import annotations
 

@@ -42,8 +42,8 @@ class LTX2AVSpatialTiles(io.ComfyNode):
 
 
 def in_tiles(model: Model, tiles: Tiles) -> Model:
-    """A clone of ``model`` that evaluates large frames in ``tiles``.
+    """A clone of ``model`` that computes each frame in ``tiles`` at every forward pass.
 
-    Raises ValueError for the host's own network, which cannot do this.
+    Raises ValueError for ComfyUI's own network, which cannot do this.
     """
     return with_option(model, TILES, tiles, what="tiles")

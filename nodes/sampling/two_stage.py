@@ -1,4 +1,4 @@
-"""From one sampling stage to the next in one node: remove guides, upscale, add all conditioning again."""
+"""A node between two sampling stages: it removes guides, upscales, and adds all conditioning again."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class LTX2AVNextStage(io.ComfyNode):
 def put_back(
     positive: Conditioning, negative: Conditioning, latent: Latent, video_vae: Vae, item: Attached
 ) -> tuple[Conditioning, Conditioning, Latent, str]:
-    """Add the conditioning ``item`` again, encoded at the size of ``latent``.
+    """Add the image, clip or guide ``item`` of the previous stage again, encoded at the size of ``latent``.
 
     Returns positive and negative CONDITIONING, the LATENT, and a line for the report.
     """
@@ -105,7 +105,7 @@ def put_back(
 
 
 def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
-    """Condition ``latent`` on ``item``, which is encoded at the size of the LATENT.
+    """Condition ``latent`` on ``item``, which ``codecs`` encode at the size of the LATENT.
 
     Items of frames are also attached to the LATENT, so that the next stage can encode them again at its size.
     """
@@ -118,7 +118,7 @@ def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
 
 
 def applied(latent: Latent, item: ConditioningItem) -> Latent:
-    """Apply a conditioning item of the library to a LATENT; the result has a noise mask."""
+    """Apply a conditioning item of the library to a LATENT; returns a LATENT with a noise mask."""
     streams = split(latent)
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     # The library expects a mask for every stream; a LATENT may have one for some.
@@ -135,7 +135,7 @@ def applied(latent: Latent, item: ConditioningItem) -> Latent:
 
 
 def _with_samples(stream: Latent | None, samples: Tensor | None, mask: Tensor | None) -> Latent | None:
-    """A copy of the LATENT ``stream`` with copies of ``samples`` and ``mask``; None for an absent stream."""
+    """A copy of the LATENT ``stream`` with copies of ``samples`` and ``mask``; None if one of them is."""
     if stream is None or samples is None or mask is None:
         return None
     # Expanded masks share memory along axes, which a later write in place would corrupt.

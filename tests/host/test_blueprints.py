@@ -36,7 +36,8 @@ FILLED = """([files, sources, sizes]) => {
     node.connect(node.outputs.findIndex((one) => one.type === "VIDEO"), save, 0);
 }"""
 SHOWN = """() => JSON.stringify(app.graph.nodes.filter((one) => one.subgraph).map((one) => ({
-    title: one.title, inputs: one.inputs.filter((input) => !input.widget).map((input) => input.name),
+    title: one.title,
+    inputs: one.inputs.filter((input) => !input.widget).map((input) => input.name),
     outputs: one.outputs.map((output) => output.type), widgets: one.widgets.map((widget) => widget.name) })))"""
 
 

@@ -14,7 +14,10 @@ Kind: TypeAlias = Literal["int", "float", "text", "path", "flag", "choice"]
 
 
 class ByRecipe(Enum):
-    """A marker in place of a default that depends on the checkpoint, whose recipe decides the value."""
+    """The type of ``BY_RECIPE``, which stands for a default value that depends on the checkpoint.
+
+    The recipe of the checkpoint (its table of default settings) decides the value.
+    """
 
     BY_RECIPE = "by the recipe of the checkpoint"
 
@@ -54,20 +57,21 @@ class Option:
         name: unique; the keyword of the Python call where there is one.
         flags: as written on the command line.
         kind: the type of the value; "text" is parsed later, "path" is a file or folder.
-        group: a key of ``GROUPS``.
+        group: a key of ``GROUPS``, the headings of ``--help``.
+        help: the sentence that ``--help``, the docs and the JSON schema show.
         range: lowest and highest value, None where there is no bound.
         above: whether the lowest value itself is not allowed.
         empty: whether empty text has a meaning.
         words: texts that a number may be, such as "auto".
         unit: such as "pixels"; empty for plain numbers and text.
-        default: None for off or absent.
+        default: None for off or absent; ``BY_RECIPE`` if it depends on the checkpoint.
         choices: the allowed values; empty if there is no such list.
         multiple: whether the option may be repeated.
-        metavar: how the value is named in the help, such as FILE; None for click's own word.
-        command: the only command that has it, for options of one command; None for shared options.
-        request: whether it is a field of ``Request``.
-        required: whether the command refuses to run without it.
-        edit_default: the default for edits, where it differs.
+        metavar: how the value is named in the help, such as FILE; None for the name that click chooses.
+        command: the only subcommand that has the option; None for options of several subcommands.
+        request: whether the option is a field of ``Request``.
+        required: whether the command refuses to run without the option.
+        edit_default: the default for edits, where it differs from ``default``; else None.
     """
 
     name: str
@@ -96,7 +100,7 @@ class Option:
 
     @property
     def by_recipe(self) -> bool:
-        """Whether the recipe of the checkpoint decides the default."""
+        """Whether the default depends on the checkpoint, whose recipe (table of default settings) has it."""
         return self.default is BY_RECIPE
 
     @property
@@ -114,8 +118,8 @@ class Option:
         """Return ``value`` converted to the type of this option; numpy numbers become Python numbers.
 
         Raises TypeError for a value of another type and ValueError for a number or choice that is not
-        allowed. Both messages begin with ``name``, the option as the caller wrote it (None: its keyword), and
-        the value.
+        allowed. Both messages begin with ``name``, the option as the caller wrote it (None: the keyword of
+        this option), and the value.
         """
         problem = f"{name or self.name + '='}{value!r:.80} must be {self.allowed}"
         if self.kind == "text" and not self.choices:
@@ -139,9 +143,9 @@ class Option:
         return value
 
     def default_text(self, command: str = "generate") -> str:
-        """The default in the subcommand ``command``, in words, as ``--help`` shows it.
+        """The default of this option in the subcommand ``command``, in words, as ``--help`` shows it.
 
-        "" for an option that is off.
+        It is "" if the default is to be off or absent.
         """
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
             return str(self.edit_default)
@@ -181,7 +185,7 @@ def _has_type(value: Any, kind: Kind) -> bool:
 def check_text(text: str, name: str) -> str:
     """Return ``text`` unchanged; raise ValueError if it contains half of a surrogate pair.
 
-    Such text cannot be written as UTF-8. ``name`` is the option whose value the text is, for the message.
+    Such text cannot be written as UTF-8. ``name`` is the option with this value, which the message names.
     """
     try:
         text.encode("utf-8")

@@ -57,7 +57,7 @@ def check_keywords(named: Mapping[str, Any], present: Set[str], *, distilled: bo
 
     ``named`` are the keywords of the Python call, with their values. ``present`` are the names of all fields
     that have a value in the request. ``distilled`` says that the request being changed is distilled already.
-    A keyword whose value is its default may lack the other one, because it changes nothing.
+    A keyword with its default value may lack the keyword that it needs, because it changes nothing.
     """
     # None and False are the values of keywords that are left out.
     written = {name: value for name, value in named.items() if value is not None and value is not False}
@@ -83,11 +83,12 @@ def _keyword(name: str, written: Mapping[str, Any]) -> str:
 def check_together(
     explicit: Mapping[str, Any], known: Mapping[str, Any] | None = None, *, command: str
 ) -> None:
-    """Raise ValueError if options of a command line contradict each other, or one lacks another.
+    """Raise ValueError if options of a command line contradict each other, or one has no effect alone.
 
-    An option lacks another if it has no effect without it. ``explicit`` are the options that the user wrote,
-    by name, with their values. ``known`` are the settings stored in the file of ``--from-file``; None without
-    that option. ``command`` is the subcommand, such as "extend". The message names both flags.
+    An option has no effect alone if it modifies another one that was not written. ``explicit`` are the
+    options that the user wrote, by name, with their values. ``known`` are the settings stored in the file of
+    ``--from-file``; None without that option. ``command`` is the subcommand, such as "extend". The message
+    names both flags.
     """
     names = {option.name for option in options_of(command)}
     known = known or {}
