@@ -6,6 +6,7 @@ a tile of queries attends to the box of keys that holds all its windows, and a m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .windows import Axis, Geometry, Tile, grouped_tiles, mask
+from .windows import Axis, Geometry, Runs, batches, mask
 
 BATCH_BYTES = 32 * 2**20
 """Limit of the copies of keys that one call of attention takes."""
@@ -45,20 +46,19 @@ def neighbourhood_attention(
     where queries and keys lie on the axes T, H and W.
     """
     out = torch.empty_like(q)
-    for geometry, tiles in grouped_tiles(axes, tile_sizes(axes)):
-        bias = masks.of(geometry, q)
-        step = _at_once(tiles[0], k)
-        for first in range(0, len(tiles), step):
-            some = tiles[first : first + step]
-            result = F.scaled_dot_product_attention(
-                _boxes(q, [tile.queries for tile in some]),
-                _boxes(k, [tile.keys for tile in some]),
-                _boxes(v, [tile.keys for tile in some]),
-                attn_mask=bias,
-                # Queries are scaled before they are rotated, as in the released network.
-                scale=1.0,
-            )
-            _put(out, some, result)
+    sizes = tile_sizes(axes)
+    for runs in batches(axes, sizes, _at_once(axes, sizes, k)):
+        times, rows, columns = runs
+        some = out[:, times.queries(), rows.queries(), columns.queries()]
+        result = F.scaled_dot_product_attention(
+            _tiles(q[:, times.queries(), rows.queries(), columns.queries()], runs, [run.size for run in runs]),
+            _tiles(k[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
+            _tiles(v[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
+            attn_mask=masks.of((times.geometry, rows.geometry, columns.geometry), q),
+            # Queries are scaled before they are rotated, as in the released network.
+            scale=1.0,
+        )
+        some.copy_(_joined(result, runs))
     return out
 
 
@@ -72,23 +72,23 @@ def tile_sizes(axes: tuple[Axis, Axis, Axis]) -> tuple[int, int, int]:
     return max(1, (time + 1) // 3), max(2, (height + 1) // 3), max(4, 2 * ((width + 1) // 3))
 
 
-def _at_once(tile: Tile, k: Tensor) -> int:
+def _at_once(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], k: Tensor) -> int:
     """How many tiles one call takes."""
-    keys = prod(part.stop - part.start for part in tile.keys)
+    keys = prod(size + axis.window - 1 for size, axis in zip(sizes, axes, strict=True))
     box = k.shape[0] * keys * k.shape[4] * k.shape[5] * k.element_size()
     return max(1, BATCH_BYTES // box)
 
 
-def _boxes(x: Tensor, boxes: list[tuple[slice, slice, slice]]) -> Tensor:
-    """Copy equal boxes of x (B, T, H, W, N, D) -> (boxes B, N, positions, D)."""
-    parts = torch.stack([x[:, t, h, w] for t, h, w in boxes])
-    return rearrange(parts, "g b t h w n d -> (g b) n (t h w) d")
+def _tiles(x: Tensor, runs: Runs, sizes: Sequence[int]) -> Tensor:
+    """Boxes of ``sizes`` of x (B, T, H, W, N, D), one for each tile -> (tiles B, N, positions, D), a copy."""
+    for axis, (run, size) in enumerate(zip(runs, sizes, strict=True), start=1):
+        x = x.unfold(axis, size, run.size)
+    return rearrange(x, "b i j k n d t h w -> (i j k b) n (t h w) d")
 
 
-def _put(out: Tensor, tiles: list[Tile], result: Tensor) -> None:
-    """Write the results (tiles B, N, positions, D) of ``tiles`` to their places in ``out``."""
-    results = result.unflatten(0, (len(tiles), out.shape[0])).transpose(2, 3)
-    for tile, one in zip(tiles, results, strict=True):
-        place = out[:, tile.queries[0], tile.queries[1], tile.queries[2]]
-        place.copy_(one.reshape(place.shape))
-
+def _joined(x: Tensor, runs: Runs) -> Tensor:
+    """Tiles of queries (tiles B, N, positions, D) -> (B, T, H, W, N, D), a view or a copy."""
+    (i, j, k), (t, h, w) = ([run.count for run in runs], [run.size for run in runs])
+    return rearrange(
+        x, "(i j k b) n (t h w) d -> b (i t) (j h) (k w) n d", i=i, j=j, k=k, t=t, h=h, w=w
+    )

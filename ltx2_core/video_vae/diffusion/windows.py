@@ -44,44 +44,69 @@ class Axis:
         """Index in memory of the first key of the position ``query``."""
         return window_start(query, self.length, self.window) - self.first_key
 
-    def tiles(self, size: int) -> list[AxisTile]:
-        """Cut the queries into tiles of ``size`` positions."""
-        tiles = []
+    def runs(self, size: int) -> list[Run]:
+        """Cut the queries into tiles of ``size`` positions, and join neighbours of the same geometry to runs."""
+        runs: list[Run] = []
         for first in range(*self.queries, size):
-            last = min(first + size, self.queries.stop) - 1
+            stop = min(first + size, self.queries.stop)
             begin = self.start(first)
-            offsets = tuple(self.start(query) - begin for query in range(first, last + 1))
-            at = first - self.queries.start
-            tiles.append(
-                AxisTile(
-                    queries=slice(at, at + len(offsets)),
-                    keys=slice(begin, begin + offsets[-1] + self.window),
-                    geometry=(offsets, self.window),
-                )
+            offsets = tuple(self.start(query) - begin for query in range(first, stop))
+            run = Run(
+                query=first - self.queries.start,
+                key=begin,
+                size=stop - first,
+                box=offsets[-1] + self.window,
+                count=1,
+                geometry=(offsets, self.window),
             )
-        return tiles
+            if runs and runs[-1].goes_on_with(run):
+                run = runs.pop().and_one_more()
+            runs.append(run)
+        return runs
 
 
-class AxisTile(NamedTuple):
-    """A run of queries of one axis, and the keys that they attend to, as slices of tensors in memory.
+class Run(NamedTuple):
+    """Neighbouring tiles of queries along one axis, with the same mask, and the keys that they attend to.
 
-    Tiles with the same ``geometry`` (the first key of each query, counted from the tile's first key, and the
-    size of the window) have the same mask.
+    ``count`` tiles of ``size`` queries begin at ``query``. The keys of the first one are the ``box`` positions
+    from ``key`` on, those of the next one begin ``size`` further. ``geometry`` is the first key of each query
+    of a tile, counted from the tile's first key, and the size of the window.
     """
 
-    queries: slice
-    keys: slice
+    query: int
+    key: int
+    size: int
+    box: int
+    count: int
     geometry: tuple[tuple[int, ...], int]
+
+    def goes_on_with(self, tile: Run) -> bool:
+        """Whether the single ``tile`` is the next one of this run."""
+        step = self.count * self.size
+        return self.geometry == tile.geometry and (tile.query, tile.key) == (self.query + step, self.key + step)
+
+    def and_one_more(self) -> Run:
+        """This run with one more tile."""
+        return self._replace(count=self.count + 1)
+
+    def parts(self, most: int) -> Iterator[Run]:
+        """Cut the run into runs of at most ``most`` tiles."""
+        for first in range(0, self.count, most):
+            skipped = first * self.size
+            count = min(most, self.count - first)
+            yield self._replace(query=self.query + skipped, key=self.key + skipped, count=count)
+
+    def queries(self) -> slice:
+        """All queries of the run."""
+        return slice(self.query, self.query + self.count * self.size)
+
+    def keys(self) -> slice:
+        """All keys of the run."""
+        return slice(self.key, self.key + (self.count - 1) * self.size + self.box)
 
 
 Geometry = tuple[tuple[tuple[int, ...], int], ...]
-
-
-class Tile(NamedTuple):
-    """A box of queries and the box of keys that holds all their windows."""
-
-    queries: tuple[slice, slice, slice]
-    keys: tuple[slice, slice, slice]
+Runs = tuple[Run, Run, Run]
 
 
 def window_start(query: int, length: int, window: int) -> int:
@@ -97,15 +122,14 @@ def needed(queries: Span, length: int, window: int) -> Span:
     )
 
 
-def grouped_tiles(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int]) -> Iterator[tuple[Geometry, list[Tile]]]:
-    """All tiles of queries of the three axes, grouped by their geometry."""
-    groups: dict[Geometry, list[Tile]] = {}
-    parts = [axis.tiles(size) for axis, size in zip(axes, sizes, strict=True)]
-    for t, h, w in product(*parts):
-        geometry = (t.geometry, h.geometry, w.geometry)
-        tile = Tile((t.queries, h.queries, w.queries), (t.keys, h.keys, w.keys))
-        groups.setdefault(geometry, []).append(tile)
-    yield from groups.items()
+def batches(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], most: int) -> Iterator[Runs]:
+    """Cut the queries of three axes into tiles of ``sizes``; yields runs of at most about ``most`` tiles."""
+    runs = (axis.runs(size) for axis, size in zip(axes, sizes, strict=True))
+    for times, rows, columns in product(*runs):
+        across = min(columns.count, most)
+        down = min(rows.count, max(1, most // across))
+        along = min(times.count, max(1, most // (across * down)))
+        yield from product(times.parts(along), rows.parts(down), columns.parts(across))
 
 
 def mask(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Tensor | None:
