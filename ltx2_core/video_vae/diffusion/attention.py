@@ -46,7 +46,7 @@ def neighbourhood_attention(
     where queries and keys lie on the axes T, H and W.
     """
     out = torch.empty_like(q)
-    sizes = tile_sizes(axes)
+    sizes = tile_size((axes[0].window, axes[1].window, axes[2].window))
     for runs in batches(axes, sizes, _at_once(axes, sizes, k)):
         times, rows, columns = runs
         some = out[:, times.queries(), rows.queries(), columns.queries()]
@@ -62,13 +62,13 @@ def neighbourhood_attention(
     return out
 
 
-def tile_sizes(axes: tuple[Axis, Axis, Axis]) -> tuple[int, int, int]:
-    """Positions of a tile of queries along each axis.
+def tile_size(window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Positions of a tile of queries along each axis, for windows of this size.
 
     Small tiles attend to few keys outside of their windows, large ones fill the units of the hardware: for
     windows of 11 x 11 x 11 the tiles have 4 x 4 x 8 queries, and their boxes 2.65 times the keys of a window.
     """
-    time, height, width = (axis.window for axis in axes)
+    time, height, width = window
     return max(1, (time + 1) // 3), max(2, (height + 1) // 3), max(4, 2 * ((width + 1) // 3))
 
 

@@ -14,13 +14,15 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Masks, neighbourhood_attention
-from .rope import rotate, rotation
+from .attention import Masks, neighbourhood_attention, tile_size
+from .rope import Rotation, rotate
 from .windows import Axis, Span, needed
 
 NORM_EPS = 1e-6
-STRIP_BYTES = 16 * 2**20
-"""About the size of a block's input that is computed at a time."""
+STRIP_BYTES = 48 * 2**20
+"""About the size of the part of a block's input whose keys exist at a time."""
+CHUNK_BYTES = 8 * 2**20
+"""About the size of the part of a block's input whose keys are computed at a time."""
 MLP_TOKENS = 16384
 """Positions that a feed-forward computes at a time; its hidden width is four times that of its input."""
 
@@ -90,17 +92,15 @@ class Attention(nn.Module):
         self.k_norm = layers.norm(head_dim)
         self.proj = layers.linear(width, width)
 
-    def queries(self, x: Tensor, at: tuple[Span, Span, Span]) -> Tensor:
-        """x (B, T, H, W, C) at the positions ``at`` -> queries (B, T, H, W, N, D)."""
+    def queries(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+        """x (B, T, H, W, C) -> queries (B, T, H, W, N, D), rotated by ``table``."""
         q = self._heads(_some_rows(self.qkv, x, 0, self.width))
-        q = self.q_norm(q, scale=self.head_dim**-0.5)
-        return rotate(q, rotation(at, self.head_dim, x.device))
+        return rotate(self.q_norm(q, scale=self.head_dim**-0.5), table)
 
-    def keys_and_values(self, x: Tensor, at: tuple[Span, Span, Span]) -> tuple[Tensor, Tensor]:
-        """x (B, T, H, W, C) at the positions ``at`` -> keys and values, each (B, T, H, W, N, D)."""
+    def keys_and_values(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """x (B, T, H, W, C) -> keys, rotated by ``table``, and values, each (B, T, H, W, N, D)."""
         k, v = _some_rows(self.qkv, x, self.width, 3 * self.width).split(self.width, dim=-1)
-        k = rotate(self.k_norm(self._heads(k)), rotation(at, self.head_dim, x.device))
-        return k, self._heads(v)
+        return rotate(self.k_norm(self._heads(k)), table), self._heads(v)
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim))
@@ -148,33 +148,28 @@ class Block(nn.Module):
     ) -> Tensor:
         """The piece x (B, T, H, W, C) -> the result at the positions ``place.out``, (B, T', H', W', C)."""
         out = x.new_empty((x.shape[0], *(span.size for span in place.out), x.shape[-1]))
-        time, rows, columns = place.out
-        keys: Tensor | None = None
-        values: Tensor | None = None
-        known = Span(0, 0)
-        height, step = x.shape[2], self._strip(x, place)
+        rows = place.out[1]
+        keys = _Keys(self, x, place, modulation)
+        step = self._strip(x, place)
         for start in range(*rows, step):
             strip = Span(start, min(start + step, rows.stop))
-            covered = needed(strip, height, min(self.kernel[1], height))
-            fresh = Span(max(covered.start, known.stop), covered.stop)
-            # Keys of the rows above were computed for the strip before this one.
-            new_keys, new_values = self._keys(x, place, fresh, modulation)
-            drop = covered.start - known.start
-            keys = new_keys if keys is None else torch.cat((keys[:, :, drop:], new_keys), dim=2)
-            values = new_values if values is None else torch.cat((values[:, :, drop:], new_values), dim=2)
-            known = covered
-            del new_keys, new_values
-            axes = self._axes(x, place, strip, known.start)
-            h = _window(place.past, x, strip, columns, time.start - place.first, time.stop - place.first)
-            q = self.attn.queries(self._normed(h, modulation), (time, strip, columns))
-            attended = neighbourhood_attention(q, keys, values, axes, masks).flatten(-2)
-            del q
-            h = h + self.attn.proj(attended)
-            del attended
+            keys.cover(needed(strip, x.shape[2], min(self.kernel[1], x.shape[2])), step)
+            h = self._strip_of(x, place, strip, keys, masks, modulation)
             self._feed_forward(h.flatten(0, 3), modulation)
-            at = strip.start - rows.start
-            out[:, :, at : at + strip.size] = h
+            out[:, :, start - rows.start : strip.stop - rows.start] = h
         return out
+
+    def _strip_of(
+        self, x: Tensor, place: Place, strip: Span, keys: _Keys, masks: Masks, modulation: Modulation
+    ) -> Tensor:
+        """The rows ``strip`` after attention, (B, T', rows, W', C)."""
+        time, _, columns = place.out
+        h = _window(place.past, x, strip, columns, time.start - place.first, time.stop - place.first)
+        q = self.attn.queries(self._normed(h, modulation), keys.rotation.box((time, strip, columns)))
+        axes = self._axes(x, place, strip, keys.rows.start)
+        attended = neighbourhood_attention(q, *keys.stored(), axes, masks)
+        del q
+        return h.add_(self.attn.proj(attended.flatten(-2)))
 
     def _feed_forward(self, tokens: Tensor, modulation: Modulation) -> None:
         """Add the feed-forward of ``tokens`` (positions, C) to them, in place."""
@@ -184,12 +179,6 @@ class Block(nn.Module):
 
     def _normed(self, x: Tensor, modulation: Modulation) -> Tensor:
         return self.norm1(x, scale=modulation.scale, shift=modulation.shift)
-
-    def _keys(self, x: Tensor, place: Place, rows: Span, modulation: Modulation) -> tuple[Tensor, Tensor]:
-        columns = Span(0, x.shape[3])
-        window = _window(place.past, x, rows, columns, 0, place.seen - place.first)
-        at = (Span(place.first, place.seen), rows, columns)
-        return self.attn.keys_and_values(self._normed(window, modulation), at)
 
     def _axes(self, x: Tensor, place: Place, strip: Span, first_row: int) -> tuple[Axis, Axis, Axis]:
         time, _, columns = place.out
@@ -205,9 +194,60 @@ class Block(nn.Module):
 
     def _strip(self, x: Tensor, place: Place) -> int:
         """Rows of a strip: as many as a tile of queries has, or a multiple of that."""
-        tile = max(2, (self.kernel[1] + 1) // 3)
+        tile = tile_size(self.kernel)[1]
         row = (place.seen - place.first) * x.shape[0] * x.shape[3] * x.shape[4] * x.element_size()
         return max(tile, STRIP_BYTES // row // tile * tile)
+
+
+class _Keys:
+    """The keys and values of a strip of rows and of those around it, while a block moves down its piece.
+
+    Rows that the next strip shares with this one are moved, not computed again.
+    """
+
+    def __init__(self, block: Block, x: Tensor, place: Place, modulation: Modulation) -> None:
+        self.block, self.x, self.place, self.modulation = block, x, place, modulation
+        self.times, self.columns = Span(place.first, place.seen), Span(0, x.shape[3])
+        self.rows = Span(0, 0)
+        spans = (self.times, Span(0, x.shape[2]), self.columns)
+        self.rotation = Rotation(spans, block.attn.head_dim, x.device)
+        self._memory: Tensor | None = None
+
+    def stored(self) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, T, rows, W, N, D) of the rows ``self.rows``."""
+        assert self._memory is not None
+        keys, values = self._memory[:, :, :, : self.rows.size]
+        return keys, values
+
+    def cover(self, rows: Span, step: int) -> None:
+        """Compute the keys of ``rows``, which do not begin before those of the last call.
+
+        A call covers at most ``step`` rows and the windows around them.
+        """
+        known = Span(rows.start, max(rows.start, self.rows.stop))
+        if self._memory is None:
+            most = min(self.x.shape[2], step + self.block.kernel[1] - 1)
+            attn = self.block.attn
+            heads = (most, self.columns.size, attn.width // attn.head_dim, attn.head_dim)
+            self._memory = self.x.new_empty((2, self.x.shape[0], self.times.size, *heads))
+        elif known.size:
+            # A copy in between, because both places may overlap.
+            shared = self._memory[:, :, :, rows.start - self.rows.start : self.rows.size].clone()
+            self._memory[:, :, :, : known.size] = shared
+        self.rows = rows
+        chunk = max(1, CHUNK_BYTES // (self.x[:, :1, :1].numel() * self.times.size * self.x.element_size()))
+        for start in range(known.stop, rows.stop, chunk):
+            self._compute(Span(start, min(start + chunk, rows.stop)))
+
+    def _compute(self, rows: Span) -> None:
+        assert self._memory is not None
+        window = _window(self.place.past, self.x, rows, self.columns, 0, self.times.size)
+        table = self.rotation.box((self.times, rows, self.columns))
+        normed = self.block._normed(window, self.modulation)
+        at = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
+        k, v = self.block.attn.keys_and_values(normed, table)
+        self._memory[0, :, :, at] = k
+        self._memory[1, :, :, at] = v
 
 
 class DiffusionBlock(Block):

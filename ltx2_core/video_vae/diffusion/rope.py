@@ -21,27 +21,36 @@ def head_parts(head_dim: int) -> tuple[int, int, int]:
     return time, side, side
 
 
-def rotation(spans: tuple[Span, Span, Span], head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (T, H, W, 1, head_dim / 2) in float32 for the positions of three axes."""
-    shape = tuple(span.size for span in spans)
-    angles = []
-    for axis, (span, width) in enumerate(zip(spans, head_parts(head_dim), strict=True)):
-        turned = _angles(span, width, device)
-        view = [1, 1, 1, turned.shape[-1]]
-        view[axis] = span.size
-        angles.append(turned.view(view).expand(*shape, -1))
-    whole = torch.cat(angles, dim=-1).unsqueeze(-2)
-    return whole.cos(), whole.sin()
+class Rotation:
+    """Cosines and sines of the positions of three axes, which are computed once for a piece."""
+
+    def __init__(self, spans: tuple[Span, Span, Span], head_dim: int, device: torch.device) -> None:
+        self.starts = tuple(span.start for span in spans)
+        self.tables = tuple(
+            _table(span, width, device) for span, width in zip(spans, head_parts(head_dim), strict=True)
+        )
+
+    def box(self, spans: tuple[Span, Span, Span]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, H, W, 1, head_dim / 2) in float32 for some of the positions."""
+        shape = [span.size for span in spans]
+        parts: list[Tensor] = []
+        for axis, (span, start, table) in enumerate(zip(spans, self.starts, self.tables, strict=True)):
+            view = [1, 1, 1, 1, -1]
+            view[axis] = span.size
+            turned = table[:, span.start - start : span.stop - start]
+            parts.append(turned.reshape(2, *view).expand(2, *shape, 1, -1))
+        cos, sin = torch.cat(parts, dim=-1)
+        return cos, sin
 
 
-def _angles(span: Span, width: int, device: torch.device) -> Tensor:
-    """Angles (positions, width / 2) in float32, the first half turn taken out in double precision."""
-    # On the CPU, because some accelerators have no float64. Positions of long clips are large, so that angles
-    # are brought below a turn before they become float32.
+def _table(span: Span, width: int, device: torch.device) -> Tensor:
+    """Cosines and sines (2, positions, width / 2) in float32."""
+    # On the CPU, because some accelerators have no float64, which angles of long clips need.
     exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
     frequencies = (1.0 / THETA**exponents).float().double()
     positions = torch.arange(span.start, span.stop, dtype=torch.float64)
-    return (positions[:, None] * frequencies).remainder(2 * torch.pi).float().to(device)
+    angles = positions[:, None] * frequencies
+    return torch.stack((angles.cos(), angles.sin())).float().to(device)
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
