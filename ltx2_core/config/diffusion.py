@@ -95,9 +95,12 @@ def encoder_section(c: ParsedJson) -> JsonObject:
     channels = int(e.get("in_channels", 3))
     require(d, "out_channels", channels)
     return {
-        "encoder_blocks": e.get("blocks", _ENCODER_BLOCKS),
-        "encoder_base_channels": e.get("base_channels", latent),
-        "encoder_spatial_padding_mode": e.get("spatial_padding_mode", "zeros"),
+        # The encoder of a diffusers pipeline is that of a convolutional VAE, whose keys are in no section.
+        "encoder_blocks": e.get("blocks", c.get("encoder_blocks", _ENCODER_BLOCKS)),
+        "encoder_base_channels": e.get("base_channels", c.get("encoder_base_channels", latent)),
+        "encoder_spatial_padding_mode": e.get(
+            "spatial_padding_mode", c.get("encoder_spatial_padding_mode", "zeros")
+        ),
         "norm_layer": e.get("norm_layer", "pixel_norm"),
         "in_channels": channels,
         "latent_channels": latent,

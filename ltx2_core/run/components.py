@@ -84,6 +84,7 @@ class Components:
         *,
         execution: Execution,
         numerics: Numerics,
+        video_decoder: str | os.PathLike[str] | None = None,
     ) -> None:
         """Read the headers of all files.
 
@@ -96,6 +97,9 @@ class Components:
         check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
         check_set(self.checkpoints)
+        self.video_decoder = None if video_decoder is None else open_video_decoder(video_decoder)
+        if self.video_decoder is not None:
+            check_generations((*self.checkpoints, self.video_decoder))
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
         # A diffusers folder has its text encoder next to the other components; one that is named takes
         # precedence.
@@ -128,6 +132,8 @@ class Components:
 
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` comes from. Raises ValueError where none of the files holds it."""
+        if component is Component.VIDEO_DECODER and self.video_decoder is not None:
+            return self.video_decoder
         return find_component(self.checkpoints, component)
 
     @contextmanager
@@ -305,6 +311,8 @@ class Components:
         files: dict[str, str] = {}
         for component in Component:
             file = next((f for f in self.checkpoints if component in f.components), None)
+            if component is Component.VIDEO_DECODER:
+                file = self.video_decoder or file
             if file is not None:
                 files[str(component)] = identity(info.path for info in file.infos(component).values())
         if self.text_encoder is not None:
@@ -447,6 +455,18 @@ class Components:
         # Freed memory stays with PyTorch's allocator, where other processes cannot use it.
         if self.device.type == "cuda" and (self.max_memory is not None or not self.keep_loaded):
             torch.cuda.empty_cache()
+
+
+def open_video_decoder(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open the file of a video decoder; raises ValueError if it holds none."""
+    checkpoint = open_checkpoint(path)
+    if Component.VIDEO_DECODER not in checkpoint.components:
+        held = ", ".join(str(c) for c in Component if c in checkpoint.components)
+        raise ValueError(
+            f"video_decoder: {path} has no video decoder; it holds {held}. Use a video VAE file, such as "
+            "ltx-2.5-video-vae-bf16"
+        )
+    return checkpoint
 
 
 def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:

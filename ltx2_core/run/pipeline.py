@@ -71,6 +71,8 @@ class LTX2Pipeline(Codecs):
         text_encoder: folder or file of the Gemma that belongs to the checkpoint. A diffusers folder contains
             its own, so that none needs to be named.
         upscaler: latent upscaler file, needed for two stages.
+        video_decoder: file of a video VAE that decodes instead of the checkpoint's own decoder, such as the
+            diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
@@ -83,6 +85,7 @@ class LTX2Pipeline(Codecs):
         *checkpoints: str | os.PathLike[str],
         text_encoder: str | os.PathLike[str] | None = None,
         upscaler: str | os.PathLike[str] | None = None,
+        video_decoder: str | os.PathLike[str] | None = None,
         loras: Sequence[LoraFile] = (),
         stage2_loras: Sequence[LoraFile] = (),
         numerics: Numerics = Numerics.OFFICIAL,
@@ -105,6 +108,7 @@ class LTX2Pipeline(Codecs):
             text_encoder,
             execution=execution,
             numerics=numerics,
+            video_decoder=video_decoder,
         )
         super().__init__(networks, open_loras(loras))
         self.stage2_loras = open_loras(stage2_loras)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..config import VideoVAEConfig
+from .diffusion.reach import tile_halo
 from .streaming import Stage, Stream, mark_last, run_stages
 
 LATENTS_AT_ONCE = 4
@@ -71,6 +72,9 @@ class SpaceTiles:
 
 def field_of_view(config: VideoVAEConfig) -> int:
     """Latent cells to each side on which a decoded pixel depends; tiles with this border are exact."""
+    if config.diffusion is not None:
+        # Only its last two stages are tiled.
+        return tile_halo(config)
     # From the output back to the latent, in cells of the present resolution: one for the last convolution,
     # two for a residual block, one for an upsampler, and one for the first convolution.
     cells = 1

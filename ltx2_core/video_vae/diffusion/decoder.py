@@ -19,7 +19,7 @@ from ..streaming import Stage, Stream, collect, mark_last, run_stages
 from .network import Decoder
 from .noise import ClipShape, FrameNoise, NoiseSource
 from .padding import Padding
-from .reach import frames_of, ghosts, piece_bytes, tile_halo
+from .reach import ghosts, piece_bytes, tile_halo
 from .streams import Clip, Cut, DecoderStream
 
 LATENTS_AT_ONCE = 4
@@ -235,5 +235,3 @@ class _Tiles:
             return
         yield from self.run.decode(self.run.context, x, stream, last)
 
-
-__all__ = ["DiffusionVideoDecoder", "frames_of"]
