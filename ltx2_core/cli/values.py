@@ -164,6 +164,7 @@ def open_pipeline(
         "stage2_loras": loras_of(chosen, "stage2_loras"),
         "numerics": Numerics(chosen["numerics"]) if numerics is None else numerics,
         "execution": execution_of(chosen) if execution is None else execution,
+        "video_decoder": chosen["video_decoder"],
     }
     # Without files the embedded tiny model runs, so that the command can be tried at once.
     if not chosen["checkpoints"]:

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 def decode_chunks(
     decoder: AnyVideoDecoder,
-    latents: Iterable[Tensor],
+    latents: Tensor | Iterable[Tensor],
     choice: DecodeChoice | None,
     *,
     as_bytes: bool,

@@ -19,11 +19,8 @@ from ..streaming import Stage, Stream, collect, mark_last, run_stages
 from .network import Decoder
 from .noise import ClipShape, FrameNoise, NoiseSource
 from .padding import Padding
-from .reach import ghosts, piece_bytes, tile_halo
+from .reach import LATENTS_AT_ONCE, ghosts, piece_bytes, tile_halo
 from .streams import Clip, Cut, DecoderStream
-
-LATENTS_AT_ONCE = 4
-"""Latent frames that a tile decodes before the next tile; fewer would copy its caches more often."""
 
 
 class DiffusionVideoDecoder(AutoencoderHalf):
@@ -105,6 +102,15 @@ class DiffusionVideoDecoder(AutoencoderHalf):
             )
         chunks = mark_last(self._checked(latents))
         first = next(chunks)
+        cells = first[0].shape[3], first[0].shape[4]
+        if not tiles.fits(cells, least):
+            raise ValueError(
+                f"a latent of {cells[0]}x{cells[1]} is too small for {tiles.rows} rows and {tiles.columns} "
+                "columns of tiles: use fewer tiles"
+            )
+        if max_piece_bytes is None:
+            area = tiles.largest(cells)
+            max_piece_bytes = len(first[0]) * piece_bytes(self.config, area, first[0].element_size())
         run = _Run(self, first[0], latents, noise or self.noise, max_piece_bytes)
 
         def rows() -> Iterator[Tensor]:

@@ -7,6 +7,12 @@ from ...config import DiffusionDecoderConfig, VideoVAEConfig
 ROWS_AT_ONCE = 16
 """Frames that the diffusion stage computes at a time, if nothing else is said: two latent frames."""
 
+LATENTS_AT_ONCE = 4
+"""Latent frames that a tile decodes before the next tile; fewer would copy its caches more often."""
+
+LAG = 20
+"""Latent frames after which the first frames come, in released files."""
+
 
 def least_latents(config: DiffusionDecoderConfig) -> tuple[int, int, int]:
     """Latent frames, rows and columns below which some window is larger than its axis."""

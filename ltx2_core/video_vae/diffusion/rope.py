@@ -56,6 +56,10 @@ def _table(span: Span, width: int, device: torch.device) -> Tensor:
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate adjacent pairs of the last axis of x (B, T, H, W, N, D) by the angles of ``table``, in float32."""
     cos, sin = table
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    even, odd = (half.float() for half in x.unflatten(-1, (-1, 2)).unbind(-1))
+    out = torch.empty_like(x)
+    pairs = out.unflatten(-1, (-1, 2))
+    # One product at a time, because float32 copies of a piece are twice its size.
+    pairs[..., 0] = (even * cos).addcmul_(odd, sin, value=-1)
+    pairs[..., 1] = (even * sin).addcmul_(odd, cos)
+    return out
