@@ -14,6 +14,8 @@ from ltx2_core.tiny.settings import tiny_config
 from ltx2_core.tiny.weights import random_weights
 from ltx2_core.video_vae import FrameNoise, SpaceTiles, VolumeNoise, field_of_view
 from ltx2_core.video_vae.diffusion.decoder import DiffusionVideoDecoder
+from ltx2_core.video_vae.diffusion.noise import ClipShape
+from ltx2_core.video_vae.diffusion.windows import Span
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 """Values reach 5: what remains is rounding."""
@@ -27,7 +29,7 @@ def decoder_of(**settings) -> DiffusionVideoDecoder:
     return decoder
 
 
-def latent_of(frames=6, height=6, width=8, batch=1):
+def latent_of(frames=5, height=3, width=5, batch=1):
     return torch.randn(batch, 128, frames, height, width, generator=torch.Generator().manual_seed(7))
 
 
@@ -42,32 +44,33 @@ def _inference():
         yield
 
 
-@pytest.mark.parametrize("chunks", [[1] * 6, [5, 1], [2, 3, 1], [6]], ids=str)
-@pytest.mark.parametrize("limit", [1, 200_000, None])
+@pytest.mark.parametrize(
+    ("chunks", "limit"), [([1] * 5, None), ([4, 1], 60_000), ([2, 2, 1], 60_000), ([5], 60_000), ([5], 1)]
+)
 def test_any_chunks_and_pieces_give_the_frames_of_the_whole_clip(decoder, chunks, limit):
     latent = latent_of()
     whole = decoder.decode(latent, max_piece_bytes=2**30)
     pieces = list(decoder.decode_stream(latent.split(chunks, dim=2), max_piece_bytes=limit))
-    assert whole.shape == (1, 3, 41, 192, 256)
+    assert whole.shape == (1, 3, 33, 96, 160)
     torch.testing.assert_close(torch.cat(pieces, dim=2), whole, **EXACT)
 
 
 @pytest.mark.parametrize(
     ("settings", "columns", "rows"),
-    [({}, 2, 1), ({}, 3, 2), ({}, 1, 3), ({"steps": 2}, 2, 2), ({"prediction": "v", "steps": 3}, 2, 1)],
+    [({}, 2, 1), ({}, 3, 2), ({}, 1, 3), ({"steps": 2}, 2, 2), ({"prediction": "v", "steps": 2}, 2, 1)],
 )
-@pytest.mark.parametrize("limit", [None, 50_000])
-def test_tiles_give_the_frames_of_the_whole_clip(settings, columns, rows, limit):
-    decoder, latent = decoder_of(**settings), latent_of(5, 9, 12)
+def test_tiles_give_the_frames_of_the_whole_clip(settings, columns, rows):
+    decoder, latent = decoder_of(**settings), latent_of(5, 5, 7)
+    limit = 50_000 if rows == 2 else None
     tiles = SpaceTiles(columns=columns, rows=rows, halo=field_of_view(decoder.config))
     pieces = list(decoder.decode_tiles(latent.split([2, 3], dim=2), tiles, max_piece_bytes=limit))
     torch.testing.assert_close(torch.cat(pieces, dim=2), decoder.decode(latent), **EXACT)
 
 
 @pytest.mark.parametrize(
-    ("frames", "height", "width"), [(1, 1, 1), (1, 6, 8), (2, 2, 3), (3, 3, 5), (6, 1, 8)]
+    ("frames", "height", "width", "limit"),
+    [(1, 1, 1, None), (1, 4, 6, 1), (2, 2, 3, 30_000), (3, 3, 5, None), (5, 1, 6, None)],
 )
-@pytest.mark.parametrize("limit", [None, 1])
 def test_small_latents_are_padded_by_their_edges(decoder, frames, height, width, limit):
     latent = latent_of(frames, height, width)
     decoded = decoder.decode(latent, max_piece_bytes=limit)
@@ -83,19 +86,20 @@ def test_small_latents_are_padded_by_their_edges(decoder, frames, height, width,
 
 
 def test_a_batch_is_decoded_like_its_samples(decoder):
-    latent = latent_of(3, 4, 6, batch=2)
+    latent = latent_of(3, batch=2)
     both = decoder.decode(latent)
     torch.testing.assert_close(both[:1], decoder.decode(latent[:1]), **EXACT)
 
 
 def test_noise_is_a_function_of_seed_frame_and_position(decoder):
-    latent = latent_of(5)
+    latent = latent_of(3)
     one, other = (decoder.decode(latent, noise=FrameNoise(seed)) for seed in (0, 1))
     torch.testing.assert_close(decoder.decode(latent), one)
     assert (one - other).abs().mean() > 0.01
-    # The first frames have the same noise in a longer clip, which changes them by its later latents alone.
-    longer = decoder.decode(torch.cat((latent, latent[:, :, -1:].expand(-1, -1, 20, -1, -1)), dim=2))
-    torch.testing.assert_close(longer[:, :, :1], one[:, :, :1], atol=0.5, rtol=0)
+    size, like = ClipShape(1, 96, 160, None), latent
+    box = FrameNoise(3).box(size, Span(4, 9), Span(8, 24), Span(0, 40), like)
+    inner = FrameNoise(3).box(size, Span(6, 7), Span(12, 20), Span(8, 16), like)
+    assert torch.equal(box[:, :, 2:3, 4:12, 8:16], inner)
 
 
 def test_noise_of_the_whole_clip_needs_the_whole_latent(decoder):
@@ -112,11 +116,11 @@ def test_memory_does_not_grow_with_the_length_of_the_clip(decoder):
     def peak(frames):
         chunks = (latent_of(1) for _ in range(frames))
         with Trace() as trace:
-            for piece in decoder.decode_stream(chunks, max_piece_bytes=50_000):
+            for piece in decoder.decode_stream(chunks, max_piece_bytes=200_000):
                 del piece
         return trace.peak
 
-    assert peak(36) <= 1.02 * peak(18)
+    assert peak(16) <= 1.02 * peak(10)
 
 
 def test_a_decode_that_runs_out_of_memory_continues_in_smaller_pieces(decoder):
