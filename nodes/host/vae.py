@@ -7,7 +7,8 @@ samples.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -21,12 +22,13 @@ from torch import Tensor, nn
 
 from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocoder
 from ...ltx2_core.config import VideoVAEConfig, audio_vae_config, video_vae_config, vocoder_config
+from ...ltx2_core.loading import diffusion_vae
 from ...ltx2_core.loading.detect import Component
-from ...ltx2_core.memory import decoder_memory
+from ...ltx2_core.memory import DecodeChoice, choose_decode, decoder_memory
 from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.run.recipes import generation_of, recipe_for
-from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
-from ...ltx2_core.video_vae import VideoVAE
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, latent_frames_of
+from ...ltx2_core.video_vae import DiffusionVAE, VideoEncoder, VideoVAE, VolumeNoise
 from .patcher import Patcher, is_dynamic, make_patcher, remember_dtypes
 from .progress import check_interrupted, count_bar
 from .values import Vae
@@ -37,6 +39,9 @@ ENCODE_CHUNK = 16
 
 STREAM_BYTES = 1 << 30
 """Least working memory of a streamed pass in addition to the clip itself, whatever the clip's length."""
+
+DIFFUSION_SHARE = 0.7
+"""Part of the device's memory that the diffusion decoder may use before it decodes in tiles."""
 
 RECIPE = "ltx2_recipe"
 """Attribute of a video VAE: the recipe of the checkpoint that it is from, which images are compressed by."""
@@ -56,12 +61,15 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     weights = read_weights(*paths)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
     config = video_vae_config(weights.config)
+    if config.diffusion is not None:
+        tensors = diffusion_vae.made(tensors)
     encoder = weights.source(Component.VIDEO_ENCODER)
     dtype = comfy.model_management.vae_dtype(
         comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
     )
     # These operations skip the random initialisation, which loading overwrites.
-    network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
+    kind = HostVideoVAE if config.diffusion is None else HostDiffusionVAE
+    network = kind(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
     vae = _HostVAE(network, dtype, dynamic=not disable_dynamic)
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
     version = str(encoder.metadata.get("model_version", ""))
@@ -122,6 +130,8 @@ def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
 def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:
     """Estimate the bytes for decoding a latent (B, C, f, h, w), without those of weights and frames."""
     batch, _, frames, *cells = shape
+    if config.diffusion is not None:
+        return max(STREAM_BYTES, batch * _diffusion_choice(config, shape, dtype).memory.peak)
     memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
     return max(STREAM_BYTES, batch * memory.peak)
 
@@ -136,8 +146,23 @@ def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
     return _decode_bytes(config, (batch, 0, latent_frames_of(frames), *cells), dtype) * 3 // 2
 
 
-class HostVideoVAE(VideoVAE):
-    """The video VAE with ComfyUI's interface for decoding and encoding a clip in chunks."""
+def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> DecodeChoice:
+    """How to decode a latent (B, C, f, h, w) by the diffusion decoder on the host's device: whole or in tiles."""
+    batch, _, frames, *cells = shape
+    room = sys.maxsize
+    device = comfy.model_management.vae_device()
+    if device.type != "cpu":
+        # Weights and other programs share the device.
+        room = int(comfy.model_management.get_total_memory(device) * DIFFUSION_SHARE) // batch
+    width, height = (max(1, size) * SPATIAL_SCALE for size in reversed(cells))
+    clip = ClipPlan(width=width, height=height, frames=max(1, TEMPORAL_SCALE * (frames - 1) + 1), fps=24.0)
+    return choose_decode(room, vae=config, clip=clip, dtype=dtype)
+
+
+class _ChunkedVAE(VideoEncoder):
+    """ComfyUI's interface for decoding and encoding a clip in chunks, over the networks of this pack."""
+
+    decode_stream: Callable[[Tensor], Iterator[Tensor]]
 
     comfy_has_chunked_io = True
 
@@ -160,10 +185,13 @@ class HostVideoVAE(VideoVAE):
 
     def _decode_into(self, frames: Tensor, latent: Tensor) -> None:
         done, on_count = 0, count_bar(frames.shape[2], "decoding frame")
-        for piece in self.decode_stream(latent):
+        for piece in self._pieces(latent):
             frames[:, :, done : done + piece.shape[2]].copy_(piece)
             done += piece.shape[2]
             on_count(done)
+
+    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
+        return self.decode_stream(latent)
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
         """Encode frames (B, 3, F, H, W) in [-1, 1] to a normalised latent.
@@ -182,6 +210,27 @@ class HostVideoVAE(VideoVAE):
             return torch.cat(list(self.encode_stream(map(moved, chunks))), dim=2)
 
         return attempt("encoding frames", encoded)
+
+
+class HostVideoVAE(_ChunkedVAE, VideoVAE):
+    """The video VAE with a convolutional decoder, as ComfyUI calls it."""
+
+
+class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):
+    """The video VAE with the diffusion decoder of LTX-2.5, as ComfyUI calls it.
+
+    Noise is that of ComfyUI's own decoder: seed 0 for every clip.
+    """
+
+    def __init__(self, config: VideoVAEConfig, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.noise, self.pad_small = VolumeNoise(0), False
+
+    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
+        choice = _diffusion_choice(self.config, tuple(latent.shape), latent.dtype)
+        if choice.tiles is None:
+            return self.decode_stream(latent, max_piece_bytes=len(latent) * choice.piece_bytes)
+        return self.decode_tiles(latent, choice.tiles, max_piece_bytes=len(latent) * choice.piece_bytes)
 
 
 class AudioFrontEnd(NamedTuple):
@@ -268,6 +317,21 @@ class _HostVAE(comfy.sd.VAE):
     def decode_tiled(self, samples: Any, *args: Any, **options: Any) -> Tensor:
         decoded: Tensor = super().decode_tiled(self._own_stream(samples), *args, **options)
         return decoded
+
+    def decode_tiled_3d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
+        """The host's tiles; for the diffusion decoder the exact frames of the whole clip, in any memory.
+
+        Tiles of its latent would be clips of their own, with seams that no overlap hides.
+        """
+        network: Any = self.first_stage_model
+        if not isinstance(network, HostDiffusionVAE):
+            tiled: Tensor = super().decode_tiled_3d(samples, *args, **options)
+            return tiled
+        shape = network.decode_output_shape(tuple(samples.shape))
+        frames = torch.empty(shape, device=self.output_device, dtype=self.vae_output_dtype())
+        network.decode(samples.to(device=self.device, dtype=self.vae_dtype), output_buffer=frames)
+        pixels: Tensor = self.process_output(frames)
+        return pixels
 
     def decode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
         """The whole latent, where the host falls back to tiles, whose sizes it gets wrong for this audio.
