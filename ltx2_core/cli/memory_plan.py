@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,9 @@ import click
 from .options import Chosen, command
 
 if TYPE_CHECKING:
-    from ..memory import MemoryPlan
+    import torch
+
+    from ..memory import MemoryPlan, ModelSize
     from ..shapes import ClipPlan
 
     Planner = Callable[[int], MemoryPlan]
@@ -93,7 +96,21 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     size = released_size(chosen["model"], chosen["stored"])
     # The default of a GPU, for which the plan is made, and not that of this machine.
     dtype, batch = DTYPES[chosen["dtype"] or "bfloat16"], chosen["passes_per_call"]
+    if chosen["video_decoder"] is not None:
+        size = _with_decoder(size, chosen["video_decoder"], dtype)
     return lambda budget: plan_memory(budget, size, clips=clips, dtype=dtype, batch=batch)
+
+
+def _with_decoder(size: ModelSize, path: str, dtype: torch.dtype) -> ModelSize:
+    """The sizes of a model whose frames are decoded by the video decoder of the file ``path``."""
+    from ..config import video_vae_config
+    from ..loading import Component
+    from ..run.model_files import open_video_decoder
+    from ..storage.quantized import loaded_bytes
+
+    file = open_video_decoder(path)
+    weights = loaded_bytes(file.infos(Component.VIDEO_DECODER).values(), dtype)
+    return replace(size, vae=video_vae_config(file.config), decoder_weights=weights)
 
 
 def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
@@ -109,7 +126,11 @@ def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     # Plans are for the GPU that the run will use, which need not be in this machine.
     execution = execution_of(chosen, device="cpu", dtype=chosen["dtype"] or "bfloat16")
     networks = NetworkSizes(
-        chosen["checkpoints"], chosen["text_encoder"], execution=execution, numerics=Numerics.OFFICIAL
+        chosen["checkpoints"],
+        chosen["text_encoder"],
+        execution=execution,
+        numerics=Numerics.OFFICIAL,
+        video_decoder=chosen["video_decoder"],
     )
     return lambda budget: networks.plan(clips, budget=budget, batch=execution.passes_per_call)
 

@@ -140,6 +140,8 @@ def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
         stated = f"LTX-{file.generation}: " if file.generation else ""
         kind = describe_upscaler(file) if Component.UPSAMPLER in file.components else ""
         yield f"{file.path}: {stated}{held}{f' ({kind})' if kind else ''}"
+    if (decoder := pipeline.networks.video_decoder) is not None:
+        yield f"{decoder.path}: video decoder"
     if pipeline.networks.text_encoder is not None:
         yield f"{pipeline.networks.text_encoder}: text encoder"
     for name, loras in (("LoRA", pipeline.loras), ("LoRA of stage 2", pipeline.stage2_loras)):

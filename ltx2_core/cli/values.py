@@ -174,6 +174,7 @@ def open_pipeline(
         stage2_loras=loras_of(chosen, "stage2_loras"),
         numerics=Numerics(chosen["numerics"]) if numerics is None else numerics,
         execution=execution_of(chosen) if execution is None else execution,
+        video_decoder=chosen["video_decoder"],
     )
 
 

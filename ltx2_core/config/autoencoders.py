@@ -6,10 +6,12 @@ A key that is missing takes the released value.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from ..storage.files import ParsedJson
 from .checked import require, section, unsupported
+from .diffusion import DIFFUSION_VAE, diffusion_decoder_config, encoder_section
 from .networks import (
     AudioVAEConfig,
     BandwidthExtensionConfig,
@@ -20,23 +22,23 @@ from .networks import (
     VocoderConfig,
 )
 
-DIFFUSION_VAE = "CausalDiffusionVAE"
-DIFFUSION_VAE_ADVICE = (
-    "this is the diffusion video VAE of LTX-2.5, which is not supported; take the convolutional one, "
-    "ltx-2.5-video-vae-conv-bf16, which reads and writes the same latents"
-)
-
 
 def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
     """Read the video autoencoder's settings from ``config["vae"]`` of a checkpoint's header.
 
-    Raises ValueError that names the key for a value that is not supported, such as the diffusion VAE of 2.5.
+    Raises ValueError that names the key for a value that is not supported.
     """
     c = section(config, "vae")
-    if c.get("_class_name") == DIFFUSION_VAE:
-        raise ValueError(DIFFUSION_VAE_ADVICE)
-    require(c, "_class_name", "CausalVideoAutoencoder")
     require(c, "dims", 3)
+    if c.get("_class_name") == DIFFUSION_VAE:
+        diffusion = diffusion_decoder_config(c)
+        return replace(_convolutional(encoder_section(c)), decoder_blocks=(), diffusion=diffusion)
+    require(c, "_class_name", "CausalVideoAutoencoder")
+    return _convolutional(c)
+
+
+def _convolutional(c: ParsedJson) -> VideoVAEConfig:
+    """Read the settings of convolutional encoder and decoder, whose keys are in no further section."""
     require(c, "norm_layer", "pixel_norm")
     require(c, "latent_log_var", "uniform")
     require(c, "use_quant_conv", False)

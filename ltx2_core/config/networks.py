@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 RopeType = Literal["split", "interleaved"]
@@ -167,16 +168,61 @@ class VideoBlock:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DiffusionStage:
+    """One stage of the diffusion video decoder that runs before its diffusion stage.
+
+    ``depth`` blocks of ``channels`` values for each position attend to windows of ``kernel`` positions (time,
+    height, width). Then time, height and width grow by the factors ``strides``, and ``channels`` shrinks by
+    ``reduction``.
+    """
+
+    channels: int
+    depth: int
+    kernel: tuple[int, int, int]
+    strides: tuple[int, int, int]
+    reduction: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionDecoderConfig:
+    """Settings of the diffusion video decoder of LTX-2.5, which reads the latents of 2.3 and 2.5.
+
+    ``stages`` compute a context from the latent. The diffusion stage of ``depth`` blocks with ``channels``
+    values for each patch and windows of ``kernel`` patches (time, height, width) turns noise into frames, in
+    ``steps`` steps.
+    """
+
+    stages: tuple[DiffusionStage, ...]
+    channels: int = 256
+    depth: int = 8
+    kernel: tuple[int, int, int] = (11, 11, 11)
+    head_dim: int = 64
+    time_dim: int = 384
+    """Width of the embedding of the diffusion time."""
+    time_scale: float = 1000.0
+    """Factor of the diffusion time, 0 to 1, before it is embedded."""
+    steps: int = 1
+    prediction: Literal["x0", "v"] = "x0"
+    """Whether the network predicts the frames themselves or the velocity from them to the noise."""
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Factors from the latent to the diffusion stage: (time, height, width), without the patches."""
+        time, height, width = zip(*(stage.strides for stage in self.stages), strict=True)
+        return prod(time), prod(height), prod(width)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VideoVAEConfig:
     """Settings of the video autoencoder.
 
-    Both block lists are in the order in which the blocks run, from the input to the output. ``patch_size`` is
-    the side in pixels of the squares that become channels first. The two paddings are in space: zeros or
-    reflection. ``causal_decoder`` says that a frame depends on no later latent frame.
+    Both block lists are in the order in which the blocks run, from the input to the output. With
+    ``diffusion`` the decoder is the diffusion decoder of LTX-2.5, and ``decoder_blocks`` is empty.
     """
 
     encoder_blocks: tuple[VideoBlock, ...]
     decoder_blocks: tuple[VideoBlock, ...]
+    diffusion: DiffusionDecoderConfig | None = None
     latent_channels: int = 128
     encoder_base_channels: int = 128
     decoder_base_channels: int = 128

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config.autoencoders import DIFFUSION_VAE, DIFFUSION_VAE_ADVICE
+from ..config.diffusion import DIFFUSION_VAE
 from ..storage.files import ParsedJson
 from ..storage.header import Header, TensorInfo, read_header
 from ..storage.quantized import QuantizedLinear, find_quantized, replace_linears
 from ..storage.reading import decoded_shape, read_markers
 from ..types import Numerics
+from . import diffusion_vae
 from .components import build
-from .detect import Component, Names, describe_foreign, find_components, usual_file
+from .detect import DIFFUSION_MARK, Component, Names, describe_foreign, find_components, usual_file
 from .fit import check_fit
 from .folder import read_folder
 from .infer import Generation, infer_config, infer_generation
@@ -76,13 +77,21 @@ class Checkpoint:
         missing = {c: s for c, s in self._shapes.items() if SECTION.get(c, "mid_channels") not in stated}
         try:
             # Repackaged files often lose their metadata, so that the shapes of their tensors stand for it.
-            return {**infer_config(missing), **stated}
+            config = {**infer_config(missing), **stated}
         except (LookupError, ZeroDivisionError) as error:
             raise ValueError(
                 f"{self.path} is incomplete: it has no 'config' metadata and lacks {error}"
             ) from None
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
+        vae = config.get("vae")
+        if isinstance(vae, dict) and Component.VIDEO_DECODER in self._names:
+            # Tensors tell which decoder it is, whatever a header says.
+            kind = DIFFUSION_VAE if self.has_diffusion_decoder else vae.get("_class_name")
+            if kind == DIFFUSION_VAE and not self.has_diffusion_decoder:
+                raise ValueError(f"{self.path}: its header describes {kind}, but its tensors are of another")
+            config["vae"] = {**vae, "_class_name": kind} if kind else vae
+        return config
 
     def infos(self, component: Component) -> dict[str, TensorInfo]:
         """Header entries of the tensors of one component, by official name without the component's prefix.
@@ -135,6 +144,8 @@ class Checkpoint:
         for module, tensors in merged(base, changes):
             put(network, module, tensors, base)
             state.update((f"{module}.{suffix}", tensor) for suffix, tensor in tensors.items())
+        if component is Component.VIDEO_DECODER and self.has_diffusion_decoder:
+            state = diffusion_vae.made(state)
         # Assigned and not copied: the parameters are on ``meta``, and what was read may map the file.
         network.load_state_dict(state, strict=True, assign=True)
         return network.requires_grad_(False).eval()
@@ -200,20 +211,16 @@ class Checkpoint:
 
     def _require(self, component: Component) -> Names:
         if component not in self._names:
-            # Its tensors have other names, so that the general message would say that the file has no video
-            # VAE.
-            if component in _VIDEO_HALVES and self._is_diffusion_vae():
-                raise ValueError(f"{component} of {self.path}: {DIFFUSION_VAE_ADVICE}")
             raise ValueError(
                 f"{self.path} has no {component}; it holds {_listed(self.components)}. "
                 f"The {component} is usually in {usual_file(component)}"
             )
         return self._names[component]
 
-    def _is_diffusion_vae(self) -> bool:
-        config = self.metadata.get("config")
-        vae = config.get("vae") if isinstance(config, dict) else None
-        return isinstance(vae, dict) and vae.get("_class_name") == DIFFUSION_VAE
+    @property
+    def has_diffusion_decoder(self) -> bool:
+        """Whether the video decoder is the diffusion decoder of LTX-2.5, by its tensors."""
+        return DIFFUSION_MARK in self._names.get(Component.VIDEO_DECODER, {})
 
     def _prepare(
         self,
@@ -247,6 +254,8 @@ class Checkpoint:
         resident = replace_linears(
             network, quantised, plain, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul
         )
+        if component is Component.VIDEO_DECODER and self.has_diffusion_decoder:
+            expected = diffusion_vae.stored_shapes(expected, infos)
         check_fit(self.path, component, infos, layers, expected)
         return network, Base(
             infos=infos, layers=layers, resident=resident, shapes=expected, dtype=dtype, device=device
@@ -290,16 +299,14 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
     for checkpoint in files:
         if component in checkpoint.components:
             return checkpoint
-    for checkpoint in files:
-        if len(files) == 1 or (component in _VIDEO_HALVES and checkpoint._is_diffusion_vae()):
-            checkpoint._require(component)
+    if len(files) == 1:
+        files[0]._require(component)
     held = "; ".join(f"{c.path.name}: {_listed(c.components)}" for c in files) or "no files"
     raise ValueError(
         f"no {component} in these files ({held}). The {component} is usually in {usual_file(component)}"
     )
 
 
-_VIDEO_HALVES = (Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
 
 
 def _listed(components: Iterable[Component]) -> str:

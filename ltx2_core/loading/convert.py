@@ -23,6 +23,7 @@ from ..storage.header import TensorInfo, read_header
 from ..storage.quantize import FP8_ERROR, FP8_STEP, encode
 from ..storage.quantized import QUANTISED_DTYPES
 from ..storage.reading import read_markers
+from . import diffusion_vae
 from .checkpoint import Checkpoint
 from .detect import OFFICIAL_PREFIXES, Component
 from .sections import joined_config
@@ -93,6 +94,9 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
     chosen = {c: next(source for source in sources if c in source.components) for c in parts}
     for component, source in chosen.items():
         infos = source.infos(component)
+        if component is Component.VIDEO_DECODER and source.has_diffusion_decoder:
+            _add_diffusion_decoder(read, infos, entries, checks)
+            continue
         markers = read_markers(infos, source.metadata)
         prefix = OFFICIAL_PREFIXES[component]
         # Sorted, so that equal sources give an equal file.
@@ -127,6 +131,26 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
         # Equal tensors are not enough: the configuration must also describe them.
         written.check(component)
     return layers
+
+
+def _add_diffusion_decoder(
+    read: TensorReader,
+    infos: Mapping[str, TensorInfo],
+    entries: dict[str, Entry],
+    checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]],
+) -> None:
+    """Add the diffusion video decoder of a source, in the official layout."""
+    prefix = OFFICIAL_PREFIXES[Component.VIDEO_DECODER]
+    for own, (dtype, shape, make) in sorted(diffusion_vae.entries(infos).items()):
+        name = prefix + own
+        entries[name] = Entry(dtype, shape, make)
+        checks[name] = partial(_is_made, read, name, make)
+
+
+def _is_made(
+    read: TensorReader, name: str, make: Callable[[], Tensor], written: Mapping[str, TensorInfo]
+) -> bool:
+    return torch.equal(as_bytes(make()), as_bytes(read(written[name])))
 
 
 def _verify(path: Path, checks: Mapping[str, Callable[[Mapping[str, TensorInfo]], bool]]) -> None:

@@ -54,6 +54,9 @@ class Layout:
     """Where the component is normally found, for error messages."""
 
 
+DIFFUSION_MARK = "decoder.conv_in_x_t.weight"
+"""A tensor that only the diffusion video decoder has."""
+
 _DIT = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", "")
 _VIDEO = ("vae.", "")
 _AUDIO = ("audio_vae.", "autoencoder.", "")
@@ -94,7 +97,7 @@ LAYOUTS: tuple[Layout, ...] = (
         prefixes=_VIDEO,
         roots=("encoder.", _STATISTICS),
         usual_file=f"{_SINGLE} or in a video VAE file: LTX2_video_vae_bf16, for 2.5 "
-        "ltx-2.5-video-vae-conv-bf16 (vae)",
+        "ltx-2.5-video-vae-bf16 or ltx-2.5-video-vae-conv-bf16 (vae)",
     ),
     Layout(
         component=Component.VIDEO_DECODER,
@@ -102,7 +105,13 @@ LAYOUTS: tuple[Layout, ...] = (
         prefixes=_VIDEO,
         roots=("decoder.", _STATISTICS),
         usual_file=f"{_SINGLE} or in a video VAE file: LTX2_video_vae_bf16, for 2.5 "
-        "ltx-2.5-video-vae-conv-bf16 (vae)",
+        "ltx-2.5-video-vae-bf16 or ltx-2.5-video-vae-conv-bf16 (vae)",
+    ),
+    Layout(
+        component=Component.VIDEO_DECODER,
+        anchors=(DIFFUSION_MARK,),
+        prefixes=_VIDEO,
+        roots=("decoder.", _STATISTICS),
     ),
     Layout(
         component=Component.AUDIO_ENCODER,
@@ -207,7 +216,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
             continue
         own = {name[len(prefix) :]: name for name in present if name.startswith(prefix)}
         # Tensors that no network uses would otherwise count as unexpected.
-        own = {name: full for name, full in own.items() if name not in _UNUSED}
+        own = {name: full for name, full in own.items() if not _is_unused(name)}
         # A layout without roots is the transformer's, whose prefix the connectors share.
         if layout.roots:
             own = {name: full for name, full in own.items() if name.startswith(layout.roots)}
@@ -261,5 +270,13 @@ _UNUSED = (
     "per_channel_statistics.mean-of-stds",
     "per_channel_statistics.mean-of-stds_over_std-of-means",
     "scaled_fp8",
+    "decoder.type_emb",
 )
 """Official names of optional tensors that no network uses; they belong to no component."""
+
+_PREVIEW_HEADS = ("coarse_", "decoder.coarse_")
+"""How the names of preview heads in some files of the diffusion VAE begin; no network uses them."""
+
+
+def _is_unused(name: str) -> bool:
+    return name in _UNUSED or name.startswith(_PREVIEW_HEADS)

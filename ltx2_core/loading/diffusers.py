@@ -110,6 +110,32 @@ def _video_vae(c: ParsedJson) -> JsonObject:
     }
 
 
+def _diffusion_decoder(c: ParsedJson) -> JsonObject:
+    names = {
+        "latent_channels": "in_channels",
+        **{key: key for key in ("out_channels", "patch_size")},
+        "decoder_head_dim": "head_dim",
+        "decoder_stage_channels": "stage_channels",
+        "decoder_stage_depths": "stage_depths",
+        "decoder_stage_kernels": "stage_kernels",
+        "decoder_stage5_kernel": "stage5_kernel",
+        "decoder_t_emb_dim": "t_emb_dim",
+        "decoder_timestep_scale_multiplier": "timestep_scale_multiplier",
+        "decoder_num_inference_steps": "default_num_inference_steps",
+    }
+    decoder: JsonObject = {new: c[old] for old, new in names.items() if old in c}
+    strides, reductions = c.get("decoder_upsample_strides"), c.get("decoder_upsample_channel_reductions")
+    if strides and reductions:
+        decoder["upsamples"] = [list(pair) for pair in zip(strides, reductions, strict=True)]
+    return {
+        "vae": {
+            "_class_name": "CausalDiffusionVAE",
+            "model_output_type": c.get("decoder_model_output_type", "x0"),
+            "decoder": decoder,
+        }
+    }
+
+
 def _audio_vae(c: ParsedJson) -> JsonObject:
     names = {
         "base_channels": "ch",
@@ -198,6 +224,7 @@ TRANSLATIONS: Mapping[str, Callable[[ParsedJson], JsonObject]] = {
     "LTX2VideoTransformer3DModel": _transformer,
     "LTX2TextConnectors": _connectors,
     "AutoencoderKLLTX2Video": _video_vae,
+    "LTX2VideoDiffusionDecoderModel": _diffusion_decoder,
     "AutoencoderKLLTX2Audio": _audio_vae,
     "LTX2Vocoder": _vocoder,
     "LTX2VocoderWithBWE": _vocoder_bwe,

@@ -17,7 +17,10 @@ from .diffusers import TRANSLATIONS
 from .rename import table_for
 from .sections import joined_config
 
-PARTS = ("transformer", "connectors", "vae", "audio_vae", "vocoder", "latent_upsampler")
+DIFFUSION_DECODER = "diffusion_decoder"
+PARTS = (
+    *("transformer", "connectors", "vae", DIFFUSION_DECODER, "audio_vae", "vocoder", "latent_upsampler"),
+)
 """Subfolders of a pipeline that are read here; the text encoder's is read by ``text.folder``."""
 
 _STATISTICS = "per_channel_statistics."
@@ -38,7 +41,17 @@ def read_folder(folder: Path) -> Header:
         parts = [folder]
     else:
         return _merged(folder, [read_header(path) for path in _inside(folder, ".safetensors")])
-    return _merged(folder, [_read_part(part) for part in parts])
+    headers = {part.name: _read_part(part) for part in parts}
+    if "vae" in headers and DIFFUSION_DECODER in headers:
+        headers["vae"] = _without_decoder(headers["vae"])
+    return _merged(folder, headers.values())
+
+
+def _without_decoder(vae: Header) -> Header:
+    """A convolutional VAE without its decoder, for a pipeline that has the diffusion decoder too."""
+    # A pipeline of LTX-2.5 has both, and the diffusion decoder is the one that the release decodes with.
+    tensors = {name: info for name, info in vae.tensors.items() if not name.startswith("vae.decoder.")}
+    return Header(vae.path, vae.metadata, tensors)
 
 
 def text_encoder_folder(path: Path) -> Path | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 from ..storage.files import JsonObject
-from .detect import Component
+from .detect import DIFFUSION_MARK, Component
 from .infer_vae import Shapes, count, infer_audio_vae, infer_video_vae, infer_vocoder
 
 Generation = Literal["2.0", "2.3", "2.5"]
@@ -41,6 +41,8 @@ def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generat
     if old:
         return "2.0" if old[0] else "2.5" if stated == "2.5" else "2.3"
     decoder = parts.get(Component.VIDEO_DECODER)
+    if decoder is not None and DIFFUSION_MARK in decoder:
+        return "2.5"
     if stated is None and decoder is not None:
         return "2.3" if count(decoder, "decoder.up_blocks.") > 7 else "2.0"
     encoder = parts.get(Component.VIDEO_ENCODER)

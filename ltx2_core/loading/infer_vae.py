@@ -29,6 +29,8 @@ def infer_video_vae(shapes: Shapes) -> JsonObject:
         # The last channel of the encoder is the log-variance, one for all channels.
         config["latent_channels"] = shapes["encoder.conv_out.conv.weight"][0] - 1
         config["encoder_blocks"] = _video_blocks(shapes, "encoder.down_blocks.", base, "_res", old=False)
+    if "decoder.conv_in_x_t.weight" in shapes:
+        return _diffusion_vae(shapes, config)
     if "decoder.conv_in.conv.weight" in shapes:
         widest, latent = shapes["decoder.conv_in.conv.weight"][:2]
         patched, base = shapes["decoder.conv_out.conv.weight"][:2]
@@ -41,6 +43,34 @@ def infer_video_vae(shapes: Shapes) -> JsonObject:
         config["encoder_spatial_padding_mode"] = "zeros"
         config["decoder_blocks"] = _video_blocks(shapes, "decoder.up_blocks.", widest, "", old=old)[::-1]
     return config
+
+
+def _diffusion_vae(shapes: Shapes, encoder: Mapping[str, JsonValue]) -> JsonObject:
+    """Reconstruct the section of a diffusion VAE; windows and strides are the released ones.
+
+    ``encoder`` has what was found of the encoder. Raises ValueError for other widths than the released ones.
+    """
+    width, latent = shapes["decoder.conv_in.weight"]
+    if width != 2048:
+        raise ValueError(
+            f"the windows of a diffusion video decoder of {width} channels do not follow from shapes: a file "
+            "with its 'config' metadata is needed"
+        )
+    decoder: JsonObject = {
+        "in_channels": latent,
+        "t_emb_dim": shapes["decoder.t_embedder.mlp.0.weight"][0],
+    }
+    settings: JsonObject = {}
+    if encoder:
+        names = {"encoder_blocks": "blocks", "encoder_base_channels": "base_channels"}
+        settings = {names[key]: value for key, value in encoder.items() if key in names}
+        settings["out_channels"] = latent
+    return {
+        "_class_name": "CausalDiffusionVAE",
+        "model_output_type": "x0",
+        "encoder": settings,
+        "decoder": decoder,
+    }
 
 
 def infer_audio_vae(shapes: Shapes) -> JsonObject:

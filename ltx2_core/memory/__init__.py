@@ -2,7 +2,8 @@
 
 from .audio_stage import AudioSize, audio_bytes
 from .decode_choice import DecodeChoice, choose_decode
-from .decoding import DecoderMemory, decoder_memory
+from .decoder_memory import DecoderMemory
+from .decoding import decoder_memory
 from .estimate import MemoryEstimate, estimate_memory
 from .plan import (
     PRESETS,

@@ -9,9 +9,13 @@ import torch
 
 from ..config import VideoVAEConfig
 from ..shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan
+from ..video_vae.diffusion.reach import LAG as DIFFUSION_LAG
+from ..video_vae.diffusion.reach import LATENTS_AT_ONCE as DIFFUSION_LATENTS_AT_ONCE
 from ..video_vae.space_tiles import LATENTS_AT_ONCE, SpaceTiles, field_of_view
 from ..video_vae.streaming import MAX_PIECE_BYTES
-from .decoding import DecoderMemory, decoder_memory
+from .decoder_memory import DecoderMemory
+from .decoding import decoder_memory
+from .diffusion_decoding import ROWS, diffusion_memory, tile_piece_bytes
 
 SMALLEST_PIECE = 8 * 2**20
 _PIECES = tuple(MAX_PIECE_BYTES >> halvings for halvings in range(5))
@@ -56,6 +60,8 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
     It tries, in this order: whole frames in ever smaller pieces of time, exact tiles, tiles with cross-faded
     borders. If no way fits, it returns the one with the lowest peak.
     """
+    if vae.diffusion is not None:
+        return _choose_diffusion(room, vae, clip, dtype)
     cells = clip.latent_height, clip.latent_width
 
     def choice(tiles: SpaceTiles | None, piece_bytes: int) -> DecodeChoice:
@@ -94,6 +100,49 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
             if choice(tiles, SMALLEST_PIECE).memory.peak <= room:
                 return next(fit for p in _PIECES if (fit := choice(tiles, p)).memory.peak <= room)
     return smallest
+
+
+def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
+    """The choice for the diffusion decoder, whose tiles are always exact: least work first.
+
+    Fewer frames at a time repeat keys of cached rows, and tiles repeat their borders. Tiles come last, as their
+    caches move to system memory and back.
+    """
+    cells, halo, smallest = (clip.latent_height, clip.latent_width), field_of_view(vae), None
+    for tiles in (None, *_cuts(cells, halo, halo)):
+        for rows in ROWS:
+            memory = diffusion_memory(
+                vae,
+                latent_frames=clip.latent_frames,
+                cells=cells,
+                tiles=tiles,
+                itemsize=dtype.itemsize,
+                rows=rows,
+            )
+            choice = DecodeChoice(
+                piece_bytes=tile_piece_bytes(vae, cells, tiles, dtype.itemsize, rows),
+                memory=memory,
+                tiles=tiles,
+                host=_diffusion_host(tiles, memory, clip, vae),
+            )
+            if memory.peak <= room:
+                return choice
+            if smallest is None or memory.peak < smallest.memory.peak:
+                smallest = choice
+    assert smallest is not None
+    return smallest
+
+
+def _diffusion_host(
+    tiles: SpaceTiles | None, memory: DecoderMemory, clip: ClipPlan, vae: VideoVAEConfig
+) -> int:
+    """Bytes of system memory for the caches of inactive tiles, and for the frames being assembled."""
+    if tiles is None:
+        return 0
+    # At the clip's end the frames by which the decoder lags come too.
+    latents = min(clip.latent_frames, DIFFUSION_LATENTS_AT_ONCE + DIFFUSION_LAG)
+    frame = vae.channels * clip.width * clip.height
+    return (tiles.count - 1) * memory.state + TEMPORAL_SCALE * latents * frame
 
 
 def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:

@@ -13,6 +13,8 @@ from typing import Literal
 
 from ..config import VideoVAEConfig
 from ..video_vae.streaming import MAX_PIECE_BYTES, TAPS
+from .decoder_memory import DecoderMemory
+from .diffusion_decoding import diffusion_memory, rows_of
 
 _CACHED = TAPS - 1
 """Input frames that a convolution caches from one piece to the next."""
@@ -23,31 +25,28 @@ _ENOUGH_LATENTS = 48
 Kind = Literal["plain", "conv", "residual", "upsample", "head"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecoderMemory:
-    """Peak bytes of a decode (``peak``), and the most that is cached between pieces of time (``state``)."""
-
-    peak: int
-    state: int
-
-
 def decoder_memory(
     vae: VideoVAEConfig,
     *,
     latent_frames: int,
     cells: tuple[int, int],
     itemsize: int,
-    piece_bytes: int = MAX_PIECE_BYTES,
+    piece_bytes: int | None = None,
 ) -> DecoderMemory:
     """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
-    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``, by which it
-    divides the clip in time. Within 10 % of what the memory tracer ``Trace`` counts. Weights, the latent and
-    the frames already yielded are not included.
+    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``; None is the
+    decoder's own choice. Within 10 % of
+    what ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
     """
+    if vae.diffusion is not None:
+        rows = rows_of(vae, cells, itemsize, piece_bytes)
+        return diffusion_memory(
+            vae, latent_frames=latent_frames, cells=cells, itemsize=itemsize, rows=rows
+        )
     # Longer clips do not raise the peak, and their simulation would only take longer.
     frames = min(latent_frames, _ENOUGH_LATENTS)
-    return _simulated(vae, frames, cells, itemsize, piece_bytes)
+    return _simulated(vae, frames, cells, itemsize, piece_bytes or MAX_PIECE_BYTES)
 
 
 @lru_cache(maxsize=256)

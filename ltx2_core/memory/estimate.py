@@ -9,8 +9,8 @@ import torch
 
 from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
-from ..video_vae.streaming import MAX_PIECE_BYTES
-from .decoding import DecoderMemory, decoder_memory
+from .decoder_memory import DecoderMemory
+from .decoding import decoder_memory
 from .text_stage import TextSize, text_bytes
 
 
@@ -97,7 +97,7 @@ def step_bytes(
 
 
 def decoding(
-    vae: VideoVAEConfig, clip: ClipPlan, itemsize: int, piece_bytes: int = MAX_PIECE_BYTES
+    vae: VideoVAEConfig, clip: ClipPlan, itemsize: int, piece_bytes: int | None = None
 ) -> DecoderMemory:
     """Working memory for decoding ``clip`` in whole frames.
 

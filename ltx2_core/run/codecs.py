@@ -161,10 +161,12 @@ class Codecs:
             # How many pieces will come is unknown, so that the choice has to hold for any length.
             frames = frames_of(latent.shape[2]) if isinstance(latent, Tensor) else sys.maxsize
             where = self.networks.device, self.networks.dtype
+            moved = (piece.to(*where) for piece in chain((first,), pieces))
             # The decoder is held until the last chunk has been taken.
             yield from decode_chunks(
                 decoder,
-                (piece.to(*where) for piece in chain((first,), pieces)),
+                # A whole latent stays whole: noise of the whole clip needs its length.
+                next(moved) if isinstance(latent, Tensor) else moved,
                 self._decode_choice(first, frames),
                 as_bytes=as_bytes,
                 check=Run(stop=stop).check,

@@ -43,13 +43,16 @@ class Components(NetworkSizes):
         *,
         execution: Execution,
         numerics: Numerics,
+        video_decoder: str | os.PathLike[str] | None = None,
     ) -> None:
         """Read the headers of all files; raises ValueError for files that do not belong together or to LTX-2.
 
         ``text_encoder`` is None if no text will be encoded, or if a diffusers folder among the files contains
         it.
         """
-        super().__init__(checkpoints, text_encoder, execution=execution, numerics=numerics)
+        super().__init__(
+            checkpoints, text_encoder, execution=execution, numerics=numerics, video_decoder=video_decoder
+        )
         self.clock = Clock()
         self._holding: frozenset[Component] = frozenset()
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}

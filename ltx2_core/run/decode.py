@@ -17,14 +17,14 @@ from ..clock import Clock
 from ..media import to_bytes
 from ..memory import DecodeChoice
 from ..out_of_memory import attempt
-from ..video_vae import VideoDecoder
+from ..video_vae import AnyVideoDecoder
 
 logger = logging.getLogger(__name__)
 
 
 def decode_chunks(
-    decoder: VideoDecoder,
-    latents: Iterable[Tensor],
+    decoder: AnyVideoDecoder,
+    latents: Tensor | Iterable[Tensor],
     choice: DecodeChoice | None,
     *,
     as_bytes: bool,

@@ -32,7 +32,8 @@ class ModelFiles:
     ``checkpoints`` is one official file, or several files that each hold some of the components.
     ``text_encoder`` is the folder or the file of a Gemma, None if no text is encoded or a diffusers folder
     contains it. ``execution`` says where and how networks compute, ``numerics`` whether results follow the
-    official pipelines or ComfyUI.
+    official pipelines or ComfyUI. ``video_decoder`` is a file whose video decoder is used in place of that of
+    the checkpoints; None uses theirs.
 
     The attribute ``fp8_problem`` says why ``fp8_blocks`` cannot be used here, None if it can or is off.
     """
@@ -44,6 +45,7 @@ class ModelFiles:
         *,
         execution: Execution,
         numerics: Numerics,
+        video_decoder: str | os.PathLike[str] | None = None,
     ) -> None:
         """Read the headers of all files.
 
@@ -56,6 +58,9 @@ class ModelFiles:
         check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
         check_set(self.checkpoints)
+        self.video_decoder = None if video_decoder is None else open_video_decoder(video_decoder)
+        if self.video_decoder is not None:
+            check_generations((*self.checkpoints, self.video_decoder))
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
         # A diffusers folder has its text encoder next to the other components; one that is named takes
         # precedence.
@@ -83,6 +88,8 @@ class ModelFiles:
 
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` is loaded from. Raises ValueError if none of the files holds it."""
+        if component is Component.VIDEO_DECODER and self.video_decoder is not None:
+            return self.video_decoder
         return find_component(self.checkpoints, component)
 
     def identity(self) -> JsonObject:
@@ -103,6 +110,8 @@ class ModelFiles:
         files: dict[str, str] = {}
         for component in Component:
             file = next((f for f in self.checkpoints if component in f.components), None)
+            if component is Component.VIDEO_DECODER:
+                file = self.video_decoder or file
             if file is not None:
                 files[str(component)] = identity(info.path for info in file.infos(component).values())
         if self.text_encoder is not None:
@@ -129,3 +138,15 @@ class ModelFiles:
             raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
         check_text_encoder(self.checkpoints, self.text_encoder)
         check_tokenizer(self.text_encoder)
+
+
+def open_video_decoder(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open the file of a video decoder; raises ValueError if it holds none."""
+    checkpoint = open_checkpoint(path)
+    if Component.VIDEO_DECODER not in checkpoint.components:
+        held = ", ".join(str(c) for c in Component if c in checkpoint.components)
+        raise ValueError(
+            f"video_decoder: {path} has no video decoder; it holds {held}. Use a video VAE file, such as "
+            "ltx-2.5-video-vae-bf16"
+        )
+    return checkpoint

@@ -59,11 +59,13 @@ class LTX2Pipeline(Planner):
 
     Args:
         checkpoints: one official file, or several files that together hold the components of the model.
-        text_encoder: folder or file of the Gemma that belongs to the checkpoint. None if no prompt will be
-            encoded, or for a diffusers folder, which contains its own.
-        upscaler: latent upscaler file, needed for two stages; None without one.
-        loras: LoRAs for every stage, each as (file, strength) or LoraSpec.
-        stage2_loras: LoRAs that are merged in the second stage in addition to ``loras``.
+        text_encoder: folder or file of the Gemma that belongs to the checkpoint. A diffusers folder contains
+            its own, so that none needs to be named.
+        upscaler: latent upscaler file, needed for two stages.
+        video_decoder: file of a video VAE that decodes instead of the checkpoint's own decoder, such as the
+            diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
+        loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
+            addition to them in the second stage.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
         execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).
@@ -74,6 +76,7 @@ class LTX2Pipeline(Planner):
         *checkpoints: str | os.PathLike[str],
         text_encoder: str | os.PathLike[str] | None = None,
         upscaler: str | os.PathLike[str] | None = None,
+        video_decoder: str | os.PathLike[str] | None = None,
         loras: Sequence[LoraFile] = (),
         stage2_loras: Sequence[LoraFile] = (),
         numerics: Numerics = Numerics.OFFICIAL,
@@ -96,6 +99,7 @@ class LTX2Pipeline(Planner):
             text_encoder,
             execution=execution,
             numerics=numerics,
+            video_decoder=video_decoder,
         )
         super().__init__(
             networks, open_loras(loras), open_loras(stage2_loras), numerics=numerics, execution=execution

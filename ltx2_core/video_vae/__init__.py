@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..config import VideoVAEConfig
 from .decoder import VideoDecoder
+from .diffusion.decoder import DiffusionVideoDecoder
+from .diffusion.noise import FrameNoise, NoiseSource, VolumeNoise
 from .encoder import VideoEncoder
 from .space_tiles import SpaceTiles, field_of_view
 from .statistics import OPTIONAL_KEYS, PerChannelStatistics
@@ -12,6 +17,11 @@ from .tiling import Tile, Tiling, tiled_decode, tiled_encode
 __all__ = [
     "MAX_PIECE_BYTES",
     "OPTIONAL_KEYS",
+    "AnyVideoDecoder",
+    "DiffusionVAE",
+    "DiffusionVideoDecoder",
+    "FrameNoise",
+    "NoiseSource",
     "PerChannelStatistics",
     "SpaceTiles",
     "Tile",
@@ -19,6 +29,8 @@ __all__ = [
     "VideoDecoder",
     "VideoEncoder",
     "VideoVAE",
+    "VolumeNoise",
+    "build_decoder",
     "field_of_view",
     "tiled_decode",
     "tiled_encode",
@@ -30,3 +42,17 @@ class VideoVAE(VideoEncoder, VideoDecoder):
 
     The names in its state dict are those of a checkpoint without the prefix ``vae.``.
     """
+
+
+class DiffusionVAE(VideoEncoder, DiffusionVideoDecoder):
+    """The encoder of LTX-2.3 and the diffusion decoder of LTX-2.5 in one module, like :class:`VideoVAE`."""
+
+
+AnyVideoDecoder = VideoDecoder | DiffusionVideoDecoder
+"""A convolutional or a diffusion decoder; both decode whole, in a stream or in tiles."""
+
+
+def build_decoder(config: VideoVAEConfig, **options: Any) -> AnyVideoDecoder:
+    """The video decoder that ``config`` describes; ``options`` are dtype, device and operations."""
+    kind = VideoDecoder if config.diffusion is None else DiffusionVideoDecoder
+    return kind(config, **options)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..config import VideoVAEConfig
 from .half import AutoencoderHalf, check_5d, check_reflection
 from .layers import ConvOptions, ResBlocks, StreamConv3d, Upsample, normed, stages_of, unpatchify
-from .space_tiles import Convert, SpaceTiles, decode_in_tiles, field_of_view
+from .space_tiles import Convert, SpaceTiles, StageTiles, decode_in_tiles, field_of_view
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
 
@@ -104,13 +104,16 @@ class VideoDecoder(AutoencoderHalf):
                 yield chunk
 
         return decode_in_tiles(
-            self._stages(),
+            StageTiles(
+                stages=self._stages(),
+                scale=self.space_scale,
+                causal=self.config.causal_decoder if causal is None else causal,
+                max_piece_bytes=max_piece_bytes,
+            ),
             checked(),
             tiles,
             exact=tiles.halo >= view,
             scale=self.space_scale,
-            causal=self.config.causal_decoder if causal is None else causal,
-            max_piece_bytes=max_piece_bytes,
             convert=convert,
         )
 

@@ -31,10 +31,12 @@ class AutoencoderHalf(nn.Module):
     ) -> None:
         super().__init__()
         time, height, width = _strides(config.encoder_blocks)
+        decoder = _strides(config.decoder_blocks) if config.diffusion is None else config.diffusion.strides
         # Positions, masks and plans assume one factor for both halves and for both axes of the frame.
-        if (time, height, width) != _strides(config.decoder_blocks) or height != width:
+        if (time, height, width) != decoder or height != width:
             raise ValueError(
-                "encoder_blocks and decoder_blocks must compress alike; check their compress_* entries"
+                "encoder_blocks and the decoder's blocks or upsamples must compress alike; check their "
+                "compress_* entries"
             )
         self.config = config
         self.time_scale = time

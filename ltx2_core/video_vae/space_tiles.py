@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import VideoVAEConfig
+from .diffusion.reach import tile_halo
 from .streaming import Stage, Stream, mark_last, run_stages
 
 LATENTS_AT_ONCE = 4
@@ -77,6 +78,9 @@ def field_of_view(config: VideoVAEConfig) -> int:
 
     Tiles with borders of this width are exact.
     """
+    if config.diffusion is not None:
+        # Only its last two stages are tiled.
+        return tile_halo(config)
     # From the output back to the latent, in cells of the present resolution: one for the last convolution,
     # two for a residual block, one for an upsampler, and one for the first convolution.
     cells = 1
@@ -88,39 +92,80 @@ def field_of_view(config: VideoVAEConfig) -> int:
     return cells + 1
 
 
+class TileWindow(NamedTuple):
+    """Rows and columns of one tile in latent cells."""
+
+    rows: Span
+    columns: Span
+
+
+class TileDecoder(Protocol):
+    """Decodes tiles of a clip, each piece by piece."""
+
+    def stream(self, window: TileWindow) -> Stream:
+        """The caches of one pass over the tile ``window``."""
+        ...
+
+    def origin(self, window: TileWindow) -> tuple[int, int]:
+        """The (row, column) in pixels at which the decoded frames of the tile begin."""
+        ...
+
+    def decode(self, x: Tensor, stream: Stream, last: bool) -> Iterator[Tensor]:
+        """Decode the next piece of a tile to frames (B, 3, T, H, W); ``last`` if it ends the clip."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageTiles:
+    """Decodes tiles by a chain of stages that begins with the latent; ``scale`` is the pixels of a cell."""
+
+    stages: Sequence[Stage]
+    scale: int
+    causal: bool
+    max_piece_bytes: int
+
+    def stream(self, window: TileWindow) -> Stream:
+        return Stream(causal=self.causal)
+
+    def origin(self, window: TileWindow) -> tuple[int, int]:
+        return window.rows.start * self.scale, window.columns.start * self.scale
+
+    def decode(self, x: Tensor, stream: Stream, last: bool) -> Iterator[Tensor]:
+        return run_stages(self.stages, x, stream, last, self.max_piece_bytes)
+
+
 def decode_in_tiles(
-    stages: Sequence[Stage],
+    decoder: TileDecoder,
     latents: Iterable[Tensor],
     tiles: SpaceTiles,
     *,
     exact: bool,
     scale: int,
-    causal: bool,
-    max_piece_bytes: int,
     convert: Convert | None = None,
+    units: int = 1,
+    at_once: int = LATENTS_AT_ONCE,
 ) -> Iterator[Tensor]:
-    """Decode consecutive latent chunks (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) on the CPU.
+    """Decode consecutive chunks (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) on the CPU.
 
-    ``stages`` are those of the decoder; ``scale`` is how many pixels a latent cell has in height and width.
-    With ``exact`` the decoded borders of tiles are dropped; without it they are cross-faded in float32, and
-    returned in the dtype that ``convert`` gives. ``convert``, if it is not None, is applied to a tile's
-    frames before they are copied to the CPU. ``causal`` decoders use no later latents. The caches of the
-    active tile are on the latents' device, those of the others on the CPU.
+    Chunks are those of the latent, or of a stage of the decoder at which a latent cell has become ``units``
+    rows and columns. A tile decodes ``at_once`` of their rows in time before the next one. ``scale`` is the
+    pixels per latent cell. With ``exact`` the decoded borders of tiles are dropped; without it they are
+    cross-faded in float32, and returned in the dtype that ``convert`` gives. ``convert`` is applied to a tile's
+    frames before they are copied to the CPU. The caches of the active tile are on the latents' device, those of
+    the others on the CPU.
     """
     parts: list[_Part] = []
     # Frames are collected on the CPU, since a whole large frame may not fit next to a tile's caches.
     home, dtype = torch.device("cpu"), torch.float32
-    for chunk, last in mark_last(piece for whole in latents for piece in whole.split(LATENTS_AT_ONCE, dim=2)):
-        parts = parts or _parts(
-            tiles, (chunk.shape[3], chunk.shape[4]), exact=exact, scale=scale, causal=causal
-        )
+    for chunk, last in mark_last(piece for whole in latents for piece in whole.split(at_once, dim=2)):
+        cells = chunk.shape[3] // units, chunk.shape[4] // units
+        parts = parts or _parts(decoder, tiles, cells, exact=exact, scale=scale)
         frames: Tensor | None = None
         for part in parts:
             # At 3840x2160 the caches of a whole frame are some 8 GB (LTX-2.0 in bfloat16).
             part.stream.move(chunk.device)
-            rows, columns = part.rows, part.columns
-            tile = chunk[:, :, :, rows.start : rows.stop, columns.start : columns.stop]
-            pieces = run_stages(stages, tile, part.stream, last, max_piece_bytes)
+            rows, columns = (slice(units * s.start, units * s.stop) for s in (part.rows, part.columns))
+            pieces = decoder.decode(chunk[:, :, :, rows, columns], part.stream, last)
             decoded = deque(part.cropped(piece, convert).to(home) for piece in pieces)
             # Offload before the next tile starts, so that only one tile's caches are on the device.
             part.stream.move(home)
@@ -132,11 +177,8 @@ def decode_in_tiles(
             yield frames if frames.dtype == dtype else _as(frames, dtype)
 
 
-class _Span(NamedTuple):
-    """One axis of a tile in latent cells: ``start`` to ``stop`` with border, ``first`` to ``end`` without.
-
-    ``stop`` and ``end`` are exclusive.
-    """
+class Span(NamedTuple):
+    """One axis of a tile in latent cells: ``start`` to ``stop`` with border, ``first`` to ``end`` without."""
 
     start: int
     first: int
@@ -153,8 +195,8 @@ class _Part:
     cells begin.
     """
 
-    rows: _Span
-    columns: _Span
+    rows: Span
+    columns: Span
     down: slice
     across: slice
     origin: tuple[int, int]
@@ -190,12 +232,12 @@ class _Part:
 
 
 def _parts(
-    tiles: SpaceTiles, cells: tuple[int, int], *, exact: bool, scale: int, causal: bool
+    decoder: TileDecoder, tiles: SpaceTiles, cells: tuple[int, int], *, exact: bool, scale: int
 ) -> list[_Part]:
     parts = []
     for rows in _spans(cells[0], tiles.rows, tiles.halo):
         for columns in _spans(cells[1], tiles.columns, tiles.halo):
-            # Every tile has a stream of its own, so that time is exact.
+            window = TileWindow(rows, columns)
             (down, fade_down), (across, fade_across) = (
                 _contribution(span, scale, exact=exact) for span in (rows, columns)
             )
@@ -205,25 +247,26 @@ def _parts(
                     columns=columns,
                     down=down,
                     across=across,
-                    origin=(rows.start * scale, columns.start * scale),
+                    origin=decoder.origin(window),
                     weight=fade_down[:, None] * fade_across,
-                    stream=Stream(causal=causal),
+                    # Every tile has a stream of its own, so that time is exact.
+                    stream=decoder.stream(window),
                 )
             )
     return parts
 
 
-def _spans(size: int, parts: int, halo: int) -> list[_Span]:
+def _spans(size: int, parts: int, halo: int) -> list[Span]:
     """Divide ``size`` latent cells into ``parts`` that differ by at most one cell in size.
 
     Each gets borders of ``halo`` cells, except at the edges of the latent.
     """
     # Rounded cuts spread the remainder evenly over the tiles.
     cuts = [round(size * number / parts) for number in range(parts + 1)]
-    return [_Span(max(0, first - halo), first, end, min(size, end + halo)) for first, end in pairwise(cuts)]
+    return [Span(max(0, first - halo), first, end, min(size, end + halo)) for first, end in pairwise(cuts)]
 
 
-def _contribution(span: _Span, scale: int, *, exact: bool) -> tuple[slice, Tensor]:
+def _contribution(span: Span, scale: int, *, exact: bool) -> tuple[slice, Tensor]:
     """The pixels along one axis that a tile contributes, and the weight of each.
 
     ``span`` is in latent cells of ``scale`` pixels. With ``exact`` the borders contribute nothing; without it

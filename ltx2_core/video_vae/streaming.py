@@ -16,11 +16,9 @@ from math import prod
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..out_of_memory import is_out_of_memory, release_cached
-
-Snapshot = tuple[dict[nn.Module, Tensor], set[nn.Module]]
 
 TAPS = 3
 """Kernel size of every convolution in time."""
@@ -41,10 +39,10 @@ class Stream:
         self.centre = TAPS - 1 if causal else TAPS // 2
         self.parts = 1
         """Divisor of the size of pieces; it doubles whenever memory runs out."""
-        self._cached: dict[nn.Module, Tensor] = {}
-        self._called: set[nn.Module] = set()
+        self._cached: dict[object, Tensor] = {}
+        self._called: set[object] = set()
 
-    def cache(self, owner: nn.Module, frames: Tensor) -> None:
+    def cache(self, owner: object, frames: Tensor) -> None:
         """Store ``frames`` (B, C, T, H, W) for the next call of the module ``owner``.
 
         With T = 0 nothing is stored.
@@ -53,32 +51,33 @@ class Stream:
             # A copy, because a view would hold the whole piece in memory.
             self._cached[owner] = frames.clone()
 
-    def take(self, owner: nn.Module) -> Tensor | None:
+    def take(self, owner: object) -> Tensor | None:
         """Remove and return the frames (B, C, T, H, W) cached for the module ``owner``.
 
         None if there are none.
         """
         return self._cached.pop(owner, None)
 
-    def is_first_call(self, owner: nn.Module) -> bool:
+    def is_first_call(self, owner: object) -> bool:
         """Whether ``owner`` asks this for the first time in this pass over the clip."""
         first = owner not in self._called
         self._called.add(owner)
         return first
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self) -> dict[str, object]:
         """The state of all caches at this moment, to be passed to :meth:`restore`."""
-        return dict(self._cached), set(self._called)
+        # Copies of the containers, not of the tensors in them, which no stage changes before it may fail.
+        return {k: v.copy() if isinstance(v, dict | set) else v for k, v in vars(self).items()}
 
-    def restore(self, snapshot: Snapshot) -> None:
+    def restore(self, snapshot: dict[str, object]) -> None:
         """Undo all changes since ``snapshot``, so that a stage can run on the same piece again."""
-        self._cached, self._called = snapshot
+        vars(self).update(snapshot)
 
     def move(self, device: torch.device) -> None:
         """Move all cached frames to ``device``."""
         self._cached = {owner: frames.to(device) for owner, frames in self._cached.items()}
 
-    def window(self, owner: nn.Module, x: Tensor, last: bool) -> Tensor:
+    def window(self, owner: object, x: Tensor, last: bool) -> Tensor:
         """The input of a convolution: its cached frames, then ``x``, then padding at the end of the clip.
 
         x (B, C, T, H, W) -> (B, C, T', H, W), from which the convolution ``owner`` computes T' - 2 output

@@ -40,6 +40,21 @@ class HostVAE(comfy.sd.VAE):
         decoded: Tensor = super().decode_tiled(self._own_stream(samples), *args, **options)
         return decoded
 
+    def decode_tiled_3d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
+        """Decode a video latent by the host's tiles, or by the diffusion decoder as exactly as the whole clip.
+
+        Tiles of the latent would be clips of their own to that decoder, with seams that no overlap hides.
+        """
+        network: Any = self.first_stage_model
+        if not getattr(network, "decodes_whole", False):
+            tiled: Tensor = super().decode_tiled_3d(samples, *args, **options)
+            return tiled
+        shape = network.decode_output_shape(tuple(samples.shape))
+        frames = torch.empty(shape, device=self.output_device, dtype=self.vae_output_dtype())
+        network.decode(samples.to(device=self.device, dtype=self.vae_dtype), output_buffer=frames)
+        pixels: Tensor = self.process_output(frames)
+        return pixels
+
     def decode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
         """Decode the whole audio latent ``samples`` at once, although ComfyUI asks for tiles here.
 

@@ -5,7 +5,10 @@ Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.ops
@@ -14,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ...ltx2_core.config import VideoVAEConfig, video_vae_config
+from ...ltx2_core.loading import diffusion_vae
 from ...ltx2_core.loading.detect import Component
-from ...ltx2_core.memory import decoder_memory
+from ...ltx2_core.memory import DecodeChoice, choose_decode, decoder_memory
 from ...ltx2_core.out_of_memory import attempt
-from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, latent_frames_of
-from ...ltx2_core.video_vae import VideoVAE
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, latent_frames_of
+from ...ltx2_core.video_vae import DiffusionVAE, VideoEncoder, VideoVAE, VolumeNoise
 from .host_vae import HostVAE
 from .patcher import Patcher, is_dynamic
 from .progress import check_interrupted, count_bar
@@ -31,6 +35,9 @@ ENCODE_CHUNK = 16
 STREAM_BYTES = 1 << 30
 """Least working memory of a streamed pass in addition to the clip itself, whatever the clip's length."""
 
+DIFFUSION_SHARE = 0.7
+"""Part of the device's memory that the diffusion decoder may use before it decodes in tiles."""
+
 
 def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
     """Load the video VAE from a checkpoint, a VAE file, or two files with its encoder and decoder.
@@ -41,12 +48,15 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     weights = read_weights(*paths)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
     config = video_vae_config(weights.config)
+    if config.diffusion is not None:
+        tensors = diffusion_vae.made(tensors)
     encoder = weights.source(Component.VIDEO_ENCODER)
     dtype = comfy.model_management.vae_dtype(
         comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
     )
     # These operations skip the random initialisation, which loading overwrites.
-    network = HostVideoVAE(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
+    kind = HostVideoVAE if config.diffusion is None else HostDiffusionVAE
+    network = kind(config, dtype=dtype, operations=comfy.ops.disable_weight_init)
     vae = HostVAE(network, dtype, dynamic=not disable_dynamic)
     load_exactly(network, tensors, f"video VAE of {weights.name}", assign=is_dynamic(vae.patcher))
     remember_recipe(vae, encoder)
@@ -69,6 +79,8 @@ def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
     Weights and the decoded frames are not counted.
     """
     batch, _, frames, *cells = shape
+    if config.diffusion is not None:
+        return max(STREAM_BYTES, batch * _diffusion_choice(config, shape, dtype).memory.peak)
     memory = decoder_memory(config, latent_frames=frames, cells=(cells[0], cells[1]), itemsize=dtype.itemsize)
     return max(STREAM_BYTES, batch * memory.peak)
 
@@ -84,8 +96,26 @@ def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
     return _decode_bytes(config, (batch, 0, latent_frames_of(frames), *cells), dtype) * 3 // 2
 
 
-class HostVideoVAE(VideoVAE):
-    """The video VAE with the methods by which ComfyUI decodes and encodes a clip in chunks."""
+def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> DecodeChoice:
+    """Choose how the diffusion decoder decodes a latent of ``shape`` (B, C, F, H, W): whole or in tiles.
+
+    It may use the share ``DIFFUSION_SHARE`` of the memory of the host's device; on the CPU there is no limit.
+    """
+    batch, _, frames, *cells = shape
+    room = sys.maxsize
+    device = comfy.model_management.vae_device()
+    if device.type != "cpu":
+        # Weights and other programs share the device.
+        room = int(comfy.model_management.get_total_memory(device) * DIFFUSION_SHARE) // batch
+    width, height = (max(1, size) * SPATIAL_SCALE for size in reversed(cells))
+    clip = ClipPlan(width=width, height=height, frames=max(1, TEMPORAL_SCALE * (frames - 1) + 1), fps=24.0)
+    return choose_decode(room, vae=config, clip=clip, dtype=dtype)
+
+
+class _ChunkedVAE(VideoEncoder):
+    """A video VAE with the methods by which ComfyUI decodes and encodes a clip in chunks."""
+
+    decode_stream: Callable[[Tensor], Iterator[Tensor]]
 
     comfy_has_chunked_io = True
 
@@ -112,10 +142,14 @@ class HostVideoVAE(VideoVAE):
 
     def _decode_into(self, frames: Tensor, latent: Tensor) -> None:
         done, on_count = 0, count_bar(frames.shape[2], "decoding frame")
-        for piece in self.decode_stream(latent):
+        for piece in self._pieces(latent):
             frames[:, :, done : done + piece.shape[2]].copy_(piece)
             done += piece.shape[2]
             on_count(done)
+
+    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
+        """Decode ``latent`` (B, C, F, H, W) and yield chunks of frames in [-1, 1] in order."""
+        return self.decode_stream(latent)
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
         """Encode frames (B, 3, frames, height, width) in [-1, 1] to a normalised latent.
@@ -135,6 +169,30 @@ class HostVideoVAE(VideoVAE):
             return torch.cat(list(self.encode_stream(map(moved, chunks))), dim=2)
 
         return attempt("encoding frames", encoded)
+
+
+class HostVideoVAE(_ChunkedVAE, VideoVAE):
+    """The video VAE with a convolutional decoder, as ComfyUI calls it."""
+
+
+class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):
+    """The video VAE with the diffusion decoder of LTX-2.5, as ComfyUI calls it.
+
+    Noise is that of ComfyUI's own decoder: seed 0 for every clip.
+    """
+
+    decodes_whole = True
+    """Tiles of the host are not used, since this decoder streams exactly in any memory."""
+
+    def __init__(self, config: VideoVAEConfig, **options: Any) -> None:
+        super().__init__(config, **options)
+        self.noise, self.pad_small = VolumeNoise(0), False
+
+    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
+        choice = _diffusion_choice(self.config, tuple(latent.shape), latent.dtype)
+        if choice.tiles is None:
+            return self.decode_stream(latent, max_piece_bytes=len(latent) * choice.piece_bytes)
+        return self.decode_tiles(latent, choice.tiles, max_piece_bytes=len(latent) * choice.piece_bytes)
 
 
 def _video_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Patcher:

@@ -135,6 +135,7 @@ KINDS: dict[str, Callable[[Golden], bool]] = {
     "audio_vae": lambda g: _holds(g, "audio_vae.", "golden."),
     "vocoder": lambda g: _holds(g, "vocoder.", "golden."),
     "video_vae": lambda g: _holds(g, "vae.", "golden."),
+    "diffusion_vae": lambda g: _holds(g, "decoder.conv_in_x_t.", "golden."),
     "upsampler": lambda g: g.has("initial_conv.weight", "golden.stats.mean"),
 }
 

@@ -39,6 +39,14 @@ def model_options() -> Iterator[Option]:
         help="Model file of the latent upscaler; two stages (--stages 2) need it.",
     )
     yield Option(
+        name="video_decoder",
+        flags=("--video-decoder",),
+        kind="path",
+        group=group,
+        help="Video VAE file that decodes instead of the checkpoint's own decoder. The diffusion decoder of "
+        "LTX-2.5 decodes clips of LTX-2.3 and 2.5.",
+    )
+    yield Option(
         name="loras",
         flags=("--lora",),
         kind="text",

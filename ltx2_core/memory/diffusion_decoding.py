@@ -1,0 +1,119 @@
+"""Predicted peak memory of the diffusion video decoder, from its configuration and the size of the frame.
+
+It counts what ``video_vae.diffusion`` holds while one block of the diffusion stage computes, and must change
+together with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from ..config import DiffusionDecoderConfig, VideoVAEConfig
+from ..video_vae.diffusion.attention import BATCH_BYTES, tile_size
+from ..video_vae.diffusion.layers import MLP_TOKENS, STRIP_BYTES
+from ..video_vae.diffusion.reach import ROWS_AT_ONCE, piece_bytes
+from ..video_vae.space_tiles import SpaceTiles
+from .decoder_memory import DecoderMemory
+
+ROWS = (16, 12, 8, 6, 4, 2)
+"""Frames that the diffusion stage may compute at a time, the fastest first: fewer repeat more of the keys."""
+
+
+@dataclass(frozen=True)
+class _Area:
+    """Rows and columns of a grid, of which each block takes some off at ``cut`` sides (rows, columns)."""
+
+    height: float
+    width: float
+    cut: tuple[int, int]
+
+    def after(self, blocks: int, kernel: tuple[int, int, int]) -> float:
+        """Positions that are left after some blocks."""
+        height, width = (
+            size - sides * blocks * (window // 2)
+            for size, sides, window in zip((self.height, self.width), self.cut, kernel[1:], strict=True)
+        )
+        return height * width
+
+
+def tile_piece_bytes(
+    vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, rows: int
+) -> int:
+    """The decoder's ``max_piece_bytes`` for ``rows`` frames at a time of a frame of ``cells``, or of a tile."""
+    return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, rows)
+
+
+def rows_of(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
+    """Frames that the diffusion stage computes at a time with ``max_piece_bytes`` of ``limit``."""
+    if limit is None:
+        return ROWS_AT_ONCE
+    return max(1, limit // piece_bytes(vae, cells, itemsize, 1))
+
+
+def diffusion_memory(
+    vae: VideoVAEConfig,
+    *,
+    latent_frames: int,
+    cells: tuple[int, int],
+    tiles: SpaceTiles | None = None,
+    itemsize: int,
+    rows: int,
+) -> DecoderMemory:
+    """Bytes of working memory to decode a latent of ``cells`` (rows, columns), ``rows`` frames at a time.
+
+    With ``tiles`` they are those of the largest tile and of the stages before the tiles. Within 10 % of what
+    ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
+    """
+    config = vae.diffusion
+    assert config is not None
+    size = cells if tiles is None else tiles.largest(cells)
+    cut = (0, 0) if tiles is None else (min(2, tiles.rows - 1), min(2, tiles.columns - 1))
+    # A clip that is shorter than what a block waits for has smaller caches.
+    share = min(1.0, config.strides[0] * latent_frames / (rows + config.kernel[0] + config.depth))
+    before = _early_state(config, cells, size, itemsize)
+    _, scale, across = config.strides
+    last = config.stages[-1]
+    taken = [
+        sides * last.depth * (k // 2) * stride
+        for sides, k, stride in zip(cut, last.kernel[1:], last.strides[1:], strict=True)
+    ]
+    area = _Area(size[0] * scale - taken[0], size[1] * across - taken[1], cut)
+    value = config.channels * itemsize
+    caches = sum((config.kernel[0] - 1) * area.after(n, config.kernel) * value for n in range(config.depth))
+    # Features are held from the first block's context on to the last one's, and by whole pieces.
+    held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * rows
+    features = held / last.strides[0] * area.after(0, config.kernel) * last.channels * itemsize
+    features /= last.strides[1] * last.strides[2]
+    piece = (area.after(0, config.kernel) + area.after(1, config.kernel)) * rows * value
+    state = before + share * (caches * config.steps + features)
+    return DecoderMemory(
+        peak=int(state + share * piece + _strip(config, area, rows, itemsize)), state=int(state)
+    )
+
+
+def _early_state(
+    config: DiffusionDecoderConfig, cells: tuple[int, int], tile: tuple[int, int], itemsize: int
+) -> float:
+    """Bytes that the stages before the diffusion stage cache; the last of them sees the tile alone."""
+    total, scale = 0.0, 1
+    for number, stage in enumerate(config.stages):
+        height, width = tile if number == len(config.stages) - 1 else cells
+        row = height * width * scale * stage.channels * itemsize
+        total += stage.depth * (stage.kernel[0] - 1) * row
+        scale *= prod(stage.strides[1:])
+    return total
+
+
+def _strip(config: DiffusionDecoderConfig, area: _Area, rows: int, itemsize: int) -> float:
+    """Bytes that a block of the diffusion stage takes for one strip of rows."""
+    value = config.channels * itemsize
+    tile = tile_size(config.kernel)[1]
+    row = (rows + config.kernel[0] - 1) * area.width * value
+    strip = min(area.height, max(tile, STRIP_BYTES // row // tile * tile))
+    keys = 2 * min(area.height, strip + config.kernel[1] - 1) * row
+    queries = rows * strip * area.width * value
+    attention = 3 * queries + 2.2 * min(BATCH_BYTES, 4 * keys)
+    hidden = 12 * min(MLP_TOKENS, rows * strip * area.width) * value
+    return keys + max(5 * queries * max(1, 4 / itemsize / 2), attention, queries + hidden)
+

@@ -1,0 +1,94 @@
+"""Neighbourhood attention in three dimensions, by tiles of queries that share the keys around them.
+
+Letters: B batch, T H W time, rows and columns, N heads, D head width. No window is ever stored for each query:
+a tile of queries attends to the box of keys that holds all its windows, and a mask hides the rest of the box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .windows import Axis, Geometry, Runs, batches, mask
+
+BATCH_BYTES = 32 * 2**20
+"""Limit of the copies of keys that one call of attention takes."""
+
+
+class Masks:
+    """The masks of one pass over a clip, by the geometry of their tiles.
+
+    All blocks and pieces have the same few geometries: those of the interior and of each border.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Geometry, torch.dtype, torch.device], Tensor | None] = {}
+
+    def of(self, geometry: Geometry, like: Tensor) -> Tensor | None:
+        """The additive mask (queries, keys) in dtype and on the device of ``like``; None if it hides nothing."""
+        key = geometry, like.dtype, like.device
+        if key not in self._known:
+            self._known[key] = mask(*key)
+        return self._known[key]
+
+
+def neighbourhood_attention(
+    q: Tensor, k: Tensor, v: Tensor, axes: tuple[Axis, Axis, Axis], masks: Masks
+) -> Tensor:
+    """softmax(q kᵀ) v over the window of each query.
+
+    q (B, T, H, W, N, D), already scaled; k and v (B, T', H', W', N, D) -> (B, T, H, W, N, D). ``axes`` say
+    where queries and keys lie on the axes T, H and W.
+    """
+    out = torch.empty_like(q)
+    sizes = tile_size((axes[0].window, axes[1].window, axes[2].window))
+    for runs in batches(axes, sizes, _at_once(axes, sizes, k)):
+        times, rows, columns = runs
+        some = out[:, times.queries(), rows.queries(), columns.queries()]
+        result = F.scaled_dot_product_attention(
+            _tiles(q[:, times.queries(), rows.queries(), columns.queries()], runs, [run.size for run in runs]),
+            _tiles(k[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
+            _tiles(v[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
+            attn_mask=masks.of((times.geometry, rows.geometry, columns.geometry), q),
+            # Queries are scaled before they are rotated, as in the released network.
+            scale=1.0,
+        )
+        some.copy_(_joined(result, runs))
+    return out
+
+
+def tile_size(window: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Positions of a tile of queries along each axis, for windows of this size.
+
+    Small tiles attend to few keys outside of their windows, large ones fill the units of the hardware: for
+    windows of 11 x 11 x 11 the tiles have 4 x 4 x 8 queries, and their boxes 2.65 times the keys of a window.
+    """
+    time, height, width = window
+    return max(1, (time + 1) // 3), max(2, (height + 1) // 3), max(4, 2 * ((width + 1) // 3))
+
+
+def _at_once(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], k: Tensor) -> int:
+    """How many tiles one call takes."""
+    keys = prod(size + axis.window - 1 for size, axis in zip(sizes, axes, strict=True))
+    box = k.shape[0] * keys * k.shape[4] * k.shape[5] * k.element_size()
+    return max(1, BATCH_BYTES // box)
+
+
+def _tiles(x: Tensor, runs: Runs, sizes: Sequence[int]) -> Tensor:
+    """Boxes of ``sizes`` of x (B, T, H, W, N, D), one for each tile -> (tiles B, N, positions, D), a copy."""
+    for axis, (run, size) in enumerate(zip(runs, sizes, strict=True), start=1):
+        x = x.unfold(axis, size, run.size)
+    return rearrange(x, "b i j k n d t h w -> (i j k b) n (t h w) d")
+
+
+def _joined(x: Tensor, runs: Runs) -> Tensor:
+    """Tiles of queries (tiles B, N, positions, D) -> (B, T, H, W, N, D), a view or a copy."""
+    (i, j, k), (t, h, w) = ([run.count for run in runs], [run.size for run in runs])
+    return rearrange(
+        x, "(i j k b) n (t h w) d -> b (i t) (j h) (k w) n d", i=i, j=j, k=k, t=t, h=h, w=w
+    )

@@ -1,0 +1,243 @@
+"""Diffusion video decoder of LTX-2.5: normalised latent to frames, in pieces with the result of the whole clip.
+
+B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config import VideoVAEConfig
+from ..half import AutoencoderHalf, check_5d
+from ..space_tiles import Convert, SpaceTiles, TileWindow, decode_in_tiles
+from ..streaming import Stage, Stream, collect, mark_last, run_stages
+from .network import Decoder
+from .noise import ClipShape, FrameNoise, NoiseSource
+from .padding import Padding
+from .reach import LATENTS_AT_ONCE, ghosts, piece_bytes, tile_halo
+from .streams import Clip, Cut, DecoderStream
+
+
+class DiffusionVideoDecoder(AutoencoderHalf):
+    """The decoding half of the video autoencoder of LTX-2.5, for latents of LTX-2.3 and LTX-2.5.
+
+    State dict: ``decoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call it under
+    ``torch.inference_mode()`` unless it is being trained. ``noise`` is where decoding starts from; the
+    attribute is the default of all methods.
+    """
+
+    def __init__(
+        self,
+        config: VideoVAEConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__(config, dtype=dtype, device=device, operations=operations)
+        self.decoder = Decoder(config, dtype=dtype, device=device, operations=operations)
+        self.noise: NoiseSource = FrameNoise()
+        self.pad_small = True
+        """Whether latents below the smallest size are padded by their edges, as the official decoder does."""
+
+    def decode(
+        self, latent: Tensor, *, max_piece_bytes: int | None = None, noise: NoiseSource | None = None
+    ) -> Tensor:
+        """Normalised latent (B, C, f, h, w) -> frames (B, 3, 8(f - 1) + 1, 32h, 32w) in [-1, 1], not clamped.
+
+        ``max_piece_bytes`` limits the size of one activation and does not change the result; by default it is
+        that of 16 frames. Raises ValueError for a latent of another shape.
+        """
+        check_5d(latent, self.config.latent_channels, "latent")
+        length = self.time_scale * (latent.shape[2] - 1) + 1
+        return collect(self.decode_stream(latent, max_piece_bytes=max_piece_bytes, noise=noise), length)
+
+    def decode_stream(
+        self,
+        latents: Tensor | Iterable[Tensor],
+        *,
+        max_piece_bytes: int | None = None,
+        noise: NoiseSource | None = None,
+    ) -> Iterator[Tensor]:
+        """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
+
+        ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
+        not grow with the length of the clip: each block caches ten rows in time in the diffusion stage and two
+        before it. The first frames come after 20 latent frames, the last ones with the last chunk.
+        """
+        run: _Run | None = None
+        for chunk, last in mark_last(self._checked(latents)):
+            if run is None:
+                run = _Run(self, chunk, latents, noise or self.noise, max_piece_bytes)
+                stream = DecoderStream(run.clip)
+                front = [*run.first, *run.context]
+            for frames in run.decode(front, run.arrived(chunk, last), stream, last):
+                yield run.padding.cropped(frames)
+
+    def decode_tiles(
+        self,
+        latents: Tensor | Iterable[Tensor],
+        tiles: SpaceTiles,
+        *,
+        max_piece_bytes: int | None = None,
+        convert: Convert | None = None,
+        noise: NoiseSource | None = None,
+    ) -> Iterator[Tensor]:
+        """Like ``decode_stream``, with the last two stages in spatial tiles; yields frames on the CPU.
+
+        The stages before them run on whole frames, and are a tenth of the work. Only the active tile has its
+        caches on the device, those of the others are in system memory. The result is that of ``decode_stream``.
+        ``convert`` is applied to frames (B, 3, T, H, W) before they are copied to the CPU. Raises ValueError
+        if ``tiles.halo`` is smaller than ``field_of_view``, since smaller borders would not be exact.
+        """
+        least = tile_halo(self.config)
+        if tiles.halo < least:
+            raise ValueError(
+                f"tiles of the diffusion decoder need borders of {least} latent cells; got {tiles.halo}"
+            )
+        chunks = mark_last(self._checked(latents))
+        first = next(chunks)
+        cells = first[0].shape[3], first[0].shape[4]
+        if not tiles.fits(cells, least):
+            raise ValueError(
+                f"a latent of {cells[0]}x{cells[1]} is too small for {tiles.rows} rows and {tiles.columns} "
+                "columns of tiles: use fewer tiles"
+            )
+        if max_piece_bytes is None:
+            area = tiles.largest(cells)
+            max_piece_bytes = len(first[0]) * piece_bytes(self.config, area, first[0].element_size())
+        run = _Run(self, first[0], latents, noise or self.noise, max_piece_bytes)
+
+        def rows() -> Iterator[Tensor]:
+            stream = DecoderStream(run.clip)
+            yield from run.before_tiles(first[0], first[1], stream)
+            for chunk, last in chunks:
+                yield from run.before_tiles(chunk, last, stream)
+
+        for frames in decode_in_tiles(
+            _Tiles(run),
+            rows(),
+            tiles,
+            exact=True,
+            scale=self.space_scale,
+            convert=convert,
+            units=run.units,
+            at_once=LATENTS_AT_ONCE * run.rows_per_latent,
+        ):
+            yield run.padding.cropped(frames)
+
+    def _checked(self, latents: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
+        for chunk in [latents] if isinstance(latents, Tensor) else latents:
+            check_5d(chunk, self.config.latent_channels, "latent")
+            yield chunk
+
+
+class _Run:
+    """One decode: the chains of stages, what all tiles share, and how small latents are padded."""
+
+    def __init__(
+        self,
+        owner: DiffusionVideoDecoder,
+        like: Tensor,
+        latents: Tensor | Iterable[Tensor],
+        noise: NoiseSource,
+        max_piece_bytes: int | None,
+    ) -> None:
+        self.owner, self.network = owner, owner.decoder
+        self.config = self.network.config
+        self.padding = Padding.of(owner, tuple(like.shape[3:]))
+        height, width = self.padding.cells
+        length = self.padding.latent_frames(latents.shape[2]) if isinstance(latents, Tensor) else None
+        frames = None if length is None else self.padding.frames_of(length)
+        scale = owner.space_scale
+        self.clip = Clip(size=ClipShape(like.shape[0], scale * height, scale * width, frames), noise=noise)
+        if max_piece_bytes is None:
+            max_piece_bytes = like.shape[0] * piece_bytes(owner.config, (height, width), like.element_size())
+        self.limit = max_piece_bytes
+        self.first = [Stage(self._raw), *self.network.first_stages()]
+        self.context = self.network.context_stages()
+        self.diffusion = self.network.diffusion_stages(like)
+        growing = self.config.stages[:-2]
+        self.units, self.rows_per_latent = 1, 1
+        for stage in growing:
+            self.units *= stage.strides[1]
+            self.rows_per_latent *= stage.strides[0]
+
+    def _raw(self, latent: Tensor, stream: Stream, last: bool) -> Tensor:
+        return self.owner.per_channel_statistics.un_normalize(latent)
+
+    def arrived(self, chunk: Tensor, last: bool) -> Tensor:
+        """Pad a chunk of the latent; the last one gets the frames behind the clip's end, and fixes its length."""
+        chunk = self.padding.padded(chunk, last)
+        if last:
+            frames = self.padding.frames_of(self.padding.seen)
+            stride = self.config.stages[-1].strides[0]
+            self.clip.rows = (frames - 1) // stride + 1
+            end = chunk[:, :, -1:].expand(-1, -1, ghosts(self.config), -1, -1)
+            chunk = torch.cat((chunk, end), dim=2)
+        return chunk
+
+    def before_tiles(self, chunk: Tensor, last: bool, stream: Stream) -> Iterator[Tensor]:
+        """The rows that tiles start from, for a chunk of the latent."""
+        growth = 1.0
+        for stage in (*self.context, self.diffusion[0]):
+            growth *= stage.growth
+        yield from run_stages(self.first, self.arrived(chunk, last), stream, last, int(self.limit / growth))
+
+    def decode(
+        self, front: list[Stage], x: Tensor, stream: DecoderStream, last: bool
+    ) -> Iterator[Tensor]:
+        """From ``x``, the input of the stages ``front`` up to the context, to frames."""
+        limit = int(self.limit / self.network.context_growth())
+        for features in run_stages(front, x, stream, last, limit):
+            passed = stream.pass_rows(self, features.shape[2])
+            end = self.clip.rows
+            ends = end is not None and passed.stop >= end
+            # What lies behind the clip's end only served the stages before.
+            if end is not None:
+                features = features[:, :, : max(0, end - passed.start)]
+            yield from run_stages(self.diffusion, features, stream, ends, self.limit)
+            if ends:
+                return
+
+
+@dataclass(frozen=True)
+class _Tiles:
+    """Decodes the tiles of a frame, from the rows before the last two stages."""
+
+    run: _Run
+
+    def stream(self, window: TileWindow) -> DecoderStream:
+        """The caches of a tile."""
+        run, (height, width) = self.run, self.run.padding.cells
+        rows, columns = window.rows, window.columns
+        cut = Cut(rows.start > 0, rows.stop < height, columns.start > 0, columns.stop < width)
+        last = run.config.stages[-1]
+        # What the blocks of the last stage before take off cut sides, then counted in patches.
+        corner = [
+            (first * run.config.strides[axis]) + is_cut * last.depth * (last.kernel[axis] // 2) * last.strides[axis]
+            for first, is_cut, axis in ((rows.start, cut.top, 1), (columns.start, cut.left, 2))
+        ]
+        return DecoderStream(run.clip, cut=cut, origin=(corner[0], corner[1]))
+
+    def origin(self, window: TileWindow) -> tuple[int, int]:
+        """The (row, column) in pixels at which the decoded frames of a tile begin."""
+        run = self.run
+        size = run.owner.space_scale // run.config.strides[1]
+        stream = self.stream(window)
+        reach = [run.config.steps * run.config.depth * (k // 2) for k in run.config.kernel[1:]]
+        top, left = stream.origin
+        return size * (top + stream.cut.top * reach[0]), size * (left + stream.cut.left * reach[1])
+
+    def decode(self, x: Tensor, stream: Stream, last: bool) -> Iterator[Tensor]:
+        assert isinstance(stream, DecoderStream)
+        end = self.run.clip.rows
+        if end is not None and stream.seen.get(self.run, 0) >= end:
+            return
+        yield from self.run.decode(self.run.context, x, stream, last)
+

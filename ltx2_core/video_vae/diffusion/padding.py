@@ -1,0 +1,79 @@
+"""Padding of latents that are smaller than the windows of the diffusion decoder, and cropping of their frames."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .reach import frames_of, least_latents
+
+if TYPE_CHECKING:
+    from .decoder import DiffusionVideoDecoder
+
+
+class Padding:
+    """Pads a latent to the smallest size that all windows fit in, by repeating its edges.
+
+    The official decoder does so: half of what is missing before the first row and column, the rest behind the
+    last ones; the last latent frame is repeated. ``cells`` are the rows and columns after padding. Without
+    ``pad`` nothing is added, and windows are as large as their axis, as in ComfyUI.
+    """
+
+    def __init__(self, decoder: DiffusionVideoDecoder, cells: tuple[int, int]) -> None:
+        assert decoder.config.diffusion is not None
+        self.config = decoder.config.diffusion
+        self.pad = decoder.pad_small
+        self.time_scale, self.space_scale = decoder.time_scale, decoder.space_scale
+        self.shape = cells
+        least = least_latents(self.config) if self.pad else (1, 1, 1)
+        self.least_frames = least[0]
+        self.cells = max(cells[0], least[1]), max(cells[1], least[2])
+        self.seen = 0
+        """Latent frames so far, with those that were added."""
+        self._arrived = 0
+        self._frames = 0
+
+    @classmethod
+    def of(cls, decoder: DiffusionVideoDecoder, cells: tuple[int, ...]) -> Padding:
+        return cls(decoder, (cells[0], cells[1]))
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames after padding."""
+        return max(frames, self.least_frames)
+
+    def frames_of(self, latent_frames: int) -> int:
+        """Frames that are computed for ``latent_frames`` after padding."""
+        if self.pad:
+            return frames_of(self.config, latent_frames)
+        return self.time_scale * (latent_frames - 1) + 1
+
+    def padded(self, latent: Tensor, last: bool) -> Tensor:
+        """Pad a chunk (B, C, f, h, w) of a latent."""
+        self._arrived += latent.shape[2]
+        for axis, size in ((3, self.cells[0]), (4, self.cells[1])):
+            if (missing := size - latent.shape[axis]) > 0:
+                latent = _repeated(latent, axis, missing // 2, missing - missing // 2)
+        if last and (missing := self.least_frames - self._arrived) > 0:
+            latent = _repeated(latent, 2, 0, missing)
+        self.seen = max(self._arrived, self.least_frames) if last else self._arrived
+        return latent
+
+    def cropped(self, frames: Tensor) -> Tensor:
+        """Crop the next decoded frames (B, 3, F, H, W) to those of the latent that was padded."""
+        room = self.time_scale * (self._arrived - 1) + 1 - self._frames
+        self._frames += frames.shape[2]
+        frames = frames[:, :, :room]
+        for axis, size, padded in ((3, self.shape[0], self.cells[0]), (4, self.shape[1], self.cells[1])):
+            if padded > size:
+                before = (padded - size) // 2
+                frames = frames.narrow(axis, self.space_scale * before, self.space_scale * size)
+        return frames
+
+
+def _repeated(x: Tensor, axis: int, before: int, after: int) -> Tensor:
+    """Repeat the first and the last position of ``axis``."""
+    first = x.narrow(axis, 0, 1)
+    end = x.narrow(axis, x.shape[axis] - 1, 1)
+    return torch.cat((*[first] * before, x, *[end] * after), dim=axis)

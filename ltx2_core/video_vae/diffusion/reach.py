@@ -1,0 +1,64 @@
+"""How far the diffusion decoder sees, and how its pieces are sized, from its configuration alone."""
+
+from __future__ import annotations
+
+from ...config import DiffusionDecoderConfig, VideoVAEConfig
+
+ROWS_AT_ONCE = 16
+"""Frames that the diffusion stage computes at a time, if nothing else is said: two latent frames."""
+
+LATENTS_AT_ONCE = 4
+"""Latent frames that a tile decodes before the next tile; fewer would copy its caches more often."""
+
+LAG = 20
+"""Latent frames after which the first frames come, in released files."""
+
+
+def least_latents(config: DiffusionDecoderConfig) -> tuple[int, int, int]:
+    """Latent frames, rows and columns below which some window is larger than its axis."""
+    sizes = [1, 1, 1]
+    scale = (1, 1, 1)
+    for stage in config.stages:
+        sizes = [max(n, -(-k // s)) for n, k, s in zip(sizes, stage.kernel, scale, strict=True)]
+        scale = _times(scale, stage.strides)
+    sizes = [max(n, -(-k // s)) for n, k, s in zip(sizes, config.kernel, scale, strict=True)]
+    return sizes[0], sizes[1], sizes[2]
+
+
+def ghosts(config: DiffusionDecoderConfig) -> int:
+    """How often the last latent frame is appended again for the stages before the diffusion stage."""
+    return config.stages[0].kernel[0] // 2 * 2
+
+
+def frames_of(config: DiffusionDecoderConfig, latent_frames: int) -> int:
+    """Frames that the diffusion stage computes for ``latent_frames``: 8k + 1, at least one window."""
+    return max(config.strides[0] * (latent_frames - 1) + 1, config.kernel[0])
+
+
+def border(config: DiffusionDecoderConfig, axis: int) -> int:
+    """Patches to each side on which a patch depends through the last stage before the diffusion stage, and it.
+
+    ``axis`` is 1 for rows and 2 for columns.
+    """
+    last = config.stages[-1]
+    cells = last.depth * (last.kernel[axis] // 2) * last.strides[axis]
+    return cells + config.steps * config.depth * (config.kernel[axis] // 2)
+
+
+def tile_halo(config: VideoVAEConfig) -> int:
+    """Latent cells of border with which tiles of the last two stages are exact: 6 in released files."""
+    assert config.diffusion is not None
+    diffusion = config.diffusion
+    cell = diffusion.strides[1]
+    return max(-(-border(diffusion, axis) // cell) for axis in (1, 2))
+
+
+def piece_bytes(config: VideoVAEConfig, cells: tuple[int, int], itemsize: int, rows: int = ROWS_AT_ONCE) -> int:
+    """Bytes of ``rows`` frames in the diffusion stage, for a latent of ``cells`` (rows, columns)."""
+    assert config.diffusion is not None
+    _, height, width = config.diffusion.strides
+    return rows * cells[0] * height * cells[1] * width * config.diffusion.channels * itemsize
+
+
+def _times(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:
+    return a[0] * b[0], a[1] * b[1], a[2] * b[2]

@@ -1,0 +1,65 @@
+"""Rotary embedding of absolute positions in time, height and width, for heads of the diffusion decoder."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .windows import Span
+
+THETA = 10000.0
+
+
+def head_parts(head_dim: int) -> tuple[int, int, int]:
+    """How many values of a head are rotated by time, by height and by width: 16, 24 and 24 of 64."""
+    time = head_dim // 4 // 2 * 2
+    side = (head_dim - time) // 2
+    # Values are rotated in pairs.
+    if side % 2:
+        time -= 2
+        side = (head_dim - time) // 2
+    return time, side, side
+
+
+class Rotation:
+    """Cosines and sines of the positions of three axes, which are computed once for a piece."""
+
+    def __init__(self, spans: tuple[Span, Span, Span], head_dim: int, device: torch.device) -> None:
+        self.starts = tuple(span.start for span in spans)
+        self.tables = tuple(
+            _table(span, width, device) for span, width in zip(spans, head_parts(head_dim), strict=True)
+        )
+
+    def box(self, spans: tuple[Span, Span, Span]) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (T, H, W, 1, head_dim / 2) in float32 for some of the positions."""
+        shape = [span.size for span in spans]
+        parts: list[Tensor] = []
+        for axis, (span, start, table) in enumerate(zip(spans, self.starts, self.tables, strict=True)):
+            view = [1, 1, 1, 1, -1]
+            view[axis] = span.size
+            turned = table[:, span.start - start : span.stop - start]
+            parts.append(turned.reshape(2, *view).expand(2, *shape, 1, -1))
+        cos, sin = torch.cat(parts, dim=-1)
+        return cos, sin
+
+
+def _table(span: Span, width: int, device: torch.device) -> Tensor:
+    """Cosines and sines (2, positions, width / 2) in float32."""
+    # On the CPU, because some accelerators have no float64, which angles of long clips need.
+    exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
+    frequencies = (1.0 / THETA**exponents).float().double()
+    positions = torch.arange(span.start, span.stop, dtype=torch.float64)
+    angles = positions[:, None] * frequencies
+    return torch.stack((angles.cos(), angles.sin())).float().to(device)
+
+
+def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotate adjacent pairs of the last axis of x (B, T, H, W, N, D) by the angles of ``table``, in float32."""
+    cos, sin = table
+    even, odd = (half.float() for half in x.unflatten(-1, (-1, 2)).unbind(-1))
+    out = torch.empty_like(x)
+    pairs = out.unflatten(-1, (-1, 2))
+    # One product at a time, because float32 copies of a piece are twice its size.
+    pairs[..., 0] = (even * cos).addcmul_(odd, sin, value=-1)
+    pairs[..., 1] = (even * sin).addcmul_(odd, cos)
+    return out

@@ -1,0 +1,152 @@
+"""The windows of neighbourhood attention along one axis, and how queries are cut into tiles that share them.
+
+A query at position i of an axis of n positions attends to exactly K positions, from ``clamp(i - K // 2, 0,
+n - K)`` on: at the borders the window is shifted inward, neither cut nor padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+class Span(NamedTuple):
+    """Positions ``start`` to before ``stop`` of one axis."""
+
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Axis:
+    """One axis of an attention: which positions are queries, and which are keys.
+
+    ``queries`` count from the axis' true beginning, ``first_key`` is the position of the first key in memory,
+    ``length`` the number of all positions, ``window`` how many of them each query attends to.
+    """
+
+    queries: Span
+    first_key: int
+    length: int
+    window: int
+
+    def start(self, query: int) -> int:
+        """Index in memory of the first key of the position ``query``."""
+        return window_start(query, self.length, self.window) - self.first_key
+
+    def runs(self, size: int) -> list[Run]:
+        """Cut the queries into tiles of ``size`` positions, and join neighbours of the same geometry to runs."""
+        runs: list[Run] = []
+        for first in range(*self.queries, size):
+            stop = min(first + size, self.queries.stop)
+            begin = self.start(first)
+            offsets = tuple(self.start(query) - begin for query in range(first, stop))
+            run = Run(
+                query=first - self.queries.start,
+                key=begin,
+                size=stop - first,
+                box=offsets[-1] + self.window,
+                count=1,
+                geometry=(offsets, self.window),
+            )
+            if runs and runs[-1].goes_on_with(run):
+                run = runs.pop().and_one_more()
+            runs.append(run)
+        return runs
+
+
+class Run(NamedTuple):
+    """Neighbouring tiles of queries along one axis, with the same mask, and the keys that they attend to.
+
+    ``count`` tiles of ``size`` queries begin at ``query``. The keys of the first one are the ``box`` positions
+    from ``key`` on, those of the next one begin ``size`` further. ``geometry`` is the first key of each query
+    of a tile, counted from the tile's first key, and the size of the window.
+    """
+
+    query: int
+    key: int
+    size: int
+    box: int
+    count: int
+    geometry: tuple[tuple[int, ...], int]
+
+    def goes_on_with(self, tile: Run) -> bool:
+        """Whether the single ``tile`` is the next one of this run."""
+        step = self.count * self.size
+        return self.geometry == tile.geometry and (tile.query, tile.key) == (self.query + step, self.key + step)
+
+    def and_one_more(self) -> Run:
+        """This run with one more tile."""
+        return self._replace(count=self.count + 1)
+
+    def parts(self, most: int) -> Iterator[Run]:
+        """Cut the run into runs of at most ``most`` tiles."""
+        for first in range(0, self.count, most):
+            skipped = first * self.size
+            count = min(most, self.count - first)
+            yield self._replace(query=self.query + skipped, key=self.key + skipped, count=count)
+
+    def queries(self) -> slice:
+        """All queries of the run."""
+        return slice(self.query, self.query + self.count * self.size)
+
+    def keys(self) -> slice:
+        """All keys of the run."""
+        return slice(self.key, self.key + (self.count - 1) * self.size + self.box)
+
+
+Geometry = tuple[tuple[tuple[int, ...], int], ...]
+Runs = tuple[Run, Run, Run]
+
+
+def window_start(query: int, length: int, window: int) -> int:
+    """First position to which the position ``query`` of an axis of ``length`` positions attends."""
+    return min(max(query - window // 2, 0), length - window)
+
+
+def needed(queries: Span, length: int, window: int) -> Span:
+    """The positions that the windows of ``queries`` cover together."""
+    return Span(
+        window_start(queries.start, length, window),
+        window_start(queries.stop - 1, length, window) + window,
+    )
+
+
+def batches(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], most: int) -> Iterator[Runs]:
+    """Cut the queries of three axes into tiles of ``sizes``; yields runs of at most about ``most`` tiles."""
+    runs = (axis.runs(size) for axis, size in zip(axes, sizes, strict=True))
+    for times, rows, columns in product(*runs):
+        across = min(columns.count, most)
+        down = min(rows.count, max(1, most // across))
+        along = min(times.count, max(1, most // (across * down)))
+        yield from product(times.parts(along), rows.parts(down), columns.parts(across))
+
+
+def mask(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """Additive mask (queries, keys) of the tiles of one geometry: 0 within a window, -inf outside.
+
+    None if every query of the tile attends to all its keys.
+    """
+    if all(offsets[-1] == 0 for offsets, _ in geometry):
+        return None
+    t, h, w = (_inside(offsets, window, device) for offsets, window in geometry)
+    visible = t[:, None, None, :, None, None] & h[:, None, None, :, None] & w[:, None, None, :]
+    hidden = torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, float("-inf"))
+    return rearrange(hidden, "t h w i j k -> (t h w) (i j k)")
+
+
+def _inside(offsets: tuple[int, ...], window: int, device: torch.device) -> Tensor:
+    """(queries, keys) of one axis: whether a key is in the window of a query."""
+    keys = torch.arange(offsets[-1] + window, device=device)
+    starts = torch.tensor(offsets, device=device)[:, None]
+    return (keys >= starts) & (keys < starts + window)

@@ -1,0 +1,142 @@
+"""The diffusion decoder gives the frames of the whole clip, however it is cut in time and space."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ltx2_core.config import video_vae_config
+from ltx2_core.memory import Trace
+from ltx2_core.tiny.diffusion_vae import diffusion_vae_config
+from ltx2_core.tiny.settings import tiny_config
+from ltx2_core.tiny.weights import random_weights
+from ltx2_core.video_vae import FrameNoise, SpaceTiles, VolumeNoise, field_of_view
+from ltx2_core.video_vae.diffusion.decoder import DiffusionVideoDecoder
+from ltx2_core.video_vae.diffusion.noise import ClipShape
+from ltx2_core.video_vae.diffusion.windows import Span
+
+EXACT = {"atol": 1e-5, "rtol": 1e-5}
+"""Values reach 5: what remains is rounding."""
+
+
+def decoder_of(**settings) -> DiffusionVideoDecoder:
+    config = video_vae_config({"vae": diffusion_vae_config(tiny_config("2.3")["vae"])})
+    config = replace(config, diffusion=replace(config.diffusion, **settings))
+    decoder = DiffusionVideoDecoder(config).eval()
+    decoder.load_state_dict(random_weights(decoder, 0))
+    return decoder
+
+
+def latent_of(frames=5, height=3, width=5, batch=1):
+    return torch.randn(batch, 128, frames, height, width, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    return decoder_of()
+
+
+@pytest.fixture(autouse=True)
+def _inference():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.mark.parametrize(
+    ("chunks", "limit"), [([1] * 5, None), ([4, 1], 60_000), ([2, 2, 1], 60_000), ([5], 60_000), ([5], 1)]
+)
+def test_any_chunks_and_pieces_give_the_frames_of_the_whole_clip(decoder, chunks, limit):
+    latent = latent_of()
+    whole = decoder.decode(latent, max_piece_bytes=2**30)
+    pieces = list(decoder.decode_stream(latent.split(chunks, dim=2), max_piece_bytes=limit))
+    assert whole.shape == (1, 3, 33, 96, 160)
+    torch.testing.assert_close(torch.cat(pieces, dim=2), whole, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns", "rows"),
+    [({}, 2, 1), ({}, 3, 2), ({}, 1, 3), ({"steps": 2}, 2, 2), ({"prediction": "v", "steps": 2}, 2, 1)],
+)
+def test_tiles_give_the_frames_of_the_whole_clip(settings, columns, rows):
+    decoder, latent = decoder_of(**settings), latent_of(5, 5, 7)
+    limit = 50_000 if rows == 2 else None
+    tiles = SpaceTiles(columns=columns, rows=rows, halo=field_of_view(decoder.config))
+    pieces = list(decoder.decode_tiles(latent.split([2, 3], dim=2), tiles, max_piece_bytes=limit))
+    torch.testing.assert_close(torch.cat(pieces, dim=2), decoder.decode(latent), **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("frames", "height", "width", "limit"),
+    [(1, 1, 1, None), (1, 4, 6, 1), (2, 2, 3, 30_000), (3, 3, 5, None), (5, 1, 6, None)],
+)
+def test_small_latents_are_padded_by_their_edges(decoder, frames, height, width, limit):
+    latent = latent_of(frames, height, width)
+    decoded = decoder.decode(latent, max_piece_bytes=limit)
+    assert decoded.shape == (1, 3, 8 * frames - 7, 32 * height, 32 * width)
+    down, across = max(0, 3 - height), max(0, 5 - width)
+    later = (0, 0, 0, 0, 0, max(0, 3 - frames))
+    padded = torch.nn.functional.pad(
+        latent, (across // 2, across - across // 2, down // 2, down - down // 2, *later[4:]), "replicate"
+    )
+    top, left = 32 * (down // 2), 32 * (across // 2)
+    expected = decoder.decode(padded)[:, :, : 8 * frames - 7, top:, left:]
+    torch.testing.assert_close(decoded, expected[..., : 32 * height, : 32 * width], **EXACT)
+
+
+def test_a_batch_is_decoded_like_its_samples(decoder):
+    latent = latent_of(3, batch=2)
+    both = decoder.decode(latent)
+    torch.testing.assert_close(both[:1], decoder.decode(latent[:1]), **EXACT)
+
+
+def test_noise_is_a_function_of_seed_frame_and_position(decoder):
+    latent = latent_of(3)
+    one, other = (decoder.decode(latent, noise=FrameNoise(seed)) for seed in (0, 1))
+    torch.testing.assert_close(decoder.decode(latent), one)
+    assert (one - other).abs().mean() > 0.01
+    size, like = ClipShape(1, 96, 160, None), latent
+    box = FrameNoise(3).box(size, Span(4, 9), Span(8, 24), Span(0, 40), like)
+    inner = FrameNoise(3).box(size, Span(6, 7), Span(12, 20), Span(8, 16), like)
+    assert torch.equal(box[:, :, 2:3, 4:12, 8:16], inner)
+
+
+def test_noise_of_the_whole_clip_needs_the_whole_latent(decoder):
+    with pytest.raises(ValueError, match="whole latent at once"):
+        list(decoder.decode_stream(latent_of().split(3, dim=2), noise=VolumeNoise(0)))
+
+
+def test_tiles_refuse_borders_that_would_not_be_exact(decoder):
+    with pytest.raises(ValueError, match="too small"):
+        list(decoder.decode_tiles(latent_of(), SpaceTiles(columns=9, halo=9)))
+
+
+def test_memory_does_not_grow_with_the_length_of_the_clip(decoder):
+    def peak(frames):
+        chunks = (latent_of(1) for _ in range(frames))
+        with Trace() as trace:
+            for piece in decoder.decode_stream(chunks, max_piece_bytes=200_000):
+                del piece
+        return trace.peak
+
+    assert peak(16) <= 1.02 * peak(10)
+
+
+def test_a_decode_that_runs_out_of_memory_continues_in_smaller_pieces(decoder):
+    latent = latent_of(4)
+    whole = decoder.decode(latent)
+    with Trace() as free:
+        list(decoder.decode_stream(latent, max_piece_bytes=2**30))
+    with Trace(limit=int(0.8 * free.peak)) as tight:
+        frames = [piece.numpy().copy() for piece in decoder.decode_stream(latent, max_piece_bytes=2**30)]
+    assert tight.refused > 0
+    torch.testing.assert_close(torch.cat([torch.from_numpy(f) for f in frames], dim=2), whole, **EXACT)
+
+
+def test_the_decoder_can_be_trained():
+    with torch.inference_mode(False):
+        decoder = decoder_of()
+        decoder.decode(latent_of(3, 3, 5).clone()).square().mean().backward()
+        missing = [n for n, p in decoder.decoder.named_parameters() if p.grad is None]
+    assert not missing
