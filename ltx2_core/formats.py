@@ -122,6 +122,8 @@ VIDEO: Final[Mapping[str, VideoCodec]] = {
     # Not libwebp_anim, which joins equal frames into one.
     "webp": VideoCodec(title="WebP", encoder="libwebp", stored_as="bgra", options={"quality": "90"}),
     "png": VideoCodec(title="PNG", encoder="png", pixel_formats=("rgb24", "rgb48")),
+    # Half floats, written without FFmpeg.
+    "exr": VideoCodec(title="EXR", encoder=""),
 }
 
 
@@ -234,12 +236,19 @@ FORMATS: Final[Mapping[str, Format]] = {
             options={"loop": "0"},
         ),
         Format(name="png", suffixes=(".png",), muxer="", video=("png",)),
+        Format(name="exr", suffixes=(".exr",), muxer="", video=("exr",)),
         Format(name="wav", suffixes=(".wav",), muxer="wav", audio="pcm", tags=False),
         Format(name="flac", suffixes=(".flac",), muxer="flac", audio="flac"),
         Format(name="mp3", suffixes=(".mp3",), muxer="mp3", audio="mp3"),
         Format(name="m4a", suffixes=(".m4a",), muxer="ipod", audio="aac", options=_MOV_FLAGS),
     )
 }
+
+IMAGES: Final = ("png", "exr")
+"""Formats of which each file is one frame."""
+
+MASTERS: Final = ("mp4", "mov", "mkv")
+"""Formats that hold an HDR clip as an HLG master."""
 
 STREAMED: Final = ("mp4", "mkv", "webm", "wav")
 """Formats that can be written to a pipe."""

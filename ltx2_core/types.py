@@ -157,6 +157,8 @@ class LatentState:
     """Guides in the order of their latent frames, which are the last ones of ``latent.video``."""
     reference_audio: Tensor | None = None
     """Latent (1 or B, 8, R, 16) of audio to imitate, such as a voice. Its tokens precede the clip's audio."""
+    reference_follows: bool = False
+    """Whether the tokens of ``reference_audio`` come after those of the clip's audio instead."""
 
     @property
     def guide_frames(self) -> int:

@@ -1,4 +1,4 @@
-"""The commands ``ltx2 extend``, ``retake`` and ``sound``, which edit a video."""
+"""The commands ``ltx2 extend``, ``retake``, ``sound`` and ``dub``, which edit a video."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .saving import EditRun
     from .values import Output
 
-EditKind = Literal["extend", "retake", "sound", "audio"]
+EditKind = Literal["extend", "retake", "sound", "audio", "dub"]
 
 _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
     "extend": {
@@ -41,6 +41,7 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
         "sound_window_frames": "window_frames",
     },
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
+    "dub": {},
 }
 """The options of each edit alone -> the arguments of its function."""
 
@@ -66,6 +67,12 @@ def sound(chosen: Chosen) -> None:
     if (source is None) == (seconds is None) if not known else bool(source and seconds):
         raise click.UsageError("give --video, or --seconds for audio alone")
     edit("sound" if seconds is None else "audio", chosen)
+
+
+@command("dub", argument="source")
+def dub(chosen: Chosen) -> None:
+    """Dub a video: new speech in its voice, and lips that follow. It needs the IC-LoRA of Dub-It."""
+    edit("dub", chosen)
 
 
 def edit(kind: EditKind, chosen: Chosen) -> None:

@@ -81,6 +81,8 @@ def _generated(chosen: Chosen) -> str | None:
     recorded = _recorded(chosen)
     chosen.check({} if recorded is None else _named(recorded["request"]))
     output = Output.of(chosen)
+    if recorded is not None and "hdr" not in chosen.explicit:
+        output = output.of_space(recorded["request"].get("hdr"))
     output.check()
     processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
     # Called when the command ends, also by an error.

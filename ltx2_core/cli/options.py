@@ -109,26 +109,34 @@ class GroupedCommand(click.Command):
             formatter.write_dl([record for record in records.values() if record])
 
 
-def command(name: str) -> Callable[[Callable[[Chosen], None]], click.Command]:
+def command(name: str, *, argument: str | None = None) -> Callable[[Callable[[Chosen], None]], click.Command]:
     """A decorator that makes a click command from a function of one argument, the options of the call.
 
-    ``name`` is the command's name; the table of options decides which options it has.
+    ``name`` is the command's name; the table of options decides which options it has. ``argument`` is the
+    name of an option with a path that may also be written without its flag; None is no option.
     """
 
     def decorate(function: Callable[[Chosen], None]) -> click.Command:
         def callback(**values: Any) -> None:
+            if argument is not None and (path := values.pop(_BARE)) is not None:
+                if values[argument] is not None:
+                    raise click.UsageError(f"{by_name(argument).flag} and {path} name two files: give one")
+                values[argument] = path
             # click passes an empty tuple for a repeatable option that is absent.
             explicit = {key: value for key, value in values.items() if value is not None and value != ()}
             function(Chosen(name, explicit))
 
-        return GroupedCommand(
-            name,
-            callback=callback,
-            params=[_parameter(option, name) for option in options_of(name)],
-            help=function.__doc__,
-        )
+        params: list[click.Parameter] = [_parameter(option, name) for option in options_of(name)]
+        if argument is not None:
+            shown = f"[{by_name(argument).flag[2:].upper()}]"
+            params.append(click.Argument([_BARE], required=False, type=TYPES["path"], metavar=shown))
+        return GroupedCommand(name, callback=callback, params=params, help=function.__doc__)
 
     return decorate
+
+
+_BARE = "bare_path"
+"""The parameter of a path that is written without a flag."""
 
 
 def _parameter(option: Option, command: str) -> click.Option:

@@ -152,6 +152,8 @@ def _input_lines(request: Request) -> Iterator[str]:
     """Yield a line for each image, control video and audio, with its place in the clip and its strength."""
     plain: ParsedJson = request.settings()
     inputs = request.inputs
+    if inputs.hdr is not None:
+        yield f"colour space {inputs.hdr} (HDR): frames are decoded in float32"
     if plain["image"] is not None:
         yield f"{plain['image']}: first frame, strength {inputs.image.strength:g}"
     for image in plain["images"]:

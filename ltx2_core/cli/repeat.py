@@ -26,7 +26,7 @@ from ..types import Numerics
 from .options import Chosen
 from .values import execution_of, open_pipeline
 
-_EDITS = {"extend": "extend", "retake": "retake", "add_audio": "sound", "window": "long"}
+_EDITS = {"extend": "extend", "retake": "retake", "add_audio": "sound", "dub": "dub", "window": "long"}
 """ParsedJson that only an edit writes, and the command that does."""
 
 # Without this table a repeated run would hold both its old sigmas and new steps, and a request refuses both.

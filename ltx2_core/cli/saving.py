@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..editing import Edit, EditTask, LongVideo, PromptSchedule, long_video
 from ..editing.long_video import first_window, planned_long
-from ..editing.task import EditArguments, EditKind
+from ..editing.task import FIXED, EditArguments, EditKind
 from ..media import Encoding
 from ..media.save import Clip, audio_clip, save_clip
 from ..out_of_memory import OutOfMemory, is_out_of_memory
@@ -80,7 +80,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
 class EditRun:
     """One edit from the command line.
 
-    ``kind`` is "extend", "retake", "sound" or "audio" (audio alone, which has no source). ``own`` are the
+    ``kind`` is one of :data:`EditKind`; "audio" is audio alone, which has no source. ``own`` are the
     arguments that only this kind of edit has, such as regions; ``fields`` are fields of a request.
     """
 
@@ -113,7 +113,7 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     settings = edit.settings()
     generations: list[Generation] = []
     # Only the shares of its stages matter, which do not depend on the size that the source decides.
-    fields: RequestOptions = {**edit.fields, **_one_stage(edit.kind)}
+    fields: RequestOptions = {**edit.fields, **FIXED.get(edit.kind, {})}
     plain = Request(prompt=edit.prompt, **fields)
     with (
         job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
@@ -141,11 +141,6 @@ def _window_folders(edit: EditRun, output: Output, saved: list[Path]) -> Iterato
         return
     with windows_until_written(output, again="the same command", saved=saved) as folder:
         yield {"folder": folder, "spare": spare_windows(output)}
-
-
-def _one_stage(kind: EditKind) -> RequestOptions:
-    """The number of stages where the kind of edit decides it: audio is generated in one."""
-    return {"stages": 1} if kind in ("sound", "audio") else {}
 
 
 def _task_of(settings: ParsedJson) -> EditTask:

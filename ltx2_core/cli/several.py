@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from ..loading import Component
 from ..media import Destination, check_output, read_video
+from ..media.save import check_destination
 from ..media.sheet import write_sheet
 from ..run.generation import Generation
 from ..run.pipeline import LTX2Pipeline, Progress
@@ -160,7 +161,7 @@ def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> Non
             raise ValueError(f"--contact-sheet shows frames of video files, and {output.text} is none")
         check_output(sheet)
     for job in jobs:
-        Destination.of(job.path).check()
+        check_destination(Destination.of(job.path), output.encoding)
 
 
 def _some_frames(path: Path) -> Any:

@@ -17,6 +17,8 @@ from ..loading import LoraSpec
 from ..media import Destination, Encoding
 from ..media.destination import STDOUT
 from ..media.encoding import check_encoding
+from ..media.image_writer import check_still
+from ..media.save import check_destination
 from ..media.writer import check_clip
 from ..memory import parse_budget
 from ..run.distributed import Processes
@@ -98,7 +100,11 @@ class Output:
     @property
     def destination(self) -> Destination:
         """The path together with its kind of file. Raises ValueError if the name does not tell the kind."""
-        return Destination.of(self.text, self.container)
+        return Destination.of(self.text, self.container, hdr=self.encoding.hdr is not None)
+
+    def of_space(self, hdr: str | None) -> Output:
+        """Return a copy of this output for a clip of the HDR colour space ``hdr``; None is an SDR clip."""
+        return replace(self, encoding=replace(self.encoding, hdr=hdr))
 
     @property
     def printed(self) -> str | None:
@@ -116,12 +122,16 @@ class Output:
         if audio_alone:
             destination.check_audio()
         check_encoding(destination.format, self.encoding, audio_alone=audio_alone)
-        destination.check()
+        check_destination(destination, self.encoding)
         for note in destination.notes(frames=not audio_alone):
             click.echo(note, err=True)
 
     def check_clip(self, clip: ClipPlan) -> None:
-        """Raise ValueError if the chosen encoder does not support the size or frame rate of ``clip``."""
+        """Raise ValueError if the chosen encoder does not support the size or frame rate of ``clip``.
+
+        A single image is refused for a clip of several frames.
+        """
+        check_still(self.destination, clip.frames)
         check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)
 
 

@@ -177,9 +177,10 @@ class Inputs:
     """All inputs of a request.
 
     ``fit`` says how images and control videos of another shape are brought to that of the clip;
-    ``background`` is the CSS colour that replaces transparent pixels of them, and of an edit's source.
-    Sampling starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of
-    the noise that is drawn for the first stage.
+    ``background`` is the CSS colour that replaces transparent pixels of them, and of an edit's source. Sampling
+    starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of the noise
+    that is drawn for the first stage. ``hdr`` is the colour space of EXR images, and of the HDR clip that is
+    made; None makes an SDR clip.
     """
 
     image: FirstImage = field(default_factory=FirstImage)
@@ -192,6 +193,7 @@ class Inputs:
     latents: AVLatent | None = None
     noise: AVLatent | None = None
     source_clip: SourceClip | None = None
+    hdr: str | None = None
 
     def __post_init__(self) -> None:
         try:

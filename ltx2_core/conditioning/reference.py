@@ -1,6 +1,6 @@
-"""Reference audio, such as a voice to imitate: clean tokens before the clip that are not part of the result.
+"""Reference audio, such as a voice to imitate: clean tokens that are not part of the result.
 
-Letters: B batch, T audio latent frames of the clip, R audio latent frames of the reference.
+Letters: B batch, T audio latents of the clip, R audio latents of the reference.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from .patchify import audio_positions
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceAudio:
-    """Makes the generated audio imitate an encoded reference, such as a voice.
+    """Conditions the generated audio on an encoded reference: ``latent`` (1 or B, 8, R, 16), normalised.
 
-    ``latent`` (1 or B, 8, R, 16), with R audio latent frames of any number, is normalised.
+    Its tokens come before those of the clip, as in ComfyUI, or with ``follows`` after them, as in the
+    official pipeline for dubs; its times lie before the clip in both cases.
     """
 
     latent: Tensor
+    follows: bool = False
 
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with this reference audio.
@@ -39,7 +41,26 @@ class ReferenceAudio:
                 f"a reference of shape {tuple(shape)} does not fit an audio latent {tuple(audio.shape)}: "
                 "only its length may differ"
             )
-        return replace(state, reference_audio=self.latent.to(audio))
+        return replace(state, reference_audio=self.latent.to(audio), reference_follows=self.follows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnAudio:
+    """Preserves the audio that a state starts from, as its own reference: the second stage of a dub.
+
+    The reference's tokens come after those of the clip.
+    """
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Return the state with its audio preserved. Raises ValueError for a state without audio."""
+        audio = state.latent.audio
+        if audio is None:
+            raise ValueError(
+                "there is no audio in this state that could be preserved: plan the clip with audio"
+            )
+        mask = audio.new_zeros((len(audio), 1, audio.shape[2], 1), dtype=torch.float32)
+        state = replace(state, mask=replace(state.mask, audio=mask))
+        return ReferenceAudio(latent=audio, follows=True).apply(state)
 
 
 def reference_audio_positions(length: int) -> Tensor:
@@ -54,9 +75,9 @@ def reference_audio_positions(length: int) -> Tensor:
     return times - (float(times[0, 0, -1, 1]) + step)
 
 
-def with_reference_positions(reference: Tensor, positions: Tensor) -> Tensor:
-    """Positions (1, 1, R + T, 2) of a reference audio latent (1 or B, 8, R, 16) followed by the clip's audio.
+def beside_reference(reference: Tensor, own: Tensor, *, axis: int, follows: bool) -> Tensor:
+    """Join what belongs to a reference with what belongs to the clip, along ``axis``, in the order of tokens.
 
-    ``positions`` (1, 1, T, 2) are those of the clip: start and end (exclusive) in seconds.
+    The reference is first, or with ``follows`` last.
     """
-    return torch.cat((reference_audio_positions(reference.shape[2]).to(positions), positions), dim=2)
+    return torch.cat((own, reference) if follows else (reference, own), dim=axis)

@@ -6,6 +6,7 @@ The same functions plan, condition and finish an edit in the library and in Comf
 from typing import Any
 
 from .audio import add_audio, limit_loudness, text_to_audio
+from .dub import dub
 from .extend import extend
 from .footage import Footage
 from .long_clip import LongVideo
@@ -26,6 +27,7 @@ __all__ = [
     "LongVideo",
     "PromptSchedule",
     "add_audio",
+    "dub",
     "extend",
     "limit_loudness",
     "long_video",

@@ -10,18 +10,19 @@ from typing import Any, Literal, TypedDict
 from ..conditioning.regions import Region, Rounding
 from ..media.images import parse_colour
 from ..run.generation import Generation
-from ..run.request import Request
+from ..run.request import Request, RequestOptions
 from ..storage.files import JsonObject, ParsedJson
 from .audio import CEILING_DB, add_audio, audio_length, plan_audio_of, text_to_audio
 from .audio_windows import WINDOW_FRAMES, audio_windows
+from .dub import SETTINGS, dub, plan_dub_of
 from .edit import EditPlan, planned_size
 from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
 from .footage import Footage
-from .protocols import LongPipeline, OnSampled, Pipeline, Waveform
+from .protocols import LongPipeline, OnSampled, Waveform
 from .result import Edit
 from .retake import Retake, plan_retake, retake
 
-EditKind = Literal["extend", "retake", "sound", "audio"]
+EditKind = Literal["extend", "retake", "sound", "audio", "dub"]
 
 
 class EditArguments(TypedDict, total=False):
@@ -52,6 +53,9 @@ class RetakeRegions(TypedDict):
     rounding: Rounding
 
 
+FIXED: Mapping[EditKind, RequestOptions] = {"sound": {"stages": 1}, "audio": {"stages": 1}, "dub": SETTINGS}
+"""Fields of the request that a kind of edit decides."""
+
 _OWN = frozenset(EditArguments.__annotations__)
 
 
@@ -66,10 +70,10 @@ def _retake_regions(options: Mapping[str, Any]) -> RetakeRegions:
 
 @dataclass(frozen=True, kw_only=True)
 class EditTask:
-    """A stored call of ``extend``, ``retake``, ``add_audio`` (kind "sound") or ``text_to_audio`` ("audio").
+    """A stored call of an edit: ``add_audio`` has the kind "sound", ``text_to_audio`` "audio".
 
-    ``options`` are the other arguments of the call, as JSON values. ``source`` is the video file; None for
-    "audio".
+    The other kinds are the names of their functions. ``options`` are the other arguments of the call, as JSON
+    values. ``source`` is the video file; None for "audio".
     """
 
     kind: EditKind
@@ -96,11 +100,13 @@ class EditTask:
         source = self._footage()
         if self.kind == "extend":
             return extend(pipeline, self.prompt, source, **options)
+        if self.kind == "dub":
+            return dub(pipeline, self.prompt, source, **options)
         if self.kind == "sound":
             return add_audio(pipeline, self.prompt, source, **options)
         return retake(pipeline, self.prompt, source, **{**options, **_retake_regions(options)})
 
-    def plan(self, pipeline: Pipeline) -> tuple[EditPlan | None, Request]:
+    def plan(self, pipeline: LongPipeline) -> tuple[EditPlan | None, Request]:
         """Return the plan and the request of the run that :meth:`make` would sample, and check both.
 
         Nothing is encoded or sampled. The plan is None for "audio". Raises what the called function raises.
@@ -112,8 +118,7 @@ class EditTask:
             size = audio_length(pipeline, own["seconds"], fields)
         else:
             size = planned_size(plan, fields)
-            if self.kind == "sound":
-                size["stages"] = 1
+            size.update(FIXED.get(self.kind, {}))
         request = Request(prompt=self.prompt, **{**fields, **size})
         run = request
         if plan is not None and self.kind == "sound":
@@ -123,8 +128,10 @@ class EditTask:
         pipeline.check(run, further=plan is not None, source=None if plan is None else plan.source.size)
         return plan, request
 
-    def _plan(self, pipeline: Pipeline, own: Mapping[str, Any]) -> EditPlan:
+    def _plan(self, pipeline: LongPipeline, own: Mapping[str, Any]) -> EditPlan:
         source, stages = self._footage(), self.options.get("stages", 1)
+        if self.kind == "dub":
+            return plan_dub_of(pipeline, source)
         if self.kind == "sound":
             return plan_audio_of(pipeline, source, own.get("ceiling_db", CEILING_DB))
         if self.kind == "extend":

@@ -74,13 +74,12 @@ class ClipFrames:
         self._position = max(stop, first)
         if not frames:
             return torch.zeros(0, *self.shape[1:])
-        # In place, since the frames of a chunk are most of what is held of a source.
-        pixels = torch.stack(frames).float().div_(255.0)
+        pixels = self.clip.stacked(frames)
         # In this order, because ``size`` has the proportions of the padded frames, so that fitting crops
         # nothing.
         if self.padding is not None:
             pixels = pad_image(pixels, *self.padding)
-        return pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit)
+        return self.clip.coded(pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit))
 
     def split(self, length: int) -> Iterator[Tensor]:
         """Decode all frames in chunks (N, 3, H, W) of ``length`` frames; the last chunk may be shorter."""

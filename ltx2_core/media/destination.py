@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..formats import FORMATS, STREAMED, Format, format_of, suffixes
+from ..formats import FORMATS, IMAGES, STREAMED, Format, format_of, suffixes
 from .atomic import check_new_files, check_new_folder, check_output
 
 # The name that FFmpeg, ffplay and most command lines use for stdout.
 STDOUT = "-"
-FRAME_NAME = "frame_%05d.png"
-"""Name of the images in a folder of frames, which are numbered from 1."""
+FRAME_NAME = "frame_%05d"
+"""Name, without its suffix, of the images in a folder of frames, which are numbered from 1."""
 
 _NUMBER = re.compile(r"%(0\d)?d")
 
@@ -26,7 +26,8 @@ class Destination:
     """Where a clip is written: a file, numbered images in a folder, or stdout.
 
     Attributes:
-        path: the file; for images a pattern such as ``frames/frame_%05d.png``; ``-`` for stdout.
+        path: the file; for images a pattern such as ``frames/frame_%05d.png``; ``-`` for stdout. A name of an
+            EXR image without a number is that of a clip of one frame.
         format: the kind of file, such as MP4.
         own_folder: whether the images get a new folder, which contains nothing else.
     """
@@ -36,13 +37,19 @@ class Destination:
     own_folder: bool = False
 
     @classmethod
-    def of(cls, output: str | os.PathLike[str] | Destination, container: str | None = None) -> Destination:
+    def of(
+        cls,
+        output: str | os.PathLike[str] | Destination,
+        container: str | None = None,
+        *,
+        hdr: bool = False,
+    ) -> Destination:
         """Decide from the name ``output`` where to write a clip and as what kind of file.
 
-        The suffix is the kind of file. A slash at the end means a folder of PNG frames, ``%05d`` in the name
-        stands for the numbers of PNG frames, and ``-`` is stdout. ``container`` is the kind of file for
-        stdout, None for "mp4". A Destination is returned unchanged. Raises ValueError, which lists the kinds,
-        if the name does not tell the kind.
+        The suffix is the kind of file. A slash at the end means a folder of PNG frames, or with ``hdr`` of
+        EXR frames; ``%05d`` in the name of images stands for the numbers of frames, and ``-`` is stdout.
+        ``container`` is the kind of file for stdout, None for "mp4". A Destination is returned unchanged.
+        Raises ValueError, which lists the kinds, if the name does not tell the kind.
         """
         if isinstance(output, Destination):
             return output
@@ -59,9 +66,15 @@ class Destination:
             )
         # Tested on the text, since Path drops a slash at the end.
         if text.endswith(("/", os.sep)):
-            return cls(path=Path(text) / FRAME_NAME, format=FORMATS["png"], own_folder=True)
+            return cls.folder(text, "exr" if hdr else "png")
         path = Path(text)
         return cls(path=path, format=_format_of(path))
+
+    @classmethod
+    def folder(cls, path: str | os.PathLike[str], kind: str) -> Destination:
+        """A new folder of frames; ``kind`` is a name of ``IMAGES``."""
+        fmt = FORMATS[kind]
+        return cls(path=Path(path) / f"{FRAME_NAME}{fmt.suffixes[0]}", format=fmt, own_folder=True)
 
     @property
     def is_stdout(self) -> bool:
@@ -69,8 +82,18 @@ class Destination:
 
     @property
     def is_images(self) -> bool:
-        """Whether numbered images are written."""
-        return self.format.name == "png"
+        """Whether images are written, one for each frame."""
+        return self.format.name in IMAGES
+
+    @property
+    def is_still(self) -> bool:
+        """Whether one image without a number is written."""
+        return self.is_images and _NUMBER.search(self.path.name) is None
+
+    @property
+    def exr_folder(self) -> Destination:
+        """The folder of EXR images that is written next to an HLG master: ``clip_exr/`` for ``clip.mp4``."""
+        return Destination.folder(self.path.with_name(f"{self.path.stem}_exr"), "exr")
 
     @property
     def shown(self) -> Path:
@@ -94,18 +117,22 @@ class Destination:
                 )
         elif self.own_folder:
             check_new_folder(self.path.parent)
-        elif self.is_images:
+        elif self.is_images and not self.is_still:
             check_new_files(self.path.parent, self._names())
         else:
             check_output(self.path, overwrite=overwrite)
 
     def image(self, number: int) -> str:
         """The file name of image number ``number``, such as frame_00012.png."""
+        if self.is_still:
+            return self.path.name
         before, digits, after = self._parts()
         return f"{before}{number:0{digits}d}{after}"
 
     def images(self) -> Iterator[Path]:
-        """Yield the paths of the numbered images of this destination that exist on disk."""
+        """Yield the paths of the images of this destination that exist on disk."""
+        if self.is_still:
+            return iter((self.path,) if self.path.exists() else ())
         names = self._names()
         return (path for path in self.path.parent.iterdir() if names.fullmatch(path.name))
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict, cast
 
 import av
 
-from ..formats import AUDIO, DEEP, FORMATS, PIXEL_FORMATS, VIDEO, AudioCodec, Format, VideoCodec, suffixes
+from ..formats import (
+    AUDIO,
+    DEEP,
+    FORMATS,
+    HDR_NAMES,
+    MASTERS,
+    PIXEL_FORMATS,
+    VIDEO,
+    AudioCodec,
+    Format,
+    VideoCodec,
+    suffixes,
+)
 from ..storage.files import JsonObject
+from . import hlg
+from .exr import open_exr
+from .images import ITU_709
 from .x264 import repeatable_options
 
 
@@ -36,6 +51,8 @@ class Encoding:
             "slow"; for ProRes its profile, such as "hq".
         pixel_format: such as "yuv420p", or "yuv420p10" for 10 bits, which are encoded from float frames.
         audio_bitrate: bits per second, or a text such as "192k".
+        hdr: a key of ``HDR_SPACES`` for an HDR clip, whose frames are codes of ACEScct; None for SDR. The
+            clip decides it, not a choice.
     """
 
     video_codec: str | None = None
@@ -43,6 +60,7 @@ class Encoding:
     encoder_preset: str | None = None
     pixel_format: str | None = None
     audio_bitrate: int | str | None = None
+    hdr: str | None = None
 
     @property
     def of_video(self) -> tuple[str, ...]:
@@ -75,6 +93,13 @@ class VideoEncoding:
     """The name of the codec in the container, where the muxer's own is not what players look for."""
     deep: bool = False
     """Whether frames have more than 8 bits."""
+    hlg: bool = False
+    """Whether frames of an HDR clip are converted to the signal of an HLG master."""
+
+    @property
+    def colours(self) -> tuple[int, int, int]:
+        """FFmpeg's numbers of the primaries, the transfer function and the matrix of the encoded frames."""
+        return (hlg.PRIMARIES, hlg.TRANSFER, hlg.MATRIX) if self.hlg else (ITU_709,) * 3
 
     @property
     def multiples(self) -> tuple[int, int]:
@@ -113,8 +138,12 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
     """
     if not fmt.video:
         # An option without effect is an error, since the user would find out only from the finished file.
-        _refuse(chosen, chosen.of_video, f"a {fmt.suffixes[0]} file holds audio alone")
+        _refuse(chosen, (*chosen.of_video, "hdr"), f"a {fmt.suffixes[0]} file holds audio alone")
         return None
+    if fmt.name == "exr":
+        return _exr_encoding(chosen)
+    if chosen.hdr is not None:
+        chosen = _master(fmt, chosen)
     name = _codec_name(fmt, chosen)
     codec = VIDEO[name]
     preset = _preset(codec, chosen)
@@ -127,6 +156,8 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
     if name == "h264":
         # Without these options equal seeds would not give equal files on some machines.
         options.update(repeatable_options())
+    if chosen.hdr is not None:
+        options["x265-params"] += f":{_HLG_PARAMS}"
     # Apple's players recognise H.265 in these containers by this name alone.
     tag = "hvc1" if name == "h265" and fmt.name in ("mp4", "mov") else None
     encoding = VideoEncoding(
@@ -135,9 +166,51 @@ def video_encoding(fmt: Format, chosen: Encoding) -> VideoEncoding | None:
         options=options,
         tag=tag,
         deep=pixel_format in DEEP,
+        hlg=chosen.hdr is not None,
     )
     _check_encoder(encoding, chosen)
     return encoding
+
+
+# The numbers of the container alone are not enough: players also read those in the stream.
+_HLG_PARAMS = "colorprim=bt2020:transfer=arib-std-b67:colormatrix=bt2020nc:range=limited"
+MASTER_CRF = 12
+"""The constant rate factor of HLG masters, whose highlights show banding early."""
+
+
+def _exr_encoding(chosen: Encoding) -> VideoEncoding:
+    """Return the form of EXR images. Raises ValueError for an SDR clip, and without the library."""
+    if chosen.hdr is None:
+        raise ValueError(
+            "EXR images hold linear light, and this clip is SDR: choose a colour space for the run with hdr "
+            f"(--hdr), one of {', '.join(HDR_NAMES)}, or write .png"
+        )
+    _refuse(chosen, chosen.of_video, "EXR images are always half floats compressed by ZIP")
+    open_exr()
+    return VideoEncoding(codec=VIDEO["exr"], pixel_format="", options={}, deep=True)
+
+
+def _master(fmt: Format, chosen: Encoding) -> Encoding:
+    """Return the choices for an HLG master: H.265 with 10 bits a channel.
+
+    Raises ValueError for a kind of file that holds no HDR clip, for another codec or pixel format, and
+    without the library OpenEXR.
+    """
+    if fmt.name not in MASTERS:
+        holding = suffixes(FORMATS[name] for name in MASTERS)
+        raise ValueError(
+            f"hdr={chosen.hdr}: a {fmt.suffixes[0]} file holds 8 bits of standard range, which would clip "
+            f"highlights: use {holding} for an HLG master, or .exr images"
+        )
+    # For the images next to the master.
+    open_exr()
+    for name, only in (("video_codec", "h265"), ("pixel_format", "yuv420p10")):
+        if getattr(chosen, name) not in (None, only):
+            raise ValueError(
+                f"{name}={getattr(chosen, name)}: an HLG master is {only}, as players expect it: leave it out"
+            )
+    crf = MASTER_CRF if chosen.crf is None else chosen.crf
+    return replace(chosen, video_codec="h265", pixel_format="yuv420p10", crf=crf)
 
 
 def audio_encoding(fmt: Format, chosen: Encoding) -> AudioEncoding | None:
@@ -186,7 +259,7 @@ def check_encoding(fmt: Format, chosen: Encoding, *, audio_alone: bool = False) 
     ``audio_alone`` says that no frames will be written, so that choices for the video are refused too.
     """
     if audio_alone:
-        _refuse(chosen, chosen.of_video, "there are no frames")
+        _refuse(chosen, (*chosen.of_video, "hdr"), "there are no frames")
     else:
         video_encoding(fmt, chosen)
     audio_encoding(fmt, chosen)

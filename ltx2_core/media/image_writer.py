@@ -1,4 +1,4 @@
-"""Writes a clip as numbered PNG images.
+"""Writes a clip as numbered PNG or EXR images.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -14,9 +14,12 @@ from types import TracebackType
 import av
 from torch import Tensor
 
-from .atomic import filling
+from .atomic import filling, replacing
 from .destination import Destination
 from .encoding import Encoding, video_encoding
+from .exr import write_exr
+from .hdr_space import HDR_SPACES
+from .hlg import checked_codes
 from .images import to_bytes, to_bytes_hwc, to_words_hwc
 from .tags import with_png_tags
 
@@ -44,15 +47,20 @@ class ImageWriter:
         self.takes_floats = chosen.deep
         self.frame_count = 0
         self._pixel_format = chosen.pixel_format
+        self._space = None if encoding is None or encoding.hdr is None else HDR_SPACES[encoding.hdr]
         self._metadata = dict(metadata or {})
         # Checked when the writer is made, before a run that takes minutes, and not when it is entered.
         destination.check()
         self._stack = ExitStack()
         self._folder: Path | None = None
+        self._still: Path | None = None
 
     def __enter__(self) -> ImageWriter:
         path, own = self.destination.path, self.destination.own_folder
-        self._folder = self._stack.enter_context(filling(path.parent, own=own))
+        if self.destination.is_still:
+            self._still = self._stack.enter_context(replacing(path))
+        else:
+            self._folder = self._stack.enter_context(filling(path.parent, own=own))
         return self
 
     def __exit__(
@@ -65,17 +73,29 @@ class ImageWriter:
 
         Raises ValueError if H and W are not the size of the writer, and for NaN or infinite values.
         """
-        if self._folder is None:
+        if self._folder is None and self._still is None:
             raise ValueError("the writer is not open; use it in a with block")
         if frames.ndim != 4 or frames.shape[1:] != (3, self.height, self.width):
             raise ValueError(
                 f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
             )
         for frame in frames:
-            # In each image, because a user shares or loads a single one of them.
-            content = with_png_tags(self._png(frame), self._metadata)
+            path = self._path()
+            # Tags are in each image, because a user shares or loads a single one of them.
+            if self._space is None:
+                path.write_bytes(with_png_tags(self._png(frame), self._metadata))
+            else:
+                pixels = self._space.of_codes(checked_codes(frame, self.frame_count))
+                write_exr(path, pixels, self._space, self._metadata)
             self.frame_count += 1
-            (self._folder / self.destination.image(self.frame_count)).write_bytes(content)
+
+    def _path(self) -> Path:
+        """Where the next image is written. Raises ValueError if there is only one and it is written."""
+        if self._folder is not None:
+            return self._folder / self.destination.image(self.frame_count + 1)
+        check_still(self.destination, self.frame_count + 1)
+        assert self._still is not None
+        return self._still
 
     def _png(self, frame: Tensor) -> bytes:
         if self.takes_floats:
@@ -90,3 +110,13 @@ class ImageWriter:
         encoder.time_base = Fraction(1, 25)
         packets = [*encoder.encode(pixels.reformat(format=self._pixel_format)), *encoder.encode(None)]
         return b"".join(map(bytes, packets))
+
+
+def check_still(destination: Destination, frame_count: int) -> None:
+    """Raise ValueError if ``destination`` is one image and the clip has more than one frame."""
+    if destination.is_still and frame_count > 1:
+        path = destination.path
+        raise ValueError(
+            f"output={path}: a clip has many frames. Number them ({path.stem}_%05d{path.suffix}), or give a "
+            f"folder with a slash at its end ({path.stem}/)"
+        )

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from .bright_files import refuse_bright, refuse_exr, refuse_unreadable
 from .container import check_pixels
 
 ITU_709 = 1
@@ -54,8 +55,8 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     uint8 or float in [0, 1]. Transparent pixels are blended with ``background``, RGB in [0, 1]. Colours with
     an ICC profile become sRGB.
 
-    Raises FileNotFoundError for a missing file, ValueError for a file that is not a readable image and for
-    arrays and tensors of another shape or range.
+    Raises FileNotFoundError for a missing file, ValueError for a file that is not a readable image, for HDR
+    images, and for arrays and tensors of another shape or range.
     """
     if isinstance(source, Tensor):
         return _from_channels_first(source, background)
@@ -72,14 +73,17 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     path = Path(source)
     if not path.is_file():
         raise FileNotFoundError(f"no image file at {path}")
+    refuse_exr(path)
     try:
         # The limit below replaces that of Pillow, whose warning would come after the image is decoded.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 check_pixels(path, *image.size)
+                refuse_bright(path, image)
                 return _from_pillow(image, background)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+        refuse_unreadable(path)
         raise ValueError(f"cannot read {path} as an image ({error}); give a PNG, JPEG or WebP") from error
 
 
@@ -173,6 +177,9 @@ def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
 def _from_pillow(image: Image.Image, background: Colour) -> Tensor:
     # Cameras store photographs sideways and say so in a tag.
     upright = _as_srgb(ImageOps.exif_transpose(image))
+    if upright.mode == "F" and upright.getextrema()[1] > 255:
+        # Pillow would clip them when it converts the image to RGB.
+        raise ValueError("the image holds numbers above 255, its white: give a tensor of floats in [0, 1]")
     if upright.mode.startswith("I"):
         # Pillow clips 16-bit grey to 255 when it converts to RGB, so it is scaled from 65535 here.
         grey = np.asarray(upright).astype(np.float32) / 65535.0

@@ -48,7 +48,8 @@ class PixelFormat:
     def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
         """Find out how to convert a stream from its decoded first frame.
 
-        Raises ValueError for interlaced video if FFmpeg has no filter for it.
+        Raises ValueError for interlaced video if FFmpeg has no filter for it, and for frames of floating
+        point numbers.
         """
         # Streams of several kinds of frames may begin with a progressive one; older PyAV has no field order.
         order = getattr(stream.codec_context, "field_order", PROGRESSIVE)
@@ -57,6 +58,12 @@ class PixelFormat:
             raise ValueError(
                 f"{path} is interlaced, and this build of FFmpeg has no bwdif filter: convert it first, for "
                 "example with ffmpeg -i IN -vf bwdif -c:a copy OUT.mp4"
+            )
+        # Such as of EXR and Radiance images; they have no white that could become that of 8 bits.
+        if "f32" in first.format.name or "f16" in first.format.name:
+            raise ValueError(
+                f"{path} holds linear light in floating point numbers ({first.format.name}), which 8 bits "
+                "would clip: give a folder of EXR images, or convert it to video"
             )
         # In older PyAV only the codec context has the transfer function, and frames have no such attribute.
         curve = getattr(first, "color_trc", stream.codec_context.color_trc)

@@ -9,15 +9,16 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from torch import Tensor
 
+from ..formats import MASTERS
 from .audio_out import resampled, write_audio
 from .destination import Destination
 from .encoding import Encoding, audio_encoding, check_encoding, video_encoding
-from .image_writer import ImageWriter
+from .image_writer import ImageWriter, check_still
 from .writer import VideoWriter
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ class Clip:
         frames: a function that yields the frames; None for audio alone.
         audio: a function that returns consecutive pieces (C, S) and their rate in Hz.
         tags: texts by name, for a kind of file that has tags.
+        hdr: a key of ``HDR_SPACES`` for an HDR clip, whose frames are codes of ACEScct; None for SDR.
     """
 
     width: int
@@ -54,6 +56,7 @@ class Clip:
     frames: Frames | None
     audio: Callable[[], tuple[Iterable[Tensor], int]]
     tags: Mapping[str, str] = field(default_factory=dict)
+    hdr: str | None = None
 
 
 def audio_clip(audio: tuple[Tensor, int], tags: Mapping[str, str]) -> Clip:
@@ -84,14 +87,21 @@ def save_clip(
     """Write ``clip`` to ``path``, whose name decides the kind of file.
 
     Memory does not grow with the clip's length. For audio files no frames are decoded, and no audio for kinds
-    without audio. Frames of odd size lose their last row or column if the pixel format needs even sizes.
-    ``on_frames`` is called with (frames written, all frames). ``timed(name)`` is a context that counts the
-    seconds of its block as those of the work called ``name``, such as "encode"; None counts nothing. No file
-    is left if writing fails.
+    without audio. Frames of odd size lose their last row or column if the pixel format needs even sizes. An
+    HDR clip becomes EXR images, or an HLG master with EXR images in a folder next to it. ``on_frames`` is
+    called with (frames written, all frames). ``timed(name)`` is a context that counts the seconds of its
+    block as those of the work called ``name``, such as "encode"; None counts nothing. No file is left if
+    writing fails.
     """
-    destination = Destination.of(path)
+    if encoding.hdr not in (None, clip.hdr):
+        raise ValueError(f"hdr={encoding.hdr}: this clip was sampled with hdr={clip.hdr}; leave it out")
+    destination = Destination.of(path, hdr=clip.hdr is not None)
+    shows = clip.frames is not None and bool(destination.format.video)
+    # The audio alone of an HDR clip is as any other.
+    encoding = replace(encoding, hdr=clip.hdr if shows else None)
     # Everything that can be wrong is found before anything is decoded.
     check_encoding(destination.format, encoding, audio_alone=clip.frames is None)
+    check_still(destination, clip.frame_count)
     timed = timed or (lambda name: nullcontext())
     for note in destination.notes(frames=clip.frames is not None):
         log.info(note)
@@ -106,9 +116,24 @@ def save_clip(
         with ImageWriter(
             destination, width=clip.width, height=clip.height, metadata=clip.tags, encoding=encoding
         ) as images:
-            _write_frames(images, clip, clip.frames, (), on_frames, timed)
+            _write_frames((images,), clip, clip.frames, (), on_frames, timed)
     else:
         _save_video(destination, clip, clip.frames, encoding, on_frames, timed)
+
+
+def check_destination(destination: Destination, encoding: Encoding) -> None:
+    """Check that a clip can be written to ``destination``, with the EXR images next to an HLG master.
+
+    Raises what :meth:`Destination.check` raises, and ValueError for a master on stdout.
+    """
+    destination.check()
+    if encoding.hdr is not None and destination.format.name in MASTERS:
+        if destination.is_stdout:
+            raise ValueError(
+                f"hdr={encoding.hdr}: an HLG master comes with a folder of EXR images, which stdout has not: "
+                "give a file name"
+            )
+        destination.exr_folder.check()
 
 
 def _save_video(
@@ -130,7 +155,7 @@ def _save_video(
     video = video_encoding(destination.format, encoding)
     assert video is not None
     columns, rows = video.multiples
-    with VideoWriter(
+    writer = VideoWriter(
         destination,
         width=clip.width // columns * columns,
         height=clip.height // rows * rows,
@@ -138,28 +163,43 @@ def _save_video(
         sample_rate=rate,
         metadata=clip.tags,
         encoding=encoding,
-    ) as writer:
-        _write_frames(writer, clip, frames, pieces, on_frames, timed)
+    )
+    images = None
+    if clip.hdr is not None:
+        # A master is for viewing; the images have the light that the codec rounds.
+        images = ImageWriter(
+            destination.exr_folder,
+            width=clip.width,
+            height=clip.height,
+            metadata=clip.tags,
+            encoding=Encoding(hdr=clip.hdr),
+        )
+    # The images are complete before the master is: a failure leaves neither of them.
+    with writer, images or nullcontext():
+        writers = (writer,) if images is None else (writer, images)
+        _write_frames(writers, clip, frames, pieces, on_frames, timed)
 
 
 def _write_frames(
-    writer: VideoWriter | ImageWriter,
+    writers: tuple[VideoWriter | ImageWriter, ...],
     clip: Clip,
     frames: Frames,
     pieces: Iterable[Tensor],
     on_frames: OnFrames | None,
     timed: Timed,
 ) -> None:
-    """Write all frames, and after each chunk of frames the audio (C, S) up to the time of its last frame.
+    """Write all frames with each writer, and after each chunk of frames the audio (C, S) with the first one.
 
-    ``on_frames`` and ``timed`` are those of :func:`save_clip`.
+    The audio reaches to the time of the last frame of the chunk. ``on_frames`` and ``timed`` are those of
+    :func:`save_clip`.
     """
     # Audio follows the frames and is not written first: a long clip would otherwise be buffered whole.
-    rest, samples = iter(pieces), 0
+    rest, samples, writer = iter(pieces), 0, writers[0]
     for chunk in frames(as_bytes=not writer.takes_floats):
         with timed("encode"):
-            # The last row and column are cut, not scaled away, since scaling would blur every pixel.
-            writer.write_frames(chunk[..., : writer.height, : writer.width])
+            for one in writers:
+                # The last row and column are cut, not scaled away, since scaling would blur every pixel.
+                one.write_frames(chunk[..., : one.height, : one.width])
         if isinstance(writer, VideoWriter) and writer.sample_rate is not None:
             while samples < writer.frame_count / clip.fps * writer.sample_rate:
                 piece = next(rest, None)

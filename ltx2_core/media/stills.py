@@ -1,4 +1,7 @@
-"""Reads clips that are made of still images: animated WebP files, and folders of numbered images."""
+"""Reads clips that are made of still images: animated WebP files, and folders of numbered images.
+
+Letters: H W pixel rows and columns.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import exr
 from .container import check_pixels
 from .images import Colour, load_image
 from .stored import Stored
@@ -62,12 +66,42 @@ class ImageFolder:
 
     def _read(self, file: Path) -> Tensor:
         frame = _bytes(load_image(file, background=self.background))
-        if frame.shape[1:] != (self.height, self.width):
-            raise ValueError(
-                f"{file} is {frame.shape[2]} x {frame.shape[1]} and the images before it are {self.width} x "
-                f"{self.height}: a folder of images is one clip of one size"
-            )
+        _check_same_size(file, (frame.shape[2], frame.shape[1]), (self.width, self.height))
         return frame
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExrFolder:
+    """A folder of EXR images as a clip at a constant rate, ordered by the numbers in their names.
+
+    Its frames are float32 and have the numbers of the files, which are not limited to [0, 1].
+    """
+
+    files: tuple[Path, ...]
+    timeline: Timeline
+    width: int
+    height: int
+
+    @classmethod
+    def open(cls, folder: Path, fps: float | None) -> ExrFolder:
+        """List the images of a folder, played at ``fps`` (by default ``FOLDER_FPS``).
+
+        Raises ValueError if one of them has another size than the first, or cannot be read.
+        """
+        files = sorted((f for f in folder.iterdir() if f.suffix.lower() == exr.SUFFIX), key=_natural)
+        sizes = [exr.check_exr_size(file) for file in files]
+        for file, size in zip(files, sizes, strict=True):
+            _check_same_size(file, size, sizes[0])
+        rate = Fraction(FOLDER_FPS if fps is None else fps).limit_denominator(1001)
+        timeline = timeline_of(range(len(files)), 1 / rate, start_s=0.0, last_ticks=1, declared=[rate])
+        return cls(files=tuple(files), timeline=timeline, width=sizes[0][0], height=sizes[0][1])
+
+    def stored(self, wanted: int) -> Iterator[Stored]:
+        for number in range(wanted, len(self.files)):
+            yield Stored(number, partial(self._read, self.files[number]))
+
+    def _read(self, file: Path) -> Tensor:
+        return exr.read_exr(file)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +169,15 @@ def _bytes(image: Tensor) -> Tensor:
     """Convert an image (1, 3, H, W) in [0, 1] to (3, H, W) uint8."""
     # Rounded, so that bytes that were read as floats come back as they were.
     return (image[0] * 255).round().to(torch.uint8)
+
+
+def _check_same_size(file: Path, size: tuple[int, int], first: tuple[int, int]) -> None:
+    """Raise ValueError if an image of a folder is not as large (width, height) as the first one."""
+    if size != first:
+        raise ValueError(
+            f"{file} is {size[0]} x {size[1]} and the images before it are {first[0]} x {first[1]}: a folder "
+            "of images is one clip of one size"
+        )
 
 
 def _natural(path: Path) -> list[int | str]:

@@ -11,7 +11,10 @@ from .timeline import Timeline
 
 
 class Stored(NamedTuple):
-    """One frame of a file: its number from 0, and ``rgb``, a function that returns it as (3, H, W) uint8."""
+    """One frame of a file: its number from 0, and ``rgb``, a function that returns it as (3, H, W).
+
+    It is uint8, or float32 for EXR images.
+    """
 
     number: int
     # Frames that a lower rate skips have to be decoded, but need not be converted.

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from .container import open_media
+from .exr import is_exr, read_exr_tags
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 _IHDR_END = len(_PNG_HEAD) + 25
@@ -17,7 +18,7 @@ _IHDR_END = len(_PNG_HEAD) + 25
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Read the tags of a media file or a PNG as a dict, including ``metadata`` passed to ``VideoWriter``.
+    """Read the tags of a media file, a PNG or an EXR as a dict, with ``metadata`` passed to ``VideoWriter``.
 
     Names are in lower case, because Matroska does not preserve case. Raises FileNotFoundError for a missing
     file, ValueError for one that is not a media file.
@@ -25,6 +26,8 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     file = Path(path)
     if file.is_file() and _is_png(file):
         return _png_tags(file)
+    if is_exr(file):
+        return read_exr_tags(file)
     with open_media(file) as container:
         return {name.lower(): text for name, text in container.metadata.items()}
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .encoding import AudioEncoding, VideoEncoding
+from .hlg import hlg_frame
 from .images import ITU_709, to_bytes, to_bytes_hwc, to_words_hwc
 
 # FFmpeg's number; players treat untagged and studio range alike, and full range often wrongly.
@@ -47,17 +48,20 @@ class VideoTrack:
             context.codec_tag = encoding.tag
         if encoding.pixel_format.startswith("yuv"):
             # Players guess the colour matrix of untagged video from its size, which shifts some colours.
-            context.color_primaries = context.color_trc = context.colorspace = ITU_709
+            context.color_primaries, context.color_trc, context.colorspace = encoding.colours
             context.color_range = STUDIO_RANGE
         self._stored: StoredAs = _converter(encoding, width, height, fps)
 
     def encode(self, frame: Tensor) -> None:
-        """Encode a frame (3, H, W), uint8 or float in [-1, 1].
+        """Encode a frame (3, H, W), uint8 or float in [-1, 1]; for an HLG master float codes of ACEScct.
 
         Raises ValueError for NaN and infinite values.
         """
         # Time stamps count frames in units of one frame, so that 24000/1001 fps does not drift.
-        picture = _rgb_frame(frame, self.frame_count, deep=self._encoding.deep)
+        if self._encoding.hlg:
+            picture = hlg_frame(frame, self.frame_count)
+        else:
+            picture = _rgb_frame(frame, self.frame_count, deep=self._encoding.deep)
         picture.pts, picture.time_base = self.frame_count, 1 / self._fps
         self.frame_count += 1
         for stored in self._stored.convert(picture):
@@ -145,7 +149,19 @@ class _Palette:
                 return
 
 
+class _AsIs:
+    """Passes on frames that are in the pixel format of the codec already."""
+
+    def convert(self, picture: Any) -> Iterator[Any]:
+        yield picture
+
+    def flush(self) -> Iterator[Any]:
+        return iter(())
+
+
 def _converter(encoding: VideoEncoding, width: int, height: int, fps: Fraction) -> StoredAs:
+    if encoding.hlg:
+        return _AsIs()
     if encoding.pixel_format == "pal8":
         return _Palette(width, height, fps)
     return _Reformatted(encoding.pixel_format)

@@ -15,9 +15,12 @@ import torch
 from torch import Tensor
 
 from .audio_in import has_audio, read_audio
+from .bright_files import refuse_exr
+from .exr import is_exr, is_exr_folder
+from .hdr_space import HDR_SPACES, HdrSpace
 from .images import BLACK, Colour
 from .packets import VideoFile
-from .stills import AnimatedWebP, ImageFolder, is_animated_webp
+from .stills import AnimatedWebP, ExrFolder, ImageFolder, is_animated_webp
 from .stored import StoredFrames
 from .timeline import Timeline
 
@@ -31,7 +34,8 @@ class VideoClip:
     ``width`` and ``height`` are in square pixels, after rotation. The part begins at ``start_s`` seconds and
     has ``frame_count`` frames (at most ``max_frames``) at a constant ``fps``. A file of variable rate is
     resampled by its time stamps, see :class:`~ltx2_core.media.timeline.Timeline`. Transparent pixels are
-    blended with ``background``, RGB in [0, 1]. ``notes`` are sentences that say what was changed.
+    blended with ``background``, RGB in [0, 1]. ``notes`` are sentences that say what was changed. ``hdr`` is
+    the colour space of a folder of EXR images, else None.
     """
 
     path: Path
@@ -44,6 +48,7 @@ class VideoClip:
     has_audio: bool
     background: Colour
     source: StoredFrames = field(repr=False)
+    hdr: HdrSpace | None = None
 
     @property
     def timeline(self) -> Timeline:
@@ -54,9 +59,10 @@ class VideoClip:
         return self.timeline.notes
 
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[Tensor]:
-        """Yield frames (3, H, W) uint8 in order, ``count`` of them from number ``first`` on.
+        """Yield frames (3, H, W) in order, ``count`` of them from number ``first`` on.
 
-        Numbers count from the start of this part; ``count`` None is up to its end. Every call decodes again,
+        They are uint8, or for EXR images float32 with the numbers of the files. Numbers count from the start
+        of this part; ``count`` None is up to its end. Every call decodes again,
         from the last keyframe before ``first``.
         """
         timeline, offset = self.timeline, self.timeline.frame_at(self.start_s)
@@ -82,14 +88,28 @@ class VideoClip:
     def read(self, first: int = 0, count: int | None = None) -> Tensor:
         """Decode ``count`` frames from number ``first`` of this part on: (N, 3, H, W) float32 in [0, 1].
 
-        ``count`` None is up to the end of the part. Raises ValueError if there are no frames or the file is
-        damaged.
+        Those of EXR images are codes of ACEScct. ``count`` None is up to the end of the part. Raises
+        ValueError if there are no frames or the file is damaged.
         """
         frames = list(self.frames(first, count))
         if not frames:
             self.check_not_empty()
             raise ValueError(f"{self.path} has no frame {first}; it has {self.frame_count}")
-        return torch.stack(frames).float() / 255.0
+        return self.coded(self.stacked(frames))
+
+    def stacked(self, frames: list[Tensor]) -> Tensor:
+        """Join frames of :meth:`frames` to (N, 3, H, W) float32, from 0 for black to 1 for white.
+
+        Only those of EXR images can be brighter; :meth:`coded` brings them into [0, 1] at last, since
+        they are scaled and cropped in linear light.
+        """
+        pixels = torch.stack(frames).float()
+        # In place, since the frames of a chunk are most of what is held of a source.
+        return pixels.div_(255.0) if self.hdr is None else pixels
+
+    def coded(self, pixels: Tensor) -> Tensor:
+        """Bring frames of :meth:`stacked` into [0, 1]: EXR images become codes of ACEScct."""
+        return pixels if self.hdr is None else self.hdr.to_codes(pixels)
 
     def check_not_empty(self) -> None:
         """Raise ValueError if this part of the file has no frames."""
@@ -125,13 +145,18 @@ def read_video(
     max_frames: int | None = None,
     start_s: float = 0.0,
     background: Colour = BLACK,
+    hdr: str | None = None,
+    fps: float | None = None,
 ) -> VideoClip:
     """Describe a part of a video file; reads its time stamps and decodes only its first frame.
 
     The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
     blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`, and
-    interlaced video progressive, see :mod:`~ltx2_core.media.deinterlace`. Raises FileNotFoundError for a
-    missing file, ValueError for one without readable video or frame rate.
+    interlaced video progressive, see :mod:`~ltx2_core.media.deinterlace`.
+
+    A folder of EXR images is a clip of the colour space ``hdr``, a key of ``HDR_SPACES``, at ``fps`` frames
+    per second (None for 24); both have no effect for other files. Raises FileNotFoundError for a missing
+    file, ValueError for one without readable video or frame rate, and for EXR images without ``hdr``.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")
@@ -139,7 +164,7 @@ def read_video(
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
     file = Path(path)
     # The first frame has to be decoded: rotation, transfer function and interlacing are properties of frames.
-    source = _open(file, background)
+    source = _open(file, background, hdr, fps)
     timeline = source.timeline
     left = max(timeline.frame_count - timeline.frame_at(start_s), 0)
     for note in timeline.notes:
@@ -155,10 +180,21 @@ def read_video(
         has_audio=isinstance(source, VideoFile) and has_audio(file),
         background=background,
         source=source,
+        hdr=HDR_SPACES[hdr] if hdr is not None and isinstance(source, ExrFolder) else None,
     )
 
 
-def _open(file: Path, background: Colour) -> StoredFrames:
+def _open(file: Path, background: Colour, hdr: str | None, fps: float | None) -> StoredFrames:
+    if is_exr_folder(file):
+        if hdr is None:
+            raise ValueError(
+                f"{file} is a folder of EXR images, whose light is not limited to white: say what colours "
+                f"they have with hdr (--hdr), one of {', '.join(HDR_SPACES)}, or convert them to PNG"
+            )
+        return ExrFolder.open(file, fps)
+    if hdr is not None and is_exr(file):
+        raise ValueError(f"{file} is one EXR image, and a clip has many: give a folder of EXR images")
+    refuse_exr(file)
     if file.is_dir():
         return ImageFolder.open(file, background)
     # Told by content and before FFmpeg sees the file, because not every FFmpeg decodes an animation.

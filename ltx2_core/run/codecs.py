@@ -143,31 +143,37 @@ class Codecs:
         return replace(latents, video=video.float())
 
     def decode_video(
-        self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False, stop: Stop | None = None
+        self,
+        latent: Tensor | Iterable[Tensor],
+        *,
+        as_bytes: bool = False,
+        stop: Stop | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Iterator[Tensor]:
-        """Decode a normalised latent (1, 128, F, H, W) to chunks of frames in [-1, 1].
+        """Decode a normalised latent (1, 128, F, H, W) to chunks of frames (N, 3, 32 H, 32 W) in [-1, 1].
 
-        A chunk is (frames, 3, 32 H, 32 W). ``latent`` may also be consecutive pieces of one along time. The
-        frames equal those of decoding all at once, and memory does not grow with their number. With
-        ``as_bytes`` frames are uint8, converted on the device, which copies a quarter of the bytes. ``stop``
-        is called before each chunk; if it returns True, decoding ends with :class:`Stopped`. Raises
-        ValueError if there are no pieces.
+        The latent may also come in consecutive pieces. The frames equal those of decoding all at once, and
+        memory does not grow with their number. With ``as_bytes`` frames are uint8, converted on the device,
+        which copies a quarter of the bytes. ``stop`` is called before each chunk; if it returns True,
+        decoding ends with :class:`Stopped`. The decoder computes in ``dtype``, by default that of the run.
+        Raises ValueError if there is no latent.
         """
-        with self.networks.use(Component.VIDEO_DECODER) as decoder:
+        dtype = dtype or self.networks.dtype
+        with self.networks.use(Component.VIDEO_DECODER, dtype=dtype) as decoder:
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
             first = next(pieces, None)
             if first is None:
                 raise ValueError("there is no latent to decode; give at least one piece")
             # How many pieces will come is unknown, so that the choice has to hold for any length.
             frames = frames_of(latent.shape[2]) if isinstance(latent, Tensor) else sys.maxsize
-            where = self.networks.device, self.networks.dtype
+            where = self.networks.device, dtype
             moved = (piece.to(*where) for piece in chain((first,), pieces))
             # The decoder is held until the last chunk has been taken.
             yield from decode_chunks(
                 decoder,
                 # A whole latent stays whole: noise of the whole clip needs its length.
                 next(moved) if isinstance(latent, Tensor) else moved,
-                self._decode_choice(first, frames),
+                self._decode_choice(first, frames, dtype),
                 as_bytes=as_bytes,
                 check=Run(stop=stop).check,
                 clock=self.networks.clock,
@@ -189,13 +195,13 @@ class Codecs:
             )
         return waveform[0].cpu(), rate
 
-    def _decode_choice(self, latent: Tensor, frames: int) -> DecodeChoice | None:
+    def _decode_choice(self, latent: Tensor, frames: int, dtype: torch.dtype) -> DecodeChoice | None:
         """Choose chunks and tiles for decoding a clip of ``frames`` frames within the memory budget.
 
-        ``latent`` (1, C, F, H, W) is the first piece of the clip's latent, of which rows and columns are
-        read. Returns None if the run has no memory budget.
+        ``dtype`` is the number format of the decoder, and ``latent`` the first piece of the clip's latent,
+        which tells the size. Returns None without a budget.
         """
         rows, columns = latent.shape[3:]
         # Memory does not depend on the frame rate, so that any will do.
         clip = ClipPlan(width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=frames, fps=24.0)
-        return self.networks.decode_choice(clip)
+        return self.networks.decode_choice(clip, dtype=dtype)

@@ -83,18 +83,38 @@ class Components(NetworkSizes):
 
     @contextmanager
     def use(
-        self, component: Component, loras: tuple[Lora, ...] = (), *, device: torch.device | None = None
+        self,
+        component: Component,
+        loras: tuple[Lora, ...] = (),
+        *,
+        device: torch.device | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Iterator[Any]:
         """A context that yields the network of ``component`` with ``loras`` merged into its weights.
 
-        The network is on ``device`` (None: the device of the run), and is freed at the end of the context
-        unless it is held. If it is already loaded with other LoRAs, only the weights that the old or the new
-        LoRAs change are exchanged.
+        It is on ``device``, by default the device of the run, and is freed at the end unless it is held. It
+        computes in ``dtype``, by default that of the run, or float32 for components that need it. If
+        the network is already loaded with other LoRAs, only the weights that these and the new ones change
+        are exchanged.
         """
         device = self.device if device is None else device
         # LoRAs without a layer here must not cause an exchange of weights.
         loras = tuple(lora for lora in loras if component in lora.components)
-        dtype = torch.float32 if component in _FLOAT32 else self.dtype
+        usual = torch.float32 if component in _FLOAT32 else self.dtype
+        if dtype not in (None, usual):
+            # Not held, since the next run wants the usual one.
+            with self.clock.timed("load"):
+                network = self.file(component).load(
+                    component, dtype=dtype, device=device, loras=loras, numerics=self.numerics, **self._matmul
+                )
+            try:
+                yield network
+            finally:
+                # The name would hold the weights while memory is released.
+                del network
+                self._release()
+            return
+        dtype = usual
         # Taken out, so that a network whose exchange of LoRAs was interrupted is never used again.
         before, network = self._held.pop(component, ((), None))
         if network is not None and before != loras and is_fp8(network):

@@ -48,6 +48,7 @@ class RequestOptions(TypedDict, total=False):
     latents: AVLatent | Tensor | None
     noise: AVLatent | None
     source_clip: SourceClip | Mapping[str, Any] | None
+    hdr: Literal["srgb-linear", "acescg", "acescct"] | None
     steps: int | None
     sigmas: Sequence[float] | None
     schedule: ScheduleOf | None
@@ -97,6 +98,7 @@ FIELDS: dict[str, str] = {
     "latents": "inputs.latents",
     "noise": "inputs.noise",
     "source_clip": "inputs.source_clip",
+    "hdr": "inputs.hdr",
     **{
         name: f"sampling.{name}"
         for name in (

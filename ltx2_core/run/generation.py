@@ -10,12 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from ..media import Destination, Encoding
+from ..media.hdr_space import HDR_SPACES
 from ..media.save import Clip, save_clip
 from ..sampling.caching import Evaluations
 from ..shapes import ClipPlan
@@ -70,10 +72,36 @@ class Generation:
         """Decode the frames in chunks (frames, 3, height, width), in [-1, 1] or uint8 with ``as_bytes``.
 
         Memory does not grow with the length of the clip. ``stop`` is called before each chunk; if it returns
-        True, decoding ends with :class:`Stopped`.
+        True, decoding ends with :class:`Stopped`. Those of an HDR clip are codes of ACEScct, decoded in
+        float32; :meth:`light` yields their light. Raises ValueError for an HDR clip ``as_bytes``.
         """
         assert self.latents.video is not None
-        return self.codecs.decode_video(self.latents.video, as_bytes=as_bytes, stop=stop)
+        if self.hdr is None:
+            return self.codecs.decode_video(self.latents.video, as_bytes=as_bytes, stop=stop)
+        if as_bytes:
+            raise ValueError(
+                f"this clip is HDR ({self.hdr}), and 8 bits would clip it: use light(), or save it as .exr"
+            )
+        return self.codecs.decode_video(self.latents.video, stop=stop, dtype=torch.float32)
+
+    @property
+    def hdr(self) -> str | None:
+        """The colour space of an HDR clip, a key of ``HDR_SPACES``; None for an SDR clip."""
+        hdr: str | None = self.request.hdr
+        return hdr
+
+    def light(self, *, stop: Callable[[], bool] | None = None) -> Iterator[Tensor]:
+        """Decode an HDR clip in chunks (N, 3, H, W) float32, as its EXR images are written.
+
+        Values are of the colour space of the run: linear light, where 1 is diffuse white, or for "acescct"
+        its log codes. ``stop`` is that of :meth:`frames`. Raises ValueError for an SDR clip.
+        """
+        if self.hdr is None:
+            raise ValueError(
+                "this clip is SDR and has no light above white: sample it with hdr, or use frames()"
+            )
+        space = HDR_SPACES[self.hdr]
+        return (space.of_codes((chunk + 1) / 2) for chunk in self.frames(stop=stop))
 
     def array(self) -> NDArray[np.uint8]:
         """Decode all frames into one uint8 array (frames, height, width, 3)."""
@@ -125,6 +153,9 @@ class Generation:
         file has tags. ``encoding`` are the fields of :class:`~ltx2_core.media.Encoding`: ``video_codec``,
         ``crf``, ``encoder_preset``, ``pixel_format`` and ``audio_bitrate``.
 
+        An HDR clip becomes EXR images (a folder, or names such as ``f_%05d.exr``), or in ``.mp4``, ``.mov``
+        and ``.mkv`` an HLG master with a folder of EXR images next to it, ``clip_exr/`` for ``clip.mp4``.
+
         ``on_frames`` is called with (frames written, all frames). ``stop`` ends the work when it returns
         True. No file is left if the work fails or is stopped. Raises TypeError for unknown keywords,
         ValueError for encodings that the kind of file does not allow, and what
@@ -160,6 +191,7 @@ class Generation:
             frames=None if self.latents.video is None else frames,
             audio=audio,
             # Players and file managers display the tag ``comment``.
+            hdr=None if self.latents.video is None else self.hdr,
             tags={METADATA_KEY: json.dumps(self.settings()), "comment": self.request.text.prompt},
         )
 

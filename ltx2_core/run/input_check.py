@@ -18,6 +18,7 @@ from ..sampling.noise import check_noise
 from ..shapes import ClipPlan
 from ..transformer.tiles import tile_spans
 from .components import Components
+from .hdr_inputs import check_hdr, read_image
 from .inputs import read_input_audio, reference_scale
 from .request import Request
 from .stages import Stage
@@ -86,19 +87,20 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
     the file.
     """
     inputs, clip = request.inputs, stages[-1].clip
+    check_hdr(request)
     if inputs.image.source is not None:
         with _named("image"):
             _check_images(inputs.image.source)
     for image in inputs.images:
         with _named("images"):
             # Decoded and not only opened, because damage appears only then.
-            load_image(image.source)
+            read_image(image.source)
             if image.frame < -clip.frames:
                 raise ValueError(f"frame {image.frame} is before the first of {clip.frames} frames")
             place_guide(1, image.frame, clip.latent_frames)
     for reference in inputs.references:
         with _named("references"):
-            _check_reference(reference, clip)
+            _check_reference(reference, clip, inputs.hdr)
             for stage in stages:
                 reference_scale(reference, loras, stage.clip)
     if inputs.noise is not None:
@@ -117,17 +119,17 @@ def _check_images(source: ImageSource) -> None:
         for frame in source:
             load_image(frame)
     else:
-        load_image(source)
+        read_image(source)
 
 
-def _check_reference(reference: VideoReference, clip: ClipPlan) -> None:
+def _check_reference(reference: VideoReference, clip: ClipPlan, hdr: str | None) -> None:
     source = reference.source
     if isinstance(source, Tensor):
         if source.ndim != 4 or source.shape[1] != 3:
             raise ValueError(f"frames must be (N, 3, H, W); got {tuple(source.shape)}")
         frames = len(source)
     else:
-        frames = read_video(source, max_frames=clip.frames).frame_count
+        frames = read_video(source, max_frames=clip.frames, hdr=hdr).frame_count
     if frames < clip.frames:
         named = "" if isinstance(source, Tensor) else f" {source}"
         raise ValueError(

@@ -21,13 +21,15 @@ from ..conditioning.inputs import Fit, ImageAt, Inputs, VideoReference
 from ..conditioning.items import Conditioning, ImageInPlace, InputAudio
 from ..conditioning.reference import ReferenceAudio
 from ..loading import Lora
-from ..media import compress_image, fit_image, load_image, read_audio, read_video
+from ..media import compress_image, fit_image, read_audio, read_video
 from ..media.clip_frames import ClipFrames, Frames
+from ..media.exr import is_exr
 from ..media.images import Colour, FitMode, ImageSource, parse_colour
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject, JsonValue
 from ..types import Numerics
 from .codecs import Codecs
+from .hdr_inputs import exr_codes, read_image
 from .progress import Run
 from .recipes import DEFAULT
 from .request import Request
@@ -86,7 +88,8 @@ def conditioning(
     if inputs.image.source is not None:
         run.report("image", 0, 1)
         frames, crf = _image_frames(inputs.image.source, colour), _crf(inputs.image.crf, request)
-        by_input.append([_first_image(codecs, frames, stage, crf, inputs.fit) for stage in stages])
+        hdr = inputs.hdr if is_exr(inputs.image.source) else None
+        by_input.append([_first_image(codecs, frames, stage, crf, inputs.fit, hdr) for stage in stages])
     if inputs.reference_audio.source is not None:
         run.report("reference", 0, 1)
         # A voice has no size in pixels and is the same in every stage.
@@ -149,12 +152,16 @@ def _crf(crf: int | None, request: Request) -> int:
     return DEFAULT.image_crf if of_request is None else of_request
 
 
-def _prepare(frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: Fit) -> Tensor:
-    """Bring frames (frames, 3, height, width) in [0, 1] to the width and height of ``clip``, as ``fit`` says.
+def _prepare(
+    frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: Fit, hdr: str | None
+) -> Tensor:
+    """Fit frames to the size of ``clip``.
 
-    A single frame is also compressed with H.264 at ``crf`` and decoded. ``numerics`` decides whether that is
-    done before or after resizing, and how frames are resized.
+    A single frame is also compressed with H.264 at ``crf`` and decoded. An EXR image, which is of the colour
+    space ``hdr``, is not: H.264 would clip it.
     """
+    if hdr is not None:
+        return exr_codes(frames, hdr, clip, numerics)
     comfy = numerics.is_comfy
     # Official pipelines compress the image at its own size, ComfyUI after it was resized.
     if len(frames) == 1 and not comfy:
@@ -176,22 +183,24 @@ def _mode(fit: Fit, crop: FitMode) -> FitMode:
 def first_image_pixels(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor | None:
     """The first image of a request as it is encoded for ``clip``: (N, 3, H, W) in [0, 1]; None without one.
 
-    It is fitted to the size of the clip, and compressed if it is a single image.
+    It is fitted to the size of the clip, and compressed if it is a single image that is not HDR.
     """
     image, inputs = request.inputs.image, request.inputs
     if image.source is None:
         return None
     frames = _image_frames(image.source, parse_colour(inputs.background))
-    return _prepare(frames, clip, _crf(image.crf, request), numerics, inputs.fit)
+    hdr = inputs.hdr if is_exr(image.source) else None
+    return _prepare(frames, clip, _crf(image.crf, request), numerics, inputs.fit, hdr)
 
 
-def _first_image(codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit) -> ImageInPlace:
-    """Encode the input image or clip, which the frames of a stage begin with.
+def _first_image(
+    codecs: Codecs, frames: Tensor, stage: Stage, crf: int, fit: Fit, hdr: str | None
+) -> ImageInPlace:
+    """Encode the input image, or clip, for the first frames of a stage.
 
-    ``frames`` are (frames, 3, height, width) in [0, 1]; ``crf`` compresses a single frame, and ``fit`` says
-    how another shape is fitted.
+    ``hdr`` is the colour space of an EXR image, else None.
     """
-    pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics, fit)
+    pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics, fit, hdr)
     return ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength)
 
 
@@ -202,8 +211,9 @@ def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: 
     """
     # A negative number counts from the end of the clip, and is resolved before the image is encoded.
     placed = place_guide(1, image.frame, clip.latent_frames)
-    frames = load_image(image.source, background=parse_colour(inputs.background))
-    pixels = _prepare(frames, clip, crf, codecs.networks.numerics, inputs.fit)
+    frames = read_image(image.source, background=parse_colour(inputs.background))
+    hdr = inputs.hdr if is_exr(image.source) else None
+    pixels = _prepare(frames, clip, crf, codecs.networks.numerics, inputs.fit, hdr)
     return GuideFrames(
         latent=codecs.encode_video(pixels), frame=placed.frame, strength=image.strength, single_frame=True
     )
@@ -212,10 +222,10 @@ def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: 
 def _video_reference(
     codecs: Codecs, reference: VideoReference, clip: ClipPlan, inputs: Inputs
 ) -> GuideFrames:
-    """Encode a control video or reference as a guide along the whole ``clip``.
+    """Encode a control video or reference as a guide along the whole clip.
 
-    ``fit`` says how frames of another shape are fitted. Raises ValueError if the video is shorter than the
-    clip, or if the clip's latent rows or columns cannot be divided by the scale of the reference.
+    ``hdr`` is the colour space of a folder of EXR images. Raises ValueError if the video is shorter than the
+    clip, or the clip's size cannot be divided by its scale.
     """
     scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
@@ -225,7 +235,7 @@ def _video_reference(
         frames = reference.source
     else:
         colour = parse_colour(inputs.background)
-        video = read_video(reference.source, max_frames=clip.frames, background=colour)
+        video = read_video(reference.source, max_frames=clip.frames, background=colour, hdr=inputs.hdr)
         video.warn_of_rate(clip.fps)
         # Frames at the size of the file are decoded as they are encoded, where none is left out.
         frames = ClipFrames.of(video) if every == 1 else video.read()
@@ -297,4 +307,4 @@ def _image_frames(image: ImageSource, background: Colour) -> Tensor:
     # Several frames are a clip to begin with, which load_image does not take.
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] > 1:
         return image
-    return load_image(image, background=background)
+    return read_image(image, background=background)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ..config import audio_vae_config, text_config, transformer_config, video_vae_config, vocoder_config
 from ..loading import Component
 from ..memory import (
@@ -81,19 +83,20 @@ class NetworkSizes(ModelFiles):
             host=source_host_bytes(size, clip),
         )
 
-    def decode_choice(self, clip: ClipPlan) -> DecodeChoice | None:
-        """Choose the chunks and tiles in which ``clip`` is decoded within ``max_memory``.
+    def decode_choice(self, clip: ClipPlan, *, dtype: torch.dtype | None = None) -> DecodeChoice | None:
+        """Choose the chunks and tiles in which ``clip`` is decoded within ``max_memory``; None without it.
 
-        Returns None if the run has no ``max_memory``.
+        ``dtype`` is the number format of the decoder, None for that of the run.
         """
         if self.max_memory is None:
             return None
+        dtype, decoder = dtype or self.dtype, self.file(Component.VIDEO_DECODER)
         return choose_decode(
             # The weights of the decoder share the budget with what it computes.
-            usable(self.max_memory) - self.component_bytes(Component.VIDEO_DECODER),
-            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
+            usable(self.max_memory) - loaded_bytes(decoder.infos(Component.VIDEO_DECODER).values(), dtype),
+            vae=video_vae_config(decoder.config),
             clip=clip,
-            dtype=self.dtype,
+            dtype=dtype,
         )
 
     def component_bytes(self, *components: Component, within: str = "") -> int:

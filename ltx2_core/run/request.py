@@ -71,6 +71,9 @@ class Request:
             re-noised to the first sigma; the part of the schedule to run, 0.3 preserves most of them.
         noise: noise of the first stage in place of noise from ``seed``, of the shape of its latents.
         source_clip: the file and the regions of an edit, for the record.
+        hdr: colour space of EXR images and of the clip, which is then HDR: "srgb-linear" (linear light of
+            BT.709), "acescg" (linear) or "acescct" (its log codes). It is decoded in float32 and saved as EXR
+            images and an HLG master.
         steps, sigmas: number of sampling steps of the first stage, or its noise levels; a final 0 is appended
             where it is missing.
         schedule: "4096" spreads steps as for that many tokens, like the official pipelines; "clip" for the

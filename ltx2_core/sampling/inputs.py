@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ from ..conditioning.patchify import (
     unpatchify_video,
     video_positions,
 )
-from ..conditioning.reference import with_reference_positions
+from ..conditioning.reference import beside_reference, reference_audio_positions
 from ..transformer import GuideWeights, Modality
 from ..transformer.nag import NegativeText
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
@@ -56,6 +57,7 @@ class ClipInputs:
         self._video = self._video_stream(state, mask.video, {which: c.video for which, c in contexts.items()})
         texts = {which: c.audio for which, c in contexts.items()}
         self._reference = None if clean.audio is None else state.reference_audio
+        self._follows = state.reference_follows
         self._audio = self._audio_stream(mask.audio, texts, self._reference)
         # Built once next to the other, since a run with identity guidance alternates between both at every
         # step.
@@ -85,8 +87,9 @@ class ClipInputs:
             tokens = patchify_audio(x.audio)
             if self._reference is not None and not plain:
                 reference = patchify_audio(self._reference).to(tokens)
-                # The reference comes first, as in ComfyUI, and one reference serves a whole batch.
-                tokens = torch.cat((reference.expand(len(tokens), -1, -1), tokens), dim=1)
+                # One reference serves a whole batch.
+                reference = reference.expand(len(tokens), -1, -1)
+                tokens = beside_reference(reference, tokens, axis=1, follows=self._follows)
             audio = stream.modality(tokens.to(self.dtype), sigma, passes, self._nag)
         return video, audio
 
@@ -101,8 +104,10 @@ class ClipInputs:
             # the model's dtype.
             video_latent = unpatchify_video(self._all_cells(video.float()), *x.video.shape[2:])
         if x.audio is not None and audio is not None:
-            # The clip's tokens are the last ones, since the reference comes before them.
-            audio_latent = unpatchify_audio(audio[:, -x.audio.shape[2] :].float(), x.audio.shape[3])
+            # The reference comes before the clip's tokens, or after them.
+            length = x.audio.shape[2]
+            own = audio[:, :length] if self._follows else audio[:, -length:]
+            audio_latent = unpatchify_audio(own.float(), x.audio.shape[3])
         return AVLatent(video_latent, audio_latent)
 
     def _all_cells(self, tokens: Tensor) -> Tensor:
@@ -137,9 +142,10 @@ class ClipInputs:
             return None
         positions = audio_positions(mask.shape[2])
         if reference is not None:
-            positions = with_reference_positions(reference, positions)
+            length, join = reference.shape[2], partial(beside_reference, follows=self._follows)
+            positions = join(reference_audio_positions(length).to(positions), positions, axis=2)
             # A mask of 0 is timestep 0: the reference is clean at every step.
-            mask = torch.cat((mask.new_zeros(len(mask), 1, reference.shape[2], 1), mask), dim=2)
+            mask = join(mask.new_zeros(len(mask), 1, length, 1), mask, axis=2)
         return self._stream(mask, positions, contexts)
 
     def _stream(

@@ -8,14 +8,14 @@ from .option import MAX_FRAMES, MAX_SECONDS, Option
 
 
 def edits_options() -> Iterator[Option]:
-    """Yield the options of the commands extend, retake, and sound (which adds audio)."""
+    """Yield the options of the commands extend, retake, sound (which adds audio) and dub."""
     yield Option(
         name="source",
         flags=("--video",),
         kind="path",
         group="source",
-        help="The video file to edit. With ltx2 long it is the control video or reference video for an "
-        "IC-LoRA.",
+        help="The video file to edit; ltx2 dub takes it without the flag, too. With ltx2 long it is the "
+        "control video or reference video for an IC-LoRA.",
     )
     yield Option(
         name="extend_seconds",

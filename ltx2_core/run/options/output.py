@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...formats import PIXEL_FORMATS, STREAMED, VIDEO_CODECS
+from ...formats import HDR_NAMES, PIXEL_FORMATS, STREAMED, VIDEO_CODECS
 from .option import Option
 
 
@@ -21,6 +21,20 @@ def output_options() -> Iterator[Option]:
         "without audio: .gif, .webp, a folder for PNG frames (frames/), or numbered PNGs (f_%05d.png). Audio "
         "alone: .wav, .flac, .mp3, .m4a. - is stdout.",
         default="ltx2.mp4",
+    )
+    yield Option(
+        name="hdr",
+        flags=("--hdr",),
+        kind="choice",
+        group=group,
+        command="generate",
+        choices=HDR_NAMES,
+        help="Make an HDR clip, in this colour space: srgb-linear (linear light of BT.709), acescg (linear "
+        "light of ACEScg) or acescct (its log codes). EXR images of --image, --keyframe and --control (a "
+        "folder) are in it too. -o clip.mp4, .mov or .mkv writes a 10-bit HLG master, and next to it the "
+        "folder clip_exr/ of half-float EXR images; -o frames/ or f_%05d.exr writes the images alone. Frames "
+        "are decoded in float32.",
+        request=True,
     )
     yield from _encoding_options(group)
     yield Option(

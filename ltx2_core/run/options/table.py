@@ -36,6 +36,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("source", "edit", "text", *_SHARED),
     "retake": ("source", "edit", "text", *_SHARED),
     "sound": ("source", "edit", "text", *_SHARED),
+    "dub": ("source", "text", "model", "execution", "output"),
     "long": ("text", "source", "window", "size", "inputs", *_SHARED),
     "plan": ("size", "model", "execution", "output"),
 }
@@ -48,6 +49,11 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     "sound": {
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
         **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
+    },
+    "dub": {
+        "stage2_loras": "both stages have the LoRA of Dub-It",
+        "negative_prompt": "a dub is sampled without guidance",
+        **dict.fromkeys(("passes_per_call", "guidance_parallel"), "a dub is sampled without guidance"),
     },
     "long": {
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
@@ -69,6 +75,7 @@ _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
+    "dub": ("background", "seed", "tiles"),
 }
 
 

@@ -1,0 +1,174 @@
+"""Dubs a video: new speech in the voice of the source, and the face that speaks it (Dub-It, an IC-LoRA).
+
+Letters: N frames, H W pixel rows and columns, S samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..conditioning.guide_frames import GuideFrames
+from ..conditioning.items import Conditioning
+from ..conditioning.reference import OwnAudio, ReferenceAudio
+from ..loading import Component
+from ..media import fit_image
+from ..media.clip_frames import ClipFrames
+from ..run.generation import as_long_as
+from ..run.request import RequestOptions
+from ..shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, latent_frames_of, plan_clip
+from ..types import Numerics
+from .edit import make_edit
+from .footage import Footage
+from .joints import cropped
+from .protocols import Encoders, LongPipeline, SampledClip, StageInput, Waveform
+from .result import Edit
+
+STAGES = 2
+
+# The official pipeline samples dubs with plain Euler steps, whatever the generation of the checkpoint.
+SETTINGS: RequestOptions = {
+    "stages": STAGES,
+    "distilled": True,
+    "sampler": "euler",
+    "stage2_sampler": "euler",
+    "audio_stage": 1,
+}
+"""Fields of the request of every dub."""
+
+
+def dub(pipeline: LongPipeline, prompt: str, source: Footage, **options: Any) -> Edit:
+    """Dub ``source``: its speech becomes what ``prompt`` says, in its voice, and the lips follow.
+
+    The checkpoint must have distilled weights, and the pipeline exactly one LoRA, that of Dub-It. Frames of
+    the source are the reference in both sampling stages, its audio only in the first, which generates the
+    new audio. The result has the first 8k + 1 frames of the source. ``options`` are those of :func:`extend`.
+
+    Raises ValueError for another number of LoRAs, and for a source without audio.
+    """
+    plan = plan_dub_of(pipeline, source)
+    return make_edit(pipeline, plan, prompt, **{**options, **SETTINGS})
+
+
+def plan_dub_of(pipeline: LongPipeline, source: Footage) -> Dub:
+    """Plan a dub with the LoRA of ``pipeline``, which decides how small the reference is encoded.
+
+    Raises ValueError as :func:`dub` does.
+    """
+    loras = pipeline.loras
+    if len(loras) != 1:
+        raise ValueError(
+            f"dubbing takes exactly one LoRA, the IC-LoRA of Dub-It, and {len(loras)} are named: give it "
+            "alone, with loras (--lora FILE)"
+        )
+    # Known from headers, and needed only after the text is encoded.
+    pipeline.networks.file(Component.AUDIO_ENCODER)
+    return plan_dub(source, loras[0].reference_downscale_factor, numerics=pipeline.numerics)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dub:
+    """A planned dub of the first frames of ``source``, with its whole audio as the voice.
+
+    ``clip`` is the size and length of the second sampling stage: 8k + 1 frames. The frames of the source are
+    encoded ``scale`` times smaller than the clip of each stage.
+    """
+
+    source: Footage
+    clip: ClipPlan
+    scale: int
+    regenerates_video = True
+
+    def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
+        audio = self.source.audio
+        assert audio is not None
+        frames = self.source.part(0, self.clip.frames).on_grid(self.clip)
+        return [DubbedFrames(frames, self.scale), DubbedAudio(audio, self.clip)]
+
+    def finish(self, sampled: SampledClip) -> Edit:
+        """Make the result: the sampled frames without their padding, and the audio of the first stage."""
+        width, height = self.source.size if self.source.fit == "own" else (self.clip.width, self.clip.height)
+        waveform, rate = sampled.audio()
+        track = as_long_as(waveform, rate, self.clip.seconds)
+        return Edit(
+            frame_chunks=lambda: cropped(sampled.frames(), (width, height)),
+            audio_chunks=lambda: iter((track,)),
+            frame_count=self.clip.frames,
+            width=width,
+            height=height,
+            fps=self.source.fps,
+            rate=rate,
+            settings={**sampled.settings(), "dub": {}},
+        )
+
+    def describe(self) -> str:
+        smaller = "at the size of the clip" if self.scale == 1 else f"{self.scale} times smaller"
+        return (
+            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the voice of "
+            "the source is that of the new audio"
+        )
+
+
+def plan_dub(source: Footage, scale: int, *, numerics: Numerics) -> Dub:
+    """Plan a dub whose reference is encoded ``scale`` times smaller than the clip.
+
+    The clip has the first 8k + 1 frames of ``source``. Its width and height are multiples of 64 and of what
+    ``scale`` divides in both stages: those of the source rounded up, or with another ``fit`` than "own" to
+    the nearest. ``numerics`` is the implementation whose rounding is followed. Raises ValueError for a source
+    without audio.
+    """
+    if source.audio is None:
+        raise ValueError("the video has no audio: a dub takes the voice from it; give a video with audio")
+    multiple = SPATIAL_SCALE * STAGES * scale
+    # Rounded up, because a source at its own size is padded and never cut.
+    rounded = math.ceil if source.fit == "own" else round
+    width, height = (max(1, rounded(size / multiple)) * multiple for size in source.size)
+    frames = frames_of(latent_frames_of(len(source.frames)))
+    clip = plan_clip(
+        width, height, frames=frames, fps=source.fps, snap=Snap.ERROR, stages=STAGES, numerics=numerics
+    )
+    return Dub(source=source, clip=clip, scale=scale)
+
+
+@dataclass(frozen=True, eq=False)
+class DubbedFrames:
+    """Frames of the source as the reference of a dub, ``scale`` times smaller than the clip of a stage."""
+
+    footage: Footage
+    scale: int
+
+    @property
+    def footage_size(self) -> tuple[int, int]:
+        return self.footage.size
+
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        frames, size = self.footage.frames, (clip.width // self.scale, clip.height // self.scale)
+        if isinstance(frames, ClipFrames):
+            latent = codecs.encode_video(frames.fitted(*size, "official"))
+        else:
+            latent = codecs.encode_video(fit_image(frames, *size))
+        return GuideFrames(latent=latent, frame=0, scale=self.scale)
+
+    def describe(self) -> str:
+        return f"{len(self.footage.frames)} frames of the source as the reference"
+
+
+@dataclass(frozen=True, eq=False)
+class DubbedAudio:
+    """The audio of a dub: in the first stage that of the source is the reference of the generated audio.
+
+    In the second stage, whose clip is ``last``, the audio of the first is preserved and is its own reference.
+    """
+
+    audio: Waveform
+    last: ClipPlan
+
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        if (clip.width, clip.height) == (self.last.width, self.last.height):
+            return OwnAudio()
+        return ReferenceAudio(latent=codecs.encode_audio(*self.audio), follows=True)
+
+    def describe(self) -> str:
+        return f"{self.audio[0].shape[1] / self.audio[1]:.2f} s of audio of the source as the reference"

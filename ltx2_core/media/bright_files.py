@@ -1,0 +1,65 @@
+"""Refuses images brighter than 8 bits of standard range can say, in place of clipping them silently."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Final
+
+from PIL import Image
+
+from ..formats import HDR_NAMES
+from .exr import is_exr
+
+CURVES: Final = {16: "PQ", 18: "HLG"}
+"""Numbers of ITU-T H.273 of the transfer functions of HDR, which PNG, AVIF and HEIF files state."""
+_HEAD: Final = 65536
+"""Bytes at the beginning of a file in which the transfer function is stated."""
+_FLOAT_SUFFIXES: Final = (".hdr", ".pfm", ".rgbe")
+
+
+def refuse_exr(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError, which says what to do, if ``path`` is an EXR image."""
+    if is_exr(path):
+        raise ValueError(
+            f"{path} is an EXR image, whose light is not limited to white: say what colours it has with hdr "
+            f"(--hdr), one of {', '.join(HDR_NAMES)}, where the run takes HDR images, or convert it to PNG"
+        )
+
+
+def refuse_bright(path: Path, image: Image.Image) -> None:
+    """Raise ValueError for an opened image of floating point numbers, or with the curve PQ or HLG.
+
+    ``path`` is its file.
+    """
+    curve = _stated_curve(path)
+    if image.mode.startswith("F"):
+        problem = "holds floating point numbers, whose light is not limited to white"
+    elif curve is not None:
+        problem = f"is an HDR image ({CURVES[curve]})"
+    else:
+        return
+    raise ValueError(f"{path} {problem}: 8 bits would clip it; convert it to EXR, or to an SDR image")
+
+
+def refuse_unreadable(path: Path) -> None:
+    """Raise ValueError for a file that Pillow cannot read because it is an HDR image of another kind."""
+    if path.suffix.lower() in _FLOAT_SUFFIXES:
+        raise ValueError(f"{path} is an HDR image, which is not read: convert it to EXR, or to an SDR image")
+
+
+def _stated_curve(path: Path) -> int | None:
+    """The HDR transfer function that a PNG or an AVIF or HEIF file states; None for all others."""
+    with path.open("rb") as stream:
+        head = stream.read(_HEAD)
+    if head.startswith(b"\x89PNG"):
+        # Primaries, transfer function, matrix and range, one byte each.
+        found = re.search(rb"\x00\x00\x00\x04cICP.(.)", head, re.DOTALL)
+        number = found[1][0] if found else 0
+    elif head[4:8] == b"ftyp":
+        found = re.search(rb"colrnclx..(..)", head, re.DOTALL)
+        number = int.from_bytes(found[1], "big") if found else 0
+    else:
+        return None
+    return number if number in CURVES else None
