@@ -124,7 +124,6 @@ KINDS: dict[str, Callable[[Golden], bool]] = {
     "trajectory": lambda g: g.has("in/sigmas", "in/video_start"),
     "core_velocities": lambda g: all(re.fullmatch(r"(?!in/|out/)[^/]+/(video|audio)", n) for n in g.names),
     "duration_head": lambda g: g.any(lambda n: n.startswith("duration_head.")),
-    "numbers": lambda g: g.has("golden.dub.tokens"),
     "dit_weights": lambda g: (
         g.has("model.diffusion_model.patchify_proj.weight")
         and not g.any(lambda n: n.startswith(("in/", "out/", "vae.")))

@@ -13,6 +13,7 @@ from ltx2_core.conditioning.masks import mask_like, token_mask
 from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpatchify_audio
 from ltx2_core.conditioning.slots import KeyframeSlots, generated_keyframes, spread_keyframes
 from ltx2_core.conditioning.state import drop_guides
+from ltx2_core.run.dfr_layout import anchors_after, plan_canvas, plan_tiles
 from ltx2_core.run.recipes import recipe_for
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.noise import make_noise
@@ -152,7 +153,7 @@ def test_a_step_draws_noise_for_tokens_video_first(golden):
         assert torch.equal(patchify_audio(noise.audio), audio)
 
 
-@pytest.mark.golden("numbers")
+@pytest.mark.golden("numbers_ltx25")
 def test_coefficients_of_ancestral_steps_are_the_official_ones(golden):
     for eta, sigma, sigma_next, of_x, of_x0, of_noise in golden.sidecar["ancestral_coefficients"]["rows"]:
         c = ancestral_step(sigma, sigma_next, eta)
@@ -160,9 +161,41 @@ def test_coefficients_of_ancestral_steps_are_the_official_ones(golden):
         assert found == pytest.approx((of_x, of_x0, of_noise), rel=1e-5)
 
 
-@pytest.mark.golden("numbers")
+@pytest.mark.golden("numbers_ltx25")
 def test_keyframes_and_lengths_are_placed_as_officially(golden):
     for count, frames, expected in golden.sidecar["evenly_spaced_keyframes"]:
         assert list(spread_keyframes(count, frames)) == expected
     for frames, snapped in golden.sidecar["snap_frames"]:
         assert frames_of(latent_frames_of(frames)) == snapped
+
+
+@pytest.mark.golden("numbers_ltx25")
+def test_the_layout_of_dynamic_frame_rates_is_the_official_one(golden):
+    rows = golden.sidecar["dfr_canvas"]
+    assert rows
+    for row in rows:
+        canvas = plan_canvas(row["frames"])
+        assert (canvas.padded, canvas.segment) == (row["canvas"], row["segment"])
+        assert list(canvas.keyframes) == row["positions"]
+        rounds = range(len(row["output_frames_after_rounds"]))
+        assert [canvas.frames_after(number) for number in rounds] == row["output_frames_after_rounds"]
+        keyframes, slots = canvas.keyframes, ()
+        for number, expected in enumerate(row["rounds"], start=1):
+            keyframes = anchors_after(keyframes, slots)
+            assert list(keyframes) == expected["seams"]
+            assert keyframes[-1] + 1 == expected["frames"]
+            tiles = plan_tiles(keyframes, number)
+            found = [
+                {
+                    "pixel_start": tile.start,
+                    "pixel_end": tile.end,
+                    "latent_start": tile.latent_start,
+                    "latent_end": tile.latent_end,
+                    "anchors": list(tile.anchors),
+                    "slots": list(tile.slots),
+                    "drop_latent_prefix": tile.dropped,
+                }
+                for tile in tiles
+            ]
+            assert found == expected["tiles"]
+            slots = tuple(slot for tile in tiles for slot in tile.slots)

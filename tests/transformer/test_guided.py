@@ -17,6 +17,7 @@ def qkv() -> tuple[torch.Tensor, ...]:
     return tuple(torch.randn(2, 3, TOKENS, 8, generator=generator) for _ in range(3))
 
 
+@pytest.mark.parametrize("free", [(), (False, True, False)], ids=["bound", "free"])
 @pytest.mark.parametrize("between", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize(
     "guides",
@@ -26,9 +27,9 @@ def qkv() -> tuple[torch.Tensor, ...]:
         (torch.rand(12), torch.full((3,), 1.7), torch.zeros(2)),
     ],
 )
-def test_the_split_bias_is_the_dense_one(guides, between, monkeypatch):
+def test_the_split_bias_is_the_dense_one(guides, between, free, monkeypatch):
     monkeypatch.setattr(guided, "QUERIES", 5)
-    weights = GuideWeights(guides, between)
+    weights = GuideWeights(guides, between, free[: len(guides)])
     q, k, v = qkv()
     split = guided_attention(q, k, v, GuideBias.of(weights, torch.float32, None))
     dense = attention(q, k, v, log_weights(weights.dense(TOKENS), torch.float32).unsqueeze(1))
