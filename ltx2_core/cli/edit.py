@@ -129,6 +129,8 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
         check_command(recorded, "sound" if kind == "audio" else kind, chosen["from_file"])
     chosen.check()
     output = Output.of(chosen, audio_alone=kind == "audio")
+    if kind == "sound":
+        output.destination.check_audio()
     output.check(audio_alone=kind == "audio")
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)

@@ -429,6 +429,8 @@ OUTPUT: tuple[Row, ...] = (
     ("generate", "B -o o.mp4 --encoder-preset warp", "--encoder-preset"),
     ("extend", "B --seconds 0.5 -o no/such/o.mp4", "no/such"),
     ("sound", "B --seconds 1 -o o.xyz", "o.xyz"),
+    ("sound", "B --video {clip} -o o.gif", "--output o.gif: .gif holds no audio"),
+    ("sound", "B --video {clip} -o frames/", ".png holds no audio"),
     ("long", "B --prompts x -o no/such/o.mp4", "no/such"),
 )
 
