@@ -39,6 +39,14 @@ def model_options() -> Iterator[Option]:
         help="Model file of the latent upscaler; two stages (--stages 2) need it.",
     )
     yield Option(
+        name="temporal_upscaler",
+        flags=("--temporal-upscaler",),
+        kind="path",
+        group=group,
+        help="Model file of a temporal latent upscaler. After sampling it doubles the frame rate of the "
+        "clip, such as from 24 to 48; the audio is not changed.",
+    )
+    yield Option(
         name="loras",
         flags=("--lora",),
         kind="text",
