@@ -45,6 +45,14 @@ def model_options() -> Iterator[Option]:
         group=group,
         help="Video VAE file that decodes instead of the checkpoint's own decoder. The diffusion decoder of "
         "LTX-2.5 decodes clips of LTX-2.3 and 2.5.",
+    ),
+    Option(
+        name="temporal_upscaler",
+        flags=("--temporal-upscaler",),
+        kind="path",
+        group=group,
+        help="Model file of a temporal latent upscaler. After sampling it doubles the frame rate of the "
+        "clip, such as from 24 to 48; the audio is not changed.",
     )
     yield Option(
         name="loras",
