@@ -45,8 +45,8 @@ def model_options() -> Iterator[Option]:
         group=group,
         help="Video VAE file that decodes instead of the checkpoint's own decoder. The diffusion decoder of "
         "LTX-2.5 decodes clips of LTX-2.3 and 2.5.",
-    ),
-    Option(
+    )
+    yield Option(
         name="temporal_upscaler",
         flags=("--temporal-upscaler",),
         kind="path",

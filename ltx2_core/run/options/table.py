@@ -86,7 +86,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
 # An edit has its size and images from the source, so that of those groups only these options remain.
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
-    "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
+    "retake": ("stages", "background", "hdr", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
     "dub": ("background", "seed", "tiles"),
 }
