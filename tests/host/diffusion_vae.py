@@ -44,7 +44,7 @@ def main() -> None:
     sd, metadata = comfy.utils.load_torch_file(FILE, return_metadata=True)
     try:
         core = comfy.sd.VAE(sd=sd, metadata=metadata)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         # Hosts before 0.32 take it for a convolutional VAE.
         core = None
     if core is not None:
@@ -58,4 +58,5 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-main()
+with torch.inference_mode():
+    main()
