@@ -155,8 +155,7 @@ class Block(nn.Module):
             strip = Span(start, min(start + step, rows.stop))
             keys.cover(needed(strip, x.shape[2], min(self.kernel[1], x.shape[2])), step)
             h = self._strip_of(x, place, strip, keys, masks, modulation)
-            self._feed_forward(h.flatten(0, 3), modulation)
-            out[:, :, start - rows.start : strip.stop - rows.start] = h
+            out[:, :, start - rows.start : strip.stop - rows.start] = self._feed_forward(h, modulation)
         return out
 
     def _strip_of(
@@ -169,13 +168,20 @@ class Block(nn.Module):
         axes = self._axes(x, place, strip, keys.rows.start)
         attended = neighbourhood_attention(q, *keys.stored(), axes, masks)
         del q
-        return h.add_(self.attn.proj(attended.flatten(-2)))
+        branch = self.attn.proj(attended.flatten(-2))
+        # In place where nothing needs the sum's parts, since they are as large as a strip.
+        return h + branch if torch.is_grad_enabled() else h.add_(branch)
 
-    def _feed_forward(self, tokens: Tensor, modulation: Modulation) -> None:
-        """Add the feed-forward of ``tokens`` (positions, C) to them, in place."""
+    def _feed_forward(self, h: Tensor, modulation: Modulation) -> Tensor:
+        """h (B, T, H, W, C) plus its feed-forward, in place where nothing needs h."""
+        scale, shift = modulation.mlp_scale, modulation.mlp_shift
+        if torch.is_grad_enabled():
+            return h + self.mlp(self.norm2(h, scale=scale, shift=shift))
+        tokens = h.flatten(0, 3)
         for first in range(0, len(tokens), MLP_TOKENS):
             some = tokens[first : first + MLP_TOKENS]
-            some += self.mlp(self.norm2(some, scale=modulation.mlp_scale, shift=modulation.mlp_shift))
+            some += self.mlp(self.norm2(some, scale=scale, shift=shift))
+        return h
 
     def _normed(self, x: Tensor, modulation: Modulation) -> Tensor:
         return self.norm1(x, scale=modulation.scale, shift=modulation.shift)
