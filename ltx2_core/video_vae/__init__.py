@@ -16,12 +16,12 @@ from .tiling import Tile, Tiling, tiled_decode, tiled_encode
 
 __all__ = [
     "MAX_PIECE_BYTES",
+    "OPTIONAL_KEYS",
     "AnyVideoDecoder",
     "DiffusionVAE",
     "DiffusionVideoDecoder",
     "FrameNoise",
     "NoiseSource",
-    "OPTIONAL_KEYS",
     "PerChannelStatistics",
     "SpaceTiles",
     "Tile",

@@ -147,7 +147,7 @@ def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
 
 
 def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> DecodeChoice:
-    """How to decode a latent (B, C, f, h, w) by the diffusion decoder on the host's device: whole or in tiles."""
+    """How to decode a latent (B, C, f, h, w) on the host's device: whole or in tiles."""
     batch, _, frames, *cells = shape
     room = sys.maxsize
     device = comfy.model_management.vae_device()

@@ -1,7 +1,8 @@
 """Decodes and encodes by this pack's diffusion video VAE as the host's nodes call it. A script.
 
-``python diffusion_vae.py PACK FILE``, in a checkout of ComfyUI. The last line is JSON: the largest difference of
-tiled from whole frames, and, on hosts that know the diffusion VAE, of both from the host's own VAE of the file.
+``python diffusion_vae.py PACK FILE``, in a checkout of ComfyUI. The last line is JSON: the largest
+difference of tiled from whole frames, and, on hosts that know the diffusion VAE, of both from the host's own
+VAE of the file.
 """
 
 from __future__ import annotations

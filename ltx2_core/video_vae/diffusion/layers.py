@@ -1,7 +1,7 @@
 """Parts of the diffusion decoder's network; parameter names are those of the checkpoint.
 
-B batch, T H W time, rows and columns, C channels; tensors are (B, T, H, W, C). A block computes one strip of rows
-after another, so that only its input and its result exist for a whole piece.
+B batch, T H W time, rows and columns, C channels; tensors are (B, T, H, W, C). A block computes one strip of
+rows after another, so that only its input and its result exist for a whole piece.
 """
 
 from __future__ import annotations
@@ -67,12 +67,16 @@ class Modulation(NamedTuple):
     mlp_shift: Tensor | None = None
 
 
+PLAIN = Modulation()
+"""No modulation, as in the stages before the diffusion stage."""
+
+
 class Place(NamedTuple):
     """Where a block's piece lies, and which part of its result is asked for.
 
     ``past`` are the rows of time (B, P, H, W, C) before the piece. ``first`` is the position in time of the
-    first of them, ``seen`` the number of positions up to the end of the piece. ``out`` are the positions asked
-    for: in time counted from the clip's start, in rows and columns from the piece's corner.
+    first of them, ``seen`` the number of positions up to the end of the piece. ``out`` are the positions
+    asked for: in time counted from the clip's start, in rows and columns from the piece's corner.
     """
 
     past: Tensor | None
@@ -82,7 +86,7 @@ class Place(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Projections of neighbourhood attention: queries, keys and values normalised and rotated, and the output."""
+    """Projections of neighbourhood attention: normalised, rotated queries and keys, values, output."""
 
     def __init__(self, width: int, head_dim: int, layers: Layers) -> None:
         super().__init__()
@@ -143,9 +147,7 @@ class Block(nn.Module):
         self.norm2 = layers.norm(width)
         self.mlp = FeedForward(width, layers)
 
-    def compute(
-        self, x: Tensor, place: Place, masks: Masks, modulation: Modulation = Modulation()
-    ) -> Tensor:
+    def compute(self, x: Tensor, place: Place, masks: Masks, modulation: Modulation = PLAIN) -> Tensor:
         """The piece x (B, T, H, W, C) -> the result at the positions ``place.out``, (B, T', H', W', C)."""
         out = x.new_empty((x.shape[0], *(span.size for span in place.out), x.shape[-1]))
         rows = place.out[1]
@@ -257,7 +259,7 @@ class _Keys:
 
 
 class DiffusionBlock(Block):
-    """A block of the diffusion stage, with its own part of the modulation and its projection of the context."""
+    """A block of the diffusion stage, with its part of the modulation and a projection of the context."""
 
     def __init__(self, width: int, kernel: Sizes, head_dim: int, layers: Layers) -> None:
         super().__init__(width, kernel, head_dim, layers)
