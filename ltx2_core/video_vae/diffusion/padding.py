@@ -1,4 +1,4 @@
-"""Padding of latents that are smaller than the windows of the diffusion decoder, and cropping of their frames."""
+"""Padding of latents smaller than the windows of the diffusion decoder, and cropping of their frames."""
 
 from __future__ import annotations
 
