@@ -307,8 +307,6 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
     )
 
 
-
-
 def _listed(components: Iterable[Component]) -> str:
     order = list(Component)
     return ", ".join(str(c) for c in sorted(components, key=order.index)) or "nothing known"
