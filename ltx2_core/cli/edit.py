@@ -35,6 +35,7 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
         "feather": "feather",
         "allow_past_end": "allow_past_end",
         "exact_outside": "exact_outside",
+        "source_fps": "source_fps",
     },
     "sound": {
         "ceiling_db": "ceiling_db",
@@ -129,6 +130,10 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
         check_command(recorded, "sound" if kind == "audio" else kind, chosen["from_file"])
     chosen.check()
     output = Output.of(chosen, audio_alone=kind == "audio")
+    if kind == "sound":
+        output.destination.check_audio()
+    if recorded is not None and "hdr" not in chosen.explicit:
+        output = output.of_space(recorded["request"].get("hdr"))
     output.check(audio_alone=kind == "audio")
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)

@@ -11,6 +11,7 @@ from ..run.options import by_name, options_of
 from .options import Chosen, command
 
 if TYPE_CHECKING:
+    from ..loading import Checkpoint
     from ..run.pipeline import LTX2Pipeline
     from ..run.request import Request
     from ..storage.files import ParsedJson
@@ -72,6 +73,7 @@ def _generated(chosen: Chosen) -> str | None:
     Returns None for a dry run, if the clip is written to stdout, and in processes that only help to sample.
     """
     from ..run.distributed import join_processes, leave_processes
+    from ..run.frame_rate import at_double_rate
     from .plan import print_plan
     from .repeat import open_recorded
     from .saving import run
@@ -92,12 +94,16 @@ def _generated(chosen: Chosen) -> str | None:
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
     pipeline = open_recorded(chosen, recorded, execution)
     request = _request(chosen, pipeline, recorded)
+    doubler = _doubler(chosen, recorded, request)
     # Before a dry run prints anything, so that what it prints can also be run.
     stages = pipeline.check(request)
     _report(chosen, pipeline, request)
     jobs = several_jobs(chosen, request)
     if chosen["dry_run"]:
         print_plan(pipeline, request, stages)
+        if doubler is not None:
+            clip = at_double_rate(stages[-1].clip)
+            click.echo(f"rate      doubled by {doubler.path}: {clip.frames} frames at {clip.fps:g} fps")
         for job in jobs:
             click.echo(f"file      {job.path}: {job.what}")
         return None
@@ -111,7 +117,7 @@ def _generated(chosen: Chosen) -> str | None:
     if processes.rank > 0:
         pipeline(request)
     else:
-        run(pipeline, request, output)
+        run(pipeline, request, output, doubler)
     return output.printed
 
 
@@ -123,6 +129,27 @@ def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
         click.echo(report, err=True)
     if chosen["seed"] == -1:
         click.echo(f"seed {request.seed}", err=True)
+
+
+def _doubler(chosen: Chosen, recorded: ParsedJson | None, request: Request) -> Checkpoint | None:
+    """Open the temporal upscaler that the user named; None without one.
+
+    Raises ValueError for a clip without video, and if the clip of ``--from-file`` had one and none is named.
+    """
+    from ..run.frame_rate import open_temporal_upscaler
+
+    path = chosen["temporal_upscaler"]
+    if path is None:
+        before = (recorded or {}).get("temporal_upscaler")
+        if before is not None:
+            raise ValueError(
+                f"the file was made with --temporal-upscaler {before}, whose folder is not known: give it "
+                "again"
+            )
+        return None
+    if not request.size.video:
+        raise ValueError("--temporal-upscaler needs a clip with video")
+    return open_temporal_upscaler(path)
 
 
 def _recorded(chosen: Chosen) -> ParsedJson | None:

@@ -20,10 +20,12 @@ from torch import Tensor
 from ..editing import Edit, EditTask, LongVideo, PromptSchedule, long_video
 from ..editing.long_video import first_window, planned_long
 from ..editing.task import FIXED, EditArguments, EditKind
+from ..loading import Checkpoint
 from ..media import Encoding
 from ..media.save import Clip, audio_clip, save_clip
 from ..out_of_memory import OutOfMemory, is_out_of_memory
 from ..run.flat_options import RequestFields, RequestOptions
+from ..run.frame_rate import at_double_rate, double_rate
 from ..run.generation import METADATA_KEY, Generation
 from ..run.image_checks import ImageChecks
 from ..run.job import DECODE, Part, job_parts
@@ -51,26 +53,30 @@ LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, RequestFields
 """Prompts, windows and the fields of a request."""
 
 
-def run(pipeline: LTX2Pipeline, request: Request, output: Output) -> None:
+def run(pipeline: LTX2Pipeline, request: Request, output: Output, doubler: Checkpoint | None = None) -> None:
     """Sample and save a clip, with a progress bar on stderr.
 
-    The sampled latents are stored on disk until the file is written, so that a failed decode can be resumed.
+    ``doubler`` is a temporal upscaler that doubles the frame rate of the sampled clip. The sampled latents
+    are saved until the file is written, so that a failed decode can be resumed.
     """
     stages = pipeline.stages(request)
     if request.size.video:
         # An encoder may refuse a size, which would otherwise appear after minutes of sampling.
-        output.check_clip(stages[-1].clip)
+        clip = stages[-1].clip
+        output.check_clip(clip if doubler is None else at_double_rate(clip))
     with (
         job_bar(job_parts(stages), quiet=output.quiet) as bar,
         _saved_until_written("generate", output) as saved,
     ):
         generation = pipeline(request, on_step=bar.show)
+        if doubler is not None:
+            generation = double_rate(generation, doubler)
         # Saved before decoding, which may run out of memory after minutes of sampling.
         _save_latents(saved, pipeline, generation, output)
         checks = ImageChecks.of(generation)
         _save(generation, output, bar, checks)
-    clip = generation.as_clip()
-    report(output, clip, pipeline.networks.clock, seed=generation.request.seed, embedded=_embedded(pipeline))
+    made = generation.as_clip()
+    report(output, made, pipeline.networks.clock, seed=generation.request.seed, embedded=_embedded(pipeline))
     if checks is not None and checks.psnr_db is not None:
         for line in checks.lines():
             click.echo(line, err=True)

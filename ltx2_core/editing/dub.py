@@ -106,8 +106,8 @@ class Dub:
     def describe(self) -> str:
         smaller = "at the size of the clip" if self.scale == 1 else f"{self.scale} times smaller"
         return (
-            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the voice of "
-            "the source is that of the new audio"
+            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the new "
+            "audio has the voice of the source"
         )
 
 

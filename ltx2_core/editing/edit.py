@@ -55,8 +55,11 @@ class EditPlan(Protocol):
 def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -> Edit:
     """Run a planned edit: condition and sample its run, and join the result with the source.
 
-    ``prompt`` describes the clip; ``options`` are those of :func:`sampled_clip`.
+    ``prompt`` describes the clip; ``options`` are those of :func:`sampled_clip`. Raises ValueError if the
+    source is a folder of EXR images and ``options`` have another colour space, ``hdr``, or none.
     """
+    if plan.source.hdr not in (None, options.get("hdr")):
+        raise ValueError(f"hdr={options.get('hdr')}: the source was read with hdr={plan.source.hdr}")
     options.update(planned_size(plan, options))
     if plan.regenerates_video:
         _warn_of_odd_size(plan.source)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from ..audio import resample
 from ..media import VideoClip, fit_image, read_video
 from ..media.clip_frames import ClipFrames, Frames
+from ..media.exr import is_exr_folder
 from ..media.images import BLACK, Colour, FitMode, SourceFit, pad_image
 from ..media.recut import Recut, plan_recut
 from ..shapes import ClipPlan, Snap, plan_clip
@@ -59,14 +60,34 @@ class Footage:
         start_s: float = 0.0,
         max_frames: int | None = None,
         background: Colour = BLACK,
+        hdr: str | None = None,
+        fps: float | None = None,
     ) -> Footage:
-        """Open a video file, or a part of it: the audio is read at once, the frames when they are needed.
+        """Open a video file, or a part of it: its audio is read at once, frames when they are needed.
 
-        The part begins at ``start_s`` seconds and has at most ``max_frames`` frames; None is up to the end.
-        Transparent pixels are blended with ``background``, RGB in [0, 1]. Raises what ``read_video`` raises.
+        The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
+        blended with ``background``, RGB in [0, 1].
+
+        A folder of EXR images is of the colour space ``hdr``, a key of ``HDR_SPACES``, and has ``fps`` frames
+        per second; both are None for other files. Raises what ``read_video`` raises, and ValueError for a
+        folder of EXR images without ``fps``, and for another file with ``hdr`` or ``fps``.
         """
-        clip = read_video(path, start_s=start_s, max_frames=max_frames, background=background)
+        if not is_exr_folder(path):
+            for name, value in (("hdr", hdr), ("fps", fps)):
+                if value is not None:
+                    raise ValueError(f"{name}={value} is for a folder of EXR images, and {path} is none")
+        elif hdr is not None and fps is None:
+            raise ValueError(f"{path} is a folder of EXR images, which state no frame rate: give fps (--fps)")
+        clip = read_video(
+            path, start_s=start_s, max_frames=max_frames, background=background, hdr=hdr, fps=fps
+        )
         return cls(frames=ClipFrames.of(clip), fps=clip.fps, audio=clip.audio(), notes=clip.notes)
+
+    @property
+    def hdr(self) -> str | None:
+        """The colour space of a folder of EXR images, whose frames are codes of ACEScct; None for others."""
+        space = self.frames.clip.hdr if isinstance(self.frames, ClipFrames) else None
+        return None if space is None else space.name
 
     @property
     def seconds(self) -> float:

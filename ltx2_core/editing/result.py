@@ -60,6 +60,12 @@ class Edit:
     unchanged: VideoClip | None = None
     recut: Recut | None = None
 
+    @property
+    def hdr(self) -> str | None:
+        """The colour space of an HDR clip, whose frames are codes of ACEScct; None for an SDR clip."""
+        hdr: str | None = self.settings.get("request", {}).get("hdr")
+        return hdr
+
     def frames(self) -> Tensor:
         """Decode all frames at once: (frames, 3, height, width) in [-1, 1]."""
         return torch.cat(list(self.frame_chunks()))
@@ -85,7 +91,7 @@ class Edit:
         ``Generation.save`` raises, and ValueError if the packets of an ``unchanged`` video do not fit this
         kind of file but fit another.
         """
-        destination, chosen = Destination.of(path), Encoding(**encoding)
+        destination, chosen = Destination.of(path, hdr=self.hdr is not None), Encoding(**encoding)
         if self.recut is not None:
             self._recut(self.recut, destination, chosen, on_frames)
         elif self.unchanged is not None and self._copied(self.unchanged, destination, chosen):
@@ -136,6 +142,7 @@ class Edit:
             frames=frames,
             audio=lambda: (self.audio_chunks(), self.rate),
             tags=self._tags(),
+            hdr=self.hdr,
         )
 
     def _recut(

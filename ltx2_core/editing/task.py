@@ -41,6 +41,7 @@ class EditArguments(TypedDict, total=False):
     feather: int
     allow_past_end: bool
     exact_outside: bool
+    source_fps: float | None
     folder: Path | None
     spare: Path | None
 
@@ -95,6 +96,8 @@ class EditTask:
         function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
+        # Reading the source has used it.
+        options.pop("source_fps", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         source = self._footage()
@@ -158,7 +161,12 @@ class EditTask:
 
     def _footage(self) -> Footage:
         assert self.source is not None
-        return Footage.read(self.source, background=parse_colour(self.options.get("background", "black")))
+        return Footage.read(
+            self.source,
+            background=parse_colour(self.options.get("background", "black")),
+            hdr=self.options.get("hdr"),
+            fps=self.options.get("source_fps"),
+        )
 
     def settings(self) -> JsonObject:
         """The task as JSON values, which :meth:`from_settings` converts back."""
@@ -178,7 +186,7 @@ class EditTask:
         Raises ValueError if the source is gone or its size in bytes has changed.
         """
         source = None if settings["source"] is None else Path(settings["source"])
-        if source is not None and (not source.is_file() or source.stat().st_size != settings["bytes"]):
+        if source is not None and (not source.exists() or source.stat().st_size != settings["bytes"]):
             raise ValueError(
                 f"{source} has changed or is gone since the edit was sampled: put the file back, or start "
                 "the edit again without --resume"

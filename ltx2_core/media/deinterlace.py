@@ -24,7 +24,8 @@ def deinterlaced(frames: Iterable[Any], stream: Any) -> Iterator[Any]:
     The frame before and the one after are used, so that the first of ``frames`` differs from what a run that
     begins earlier yields. Frames that are progressive are yielded unchanged.
     """
-    graph, kind = None, None
+    graph: Any = None
+    kind: tuple[int, int, str] | None = None
     for frame in frames:
         # The size or format of a stream may change within it.
         own = frame.width, frame.height, frame.format.name

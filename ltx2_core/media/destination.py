@@ -162,7 +162,7 @@ class Destination:
             yield f"{self}: without the settings, since {suffix} holds no tags (--from-file needs them)"
 
     def check_audio(self) -> None:
-        """Raise ValueError if this kind of file cannot contain audio; for runs that generate audio alone."""
+        """Raise ValueError if this kind of file has no audio; called for runs whose result is audio."""
         if self.format.audio is None:
             holding = suffixes(one for one in FORMATS.values() if one.audio)
             raise ValueError(

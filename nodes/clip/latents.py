@@ -106,7 +106,11 @@ class LTX2AVLatentUpscale(io.ComfyNode):
             "mask is dropped, so insert the first image again after this node.",
             inputs=[
                 io.Latent.Input("latent", tooltip="Result of the first stage, without guide frames."),
-                io.LatentUpscaleModel.Input("upscale_model", tooltip="Latent upscaler, such as spatial x2."),
+                io.LatentUpscaleModel.Input(
+                    "upscale_model",
+                    tooltip="Latent upscaler, such as spatial x2. A temporal one doubles the frames: decode "
+                    "with twice the fps.",
+                ),
                 io.Vae.Input(
                     "video_vae", tooltip="Video VAE of the checkpoint: it holds the latent statistics."
                 ),

@@ -15,7 +15,7 @@ import comfy.sd
 import torch
 from torch import Tensor, nn
 
-from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, build_vocoder
+from ...ltx2_core.audio import AudioDecoder, AudioEncoder, AudioVAE, Vocoder, build_vocoder
 from ...ltx2_core.config import audio_vae_config, vocoder_config
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.out_of_memory import attempt
@@ -97,7 +97,7 @@ class HostAudioVAE(AudioVAE):
     The stop button takes effect between any two layers.
     """
 
-    def __init__(self, encoder: AudioEncoder, decoder: AudioDecoder, vocoder: nn.Module) -> None:
+    def __init__(self, encoder: AudioEncoder, decoder: AudioDecoder, vocoder: Vocoder) -> None:
         super().__init__(encoder, decoder, vocoder)
         # The networks are run in one piece, minutes of audio at once, and have no callback.
         for module in self.modules():

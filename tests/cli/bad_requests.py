@@ -12,6 +12,7 @@ COMPLETE = {
     "extend": "--video {clip} --prompt ball --steps 1",
     "retake": "--video {clip} --prompt ball --steps 1",
     "sound": "--prompt ball --steps 1",
+    "dub": "{clip} --prompt hello",
     "long": "--width 64 --height 64 --fps 8 --steps 1",
 }
 """Command -> what makes its request complete, in place of ``B``."""
@@ -429,6 +430,8 @@ OUTPUT: tuple[Row, ...] = (
     ("generate", "B -o o.mp4 --encoder-preset warp", "--encoder-preset"),
     ("extend", "B --seconds 0.5 -o no/such/o.mp4", "no/such"),
     ("sound", "B --seconds 1 -o o.xyz", "o.xyz"),
+    ("sound", "B --video {clip} -o o.gif", "--output o.gif: .gif holds no audio"),
+    ("sound", "B --video {clip} -o frames/", ".png holds no audio"),
     ("long", "B --prompts x -o no/such/o.mp4", "no/such"),
 )
 
@@ -498,4 +501,30 @@ OTHERS: tuple[Row, ...] = (
     ("doctor", "--mend", "--mend"),
 )
 
-ROWS: tuple[Row, ...] = (*NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OUTPUT, *OTHERS)
+HDR: tuple[Row, ...] = (
+    ("generate", "B --hdr linear", "'--hdr'"),
+    ("generate", "B --hdr acescg -o o.gif", "--hdr acescg"),
+    ("generate", "B --hdr acescg -o o.webm", "--hdr acescg"),
+    ("generate", "B --hdr acescg -o o_%d.png", "--hdr acescg"),
+    ("generate", "B --hdr acescg -o o.wav", "--hdr acescg"),
+    ("generate", "B -o o_%05d.exr", "--hdr"),
+    ("generate", "B -o o.exr", "--hdr"),
+    ("generate", "B --image {exr}", "--hdr"),
+    ("generate", "B --image {exr}@8", "--hdr"),
+    ("generate", "B --control {exr_folder}", "--hdr"),
+    ("retake", "--video {exr_folder} --prompt x --video-region 0-1", "EXR"),
+)
+
+DUBS: tuple[Row, ...] = (
+    ("dub", "B", "exactly one LoRA"),
+    ("dub", "B --lora {lora} --lora {lora}", "exactly one LoRA"),
+    ("dub", "{silent} --prompt hello --lora {lora}", "no audio"),
+    ("dub", "--prompt hello --lora {lora}", "--video"),
+    ("dub", "B --video {clip} --lora {lora}", "--video"),
+    ("dub", "{clip} --lora {lora}", "--prompt"),
+    ("dub", "{missing} --prompt hello --lora {lora}", "missing.bin"),
+    ("dub", "{exr_folder} --prompt hello --lora {lora}", "EXR"),
+    ("dub", "B --lora {lora} --steps 3", "--steps"),
+)
+
+ROWS: tuple[Row, ...] = (*HDR, *DUBS, *NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OUTPUT, *OTHERS)

@@ -59,12 +59,17 @@ def files(photo: Path, sound: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "truncated": ("truncated.safetensors", embedded.upsampler.read_bytes()[:5000]),
         "playlist": ("playlist.mp4", b"#EXTM3U\n/etc/passwd\n"),
         "falling": ("falling.txt", b"5: a red circle\n2: a blue square\n"),
+        # Told by these four bytes, with or without the library that reads the rest.
+        "exr": ("plate.exr", b"\x76\x2f\x31\x01" + bytes(64)),
         "blob": ("blob.txt", b"\xff\xfe\x00\x80"),
         "deep": ("deep.txt", b"[" * 100_000),
     }
     for name, (file, content) in contents.items():
         found[name] = root / file
         found[name].write_bytes(content)
+    found["exr_folder"] = root / "plates"
+    found["exr_folder"].mkdir()
+    (found["exr_folder"] / "plate1.exr").write_bytes(contents["exr"][1])
     found["nan_sound"] = root / "nan.wav"
     _write_float_wav(found["nan_sound"], np.full((800, 1), np.nan, np.float32))
     found["bomb"] = root / "bomb.png"

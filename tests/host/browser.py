@@ -43,6 +43,9 @@ RUN = """() => new Promise((done) => {
     for (const kind of ["execution_success", "execution_error", "execution_interrupted"])
         app.api.addEventListener(kind, finish(kind));
     document.querySelector("[data-testid=queue-button]").click();
+    // A graph that the host rejects never starts.
+    setInterval(() => Object.keys(app.lastNodeErrors ?? {}).length
+        && done(JSON.stringify({ kind: "rejected", detail: app.lastNodeErrors })), 500);
 })"""
 
 

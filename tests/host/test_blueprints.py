@@ -19,7 +19,8 @@ SOURCES = {"image": ("LoadImage", "first.png"), "video": ("LoadVideo", "clip.mp4
 SIZES = {"width": 128, "height": 128, "megapixels": 0.02, "length": 0.6, "steps": 2}
 FILLED = """([files, sources, sizes]) => {
     const node = app.graph.nodes.find((one) => one.subgraph);
-    for (const one of node.subgraph.nodes) for (const widget of one.widgets ?? []) {
+    // Newer pages store the values of shown widgets on the outside, older ones within.
+    for (const one of [node, ...node.subgraph.nodes]) for (const widget of one.widgets ?? []) {
         if (widget.value in files) widget.value = files[widget.value];
         if (widget.name in sizes) widget.value = sizes[widget.name];
     }

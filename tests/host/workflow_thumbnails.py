@@ -19,13 +19,15 @@ def of_video(path: Path) -> Image.Image:
     frames = read_video(path).read()
     chosen = frames[torch.linspace(0, len(frames) - 1, COUNT).round().long()]
     height = round(SIDE * chosen.shape[2] / chosen.shape[3])
-    strip = Image.new("RGB", (COUNT * SIDE, height + WAVE), DARK)
+    # Of one height, whatever the shape of the frames.
+    wave = max(WAVE, SIDE + WAVE - height)
+    strip = Image.new("RGB", (COUNT * SIDE, height + wave), DARK)
     for number, frame in enumerate(chosen):
         pixels = (frame * 255).round().byte().permute(1, 2, 0).numpy()
         strip.paste(
             Image.fromarray(pixels).resize((SIDE, height), Image.Resampling.LANCZOS), (number * SIDE, 0)
         )
-    _draw_wave(strip, read_audio(path)[0], height, WAVE)
+    _draw_wave(strip, read_audio(path)[0], height, wave)
     return strip
 
 

@@ -18,6 +18,16 @@ def edits_options() -> Iterator[Option]:
         "control video or reference video for an IC-LoRA.",
     )
     yield Option(
+        name="source_fps",
+        flags=("--fps",),
+        kind="float",
+        group="source",
+        command="retake",
+        help="Frames per second of --video, if it is a folder of EXR images, which state none.",
+        range=(0.1, 1000),
+        unit="1/s",
+    )
+    yield Option(
         name="extend_seconds",
         flags=("--seconds",),
         kind="float",

@@ -47,6 +47,14 @@ def model_options() -> Iterator[Option]:
         "LTX-2.5 decodes clips of LTX-2.3 and 2.5.",
     )
     yield Option(
+        name="temporal_upscaler",
+        flags=("--temporal-upscaler",),
+        kind="path",
+        group=group,
+        help="Model file of a temporal latent upscaler. After sampling it doubles the frame rate of the "
+        "clip, such as from 24 to 48; the audio is not changed.",
+    )
+    yield Option(
         name="loras",
         flags=("--lora",),
         kind="text",

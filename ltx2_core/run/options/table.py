@@ -46,7 +46,10 @@ _OUTPUT = tuple(option.name for option in output_options())
 _TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
 
 WITHOUT: Final[dict[str, dict[str, str]]] = {
+    "extend": {"temporal_upscaler": "the clip has the frame rate of its source"},
+    "retake": {"temporal_upscaler": "the clip has the frame rate of its source"},
     "sound": {
+        "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
         **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
     },
@@ -57,12 +60,22 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     },
     "long": {
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
+        "temporal_upscaler": "windows have one frame rate",
         "prompt": "--prompts has all prompts of the clip",
         "references": "--video is the control video of a long clip",
     },
     "plan": dict.fromkeys(
         (
-            *("upscaler", "loras", "stage2_loras", "numerics", "max_memory", "device", "guidance_parallel"),
+            *(
+                "upscaler",
+                "temporal_upscaler",
+                "loras",
+                "stage2_loras",
+                "numerics",
+                "max_memory",
+                "device",
+                "guidance_parallel",
+            ),
             *("fused", "keep_text_keys", "cuda_graphs", "fp8_matmul", "nvfp4_matmul", "fp8_blocks"),
             *_OUTPUT,
         ),
@@ -73,7 +86,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
 # An edit has its size and images from the source, so that of those groups only these options remain.
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
-    "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
+    "retake": ("stages", "background", "hdr", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
     "dub": ("background", "seed", "tiles"),
 }

@@ -1,0 +1,84 @@
+"""Doubles the frame rate of a sampled clip with a temporal latent upscaler; its audio stays as it is.
+
+Letters: B batch, F latent frames, H W latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..config import upsampler_config
+from ..loading import Checkpoint, Component, open_checkpoint
+from ..loading.file_set import upscaler_kind
+from ..out_of_memory import attempt
+from ..shapes import ClipPlan
+from ..types import AVLatent
+from ..upsampler import upsample_latent
+from .components import Components
+from .generation import Generation
+
+
+def open_temporal_upscaler(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open a temporal upscaler; only its header is read.
+
+    Raises ValueError for a file that is no latent upscaler, or one that changes width and height.
+    """
+    file = open_checkpoint(path)
+    if Component.UPSAMPLER not in file.components:
+        held = ", ".join(sorted(str(component) for component in file.components))
+        raise ValueError(
+            f"{path} is no latent upscaler but holds {held}: the temporal one is usually "
+            "ltx-2.3-temporal-upscaler-x2 (latent_upscale_models)"
+        )
+    config = upsampler_config(file.config)
+    if config.spatial or not config.temporal:
+        raise ValueError(
+            f"{path} is a {upscaler_kind(config)} upscaler: doubling the frame rate needs a temporal x2 one"
+        )
+    return file
+
+
+def at_double_rate(clip: ClipPlan) -> ClipPlan:
+    """The plan of the same clip with a frame between every two: 2N - 1 frames at twice the rate."""
+    return replace(clip, frames=2 * clip.frames - 1, fps=2 * clip.fps)
+
+
+def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Checkpoint) -> Generation:
+    """``generation`` with twice the frames a second, upscaled in time by the network in ``upscaler``.
+
+    The audio latents are those of ``generation``, cut where the clip ends half a frame earlier. Raises
+    ValueError for a clip without video, and what :func:`open_temporal_upscaler` raises.
+    """
+    if generation.latents.video is None:
+        raise ValueError("there is no video whose frame rate could be doubled")
+    file = upscaler if isinstance(upscaler, Checkpoint) else open_temporal_upscaler(upscaler)
+    clip, audio = at_double_rate(generation.clip), generation.latents.audio
+    video = _upscaled(generation.codecs.networks, file, generation.latents.video)
+    return replace(
+        generation,
+        latents=AVLatent(video, None if audio is None else audio[:, :, : clip.audio_latents]),
+        clip=clip,
+        run_settings={**generation.run_settings, "temporal_upscaler": file.path.name},
+    )
+
+
+def _upscaled(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
+    """Normalised latent (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W)."""
+    where = {"device": networks.device, "dtype": networks.dtype}
+    with (
+        networks.clock.timed("sampling"),
+        # Of the encoder only its statistics are used, since upscalers work on latents that are not
+        # normalised.
+        networks.use(Component.VIDEO_ENCODER) as encoder,
+        torch.inference_mode(),
+    ):
+        network = file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype)
+        doubled: Tensor = attempt(
+            "doubling the frame rate",
+            lambda: upsample_latent(network, video.to(**where), encoder.per_channel_statistics),
+        )
+    return doubled.float()
