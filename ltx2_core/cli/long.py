@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -133,7 +134,7 @@ def _keyframes(fields: RequestFields, background: Colour) -> tuple[Keyframe, ...
             frames=load_image(image.source, background=background),
             frame=image.frame,
             strength=image.strength,
-            path=image.source,
+            path=image.source if isinstance(image.source, str | PathLike) else None,
         )
         for image in fields.pop("images", ())
     )

@@ -177,9 +177,9 @@ class Inputs:
     """All inputs of a request.
 
     ``fit`` says how images and control videos of another shape are brought to that of the clip;
-    ``background`` is the CSS colour that replaces transparent pixels of them, and of an edit's source. Sampling
-    starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of the noise
-    that is drawn for the first stage. ``hdr`` is the colour space of EXR images, and of the HDR clip that is
+    ``background`` is the CSS colour that replaces transparent pixels of them, and of an edit's source.
+    Sampling starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of
+    the noise that is drawn for the first stage. ``hdr`` is the colour space of EXR images, and of the HDR clip that is
     made; None makes an SDR clip.
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.items import Conditioning
@@ -26,7 +26,7 @@ from .joints import cropped
 from .protocols import Encoders, LongPipeline, SampledClip, StageInput, Waveform
 from .result import Edit
 
-STAGES = 2
+STAGES: Final = 2
 
 # The official pipeline samples dubs with plain Euler steps, whatever the generation of the checkpoint.
 SETTINGS: RequestOptions = {

@@ -87,10 +87,10 @@ class Checkpoint:
         vae = config.get("vae")
         if isinstance(vae, dict) and Component.VIDEO_DECODER in self._names:
             # Tensors tell which decoder it is, whatever a header says.
-            kind = DIFFUSION_VAE if self.has_diffusion_decoder else vae.get("_class_name")
-            if kind == DIFFUSION_VAE and not self.has_diffusion_decoder:
-                raise ValueError(f"{self.path}: its header describes {kind}, but its tensors are of another")
-            config["vae"] = {**vae, "_class_name": kind} if kind else vae
+            name = DIFFUSION_VAE if self.has_diffusion_decoder else vae.get("_class_name")
+            if name == DIFFUSION_VAE and not self.has_diffusion_decoder:
+                raise ValueError(f"{self.path}: its header describes {name}, but its tensors are of another")
+            config["vae"] = {**vae, "_class_name": name} if name else vae
         return config
 
     def infos(self, component: Component) -> dict[str, TensorInfo]:
@@ -305,8 +305,6 @@ def find_component(checkpoints: Iterable[Checkpoint], component: Component) -> C
     raise ValueError(
         f"no {component} in these files ({held}). The {component} is usually in {usual_file(component)}"
     )
-
-
 
 
 def _listed(components: Iterable[Component]) -> str:

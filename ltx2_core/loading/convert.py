@@ -52,6 +52,7 @@ SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
     "audio_vae_decoder": (Component.AUDIO_DECODER,),
     "audio_vocoder": (Component.VOCODER,),
     "latent_upsampler": (Component.UPSAMPLER,),
+    "duration_head": (Component.DURATION_HEAD,),
 }
 """Names of split files, as in the DiffSynth-Studio repackage, and the components of each."""
 

@@ -70,7 +70,7 @@ def made(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def entries(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
-    """The network's tensors as dtype, shape and a function that reads them, for writing them to a new file."""
+    """The network's tensors as dtype, shape and a function that reads them, to write them to a file."""
     found: dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]] = {}
     for name in dict.fromkeys(_whole(name) for name in infos):
         if name.rpartition(".")[2] in _GATED.values():
@@ -91,7 +91,9 @@ def _whole(name: str) -> str:
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    return tuple(name.replace(".attn.qkv.", f".attn.{part}.") for part in _SPLIT) if ".attn.qkv." in name else ()
+    return (
+        tuple(name.replace(".attn.qkv.", f".attn.{part}.") for part in _SPLIT) if ".attn.qkv." in name else ()
+    )
 
 
 def _gate(name: str) -> str:

@@ -1,7 +1,7 @@
 """Renames the tensors of a diffusers folder to those of a single-file checkpoint: one table for each class.
 
-Only names differ between the two layouts, except that the diffusion video decoder has queries, keys and values
-apart; no tensor is transposed.
+Only names differ between the two layouts, except that the diffusion video decoder has queries, keys and
+values apart; no tensor is transposed.
 """
 
 from __future__ import annotations
@@ -108,7 +108,10 @@ _DIFFUSION_DECODER = Table(
     (
         # Queries, keys and values stay apart here; they are joined when they are read.
         (r"\.attn\.to_out\.0\.", ".attn.proj."),
-        (r"\.t_embedder\.timestep_embedder\.linear_([12])\.", lambda m: f".t_embedder.mlp.{2 * int(m[1]) - 2}."),
+        (
+            r"\.t_embedder\.timestep_embedder\.linear_([12])\.",
+            lambda m: f".t_embedder.mlp.{2 * int(m[1]) - 2}.",
+        ),
         *_NORMS,
         *_STATISTICS,
     ),

@@ -70,7 +70,7 @@ def hlg_frame(codes: Tensor, number: int) -> Any:
     for plane, levels in zip(picture.planes, planes, strict=True):
         rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
         rows[:, : plane.width] = levels[0].numpy()
-        plane.update(rows)
+        plane.update(rows.tobytes())
     picture.colorspace, picture.color_range = MATRIX, 1
     for name, value in (("color_primaries", PRIMARIES), ("color_trc", TRANSFER)):
         # Older PyAV cannot set these on a frame.

@@ -177,7 +177,7 @@ def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
 def _from_pillow(image: Image.Image, background: Colour) -> Tensor:
     # Cameras store photographs sideways and say so in a tag.
     upright = _as_srgb(ImageOps.exif_transpose(image))
-    if upright.mode == "F" and upright.getextrema()[1] > 255:
+    if upright.mode == "F" and np.asarray(upright).max() > 255:
         # Pillow would clip them when it converts the image to RGB.
         raise ValueError("the image holds numbers above 255, its white: give a tensor of floats in [0, 1]")
     if upright.mode.startswith("I"):

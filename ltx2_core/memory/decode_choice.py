@@ -60,8 +60,12 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
     It tries, in this order: whole frames in ever smaller pieces of time, exact tiles, tiles with cross-faded
     borders. If no way fits, it returns the one with the lowest peak.
     """
-    if vae.diffusion is not None:
-        return _choose_diffusion(room, vae, clip, dtype)
+    choose = _choose_convolutional if vae.diffusion is None else _choose_diffusion
+    return choose(room, vae, clip, dtype)
+
+
+def _choose_convolutional(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
+    """The choice for the convolutional decoder: smaller pieces, then exact tiles, then faded ones."""
     cells = clip.latent_height, clip.latent_width
 
     def choice(tiles: SpaceTiles | None, piece_bytes: int) -> DecodeChoice:
@@ -105,8 +109,8 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
 def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
     """The choice for the diffusion decoder, whose tiles are always exact: least work first.
 
-    Fewer frames at a time repeat keys of cached rows, and tiles repeat their borders. Tiles come last, as their
-    caches move to system memory and back.
+    Fewer frames at a time repeat keys of cached rows, and tiles repeat their borders. Tiles come last, as
+    their caches move to system memory and back.
     """
     cells, halo, smallest = (clip.latent_height, clip.latent_width), field_of_view(vae), None
     for tiles in (None, *_cuts(cells, halo, halo)):

@@ -41,9 +41,7 @@ def decoder_memory(
     """
     if vae.diffusion is not None:
         rows = rows_of(vae, cells, itemsize, piece_bytes)
-        return diffusion_memory(
-            vae, latent_frames=latent_frames, cells=cells, itemsize=itemsize, rows=rows
-        )
+        return diffusion_memory(vae, latent_frames=latent_frames, cells=cells, itemsize=itemsize, rows=rows)
     # Longer clips do not raise the peak, and their simulation would only take longer.
     frames = min(latent_frames, _ENOUGH_LATENTS)
     return _simulated(vae, frames, cells, itemsize, piece_bytes or MAX_PIECE_BYTES)

@@ -40,7 +40,7 @@ class _Area:
 def tile_piece_bytes(
     vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, rows: int
 ) -> int:
-    """The decoder's ``max_piece_bytes`` for ``rows`` frames at a time of a frame of ``cells``, or of a tile."""
+    """The decoder's ``max_piece_bytes`` for ``rows`` frames at a time of ``cells``, or of a tile."""
     return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, rows)
 
 
@@ -116,4 +116,3 @@ def _strip(config: DiffusionDecoderConfig, area: _Area, rows: int, itemsize: int
     attention = 3 * queries + 2.2 * min(BATCH_BYTES, 4 * keys)
     hidden = 12 * min(MLP_TOKENS, rows * strip * area.width) * value
     return keys + max(5 * queries * max(1, 4 / itemsize / 2), attention, queries + hidden)
-

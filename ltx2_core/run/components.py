@@ -104,14 +104,14 @@ class Components(NetworkSizes):
         if dtype not in (None, usual):
             # Not held, since the next run wants the usual one.
             with self.clock.timed("load"):
-                network = self.file(component).load(
+                other = self.file(component).load(
                     component, dtype=dtype, device=device, loras=loras, numerics=self.numerics, **self._matmul
                 )
             try:
-                yield network
+                yield other
             finally:
                 # The name would hold the weights while memory is released.
-                del network
+                del other
                 self._release()
             return
         dtype = usual

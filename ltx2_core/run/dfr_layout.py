@@ -32,7 +32,7 @@ class Canvas:
 
     def frames_after(self, rounds: int) -> int:
         """Frames of the finished clip after that many temporal rounds."""
-        return (self.frames - 1) * 2**rounds + 1
+        return ((self.frames - 1) << rounds) + 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,6 @@ def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Check
 
 def _upscaled(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
     """Normalised latent (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W)."""
-    where = {"device": networks.device, "dtype": networks.dtype}
     with (
         networks.clock.timed("sampling"),
         # Of the encoder only its statistics are used, since upscalers work on latents that are not
@@ -76,9 +76,10 @@ def _upscaled(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
         networks.use(Component.VIDEO_ENCODER) as encoder,
         torch.inference_mode(),
     ):
-        network = file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype)
+        network: Any = file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype)
+        video = video.to(networks.device, networks.dtype)
         doubled: Tensor = attempt(
             "doubling the frame rate",
-            lambda: upsample_latent(network, video.to(**where), encoder.per_channel_statistics),
+            lambda: upsample_latent(network, video, encoder.per_channel_statistics),
         )
     return doubled.float()

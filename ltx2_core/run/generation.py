@@ -169,15 +169,6 @@ class Generation:
             timed=self.codecs.networks.clock.timed,
         )
 
-    def at_double_rate(self, upscaler: str | os.PathLike[str]) -> Generation:
-        """The same clip with twice the frames a second, by the temporal latent upscaler in a file.
-
-        The audio is not changed. Raises ValueError for another kind of file, and for a clip without video.
-        """
-        from .frame_rate import double_rate
-
-        return double_rate(self, upscaler)
-
     def as_clip(self, stop: Callable[[], bool] | None = None) -> Clip:
         """The frames, the audio and the tags as one value for writers of files, decoded while it is read.
 

@@ -62,7 +62,8 @@ def _sources(request: Request) -> Iterator[str]:
     For those in memory it is the name of their type.
     """
     inputs = request.inputs
-    each = [one.source for one in (*inputs.images, *inputs.references)]
+    each: list[object] = [image.source for image in inputs.images]
+    each += [reference.source for reference in inputs.references]
     if inputs.image.source is not None:
         each.insert(0, inputs.image.source)
     for one in each:

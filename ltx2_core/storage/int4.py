@@ -27,7 +27,8 @@ def nibbles(packed: Tensor) -> Tensor:
 def packed_nibbles(codes: Tensor) -> Tensor:
     """Pack codes (O, I) to int8 bytes (O, I / 2); of negative codes the lowest four bits are stored."""
     low, high = rearrange(codes.int() & 15, "o (i half) -> half o i", half=2)
-    return (low | high << 4).to(torch.uint8).view(torch.int8)
+    packed: Tensor = (low | high << 4).to(torch.uint8).view(torch.int8)
+    return packed
 
 
 def grouped_values(

@@ -150,9 +150,9 @@ def decode_in_tiles(
     Chunks are those of the latent, or of a stage of the decoder at which a latent cell has become ``units``
     rows and columns. A tile decodes ``at_once`` of their rows in time before the next one. ``scale`` is the
     pixels per latent cell. With ``exact`` the decoded borders of tiles are dropped; without it they are
-    cross-faded in float32, and returned in the dtype that ``convert`` gives. ``convert`` is applied to a tile's
-    frames before they are copied to the CPU. The caches of the active tile are on the latents' device, those of
-    the others on the CPU.
+    cross-faded in float32, and returned in the dtype that ``convert`` gives. ``convert`` is applied to a
+    tile's frames before they are copied to the CPU. The caches of the active tile are on the latents'
+    device, those of the others on the CPU.
     """
     parts: list[_Part] = []
     # Frames are collected on the CPU, since a whole large frame may not fit next to a tile's caches.

@@ -41,7 +41,7 @@ class HostVAE(comfy.sd.VAE):
         return decoded
 
     def decode_tiled_3d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Decode a video latent by the host's tiles, or by the diffusion decoder as exactly as the whole clip.
+        """Decode a video latent by the host's tiles, or exactly as a whole by the diffusion decoder.
 
         Tiles of the latent would be clips of their own to that decoder, with seams that no overlap hides.
         """

@@ -115,7 +115,7 @@ def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: tor
 class _ChunkedVAE(VideoEncoder):
     """A video VAE with the methods by which ComfyUI decodes and encodes a clip in chunks."""
 
-    decode_stream: Callable[[Tensor], Iterator[Tensor]]
+    decode_stream: Callable[..., Iterator[Tensor]]
 
     comfy_has_chunked_io = True
 
@@ -128,7 +128,7 @@ class _ChunkedVAE(VideoEncoder):
         pixels = self.time_scale * (frames - 1) + 1, self.space_scale * height, self.space_scale * width
         return batch, self.config.channels, *pixels
 
-    def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:
         """Decode a normalised latent (B, C, F, H, W) to frames (B, 3, frames, height, width) in [-1, 1].
 
         They are written chunk by chunk to ``output_buffer``, which is returned, or without one to a new
@@ -171,11 +171,11 @@ class _ChunkedVAE(VideoEncoder):
         return attempt("encoding frames", encoded)
 
 
-class HostVideoVAE(_ChunkedVAE, VideoVAE):
+class HostVideoVAE(_ChunkedVAE, VideoVAE):  # type: ignore[misc]
     """The video VAE with a convolutional decoder, as ComfyUI calls it."""
 
 
-class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):
+class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):  # type: ignore[misc]
     """The video VAE with the diffusion decoder of LTX-2.5, as ComfyUI calls it.
 
     Noise is that of ComfyUI's own decoder: seed 0 for every clip.

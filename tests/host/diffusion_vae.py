@@ -1,7 +1,8 @@
 """Decodes and encodes by this pack's diffusion video VAE as the host's nodes call it. A script.
 
-``python diffusion_vae.py PACK FILE``, in a checkout of ComfyUI. The last line is JSON: the largest difference of
-tiled from whole frames, and, on hosts that know the diffusion VAE, of both from the host's own VAE of the file.
+``python diffusion_vae.py PACK FILE``, in a checkout of ComfyUI. The last line is JSON: the largest
+difference of tiled from whole frames, and, on hosts that know the diffusion VAE, of both from the host's own
+VAE of the file.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     sd, metadata = comfy.utils.load_torch_file(FILE, return_metadata=True)
     try:
         core = comfy.sd.VAE(sd=sd, metadata=metadata)
-    except RuntimeError:
+    except (RuntimeError, ValueError):
         # Hosts before 0.32 take it for a convolutional VAE.
         core = None
     if core is not None:
@@ -58,4 +59,5 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one - other).abs().max())
 
 
-main()
+with torch.inference_mode():
+    main()

@@ -39,7 +39,8 @@ FILLED = """([files, sources, sizes]) => {
 SHOWN = """() => JSON.stringify(app.graph.nodes.filter((one) => one.subgraph).map((one) => ({
     title: one.title,
     inputs: one.inputs.filter((input) => !input.widget).map((input) => input.name),
-    outputs: one.outputs.map((output) => output.type), widgets: one.widgets.map((widget) => widget.name) })))"""
+    outputs: one.outputs.map((output) => output.type),
+    widgets: one.widgets.map((widget) => widget.name) })))"""
 
 
 def test_the_host_lists_them(server: Server) -> None:

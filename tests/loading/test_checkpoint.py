@@ -13,7 +13,8 @@ from ltx2_core.loading import Component, find_component, open_checkpoint
 from ltx2_core.loading.convert import convert
 from ltx2_core.types import Numerics
 
-PARTS = frozenset(Component) - {Component.UPSAMPLER, Component.LORA, Component.TEXT_ENCODER}
+APART = (Component.UPSAMPLER, Component.LORA, Component.TEXT_ENCODER, Component.DURATION_HEAD)
+PARTS = frozenset(Component) - frozenset(APART)
 DIT = "model.diffusion_model."
 
 

@@ -18,7 +18,8 @@ from ltx2_core.storage.quantized import QuantizedLinear
 
 DIT = "model.diffusion_model."
 CONNECTORS = (f"{DIT}video_embeddings_connector.", f"{DIT}audio_embeddings_connector.")
-PARTS = frozenset(Component) - {Component.UPSAMPLER, Component.LORA, Component.TEXT_ENCODER}
+APART = (Component.UPSAMPLER, Component.LORA, Component.TEXT_ENCODER, Component.DURATION_HEAD)
+PARTS = frozenset(Component) - frozenset(APART)
 GENERATIONS = ["2.0", "2.3", "2.5"]
 
 Rename = Callable[[str], "str | None"]

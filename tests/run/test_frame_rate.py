@@ -14,7 +14,7 @@ from ltx2_core.cli.main import main
 from ltx2_core.cli.repeat import settings_of
 from ltx2_core.loading.components import build
 from ltx2_core.loading.detect import Component
-from ltx2_core.run.frame_rate import open_temporal_upscaler
+from ltx2_core.run.frame_rate import double_rate, open_temporal_upscaler
 from ltx2_core.run.saved_latents import resume, save_latents
 from ltx2_core.tiny.settings import tiny_upsampler_config
 from ltx2_core.tiny.weights import random_weights
@@ -39,7 +39,7 @@ def clip(tiny_set):
 
 
 def test_a_clip_has_a_frame_between_every_two_and_its_own_audio(clip, temporal, tmp_path):
-    doubled = clip.at_double_rate(temporal)
+    doubled = double_rate(clip, temporal)
     assert (doubled.clip.frames, doubled.clip.fps) == (33, 48.0)
     assert doubled.latents.video.shape[2:] == (5, *clip.latents.video.shape[3:])
     length = doubled.latents.audio.shape[2]

@@ -12,11 +12,10 @@ from PIL import Image
 from ltx2_core import LTX2Pipeline
 from ltx2_core.conditioning.inputs import ImageAt, VideoReference
 from ltx2_core.editing import Footage, retake
-from ltx2_core.media import fit_image, read_metadata
+from ltx2_core.media import exr, fit_image, read_metadata
 from ltx2_core.media.hdr_space import HDR_SPACES
 
 pytest.importorskip("OpenEXR")
-exr = pytest.importorskip("ltx2_core.media.exr")
 
 CLIP = {"width": 64, "height": 64, "num_frames": 9, "fps": 8.0, "steps": 1, "cfg": 1.0, "seed": 3}
 

@@ -27,13 +27,12 @@ def output_options() -> Iterator[Option]:
         flags=("--hdr",),
         kind="choice",
         group=group,
-        command="generate",
         choices=HDR_NAMES,
         help="Make an HDR clip, in this colour space: srgb-linear (linear light of BT.709), acescg (linear "
         "light of ACEScg) or acescct (its log codes). EXR images of --image, --keyframe and --control (a "
         "folder), or of the --video of ltx2 retake (a folder), are in it too. -o clip.mp4, .mov or .mkv "
-        "writes a 10-bit HLG master, and next to it the folder clip_exr/ of half-float EXR images; -o frames/ or "
-        "f_%05d.exr writes the images alone. Frames are decoded in float32.",
+        "writes a 10-bit HLG master, and next to it the folder clip_exr/ of half-float EXR images; -o "
+        "frames/ or f_%05d.exr writes the images alone. Frames are decoded in float32.",
         request=True,
     )
     yield from _encoding_options(group)

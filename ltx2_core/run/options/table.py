@@ -45,20 +45,26 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 _OUTPUT = tuple(option.name for option in output_options())
 _TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
 
+_SDR: Final = {"hdr": "only ltx2 generate and ltx2 retake make HDR clips"}
+
 WITHOUT: Final[dict[str, dict[str, str]]] = {
-    "extend": {"temporal_upscaler": "the clip has the frame rate of its source"},
+    "extend": {**_SDR, "temporal_upscaler": "the clip has the frame rate of its source"},
     "retake": {"temporal_upscaler": "the clip has the frame rate of its source"},
     "sound": {
+        **_SDR,
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
         **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
     },
     "dub": {
+        **_SDR,
+        "temporal_upscaler": "the clip has the frame rate of its source",
         "stage2_loras": "both stages have the LoRA of Dub-It",
         "negative_prompt": "a dub is sampled without guidance",
         **dict.fromkeys(("passes_per_call", "guidance_parallel"), "a dub is sampled without guidance"),
     },
     "long": {
+        **_SDR,
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
         "temporal_upscaler": "windows have one frame rate",
         "prompt": "--prompts has all prompts of the clip",
@@ -86,7 +92,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
 # An edit has its size and images from the source, so that of those groups only these options remain.
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
-    "retake": ("stages", "background", "hdr", "reference_audio", "reference_s", "identity"),
+    "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
     "dub": ("background", "seed", "tiles"),
 }

@@ -1,7 +1,8 @@
 """Neighbourhood attention in three dimensions, by tiles of queries that share the keys around them.
 
-Letters: B batch, T H W time, rows and columns, N heads, D head width. No window is ever stored for each query:
-a tile of queries attends to the box of keys that holds all its windows, and a mask hides the rest of the box.
+Letters: B batch, T H W time, rows and columns, N heads, D head width. No window is ever stored for each
+query: a tile of queries attends to the box of keys that holds all its windows, and a mask hides the rest of
+the box.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Masks:
         self._known: dict[tuple[Geometry, torch.dtype, torch.device], Tensor | None] = {}
 
     def of(self, geometry: Geometry, like: Tensor) -> Tensor | None:
-        """The additive mask (queries, keys) in dtype and on the device of ``like``; None if it hides nothing."""
+        """The additive mask (queries, keys) in the dtype of ``like``; None if it hides nothing."""
         key = geometry, like.dtype, like.device
         if key not in self._known:
             self._known[key] = mask(*key)
@@ -51,7 +52,9 @@ def neighbourhood_attention(
         times, rows, columns = runs
         some = out[:, times.queries(), rows.queries(), columns.queries()]
         result = F.scaled_dot_product_attention(
-            _tiles(q[:, times.queries(), rows.queries(), columns.queries()], runs, [run.size for run in runs]),
+            _tiles(
+                q[:, times.queries(), rows.queries(), columns.queries()], runs, [run.size for run in runs]
+            ),
             _tiles(k[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
             _tiles(v[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
             attn_mask=masks.of((times.geometry, rows.geometry, columns.geometry), q),
@@ -89,6 +92,4 @@ def _tiles(x: Tensor, runs: Runs, sizes: Sequence[int]) -> Tensor:
 def _joined(x: Tensor, runs: Runs) -> Tensor:
     """Tiles of queries (tiles B, N, positions, D) -> (B, T, H, W, N, D), a view or a copy."""
     (i, j, k), (t, h, w) = ([run.count for run in runs], [run.size for run in runs])
-    return rearrange(
-        x, "(i j k b) n (t h w) d -> b (i t) (j h) (k w) n d", i=i, j=j, k=k, t=t, h=h, w=w
-    )
+    return rearrange(x, "(i j k b) n (t h w) d -> b (i t) (j h) (k w) n d", i=i, j=j, k=k, t=t, h=h, w=w)

@@ -1,4 +1,4 @@
-"""Diffusion video decoder of LTX-2.5: normalised latent to frames, in pieces with the result of the whole clip.
+"""Diffusion video decoder of LTX-2.5: normalised latent to frames, in pieces, exactly.
 
 B batch, C channels, f h w grid of the latent; F frames, H W rows and columns of pixels.
 """
@@ -67,8 +67,8 @@ class DiffusionVideoDecoder(AutoencoderHalf):
         """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
 
         ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
-        not grow with the length of the clip: each block caches ten rows in time in the diffusion stage and two
-        before it. The first frames come after 20 latent frames, the last ones with the last chunk.
+        not grow with the length of the clip: each block caches ten rows in time in the diffusion stage and
+        two before it. The first frames come after 20 latent frames, the last ones with the last chunk.
         """
         run: _Run | None = None
         for chunk, last in mark_last(self._checked(latents)):
@@ -91,9 +91,10 @@ class DiffusionVideoDecoder(AutoencoderHalf):
         """Like ``decode_stream``, with the last two stages in spatial tiles; yields frames on the CPU.
 
         The stages before them run on whole frames, and are a tenth of the work. Only the active tile has its
-        caches on the device, those of the others are in system memory. The result is that of ``decode_stream``.
-        ``convert`` is applied to frames (B, 3, T, H, W) before they are copied to the CPU. Raises ValueError
-        if ``tiles.halo`` is smaller than ``field_of_view``, since smaller borders would not be exact.
+        caches on the device, those of the others are in system memory. The result is that of
+        ``decode_stream``. ``convert`` is applied to frames (B, 3, T, H, W) before they are copied to the
+        CPU. Raises ValueError if ``tiles.halo`` is smaller than ``field_of_view``, since smaller borders
+        would not be exact.
         """
         least = tile_halo(self.config)
         if tiles.halo < least:
@@ -150,7 +151,7 @@ class _Run:
     ) -> None:
         self.owner, self.network = owner, owner.decoder
         self.config = self.network.config
-        self.padding = Padding.of(owner, tuple(like.shape[3:]))
+        self.padding = Padding(self.config, (like.shape[3], like.shape[4]), pad=owner.pad_small)
         height, width = self.padding.cells
         length = self.padding.latent_frames(latents.shape[2]) if isinstance(latents, Tensor) else None
         frames = None if length is None else self.padding.frames_of(length)
@@ -172,7 +173,7 @@ class _Run:
         return self.owner.per_channel_statistics.un_normalize(latent)
 
     def arrived(self, chunk: Tensor, last: bool) -> Tensor:
-        """Pad a chunk of the latent; the last one gets the frames behind the clip's end, and fixes its length."""
+        """Pad a chunk of the latent; the last one gets the frames behind the end, and fixes the length."""
         chunk = self.padding.padded(chunk, last)
         if last:
             frames = self.padding.frames_of(self.padding.seen)
@@ -189,9 +190,7 @@ class _Run:
             growth *= stage.growth
         yield from run_stages(self.first, self.arrived(chunk, last), stream, last, int(self.limit / growth))
 
-    def decode(
-        self, front: list[Stage], x: Tensor, stream: DecoderStream, last: bool
-    ) -> Iterator[Tensor]:
+    def decode(self, front: list[Stage], x: Tensor, stream: DecoderStream, last: bool) -> Iterator[Tensor]:
         """From ``x``, the input of the stages ``front`` up to the context, to frames."""
         limit = int(self.limit / self.network.context_growth())
         for features in run_stages(front, x, stream, last, limit):
@@ -220,7 +219,8 @@ class _Tiles:
         last = run.config.stages[-1]
         # What the blocks of the last stage before take off cut sides, then counted in patches.
         corner = [
-            (first * run.config.strides[axis]) + is_cut * last.depth * (last.kernel[axis] // 2) * last.strides[axis]
+            (first * run.config.strides[axis])
+            + is_cut * last.depth * (last.kernel[axis] // 2) * last.strides[axis]
             for first, is_cut, axis in ((rows.start, cut.top, 1), (columns.start, cut.left, 2))
         ]
         return DecoderStream(run.clip, cut=cut, origin=(corner[0], corner[1]))
@@ -240,4 +240,3 @@ class _Tiles:
         if end is not None and stream.seen.get(self.run, 0) >= end:
             return
         yield from self.run.decode(self.run.context, x, stream, last)
-

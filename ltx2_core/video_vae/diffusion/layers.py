@@ -1,7 +1,7 @@
 """Parts of the diffusion decoder's network; parameter names are those of the checkpoint.
 
-B batch, T H W time, rows and columns, C channels; tensors are (B, T, H, W, C). A block computes one strip of rows
-after another, so that only its input and its result exist for a whole piece.
+B batch, T H W time, rows and columns, C channels; tensors are (B, T, H, W, C). A block computes one strip of
+rows after another, so that only its input and its result exist for a whole piece.
 """
 
 from __future__ import annotations
@@ -67,12 +67,16 @@ class Modulation(NamedTuple):
     mlp_shift: Tensor | None = None
 
 
+PLAIN = Modulation()
+"""No modulation, as in the stages before the diffusion stage."""
+
+
 class Place(NamedTuple):
     """Where a block's piece lies, and which part of its result is asked for.
 
     ``past`` are the rows of time (B, P, H, W, C) before the piece. ``first`` is the position in time of the
-    first of them, ``seen`` the number of positions up to the end of the piece. ``out`` are the positions asked
-    for: in time counted from the clip's start, in rows and columns from the piece's corner.
+    first of them, ``seen`` the number of positions up to the end of the piece. ``out`` are the positions
+    asked for: in time counted from the clip's start, in rows and columns from the piece's corner.
     """
 
     past: Tensor | None
@@ -82,7 +86,7 @@ class Place(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Projections of neighbourhood attention: queries, keys and values normalised and rotated, and the output."""
+    """Projections of neighbourhood attention: normalised, rotated queries and keys, values, output."""
 
     def __init__(self, width: int, head_dim: int, layers: Layers) -> None:
         super().__init__()
@@ -143,9 +147,7 @@ class Block(nn.Module):
         self.norm2 = layers.norm(width)
         self.mlp = FeedForward(width, layers)
 
-    def compute(
-        self, x: Tensor, place: Place, masks: Masks, modulation: Modulation = Modulation()
-    ) -> Tensor:
+    def compute(self, x: Tensor, place: Place, masks: Masks, modulation: Modulation = PLAIN) -> Tensor:
         """The piece x (B, T, H, W, C) -> the result at the positions ``place.out``, (B, T', H', W', C)."""
         out = x.new_empty((x.shape[0], *(span.size for span in place.out), x.shape[-1]))
         rows = place.out[1]
@@ -155,8 +157,7 @@ class Block(nn.Module):
             strip = Span(start, min(start + step, rows.stop))
             keys.cover(needed(strip, x.shape[2], min(self.kernel[1], x.shape[2])), step)
             h = self._strip_of(x, place, strip, keys, masks, modulation)
-            self._feed_forward(h.flatten(0, 3), modulation)
-            out[:, :, start - rows.start : strip.stop - rows.start] = h
+            out[:, :, start - rows.start : strip.stop - rows.start] = self._feed_forward(h, modulation)
         return out
 
     def _strip_of(
@@ -169,13 +170,20 @@ class Block(nn.Module):
         axes = self._axes(x, place, strip, keys.rows.start)
         attended = neighbourhood_attention(q, *keys.stored(), axes, masks)
         del q
-        return h.add_(self.attn.proj(attended.flatten(-2)))
+        branch = self.attn.proj(attended.flatten(-2))
+        # In place where nothing needs the sum's parts, since they are as large as a strip.
+        return h + branch if torch.is_grad_enabled() else h.add_(branch)
 
-    def _feed_forward(self, tokens: Tensor, modulation: Modulation) -> None:
-        """Add the feed-forward of ``tokens`` (positions, C) to them, in place."""
+    def _feed_forward(self, h: Tensor, modulation: Modulation) -> Tensor:
+        """h (B, T, H, W, C) plus its feed-forward, in place where nothing needs h."""
+        scale, shift = modulation.mlp_scale, modulation.mlp_shift
+        if torch.is_grad_enabled():
+            return h + self.mlp(self.norm2(h, scale=scale, shift=shift))
+        tokens = h.flatten(0, 3)
         for first in range(0, len(tokens), MLP_TOKENS):
             some = tokens[first : first + MLP_TOKENS]
-            some += self.mlp(self.norm2(some, scale=modulation.mlp_scale, shift=modulation.mlp_shift))
+            some += self.mlp(self.norm2(some, scale=scale, shift=shift))
+        return h
 
     def _normed(self, x: Tensor, modulation: Modulation) -> Tensor:
         return self.norm1(x, scale=modulation.scale, shift=modulation.shift)
@@ -251,7 +259,7 @@ class _Keys:
 
 
 class DiffusionBlock(Block):
-    """A block of the diffusion stage, with its own part of the modulation and its projection of the context."""
+    """A block of the diffusion stage, with its part of the modulation and a projection of the context."""
 
     def __init__(self, width: int, kernel: Sizes, head_dim: int, layers: Layers) -> None:
         super().__init__(width, kernel, head_dim, layers)

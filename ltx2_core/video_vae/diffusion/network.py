@@ -68,7 +68,7 @@ class Decoder(nn.Module):
         return ([self._upsample(last - 1)] if last else []) + self._blocks(last)
 
     def diffusion_stages(self, like: Tensor) -> list[Stage]:
-        """From the rows before the last upsampler to frames; ``like`` has the dtype and device of the latent."""
+        """From the rows before the last upsampler to frames, in the dtype and on the device of ``like``."""
         upsample = self.upsamples[-1]
         assert isinstance(upsample, Upsample)
         context = Context(upsample)

@@ -21,7 +21,7 @@ class NoiseSource(Protocol):
     """Gives the noise of any box of a clip."""
 
     def box(self, size: ClipShape, frames: Span, rows: Span, columns: Span, like: Tensor) -> Tensor:
-        """The noise (B, 3, F, H, W) of some frames, rows and columns, in the dtype and on the device of ``like``.
+        """The noise (B, 3, F, H, W) of some frames, rows and columns, in dtype and device of ``like``.
 
         It does not depend on how a clip is cut into boxes.
         """
@@ -71,8 +71,8 @@ class FrameNoise:
 class VolumeNoise:
     """Noise of the whole clip from one generator, as the official decoder and ComfyUI draw it.
 
-    It is drawn on the device and in the dtype of the latent, and held in system memory: 6 bytes for each pixel
-    of the clip in bfloat16. Raises ValueError for a clip whose length is not known beforehand.
+    It is drawn on the device and in the dtype of the latent, and held in system memory: 6 bytes for each
+    pixel of the clip in bfloat16. Raises ValueError for a clip whose length is not known beforehand.
     """
 
     def __init__(self, seed: int = 0) -> None:

@@ -1,16 +1,13 @@
-"""Padding of latents that are smaller than the windows of the diffusion decoder, and cropping of their frames."""
+"""Padding of latents smaller than the windows of the diffusion decoder, and cropping of their frames."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ...config import DiffusionDecoderConfig
+from ...shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from .reach import frames_of, least_latents
-
-if TYPE_CHECKING:
-    from .decoder import DiffusionVideoDecoder
 
 
 class Padding:
@@ -21,11 +18,8 @@ class Padding:
     ``pad`` nothing is added, and windows are as large as their axis, as in ComfyUI.
     """
 
-    def __init__(self, decoder: DiffusionVideoDecoder, cells: tuple[int, int]) -> None:
-        assert decoder.config.diffusion is not None
-        self.config = decoder.config.diffusion
-        self.pad = decoder.pad_small
-        self.time_scale, self.space_scale = decoder.time_scale, decoder.space_scale
+    def __init__(self, config: DiffusionDecoderConfig, cells: tuple[int, int], *, pad: bool) -> None:
+        self.config, self.pad = config, pad
         self.shape = cells
         least = least_latents(self.config) if self.pad else (1, 1, 1)
         self.least_frames = least[0]
@@ -35,10 +29,6 @@ class Padding:
         self._arrived = 0
         self._frames = 0
 
-    @classmethod
-    def of(cls, decoder: DiffusionVideoDecoder, cells: tuple[int, ...]) -> Padding:
-        return cls(decoder, (cells[0], cells[1]))
-
     def latent_frames(self, frames: int) -> int:
         """Latent frames after padding."""
         return max(frames, self.least_frames)
@@ -47,7 +37,7 @@ class Padding:
         """Frames that are computed for ``latent_frames`` after padding."""
         if self.pad:
             return frames_of(self.config, latent_frames)
-        return self.time_scale * (latent_frames - 1) + 1
+        return TEMPORAL_SCALE * (latent_frames - 1) + 1
 
     def padded(self, latent: Tensor, last: bool) -> Tensor:
         """Pad a chunk (B, C, f, h, w) of a latent."""
@@ -62,13 +52,13 @@ class Padding:
 
     def cropped(self, frames: Tensor) -> Tensor:
         """Crop the next decoded frames (B, 3, F, H, W) to those of the latent that was padded."""
-        room = self.time_scale * (self._arrived - 1) + 1 - self._frames
+        room = TEMPORAL_SCALE * (self._arrived - 1) + 1 - self._frames
         self._frames += frames.shape[2]
         frames = frames[:, :, :room]
         for axis, size, padded in ((3, self.shape[0], self.cells[0]), (4, self.shape[1], self.cells[1])):
             if padded > size:
                 before = (padded - size) // 2
-                frames = frames.narrow(axis, self.space_scale * before, self.space_scale * size)
+                frames = frames.narrow(axis, SPATIAL_SCALE * before, SPATIAL_SCALE * size)
         return frames
 
 

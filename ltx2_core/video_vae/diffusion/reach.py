@@ -36,7 +36,7 @@ def frames_of(config: DiffusionDecoderConfig, latent_frames: int) -> int:
 
 
 def border(config: DiffusionDecoderConfig, axis: int) -> int:
-    """Patches to each side on which a patch depends through the last stage before the diffusion stage, and it.
+    """Patches to each side on which a patch depends through the last two stages.
 
     ``axis`` is 1 for rows and 2 for columns.
     """
@@ -53,7 +53,9 @@ def tile_halo(config: VideoVAEConfig) -> int:
     return max(-(-border(diffusion, axis) // cell) for axis in (1, 2))
 
 
-def piece_bytes(config: VideoVAEConfig, cells: tuple[int, int], itemsize: int, rows: int = ROWS_AT_ONCE) -> int:
+def piece_bytes(
+    config: VideoVAEConfig, cells: tuple[int, int], itemsize: int, rows: int = ROWS_AT_ONCE
+) -> int:
     """Bytes of ``rows`` frames in the diffusion stage, for a latent of ``cells`` (rows, columns)."""
     assert config.diffusion is not None
     _, height, width = config.diffusion.strides

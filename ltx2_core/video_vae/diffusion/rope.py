@@ -54,7 +54,7 @@ def _table(span: Span, width: int, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate adjacent pairs of the last axis of x (B, T, H, W, N, D) by the angles of ``table``, in float32."""
+    """Rotate adjacent pairs of the last axis of x (B, T, H, W, N, D) by ``table``, in float32."""
     cos, sin = table
     even, odd = (half.float() for half in x.unflatten(-1, (-1, 2)).unbind(-1))
     out = torch.empty_like(x)

@@ -1,8 +1,8 @@
 """The stages of one pass through the diffusion decoder, as ``run_stages`` calls them.
 
 Each is exact for any pieces: it caches the rows in time that its next call needs. Letters: B batch, T H W
-time, rows and columns, C channels. ``run_stages`` has time on the third axis, (B, C, T, H, W); inside of a stage
-channels come last.
+time, rows and columns, C channels. ``run_stages`` has time on the third axis, (B, C, T, H, W); inside of a
+stage channels come last.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import patchify, unpatchify
 from ..streaming import Stream
-from .layers import Block, DiffusionBlock, Modulation, Norm, Place, Upsample
+from .layers import PLAIN, Block, DiffusionBlock, Modulation, Norm, Place, Upsample
 from .streams import DecoderStream
 from .windows import Span
 
@@ -88,9 +88,9 @@ class Context:
         for top in range(0, out.shape[2], step):
             strip = out[:, :, top : top + step]
             rows, above = _cells(Span(corner[0] + top, corner[0] + top + strip.shape[2]), stride[1])
-            context = self.upsample(
-                held[:, :, rows.start : rows.stop, columns.start : columns.stop]
-            )[:, first : first + times.size, above : above + strip.shape[2], left : left + out.shape[3]]
+            context = self.upsample(held[:, :, rows.start : rows.stop, columns.start : columns.stop])[
+                :, first : first + times.size, above : above + strip.shape[2], left : left + out.shape[3]
+            ]
             strip += projection(context)
 
     def release(self, stream: DecoderStream, row: int) -> None:
@@ -165,16 +165,16 @@ class EnterRun:
 class BlockRun:
     """A block over the pieces of a clip.
 
-    It caches as many rows in time as its window has, less one. A row leaves once the last row of its window has
-    arrived; the first rows wait for a whole window, and the last ones leave with the clip's end. With ``after``,
-    the context of that next block is added to the result.
+    It caches as many rows in time as its window has, less one. A row leaves once the last row of its window
+    has arrived; the first rows wait for a whole window, and the last ones leave with the clip's end. With
+    ``after``, the context of that next block is added to the result.
     """
 
     def __init__(
         self,
         block: Block,
         *,
-        modulation: Modulation = Modulation(),
+        modulation: Modulation = PLAIN,
         context: Context | None = None,
         after: DiffusionBlock | None = None,
         corner: tuple[int, int] = (0, 0),
@@ -216,13 +216,13 @@ def _ready(arrived: int, window: int) -> int:
 
 
 def _newest(past: Tensor | None, piece: Tensor, rows: int) -> Tensor:
-    """The last ``rows`` rows in time of ``past`` and ``piece``, in the memory of ``past`` if it has as many."""
+    """The last ``rows`` rows in time of ``past`` and ``piece``, in the memory of ``past`` if it is full."""
     if past is None or past.shape[1] < rows:
         whole = piece if past is None else torch.cat((past, piece), dim=1)
         return whole[:, max(0, whole.shape[1] - rows) :].clone(memory_format=torch.contiguous_format)
     fresh = min(rows, piece.shape[1])
-    # Row by row, since rows that overlap cannot be copied at once, and without a copy in between: nothing here
-    # may run out of memory when the cache has already changed.
+    # Row by row, since rows that overlap cannot be copied at once, and without a copy in between: nothing
+    # here may run out of memory when the cache has already changed.
     for row in range(rows - fresh):
         past[:, row].copy_(past[:, row + fresh])
     past[:, rows - fresh :].copy_(piece[:, piece.shape[1] - fresh :])
@@ -282,4 +282,3 @@ def diffusion_times(steps: int) -> list[tuple[float, float]]:
     """The diffusion time of each of ``steps`` steps and of the one after it, from 1 down to 0."""
     times = torch.linspace(1, 1 / steps, steps, dtype=torch.float32).tolist()
     return list(pairwise([*times, 0.0]))
-

@@ -49,6 +49,10 @@ class Cut(NamedTuple):
         return Span(top, height - bottom), Span(left, width - right)
 
 
+WHOLE = Cut()
+"""No side is cut: the whole frame."""
+
+
 class Held(NamedTuple):
     """Consecutive rows in time, in the tensors (B, T, H, W, C) in which they came; ``start`` is the first."""
 
@@ -81,10 +85,11 @@ class DecoderStream(Stream):
     """The caches of one pass over a clip, or over a tile of it.
 
     Besides the rows that each block caches it holds how many rows each stage has seen, and rows that several
-    stages read. ``origin`` is the (row, column) in patches of the frame at which the context of a tile begins.
+    stages read. ``origin`` is the (row, column) in patches of the frame at which the context of a tile
+    begins.
     """
 
-    def __init__(self, clip: Clip, *, cut: Cut = Cut(), origin: tuple[int, int] = (0, 0)) -> None:
+    def __init__(self, clip: Clip, *, cut: Cut = WHOLE, origin: tuple[int, int] = (0, 0)) -> None:
         super().__init__(causal=False)
         self.clip = clip
         self.cut = cut

@@ -45,7 +45,7 @@ class Axis:
         return window_start(query, self.length, self.window) - self.first_key
 
     def runs(self, size: int) -> list[Run]:
-        """Cut the queries into tiles of ``size`` positions, and join neighbours of the same geometry to runs."""
+        """Cut the queries into tiles of ``size`` positions, and join those of one geometry to runs."""
         runs: list[Run] = []
         for first in range(*self.queries, size):
             stop = min(first + size, self.queries.stop)
@@ -68,9 +68,9 @@ class Axis:
 class Run(NamedTuple):
     """Neighbouring tiles of queries along one axis, with the same mask, and the keys that they attend to.
 
-    ``count`` tiles of ``size`` queries begin at ``query``. The keys of the first one are the ``box`` positions
-    from ``key`` on, those of the next one begin ``size`` further. ``geometry`` is the first key of each query
-    of a tile, counted from the tile's first key, and the size of the window.
+    ``count`` tiles of ``size`` queries begin at ``query``. The keys of the first one are the ``box``
+    positions from ``key`` on, those of the next one begin ``size`` further. ``geometry`` is the first key of
+    each query of a tile, counted from the tile's first key, and the size of the window.
     """
 
     query: int
@@ -83,7 +83,10 @@ class Run(NamedTuple):
     def goes_on_with(self, tile: Run) -> bool:
         """Whether the single ``tile`` is the next one of this run."""
         step = self.count * self.size
-        return self.geometry == tile.geometry and (tile.query, tile.key) == (self.query + step, self.key + step)
+        return self.geometry == tile.geometry and (tile.query, tile.key) == (
+            self.query + step,
+            self.key + step,
+        )
 
     def and_one_more(self) -> Run:
         """This run with one more tile."""
