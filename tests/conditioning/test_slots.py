@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_core.conditioning.items import GuideFrames
+from ltx2_core.conditioning.guide_frames import GuideFrames
 from ltx2_core.conditioning.slots import (
     KeyframeSlots,
     generated_keyframes,
