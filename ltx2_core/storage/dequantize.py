@@ -140,8 +140,8 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
     elif form.kind == "mxfp8":
         result = _mxfp8(name, weight, tensors["weight_scale"])
     elif form.kind == "w4a4":
-        scale = _broadcast(name, tensors["weight_scale"], weight, rows=True)
-        result = _unrotate(name, signed_nibbles(weight) * scale, form.rotation)
+        rows = _broadcast(name, tensors["weight_scale"], weight, rows=True)
+        result = _unrotate(name, signed_nibbles(weight) * rows, form.rotation)
     elif form.kind == "w4a8":
         rel, channel = (tensors[suffix] for suffix in GROUP_SCALES[:2])
         values = grouped_values(name, weight, rel, channel, tensors.get(GROUP_SCALES[2]))

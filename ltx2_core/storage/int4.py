@@ -22,7 +22,8 @@ def nibbles(packed: Tensor) -> Tensor:
     """Unpack bytes (O, I / 2) to codes (O, I) from 0 to 15."""
     codes = packed.view(torch.uint8)
     halves = torch.stack([codes & 15, codes >> 4], dim=-1)
-    return rearrange(halves, "o i half -> o (i half)").int()
+    unpacked: Tensor = rearrange(halves, "o i half -> o (i half)")
+    return unpacked.int()
 
 
 def packed_nibbles(codes: Tensor) -> Tensor:
