@@ -23,7 +23,7 @@ def nibbles(packed: Tensor) -> Tensor:
     codes = packed.view(torch.uint8)
     halves = torch.stack([codes & 15, codes >> 4], dim=-1)
     unpacked: Tensor = rearrange(halves, "o i half -> o (i half)")
-    return unpacked.int()
+    return unpacked.to(torch.int32)
 
 
 def packed_nibbles(codes: Tensor) -> Tensor:
