@@ -150,10 +150,9 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
         rows = _broadcast(name, tensors["weight_scale"], weight, rows=True)
         result = _unrotate(name, signed_nibbles(weight) * rows, form.rotation)
     elif form.kind == "w4a8":
-        rel, channel, codebook = (tensors.get(suffix) for suffix in GROUP_SCALES)
-        assert rel is not None
-        assert channel is not None
-        result = _unrotate(name, grouped_values(name, weight, rel, channel, codebook), form.rotation)
+        rel, channel = (tensors[suffix] for suffix in GROUP_SCALES[:2])
+        values = grouped_values(name, weight, rel, channel, tensors.get(GROUP_SCALES[2]))
+        result = _unrotate(name, values, form.rotation)
     else:
         result = weight.float()
         scale = next((tensors[s] for s in SCALE_NAMES if s in tensors), None)

@@ -21,7 +21,9 @@ def signed_nibbles(packed: Tensor) -> Tensor:
 def nibbles(packed: Tensor) -> Tensor:
     """Unpack bytes (O, I / 2) to codes (O, I) from 0 to 15."""
     codes = packed.view(torch.uint8)
-    return rearrange([codes & 15, codes >> 4], "half o i -> o (i half)").int()
+    halves = torch.stack([codes & 15, codes >> 4], dim=-1)
+    unpacked: Tensor = rearrange(halves, "o i half -> o (i half)")
+    return unpacked.to(torch.int32)
 
 
 def packed_nibbles(codes: Tensor) -> Tensor:
