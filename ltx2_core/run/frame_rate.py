@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..loading.file_set import upscaler_kind
 from ..out_of_memory import attempt
 from ..shapes import ClipPlan
 from ..types import AVLatent
-from ..upsampler import upsample_latent
+from ..upsampler import LatentUpsampler, upsample_latent
 from .components import Components
 from .generation import Generation
 
@@ -69,6 +69,7 @@ def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Check
 
 def _upscaled(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
     """Normalised latent (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W)."""
+    where = networks.device, networks.dtype
     with (
         networks.clock.timed("sampling"),
         # Of the encoder only its statistics are used, since upscalers work on latents that are not
@@ -76,10 +77,12 @@ def _upscaled(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
         networks.use(Component.VIDEO_ENCODER) as encoder,
         torch.inference_mode(),
     ):
-        network: Any = file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype)
-        video = video.to(networks.device, networks.dtype)
-        doubled: Tensor = attempt(
+        network = cast(
+            LatentUpsampler,
+            file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype),
+        )
+        doubled = attempt(
             "doubling the frame rate",
-            lambda: upsample_latent(network, video, encoder.per_channel_statistics),
+            lambda: upsample_latent(network, video.to(*where), encoder.per_channel_statistics),
         )
     return doubled.float()

@@ -21,7 +21,7 @@ def make(*arguments: object):
     return CliRunner().invoke(main, ["make-tiny", *map(str, arguments)])
 
 
-@pytest.fixture(scope="module", params=["2.0", "2.3"])
+@pytest.fixture(scope="module", params=["2.0", "2.3", "2.5"])
 def made(request, tmp_path_factory) -> tuple[str, TinySet]:
     folder = tmp_path_factory.mktemp("models")
     result = make(folder, "--generation", request.param, "--dtype", "float32", "--seed", 3)
@@ -33,8 +33,9 @@ def test_the_set_lies_in_the_folders_of_comfyui_and_nothing_else_is_left(made):
     generation, files = made
     folder = files.checkpoint.parents[1]
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    gemma = "text_encoders/gemma-tiny"
-    assert found == {
+    gemma = f"text_encoders/{files.text_encoder.name}"
+    of_25 = {"model_patches/ltx2-tiny-duration-head.safetensors"} if generation == "2.5" else set()
+    assert found == of_25 | {
         f"checkpoints/ltx2-tiny-{generation}.safetensors",
         "latent_upscale_models/ltx2-tiny-spatial-upscaler-x2.safetensors",
         "loras/ltx2-tiny-lora.safetensors",
@@ -143,9 +144,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_unknown_generations_are_refused(tmp_path):
-    assert make(tmp_path, "--generation", "2.5").exit_code == 2
-    with pytest.raises(ValueError, match=r"2\.0 and 2\.3; got '2\.5'"):
-        write_tiny_set(tmp_path, generation="2.5")
+    assert make(tmp_path, "--generation", "3.0").exit_code == 2
+    with pytest.raises(ValueError, match=r"2\.0, 2\.3, 2\.5; got '3\.0'"):
+        write_tiny_set(tmp_path, generation="3.0")
 
 
 def test_the_embedded_set_is_small_and_complete():
