@@ -12,10 +12,11 @@ import click
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
     "--generation",
-    type=click.Choice(["2.0", "2.3"]),
+    type=click.Choice(["2.0", "2.3", "2.5"]),
     default="2.3",
     show_default=True,
-    help="LTX-2 generation whose architecture and file layout the set has.",
+    help="LTX-2 generation whose architecture and file layout the set has. 2.5 is the set of 2.3 with the "
+    "diffusion video VAE of 2.5 beside it, which decodes its latents.",
 )
 @click.option(
     "--seed",
@@ -39,9 +40,17 @@ def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     """
     import torch
 
+    from ..loading import open_checkpoint
+    from ..tiny.diffusion_vae import write_diffusion_vae
     from ..tiny.write import write_tiny_set
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    files = write_tiny_set(folder, generation=cast(Any, generation), seed=seed, dtype=dtypes[dtype])
+    # Both generations have the same encoder and the same latents.
+    own = "2.3" if generation == "2.5" else generation
+    files = write_tiny_set(folder, generation=cast(Any, own), seed=seed, dtype=dtypes[dtype])
+    if generation == "2.5":
+        path = folder / "vae" / "ltx2-tiny-2.5-video-vae.safetensors"
+        write_diffusion_vae(path, open_checkpoint(files.checkpoint), seed=seed, dtype=dtypes[dtype])
+        click.echo(path)
     for path in (files.checkpoint, files.text_encoder, files.upsampler, files.lora):
         click.echo(path)
