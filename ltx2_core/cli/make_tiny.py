@@ -15,7 +15,8 @@ import click
     type=click.Choice(["2.0", "2.3", "2.5"]),
     default="2.3",
     show_default=True,
-    help="LTX-2 generation whose architecture and file layout the set has.",
+    help="LTX-2 generation whose architecture and file layout the set has. That of 2.5 also has a duration "
+    "head, and a diffusion video VAE for --video-decoder.",
 )
 @click.option(
     "--seed",
@@ -40,10 +41,16 @@ def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     """
     import torch
 
+    from ..loading import open_checkpoint
+    from ..tiny.diffusion_vae import write_diffusion_vae
     from ..tiny.write import write_tiny_set
 
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     files = write_tiny_set(folder, generation=cast(Any, generation), seed=seed, dtype=dtypes[dtype])
-    for path in (files.checkpoint, files.text_encoder, files.upsampler, files.lora, files.duration_head):
-        if path is not None:
-            click.echo(path)
+    decoder = None
+    if generation == "2.5":
+        decoder = folder / "vae" / "ltx2-tiny-2.5-video-vae.safetensors"
+        write_diffusion_vae(decoder, open_checkpoint(files.checkpoint), seed=seed, dtype=dtypes[dtype])
+    paths = (files.checkpoint, files.text_encoder, files.upsampler, files.lora, files.duration_head, decoder)
+    for path in filter(None, paths):
+        click.echo(path)

@@ -81,7 +81,11 @@ def test_a_temporal_upsampler_is_never_rational() -> None:
         (cfg.transformer_config, {"transformer": {"cross_attention_dim": 17}}, "cross_attention_dim"),
         (cfg.transformer_config, {"transformer": []}, "transformer"),
         (cfg.video_vae_config, {"vae": {"timestep_conditioning": True}}, "timestep_conditioning"),
-        (cfg.video_vae_config, {"vae": {"_class_name": "CausalDiffusionVAE"}}, "conv"),
+        (
+            cfg.video_vae_config,
+            {"vae": {"_class_name": "CausalDiffusionVAE", "model_output_type": "noise"}},
+            "model_output_type",
+        ),
         (cfg.video_vae_config, {"vae": {"decoder_blocks": [["attn_res_x", {}]]}}, "decoder_blocks"),
         (
             cfg.audio_vae_config,
