@@ -23,8 +23,8 @@ from ..formats import (
     suffixes,
 )
 from ..storage.files import JsonObject
-from . import hlg
 from .exr import open_exr
+from .hlg import MATRIX, PRIMARIES, TRANSFER
 from .images import ITU_709
 from .x264 import repeatable_options
 
@@ -99,7 +99,7 @@ class VideoEncoding:
     @property
     def colours(self) -> tuple[int, int, int]:
         """FFmpeg's numbers of the primaries, the transfer function and the matrix of the encoded frames."""
-        return (hlg.PRIMARIES, hlg.TRANSFER, hlg.MATRIX) if self.hlg else (ITU_709,) * 3
+        return (PRIMARIES, TRANSFER, MATRIX) if self.hlg else (ITU_709,) * 3
 
     @property
     def multiples(self) -> tuple[int, int]:

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import exr
 from .container import check_pixels
+from .exr import SUFFIX, check_exr_size, read_exr
 from .images import Colour, load_image
 from .stored import Stored
 from .timeline import Timeline, timeline_of
@@ -88,8 +88,8 @@ class ExrFolder:
 
         Raises ValueError if one of them has another size than the first, or cannot be read.
         """
-        files = sorted((f for f in folder.iterdir() if f.suffix.lower() == exr.SUFFIX), key=_natural)
-        sizes = [exr.check_exr_size(file) for file in files]
+        files = sorted((f for f in folder.iterdir() if f.suffix.lower() == SUFFIX), key=_natural)
+        sizes = [check_exr_size(file) for file in files]
         for file, size in zip(files, sizes, strict=True):
             _check_same_size(file, size, sizes[0])
         rate = Fraction(FOLDER_FPS if fps is None else fps).limit_denominator(1001)
@@ -101,7 +101,7 @@ class ExrFolder:
             yield Stored(number, partial(self._read, self.files[number]))
 
     def _read(self, file: Path) -> Tensor:
-        return exr.read_exr(file)[0]
+        return read_exr(file)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
