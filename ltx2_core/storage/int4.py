@@ -1,4 +1,4 @@
-"""4-bit integer weights, two to a byte: the weight of the earlier input is in the low four bits.
+"""4-bit integer weights, two to a byte with the earlier input in the low half.
 
 Letters: O output features, I input features, G inputs that share a scale.
 """
@@ -22,15 +22,14 @@ def nibbles(packed: Tensor) -> Tensor:
     """Unpack bytes (O, I / 2) to codes (O, I) from 0 to 15."""
     codes = packed.view(torch.uint8)
     halves = torch.stack([codes & 15, codes >> 4], dim=-1)
-    unpacked: Tensor = rearrange(halves, "o i half -> o (i half)")
-    return unpacked.to(torch.int32)
+    return rearrange(halves, "o i half -> o (i half)").to(torch.int32)
 
 
 def packed_nibbles(codes: Tensor) -> Tensor:
     """Pack codes (O, I) to int8 bytes (O, I / 2); of negative codes the lowest four bits are stored."""
     low, high = rearrange(codes.int() & 15, "o (i half) -> half o i", half=2)
-    packed: Tensor = (low | high << 4).to(torch.uint8).view(torch.int8)
-    return packed
+    packed: Tensor = low | high << 4
+    return packed.to(torch.uint8).view(torch.int8)
 
 
 def grouped_values(
