@@ -1,12 +1,12 @@
-"""Time of the diffusion video decoder against diffusers' on the CPU, and its memory and work at released sizes.
+"""Time of the diffusion video decoder against diffusers on the CPU, and its memory at released sizes.
 
     python benchmarks/diffusion_decode.py                 # processor time, interleaved in one process
     python benchmarks/diffusion_decode.py --trace 768 512 20 12
 
-The peer is LTX2VideoDiffusionDecoderModel of diffusers, with the same random weights of the released structure
-at small width, decoding the same latent whole; its attention (FlexAttention) is run as diffusers runs it.
-``--trace WIDTH HEIGHT LATENTS ROWS`` counts the bytes of a decode in bfloat16 on the meta device, ROWS frames at
-a time, beside what the plan predicts; it takes minutes, and allocates nothing.
+The peer is LTX2VideoDiffusionDecoderModel of diffusers, with the same random weights of the released
+structure at small width, decoding the same latent whole; its attention (FlexAttention) is run as diffusers
+runs it. ``--trace WIDTH HEIGHT LATENTS ROWS`` counts the bytes of a decode in bfloat16 on the meta device,
+ROWS frames at a time, beside what the plan predicts; it takes minutes, and allocates nothing.
 """
 
 from __future__ import annotations

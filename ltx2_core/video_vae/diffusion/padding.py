@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
+from ...config import VideoVAEConfig
 from .reach import frames_of, least_latents
-
-if TYPE_CHECKING:
-    from .decoder import DiffusionVideoDecoder
 
 
 class Padding:
@@ -21,11 +17,11 @@ class Padding:
     ``pad`` nothing is added, and windows are as large as their axis, as in ComfyUI.
     """
 
-    def __init__(self, decoder: DiffusionVideoDecoder, cells: tuple[int, int]) -> None:
-        assert decoder.config.diffusion is not None
-        self.config = decoder.config.diffusion
-        self.pad = decoder.pad_small
-        self.time_scale, self.space_scale = decoder.time_scale, decoder.space_scale
+    def __init__(self, vae: VideoVAEConfig, cells: tuple[int, int], *, pad: bool) -> None:
+        assert vae.diffusion is not None
+        self.config, self.pad = vae.diffusion, pad
+        self.time_scale, height, _ = self.config.strides
+        self.space_scale = height * vae.patch_size
         self.shape = cells
         least = least_latents(self.config) if self.pad else (1, 1, 1)
         self.least_frames = least[0]
@@ -34,10 +30,6 @@ class Padding:
         """Latent frames so far, with those that were added."""
         self._arrived = 0
         self._frames = 0
-
-    @classmethod
-    def of(cls, decoder: DiffusionVideoDecoder, cells: tuple[int, ...]) -> Padding:
-        return cls(decoder, (cells[0], cells[1]))
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames after padding."""
