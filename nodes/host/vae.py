@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
 from pathlib import Path
@@ -162,8 +162,6 @@ def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: tor
 class _ChunkedVAE(VideoEncoder):
     """ComfyUI's interface for decoding and encoding a clip in chunks, over the networks of this pack."""
 
-    decode_stream: Callable[[Tensor], Iterator[Tensor]]
-
     comfy_has_chunked_io = True
 
     def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -172,7 +170,7 @@ class _ChunkedVAE(VideoEncoder):
         pixels = self.time_scale * (frames - 1) + 1, self.space_scale * height, self.space_scale * width
         return batch, self.config.channels, *pixels
 
-    def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def decode(self, latent: Tensor, output_buffer: Tensor | None = None) -> Tensor:
         """Decode a normalised latent (B, C, f, h, w) to frames (B, 3, F, H, W) in [-1, 1].
 
         Each chunk of frames is written to ``output_buffer``, if there is one, as soon as it is decoded.
@@ -191,7 +189,7 @@ class _ChunkedVAE(VideoEncoder):
             on_count(done)
 
     def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
-        return self.decode_stream(latent)
+        raise NotImplementedError
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
         """Encode frames (B, 3, F, H, W) in [-1, 1] to a normalised latent.
@@ -212,11 +210,14 @@ class _ChunkedVAE(VideoEncoder):
         return attempt("encoding frames", encoded)
 
 
-class HostVideoVAE(_ChunkedVAE, VideoVAE):
+class HostVideoVAE(_ChunkedVAE, VideoVAE):  # type: ignore[misc]
     """The video VAE with a convolutional decoder, as ComfyUI calls it."""
 
+    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
+        return self.decode_stream(latent)
 
-class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):
+
+class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):  # type: ignore[misc]
     """The video VAE with the diffusion decoder of LTX-2.5, as ComfyUI calls it.
 
     Noise is that of ComfyUI's own decoder: seed 0 for every clip.

@@ -100,5 +100,5 @@ def _tiles(x: Tensor, runs: Runs, sizes: Sequence[int]) -> Tensor:
 
 def _joined(x: Tensor, runs: Runs) -> Tensor:
     """Tiles of queries (tiles B, N, positions, D) -> (B, T, H, W, N, D), a view or a copy."""
-    (i, j, k), (t, h, w) = ([run.count for run in runs], [run.size for run in runs])
+    (i, j, k), (t, h, w) = ([run.tiles for run in runs], [run.size for run in runs])
     return rearrange(x, "(i j k b) n (t h w) d -> b (i t) (j h) (k w) n d", i=i, j=j, k=k, t=t, h=h, w=w)
