@@ -1,4 +1,4 @@
-"""Time of the diffusion video decoder over that of diffusers, and its memory and work at released sizes.
+"""Time of the diffusion video decoder against diffusers on the CPU, and its memory at released sizes.
 
     python benchmarks/diffusion_decode.py                 # processor time, interleaved in one process
     python benchmarks/diffusion_decode.py --trace 768 512 20 12

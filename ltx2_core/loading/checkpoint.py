@@ -87,10 +87,10 @@ class Checkpoint:
         vae = config.get("vae")
         if isinstance(vae, dict) and Component.VIDEO_DECODER in self._names:
             # Tensors tell which decoder it is, whatever a header says.
-            name = DIFFUSION_VAE if self.has_diffusion_decoder else vae.get("_class_name")
-            if name == DIFFUSION_VAE and not self.has_diffusion_decoder:
-                raise ValueError(f"{self.path}: its header describes {name}, but its tensors are of another")
-            config["vae"] = {**vae, "_class_name": name} if name else vae
+            label = DIFFUSION_VAE if self.has_diffusion_decoder else vae.get("_class_name")
+            if label == DIFFUSION_VAE and not self.has_diffusion_decoder:
+                raise ValueError(f"{self.path}: its header describes {label}, but its tensors are of another")
+            config["vae"] = {**vae, "_class_name": label} if label else vae
         return config
 
     def infos(self, component: Component) -> dict[str, TensorInfo]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ..config import DiffusionDecoderConfig, VideoVAEConfig
-from ..video_vae.diffusion.attention import BATCH_BYTES, tile_size
+from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, tile_size
 from ..video_vae.diffusion.layers import MLP_TOKENS, STRIP_BYTES
 from ..video_vae.diffusion.reach import ROWS_AT_ONCE, piece_bytes
 from ..video_vae.space_tiles import SpaceTiles
@@ -113,6 +113,10 @@ def _strip(config: DiffusionDecoderConfig, area: _Area, rows: int, itemsize: int
     strip = min(area.height, max(tile, STRIP_BYTES // row // tile * tile))
     keys = 2 * min(area.height, strip + config.kernel[1] - 1) * row
     queries = rows * strip * area.width * value
-    attention = 3 * queries + 2.2 * min(BATCH_BYTES, 4 * keys)
+    attention = 3 * queries + 2.6 * min(BATCH_BYTES, 4 * keys)
     hidden = 12 * min(MLP_TOKENS, rows * strip * area.width) * value
-    return keys + max(5 * queries * max(1, 4 / itemsize / 2), attention, queries + hidden)
+    return (
+        min(MASK_BYTES, keys)
+        + keys
+        + max(5 * queries * max(1, 4 / itemsize / 2), attention, queries + hidden)
+    )

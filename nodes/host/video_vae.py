@@ -6,7 +6,7 @@ Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,6 @@ def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: tor
 class _ChunkedVAE(VideoEncoder):
     """A video VAE with the methods by which ComfyUI decodes and encodes a clip in chunks."""
 
-    decode_stream: Callable[..., Iterator[Tensor]]
-
     comfy_has_chunked_io = True
 
     def decode_output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -149,7 +147,7 @@ class _ChunkedVAE(VideoEncoder):
 
     def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
         """Decode ``latent`` (B, C, F, H, W) and yield chunks of frames in [-1, 1] in order."""
-        return self.decode_stream(latent)
+        raise NotImplementedError
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
         """Encode frames (B, 3, frames, height, width) in [-1, 1] to a normalised latent.
@@ -173,6 +171,9 @@ class _ChunkedVAE(VideoEncoder):
 
 class HostVideoVAE(_ChunkedVAE, VideoVAE):  # type: ignore[misc]
     """The video VAE with a convolutional decoder, as ComfyUI calls it."""
+
+    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
+        return self.decode_stream(latent)
 
 
 class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):  # type: ignore[misc]

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ltx2_core.media import to_bytes
 from ltx2_core.video_vae import SpaceTiles, VideoVAE, field_of_view
-from ltx2_core.video_vae.space_tiles import decode_in_tiles
+from ltx2_core.video_vae.space_tiles import StageTiles, decode_in_tiles
 from ltx2_core.video_vae.streaming import Stage
 
 EXACT = {"atol": 1e-10, "rtol": 1e-10}
@@ -65,8 +65,8 @@ def test_faded_borders_add_up_to_one(dtype, columns, rows, halo):
         return ((frames + 1) * 127.5).round().to(torch.uint8) if dtype == torch.uint8 else frames
 
     tiles = SpaceTiles(columns=columns, rows=rows, halo=halo)
-    how = {"exact": False, "scale": 4, "causal": False, "max_piece_bytes": 2**20, "convert": convert}
-    result = list(decode_in_tiles([larger], [latent], tiles, **how))
+    decoder = StageTiles(stages=[larger], scale=4, causal=False, max_piece_bytes=2**20)
+    result = list(decode_in_tiles(decoder, [latent], tiles, exact=False, scale=4, convert=convert))
     assert [chunk.shape[2] for chunk in result] == [4, 4, 1]
     whole = convert(larger.run(latent, None, True))
     torch.testing.assert_close(torch.cat(result, dim=2), whole, atol=1e-6, rtol=0)

@@ -19,6 +19,8 @@ from .windows import Axis, Geometry, Runs, batches, mask
 
 BATCH_BYTES = 32 * 2**20
 """Limit of the copies of keys that one call of attention takes."""
+MASK_BYTES = 40 * 2**20
+"""Limit of the masks that are held for further use."""
 
 
 class Masks:
@@ -29,12 +31,19 @@ class Masks:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Geometry, torch.dtype, torch.device], Tensor | None] = {}
+        self._bytes = 0
 
     def of(self, geometry: Geometry, like: Tensor) -> Tensor | None:
         """The additive mask (queries, keys) in the dtype of ``like``; None if it hides nothing."""
         key = geometry, like.dtype, like.device
         if key not in self._known:
-            self._known[key] = mask(*key)
+            made = mask(*key)
+            self._bytes += 0 if made is None else made.nbytes
+            # The oldest are those of the clip's start, which do not come again.
+            while self._bytes > MASK_BYTES and self._known:
+                old = self._known.pop(next(iter(self._known)))
+                self._bytes -= 0 if old is None else old.nbytes
+            self._known[key] = made
         return self._known[key]
 
 
@@ -91,5 +100,5 @@ def _tiles(x: Tensor, runs: Runs, sizes: Sequence[int]) -> Tensor:
 
 def _joined(x: Tensor, runs: Runs) -> Tensor:
     """Tiles of queries (tiles B, N, positions, D) -> (B, T, H, W, N, D), a view or a copy."""
-    (i, j, k), (t, h, w) = ([run.count for run in runs], [run.size for run in runs])
+    (i, j, k), (t, h, w) = ([run.tiles for run in runs], [run.size for run in runs])
     return rearrange(x, "(i j k b) n (t h w) d -> b (i t) (j h) (k w) n d", i=i, j=j, k=k, t=t, h=h, w=w)

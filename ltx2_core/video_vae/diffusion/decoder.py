@@ -151,7 +151,7 @@ class _Run:
     ) -> None:
         self.owner, self.network = owner, owner.decoder
         self.config = self.network.config
-        self.padding = Padding(self.config, (like.shape[3], like.shape[4]), pad=owner.pad_small)
+        self.padding = Padding(owner.config, (like.shape[3], like.shape[4]), pad=owner.pad_small)
         height, width = self.padding.cells
         length = self.padding.latent_frames(latents.shape[2]) if isinstance(latents, Tensor) else None
         frames = None if length is None else self.padding.frames_of(length)

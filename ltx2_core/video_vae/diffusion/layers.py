@@ -178,7 +178,8 @@ class Block(nn.Module):
         """h (B, T, H, W, C) plus its feed-forward, in place where nothing needs h."""
         scale, shift = modulation.mlp_scale, modulation.mlp_shift
         if torch.is_grad_enabled():
-            return h + self.mlp(self.norm2(h, scale=scale, shift=shift))
+            branch: Tensor = self.mlp(self.norm2(h, scale=scale, shift=shift))
+            return h + branch
         tokens = h.flatten(0, 3)
         for first in range(0, len(tokens), MLP_TOKENS):
             some = tokens[first : first + MLP_TOKENS]
@@ -186,7 +187,8 @@ class Block(nn.Module):
         return h
 
     def _normed(self, x: Tensor, modulation: Modulation) -> Tensor:
-        return self.norm1(x, scale=modulation.scale, shift=modulation.shift)
+        normed: Tensor = self.norm1(x, scale=modulation.scale, shift=modulation.shift)
+        return normed
 
     def _axes(self, x: Tensor, place: Place, strip: Span, first_row: int) -> tuple[Axis, Axis, Axis]:
         time, _, columns = place.out
@@ -285,7 +287,8 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (B, T, H, W, C) -> (B, T p, H q, W r, C / reduction) for the strides p, q and r."""
         p, q, r = self.strides
-        return rearrange(self.proj(x), "b t h w (c p q r) -> b (t p) (h q) (w r) c", p=p, q=q, r=r)
+        wide: Tensor = self.proj(x)
+        return rearrange(wide, "b t h w (c p q r) -> b (t p) (h q) (w r) c", p=p, q=q, r=r)
 
 
 class TimeEmbedder(nn.Module):

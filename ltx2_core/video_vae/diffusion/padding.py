@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...config import DiffusionDecoderConfig
-from ...shapes import SPATIAL_SCALE, TEMPORAL_SCALE
+from ...config import VideoVAEConfig
 from .reach import frames_of, least_latents
 
 
@@ -18,8 +17,11 @@ class Padding:
     ``pad`` nothing is added, and windows are as large as their axis, as in ComfyUI.
     """
 
-    def __init__(self, config: DiffusionDecoderConfig, cells: tuple[int, int], *, pad: bool) -> None:
-        self.config, self.pad = config, pad
+    def __init__(self, vae: VideoVAEConfig, cells: tuple[int, int], *, pad: bool) -> None:
+        assert vae.diffusion is not None
+        self.config, self.pad = vae.diffusion, pad
+        self.time_scale, height, _ = self.config.strides
+        self.space_scale = height * vae.patch_size
         self.shape = cells
         least = least_latents(self.config) if self.pad else (1, 1, 1)
         self.least_frames = least[0]
@@ -37,7 +39,7 @@ class Padding:
         """Frames that are computed for ``latent_frames`` after padding."""
         if self.pad:
             return frames_of(self.config, latent_frames)
-        return TEMPORAL_SCALE * (latent_frames - 1) + 1
+        return self.time_scale * (latent_frames - 1) + 1
 
     def padded(self, latent: Tensor, last: bool) -> Tensor:
         """Pad a chunk (B, C, f, h, w) of a latent."""
@@ -52,13 +54,13 @@ class Padding:
 
     def cropped(self, frames: Tensor) -> Tensor:
         """Crop the next decoded frames (B, 3, F, H, W) to those of the latent that was padded."""
-        room = TEMPORAL_SCALE * (self._arrived - 1) + 1 - self._frames
+        room = self.time_scale * (self._arrived - 1) + 1 - self._frames
         self._frames += frames.shape[2]
         frames = frames[:, :, :room]
         for axis, size, padded in ((3, self.shape[0], self.cells[0]), (4, self.shape[1], self.cells[1])):
             if padded > size:
                 before = (padded - size) // 2
-                frames = frames.narrow(axis, SPATIAL_SCALE * before, SPATIAL_SCALE * size)
+                frames = frames.narrow(axis, self.space_scale * before, self.space_scale * size)
         return frames
 
 

@@ -189,7 +189,7 @@ class BlockRun:
         time, height, width = self.block.kernel
         arrived = stream.pass_rows(self, piece.shape[1])
         past = stream.peek(self)
-        sides = stream.cut.inner(*piece.shape[2:4], (height // 2, width // 2))
+        sides = stream.cut.inner(piece.shape[2], piece.shape[3], (height // 2, width // 2))
         times = Span(_ready(arrived.start, time), arrived.stop if last else _ready(arrived.stop, time))
         if times.size == 0:
             out = piece.new_empty((piece.shape[0], 0, sides[0].size, sides[1].size, piece.shape[-1]))
@@ -264,7 +264,7 @@ class LeaveRun:
     def _advanced(self, predicted: Tensor, stream: DecoderStream, times: Span) -> Tensor:
         """One Euler step from the patches of this step, computed in float32."""
         held = stream.held[self.entered].rows(times)
-        rows, columns = stream.cut.inner(*held.shape[2:4], self.taken)
+        rows, columns = stream.cut.inner(held.shape[2], held.shape[3], self.taken)
         noised = held[:, :, rows.start : rows.stop, columns.start : columns.stop].float()
         now, later = self.step
         velocity = predicted.float() if self.velocity else (noised - predicted.float()) / now

@@ -56,7 +56,7 @@ class Axis:
                 key=begin,
                 size=stop - first,
                 box=offsets[-1] + self.window,
-                count=1,
+                tiles=1,
                 geometry=(offsets, self.window),
             )
             if runs and runs[-1].goes_on_with(run):
@@ -68,7 +68,7 @@ class Axis:
 class Run(NamedTuple):
     """Neighbouring tiles of queries along one axis, with the same mask, and the keys that they attend to.
 
-    ``count`` tiles of ``size`` queries begin at ``query``. The keys of the first one are the ``box``
+    ``tiles`` tiles of ``size`` queries begin at ``query``. The keys of the first one are the ``box``
     positions from ``key`` on, those of the next one begin ``size`` further. ``geometry`` is the first key of
     each query of a tile, counted from the tile's first key, and the size of the window.
     """
@@ -77,12 +77,12 @@ class Run(NamedTuple):
     key: int
     size: int
     box: int
-    count: int
+    tiles: int
     geometry: tuple[tuple[int, ...], int]
 
     def goes_on_with(self, tile: Run) -> bool:
         """Whether the single ``tile`` is the next one of this run."""
-        step = self.count * self.size
+        step = self.tiles * self.size
         return self.geometry == tile.geometry and (tile.query, tile.key) == (
             self.query + step,
             self.key + step,
@@ -90,22 +90,22 @@ class Run(NamedTuple):
 
     def and_one_more(self) -> Run:
         """This run with one more tile."""
-        return self._replace(count=self.count + 1)
+        return self._replace(tiles=self.tiles + 1)
 
     def parts(self, most: int) -> Iterator[Run]:
         """Cut the run into runs of at most ``most`` tiles."""
-        for first in range(0, self.count, most):
+        for first in range(0, self.tiles, most):
             skipped = first * self.size
-            count = min(most, self.count - first)
-            yield self._replace(query=self.query + skipped, key=self.key + skipped, count=count)
+            count = min(most, self.tiles - first)
+            yield self._replace(query=self.query + skipped, key=self.key + skipped, tiles=count)
 
     def queries(self) -> slice:
         """All queries of the run."""
-        return slice(self.query, self.query + self.count * self.size)
+        return slice(self.query, self.query + self.tiles * self.size)
 
     def keys(self) -> slice:
         """All keys of the run."""
-        return slice(self.key, self.key + (self.count - 1) * self.size + self.box)
+        return slice(self.key, self.key + (self.tiles - 1) * self.size + self.box)
 
 
 Geometry = tuple[tuple[tuple[int, ...], int], ...]
@@ -129,9 +129,9 @@ def batches(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], most: in
     """Cut the queries of three axes into tiles of ``sizes``; yields runs of at most about ``most`` tiles."""
     runs = (axis.runs(size) for axis, size in zip(axes, sizes, strict=True))
     for times, rows, columns in product(*runs):
-        across = min(columns.count, most)
-        down = min(rows.count, max(1, most // across))
-        along = min(times.count, max(1, most // (across * down)))
+        across = min(columns.tiles, most)
+        down = min(rows.tiles, max(1, most // across))
+        along = min(times.tiles, max(1, most // (across * down)))
         yield from product(times.parts(along), rows.parts(down), columns.parts(across))
 
 
