@@ -50,8 +50,9 @@ class DiffusionVideoDecoder(AutoencoderHalf):
     ) -> Tensor:
         """Normalised latent (B, C, f, h, w) -> frames (B, 3, 8(f - 1) + 1, 32h, 32w) in [-1, 1], not clamped.
 
-        ``max_piece_bytes`` limits the size of one activation and does not change the result; by default it is
-        that of 16 frames. Raises ValueError for a latent of another shape.
+        ``max_piece_bytes`` limits the size of one activation and does not change the result; None takes that
+        of 16 frames. ``noise`` gives the noise that decoding starts from; None takes the attribute
+        ``noise``. Raises ValueError for a latent of another shape.
         """
         check_5d(latent, self.config.latent_channels, "latent")
         length = self.time_scale * (latent.shape[2] - 1) + 1
@@ -67,8 +68,8 @@ class DiffusionVideoDecoder(AutoencoderHalf):
         """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
 
         ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
-        not grow with the length of the clip: each block caches ten rows in time in the diffusion stage and
-        two before it. The first frames come after 20 latent frames, the last ones with the last chunk.
+        not grow with the length of the clip: each block caches ten positions in time in the diffusion stage
+        and two before it. The first frames come after 20 latent frames, the last ones with the last chunk.
         """
         run: _Run | None = None
         for chunk, last in mark_last(self._checked(latents)):
@@ -90,11 +91,11 @@ class DiffusionVideoDecoder(AutoencoderHalf):
     ) -> Iterator[Tensor]:
         """Like ``decode_stream``, with the last two stages in spatial tiles; yields frames on the CPU.
 
-        The stages before them run on whole frames, and are a tenth of the work. Only the active tile has its
-        caches on the device, those of the others are in system memory. The result is that of
-        ``decode_stream``. ``convert`` is applied to frames (B, 3, T, H, W) before they are copied to the
-        CPU. Raises ValueError if ``tiles.halo`` is smaller than ``field_of_view``, since smaller borders
-        would not be exact.
+        The stages before the last two run on whole frames, and are a tenth of the work. Only the active tile
+        has its caches on the device, those of the others are in system memory. The result is that of
+        ``decode_stream``. ``convert`` is applied to frames (B, 3, F, H, W) before they are copied to the
+        CPU; None leaves them as they are. Raises ValueError if ``tiles.halo``, the border of a tile in latent
+        cells, is smaller than the decoder's field of view, since the result would not be exact.
         """
         least = tile_halo(self.config)
         if tiles.halo < least:
@@ -173,7 +174,11 @@ class _Run:
         return self.owner.per_channel_statistics.un_normalize(latent)
 
     def arrived(self, chunk: Tensor, last: bool) -> Tensor:
-        """Pad a chunk of the latent; the last one gets the frames behind the end, and fixes the length."""
+        """Pad a chunk (B, C, f, h, w) of the latent to the decoder's smallest size.
+
+        To the ``last`` chunk copies of its last latent frame are appended, which the first stages look ahead
+        to; the length of the clip is known from then on.
+        """
         chunk = self.padding.padded(chunk, last)
         if last:
             frames = self.padding.frames_of(self.padding.seen)
@@ -184,14 +189,23 @@ class _Run:
         return chunk
 
     def before_tiles(self, chunk: Tensor, last: bool, stream: Stream) -> Iterator[Tensor]:
-        """The rows that tiles start from, for a chunk of the latent."""
+        """Yield features (B, C, T, H, W) of whole frames for a chunk (B, C, f, h, w) of the latent.
+
+        They are the input of the last two stages, which run in tiles. ``last`` says that the chunk ends the
+        latent; ``stream`` holds the caches of these stages.
+        """
         growth = 1.0
         for stage in (*self.context, self.diffusion[0]):
             growth *= stage.growth
         yield from run_stages(self.first, self.arrived(chunk, last), stream, last, int(self.limit / growth))
 
     def decode(self, front: list[Stage], x: Tensor, stream: DecoderStream, last: bool) -> Iterator[Tensor]:
-        """From ``x``, the input of the stages ``front`` up to the context, to frames."""
+        """Yield the frames (B, 3, F, H, W) that ``x`` (B, C, T, H, W) is decoded to, a few at a time.
+
+        ``front`` are the stages that run before the diffusion stage; ``x`` is the input of the first of them,
+        the next piece of the clip. ``stream`` holds the caches of all stages. ``last`` says that ``x`` is the
+        last piece, after which the frames by which the stages lag behind come too.
+        """
         limit = int(self.limit / self.network.context_growth())
         for features in run_stages(front, x, stream, last, limit):
             passed = stream.pass_rows(self, features.shape[2])
@@ -207,12 +221,15 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Tiles:
-    """Decodes the tiles of a frame, from the rows before the last two stages."""
+    """Decodes tiles of the frame from the features that go into the decoder's last two stages.
+
+    ``run`` is the decode that the tiles belong to.
+    """
 
     run: _Run
 
     def stream(self, window: TileWindow) -> DecoderStream:
-        """The caches of a tile."""
+        """Empty caches for the tile at ``window``, with its place in the frame and its cut sides."""
         run, (height, width) = self.run, self.run.padding.cells
         rows, columns = window.rows, window.columns
         cut = Cut(rows.start > 0, rows.stop < height, columns.start > 0, columns.stop < width)

@@ -20,17 +20,20 @@ from .windows import Axis, Span, needed
 
 NORM_EPS = 1e-6
 STRIP_BYTES = 48 * 2**20
-"""About the size of the part of a block's input whose keys exist at a time."""
+"""Bytes, roughly, of the part of a block's input whose attention keys are in memory at a time."""
 CHUNK_BYTES = 8 * 2**20
-"""About the size of the part of a block's input whose keys are computed at a time."""
+"""Bytes, roughly, of the part of a block's input whose attention keys one call computes."""
 MLP_TOKENS = 16384
-"""Positions that a feed-forward computes at a time; its hidden width is four times that of its input."""
+"""Positions that a feed-forward computes at a time, as its hidden activations are four times its input."""
 
 Sizes = tuple[int, int, int]
 
 
 class Layers(NamedTuple):
-    """How layers are made: their dtype, device, and the namespace of layer classes, torch.nn or a host's."""
+    """How layers are made: in which dtype, on which device, and from which classes.
+
+    ``operations`` is the namespace of the classes: torch.nn, or that of a host such as ComfyUI.
+    """
 
     dtype: torch.dtype | None
     device: torch.device | str | None
@@ -59,7 +62,11 @@ class Norm(nn.Module):
 
 
 class Modulation(NamedTuple):
-    """Scale and shift (C,) in float32 of the two normalisations of a diffusion block."""
+    """Scale and shift (C,) in float32 of the two normalisations of a block.
+
+    ``scale`` and ``shift`` are those before attention, ``mlp_scale`` and ``mlp_shift`` those before the
+    feed-forward. A shift of None adds nothing.
+    """
 
     scale: Tensor | float = 1.0
     shift: Tensor | None = None
@@ -72,11 +79,12 @@ PLAIN = Modulation()
 
 
 class Place(NamedTuple):
-    """Where a block's piece lies, and which part of its result is asked for.
+    """Where the piece that a block computes lies in its clip, and which part of the result is asked for.
 
-    ``past`` are the rows of time (B, P, H, W, C) before the piece. ``first`` is the position in time of the
-    first of them, ``seen`` the number of positions up to the end of the piece. ``out`` are the positions
-    asked for: in time counted from the clip's start, in rows and columns from the piece's corner.
+    ``past`` (B, P, H, W, C) is the input at the P positions in time before the piece, None if the piece
+    begins the clip. ``first`` is the position in time at which ``past`` begins (the piece, without it),
+    ``seen`` the number of positions in time up to the end of the piece. ``out`` are the positions asked for:
+    time is counted from the clip's start, rows and columns from the piece's corner.
     """
 
     past: Tensor | None
@@ -86,7 +94,10 @@ class Place(NamedTuple):
 
 
 class Attention(nn.Module):
-    """Projections of neighbourhood attention: normalised, rotated queries and keys, values, output."""
+    """The linear layers of neighbourhood attention, and the normalisation of its queries and keys.
+
+    N heads of width D. Rotated means turned by the rotary embedding of their positions.
+    """
 
     def __init__(self, width: int, head_dim: int, layers: Layers) -> None:
         super().__init__()
@@ -97,12 +108,18 @@ class Attention(nn.Module):
         self.proj = layers.linear(width, width)
 
     def queries(self, x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-        """x (B, T, H, W, C) -> queries (B, T, H, W, N, D), rotated by ``table``."""
+        """x (B, T, H, W, C) -> scaled queries (B, T, H, W, N, D) for N heads of width D.
+
+        They are rotated by ``table``, the cosines and sines of their positions.
+        """
         q = self._heads(_some_rows(self.qkv, x, 0, self.width))
         return rotate(self.q_norm(q, scale=self.head_dim**-0.5), table)
 
     def keys_and_values(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """x (B, T, H, W, C) -> keys, rotated by ``table``, and values, each (B, T, H, W, N, D)."""
+        """x (B, T, H, W, C) -> keys and values, each (B, T, H, W, N, D) for N heads of width D.
+
+        Keys are rotated by ``table``, the cosines and sines of their positions.
+        """
         k, v = _some_rows(self.qkv, x, self.width, 3 * self.width).split(self.width, dim=-1)
         return rotate(self.k_norm(self._heads(k)), table), self._heads(v)
 
@@ -111,7 +128,7 @@ class Attention(nn.Module):
 
 
 def _some_rows(linear: nn.Linear, x: Tensor, start: int, stop: int) -> Tensor:
-    """The outputs ``start`` to ``stop`` of a linear layer."""
+    """x (..., C) -> the output channels ``start`` to before ``stop`` of a linear layer, (..., channels)."""
     # A host's layer that moves or casts its weights does so only when it is called itself.
     if getattr(linear, "comfy_cast_weights", False) or type(linear).forward is not nn.Linear.forward:
         out: Tensor = linear(x)
@@ -148,7 +165,11 @@ class Block(nn.Module):
         self.mlp = FeedForward(width, layers)
 
     def compute(self, x: Tensor, place: Place, masks: Masks, modulation: Modulation = PLAIN) -> Tensor:
-        """The piece x (B, T, H, W, C) -> the result at the positions ``place.out``, (B, T', H', W', C)."""
+        """The piece x (B, T, H, W, C) -> the result (B, T', H', W', C) at the positions ``place.out``.
+
+        ``place`` says where the piece lies in its clip, ``masks`` holds the attention masks made so far, and
+        ``modulation`` are scales and shifts of the two normalisations.
+        """
         out = x.new_empty((x.shape[0], *(span.size for span in place.out), x.shape[-1]))
         rows = place.out[1]
         keys = _Keys(self, x, place, modulation)
@@ -163,7 +184,10 @@ class Block(nn.Module):
     def _strip_of(
         self, x: Tensor, place: Place, strip: Span, keys: _Keys, masks: Masks, modulation: Modulation
     ) -> Tensor:
-        """The rows ``strip`` after attention, (B, T', rows, W', C)."""
+        """x plus its attention (B, T', rows, W', C), at the rows ``strip`` of the positions ``place.out``.
+
+        ``keys`` holds the keys and values of these rows and of those around them.
+        """
         time, _, columns = place.out
         h = _window(place.past, x, strip, columns, time.start - place.first, time.stop - place.first)
         q = self.attn.queries(self._normed(h, modulation), keys.rotation.box((time, strip, columns)))
@@ -203,7 +227,7 @@ class Block(nn.Module):
         )
 
     def _strip(self, x: Tensor, place: Place) -> int:
-        """Rows of a strip: as many as a tile of queries has, or a multiple of that."""
+        """How many rows of the piece are computed at a time: a multiple of the rows of a tile of queries."""
         tile = tile_size(self.kernel)[1]
         row = (place.seen - place.first) * x.shape[0] * x.shape[3] * x.shape[4] * x.element_size()
         return max(tile, STRIP_BYTES // row // tile * tile)
@@ -224,15 +248,16 @@ class _Keys:
         self._memory: Tensor | None = None
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """Keys and values (B, T, rows, W, N, D) of the rows ``self.rows``."""
+        """The keys and values in memory, those of the rows ``self.rows``: each (B, T, rows, W, N, D)."""
         assert self._memory is not None
         keys, values = self._memory[:, :, :, : self.rows.size]
         return keys, values
 
     def cover(self, rows: Span, step: int) -> None:
-        """Compute the keys of ``rows``, which do not begin before those of the last call.
+        """Make the keys and values of ``rows`` available, by computing those that are not there yet.
 
-        A call covers at most ``step`` rows and the windows around them.
+        ``rows`` do not begin before the rows of the last call. They are at most ``step`` rows and those that
+        the windows around these reach.
         """
         known = Span(rows.start, max(rows.start, self.rows.stop))
         if self._memory is None:
@@ -261,7 +286,11 @@ class _Keys:
 
 
 class DiffusionBlock(Block):
-    """A block of the diffusion stage, with its part of the modulation and a projection of the context."""
+    """A block of the diffusion stage.
+
+    Besides the layers of ``Block`` it has its own part of the modulation by the diffusion time, and a
+    projection of the features that condition the stage.
+    """
 
     def __init__(self, width: int, kernel: Sizes, head_dim: int, layers: Layers) -> None:
         super().__init__(width, kernel, head_dim, layers)
@@ -269,7 +298,10 @@ class DiffusionBlock(Block):
         self.scale_shift_table = nn.Parameter(torch.zeros(7, width, dtype=layers.dtype, device=layers.device))
 
     def modulation(self, shared: Tensor) -> Modulation:
-        """``shared`` (7, C), the modulation of the diffusion time, plus this block's own."""
+        """The scales and shifts of this block: ``shared`` plus the block's own table, each (7, C).
+
+        ``shared`` is computed from the diffusion time, and is the same for all blocks.
+        """
         rows = shared.float() + self.scale_shift_table.to(shared.device).float()
         # The order is scale, shift, gate, unlike the transformer's; gates are not used.
         return Modulation(1 + rows[0], rows[1], 1 + rows[3], rows[4])
@@ -292,7 +324,7 @@ class Upsample(nn.Module):
 
 
 class TimeEmbedder(nn.Module):
-    """Sinusoid of the diffusion time, and two linear layers."""
+    """Embeds the diffusion time: its sinusoid, then two linear layers."""
 
     FREQUENCIES = 128
 
@@ -303,7 +335,7 @@ class TimeEmbedder(nn.Module):
         )
 
     def forward(self, time: float, like: Tensor) -> Tensor:
-        """The scaled diffusion time -> embedding (1, width), on the device and in the dtype of ``like``."""
+        """The diffusion time, scaled to 0...1000 -> embedding (1, width), in device and dtype of ``like``."""
         # In float32 at least: bfloat16 holds 1000 only roughly.
         exponents = torch.arange(self.FREQUENCIES, dtype=torch.float32) / self.FREQUENCIES
         angles = time * torch.exp(-torch.log(torch.tensor(10000.0)) * exponents)
@@ -326,7 +358,11 @@ class SharedModulation(nn.Module):
 
 
 def _window(past: Tensor | None, x: Tensor, rows: Span, columns: Span, start: int, stop: int) -> Tensor:
-    """Times ``start`` to ``stop``, counted over ``past`` and then x, at some rows and columns; a copy."""
+    """A copy of some positions of ``past`` followed in time by x, both (B, T, H, W, C).
+
+    Takes the positions ``start`` to before ``stop`` in time, counted from the start of ``past`` (of x if
+    ``past`` is None), at ``rows`` and ``columns``.
+    """
     parts = []
     before = 0 if past is None else past.shape[1]
     if past is not None and start < before:

@@ -1,8 +1,11 @@
 """The stages of one pass through the diffusion decoder, as ``run_stages`` calls them.
 
-Each is exact for any pieces: it caches the rows in time that its next call needs. Letters: B batch, T H W
-time, rows and columns, C channels. ``run_stages`` has time on the third axis, (B, C, T, H, W); inside of a
-stage channels come last.
+Every stage is exact for any pieces: it caches the positions in time that its next call needs. A "row in time"
+is one such position, with all its rows and columns. The stages before the diffusion stage make "features" of
+the latent; the last upsampler turns these into the "context", which conditions the blocks that denoise.
+
+Letters: B batch, T H W time, rows and columns, C channels. ``run_stages`` has time on the third axis, (B, C,
+T, H, W); inside of a stage channels come last.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from .streams import DecoderStream
 from .windows import Span
 
 STRIP_BYTES = 16 * 2**20
-"""About the size of the context that is computed at a time."""
+"""Bytes, roughly, of the part of the diffusion stage's conditioning features that is computed at a time."""
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -43,7 +46,11 @@ class LinearRun:
 
 
 class UpsampleRun:
-    """An upsampler; the first of the two rows in time that it makes of a clip's first row is dropped."""
+    """An upsampler over the pieces of a clip.
+
+    If it doubles the time axis, the first of the two positions that it makes of the clip's first one is
+    dropped.
+    """
 
     def __init__(self, layer: Upsample) -> None:
         self.layer = layer
@@ -56,17 +63,22 @@ class UpsampleRun:
 
 
 class Context:
-    """The context of the diffusion stage, computed from the rows before its upsampler wherever it is read.
+    """The context: the features that condition the diffusion stage, one vector for each patch of a frame.
 
-    Those rows are a quarter of the context, and blocks read up to 40 rows apart from each other. Positions of
-    rows and columns are those of the tile.
+    It is the result of the decoder's last upsampler, ``upsample``. It is never stored: whatever reads a part
+    of it computes that part from the upsampler's input, which a stream holds and which is a quarter of its
+    size. The blocks of the diffusion stage read parts up to 40 frames apart. Rows and columns are counted
+    from the corner of the tile that is decoded.
     """
 
     def __init__(self, upsample: Upsample) -> None:
         self.upsample = upsample
 
     def span(self, features: Span) -> Span:
-        """The rows in time of the context that come from these rows of features."""
+        """The positions in time (frames) of the context that the upsampler makes of ``features``.
+
+        ``features`` are positions in time of the upsampler's input.
+        """
         stride = self.upsample.strides[0]
         # The first of the rows of a clip's first features is dropped, so all others are one earlier.
         dropped = stride - 1
@@ -75,9 +87,10 @@ class Context:
     def add(
         self, out: Tensor, projection: nn.Module, stream: DecoderStream, times: Span, corner: tuple[int, int]
     ) -> None:
-        """Add the projected context to ``out`` (B, T, H, W, C), in place.
+        """Compute a part of the context, project it with ``projection``, and add that to ``out``, in place.
 
-        ``times`` are the rows in time of ``out``, ``corner`` the row and column of the tile where it begins.
+        ``out`` (B, T, H, W, C) lies at the positions ``times`` in time, and begins at the (row, column)
+        ``corner`` of the tile. ``stream`` holds the upsampler's input.
         """
         stride = self.upsample.strides
         dropped = stride[0] - 1
@@ -94,19 +107,30 @@ class Context:
             strip += projection(context)
 
     def release(self, stream: DecoderStream, row: int) -> None:
-        """Free the features that no row of the context from ``row`` on needs."""
+        """Free input of the upsampler that is no longer needed, because the context before ``row`` was read.
+
+        ``row`` is a position in time (a frame) of the context; ``stream`` holds the upsampler's input, which
+        stays from the position on from which frame ``row`` is made.
+        """
         stride = self.upsample.strides[0]
         stream.release(self, (row + stride - 1) // stride)
 
 
 def _cells(span: Span, stride: int) -> tuple[Span, int]:
-    """The cells of ``stride`` positions that cover ``span``, and where in them it begins."""
+    """The numbers of the cells, each of ``stride`` positions, that cover ``span``.
+
+    Also returns how many positions of the first cell lie before ``span``.
+    """
     first = span.start // stride
     return Span(first, -(-span.stop // stride)), span.start - first * stride
 
 
 class NoiseRun:
-    """From rows of features to the patches of noise (B, patches, T, H, W) of the rows that they stand for."""
+    """Draws the noise of the frames that the next features decode to, cut into patches.
+
+    Features (B, C, t, h, w), the input of the last upsampler, come in and are held for ``context``. The
+    noise (B, values of a patch, T, H, W) goes out: T frames, H W patches.
+    """
 
     def __init__(self, context: Context, patch_size: int) -> None:
         self.context = context
@@ -129,10 +153,12 @@ class NoiseRun:
 
 
 class EnterRun:
-    """From patches of noised frames to the input of the first diffusion block, which has its context added.
+    """Begins a denoising step: turns patches of noised frames into the input of the first diffusion block.
 
-    ``corner`` counts the rows and columns that earlier steps took off each cut side of a tile. With ``keep``
-    patches are held for the end of this step.
+    The part of the conditioning features (``context``) that ``block`` reads is added. ``corner`` counts the
+    rows and columns of patches that earlier steps took off each cut side of a tile. With ``keep`` the patches
+    are held until :class:`LeaveRun` ends this step. With ``frees`` nothing after this stage reads the
+    conditioning of these frames, and it is freed.
     """
 
     def __init__(
@@ -163,11 +189,14 @@ class EnterRun:
 
 
 class BlockRun:
-    """A block over the pieces of a clip.
+    """An attention block over the pieces of a clip.
 
-    It caches as many rows in time as its window has, less one. A row leaves once the last row of its window
-    has arrived; the first rows wait for a whole window, and the last ones leave with the clip's end. With
-    ``after``, the context of that next block is added to the result.
+    It caches as many positions in time as its window has, less one. The result of a position comes once the
+    last position of its window has arrived; the first results wait for a whole window, and the last ones
+    come with the clip's end. ``modulation`` are scales and shifts of the block's normalisations. If ``after``
+    is given, the conditioning (``context``) that this next block reads is added to the result; None adds
+    none. ``corner`` counts the rows and columns that earlier blocks took off each cut side of a tile. With
+    ``frees`` no later stage reads the conditioning of these frames, and it is freed.
     """
 
     def __init__(
@@ -211,12 +240,18 @@ class BlockRun:
 
 
 def _ready(arrived: int, window: int) -> int:
-    """How many rows have all rows of their windows, where ``arrived`` rows have arrived."""
+    """Of how many positions in time the whole windows have arrived, once ``arrived`` positions have.
+
+    ``window`` is the size of a window; none is ready before the first window is whole.
+    """
     return arrived - window // 2 if arrived >= window else 0
 
 
 def _newest(past: Tensor | None, piece: Tensor, rows: int) -> Tensor:
-    """The last ``rows`` rows in time of ``past`` and ``piece``, in the memory of ``past`` if it is full."""
+    """The last ``rows`` positions in time of ``past`` followed by ``piece``, both (B, T, H, W, C).
+
+    They are written into the memory of ``past`` if that has ``rows`` positions already, else copied.
+    """
     if past is None or past.shape[1] < rows:
         whole = piece if past is None else torch.cat((past, piece), dim=1)
         return whole[:, max(0, whole.shape[1] - rows) :].clone(memory_format=torch.contiguous_format)
@@ -230,10 +265,11 @@ def _newest(past: Tensor | None, piece: Tensor, rows: int) -> Tensor:
 
 
 class LeaveRun:
-    """From the last block's result to the patches of the next step, or to frames after the last step.
+    """Ends a denoising step: turns the last block's result into the next step's patches, at last into frames.
 
-    ``step`` is the diffusion time of this step and of the next one, ``entered`` the stage that holds the
-    patches of this step. ``taken`` counts the rows and columns that this step took off each cut side.
+    ``step`` is the diffusion time of this step and of the next one. ``velocity`` says that the network
+    predicts velocities, not clean patches. ``entered`` is the stage that began this step and holds its
+    patches. ``taken`` counts the rows and columns of patches that this step took off each cut side of a tile.
     """
 
     def __init__(
@@ -262,7 +298,12 @@ class LeaveRun:
         return unpatchify(out, self.patch_size) if self.step[1] == 0 else out
 
     def _advanced(self, predicted: Tensor, stream: DecoderStream, times: Span) -> Tensor:
-        """One Euler step from the patches of this step, computed in float32."""
+        """One Euler step of denoising, computed in float32.
+
+        ``predicted`` (B, T, H, W, C) is what the network predicts for the frames ``times``. It is applied to
+        the noised patches that ``stream`` holds. Returns the less noised patches, of the shape of
+        ``predicted``.
+        """
         held = stream.held[self.entered].rows(times)
         rows, columns = stream.cut.inner(held.shape[2], held.shape[3], self.taken)
         noised = held[:, :, rows.start : rows.stop, columns.start : columns.stop].float()
@@ -279,6 +320,9 @@ def _corner(stream: DecoderStream, taken: tuple[int, int]) -> tuple[int, int]:
 
 
 def diffusion_times(steps: int) -> list[tuple[float, float]]:
-    """The diffusion time of each of ``steps`` steps and of the one after it, from 1 down to 0."""
+    """For each of ``steps`` denoising steps the pair of its diffusion time and of that of the next step.
+
+    The times fall evenly from 1 (pure noise); after the last step comes 0.
+    """
     times = torch.linspace(1, 1 / steps, steps, dtype=torch.float32).tolist()
     return list(pairwise([*times, 0.0]))
