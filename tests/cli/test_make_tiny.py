@@ -143,9 +143,9 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 
 def test_unknown_generations_are_refused(tmp_path):
-    assert make(tmp_path, "--generation", "2.5").exit_code == 2
-    with pytest.raises(ValueError, match=r"2\.0 and 2\.3; got '2\.5'"):
-        write_tiny_set(tmp_path, generation="2.5")
+    assert make(tmp_path, "--generation", "2.6").exit_code == 2
+    with pytest.raises(ValueError, match=r"2\.0 and 2\.3; got '2\.6'"):
+        write_tiny_set(tmp_path, generation="2.6")
 
 
 def test_the_embedded_set_is_small_and_complete():
@@ -154,3 +154,12 @@ def test_the_embedded_set_is_small_and_complete():
     assert size < 40_000_000
     assert open_checkpoint(files.checkpoint).generation == "2.3"
     assert all(path.exists() for path in (files.text_encoder, files.upsampler, files.distilled, files.edges))
+
+
+def test_the_set_of_2_5_has_the_diffusion_vae_beside_it(tmp_path):
+    assert make(tmp_path, "--generation", "2.5").exit_code == 0
+    file = open_checkpoint(tmp_path / "vae" / "ltx2-tiny-2.5-video-vae.safetensors")
+    assert file.has_diffusion_decoder
+    assert file.generation == "2.5"
+    file.check(Component.VIDEO_DECODER)
+    file.check(Component.VIDEO_ENCODER)
