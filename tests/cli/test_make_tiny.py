@@ -155,3 +155,12 @@ def test_the_embedded_set_is_small_and_complete():
     assert size < 40_000_000
     assert open_checkpoint(files.checkpoint).generation == "2.3"
     assert all(path.exists() for path in (files.text_encoder, files.upsampler, files.distilled, files.edges))
+
+
+def test_the_set_of_2_5_has_the_diffusion_vae_beside_it(tmp_path):
+    assert make(tmp_path, "--generation", "2.5").exit_code == 0
+    file = open_checkpoint(tmp_path / "vae" / "ltx2-tiny-2.5-video-vae.safetensors")
+    assert file.has_diffusion_decoder
+    assert file.generation == "2.5"
+    file.check(Component.VIDEO_DECODER)
+    file.check(Component.VIDEO_ENCODER)

@@ -124,7 +124,8 @@ class Attention(nn.Module):
         return rotate(self.k_norm(self._heads(k)), table), self._heads(v)
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (-1, self.head_dim))
+        heads: Tensor = x.unflatten(-1, (-1, self.head_dim))
+        return heads
 
 
 def _some_rows(linear: nn.Linear, x: Tensor, start: int, stop: int) -> Tensor:
