@@ -122,9 +122,10 @@ def _windows(
 
 
 def _keyframes(fields: RequestFields, background: Colour) -> tuple[Keyframe, ...]:
-    """Remove the images at frames from ``fields``, the fields of a request, and load them as keyframes.
+    """Remove the images that have a frame number from ``fields``, those of a request, and load them.
 
-    Transparent pixels are blended with ``background``, RGB in [0, 1].
+    Each becomes a keyframe at its frame of the long clip. Transparent pixels are blended with ``background``,
+    RGB in [0, 1].
     """
     from ..editing.conditioning import Keyframe
     from ..media import load_image

@@ -1,4 +1,7 @@
-"""The folder of finished windows of a run: kept until its file is written, and named if the run fails."""
+"""The folder of finished windows (parts) of a long run: kept until the run's file is written.
+
+If the run fails, a line names the folder.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +21,12 @@ from .values import Output
 def windows_until_written(
     output: Output, *, again: str, fresh: bool = False, saved: Sequence[Path] = ()
 ) -> Iterator[Path]:
-    """A context with the folder for the windows of ``output``; it is deleted when the block succeeds.
+    """A context with the folder for the windows (parts) of the clip that is written to ``output``.
 
-    ``fresh`` deletes what an earlier run left there. If the block fails and windows are there, a line says
-    where and that ``again`` continues, unless ``saved`` has latents of the whole run by then. Raises
-    ValueError if another run writes there.
+    The folder is deleted when the block succeeds. ``fresh`` deletes what an earlier run left there. If the
+    block fails and windows are there, a line says where and that the command ``again`` continues the run;
+    this line is left out if ``saved``, the files with latents of the whole run, is not empty by then. Raises
+    ValueError if another run writes to the same folder.
     """
     own, spare = saved_windows(output.text), spare_windows(output)
     prune_saved(private_folder(own.parent))
@@ -47,6 +51,9 @@ def windows_until_written(
 
 
 def spare_windows(output: Output) -> Path | None:
-    """Where windows go if the disk of their folder is full: next to the output, which stdout has not."""
+    """Where windows go if the disk of their folder is full: a folder next to the output.
+
+    None if the output is stdout, which has no folder.
+    """
     path = output.destination.path
     return None if output.destination.is_stdout else path.with_name(f".{path.stem}.windows")

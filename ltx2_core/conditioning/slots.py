@@ -20,20 +20,22 @@ from .patchify import guide_positions
 
 @dataclass(frozen=True, kw_only=True)
 class KeyframeSlots:
-    """Keyframes to generate at the pixel frames ``frames`` of the clip, which must rise.
+    """A conditioning item that generates K keyframes, at the pixel frames ``frames`` of the clip, ascending.
 
-    The tokens of one latent frame are appended to the video for each of them, and sampled with it: they start
-    from noise and tell the clip what it looks like there. ``initial`` (B or 1, C, K, H, W), normalised
-    latents, is what they are before noise is added, by default zeros; it matters only where sampling starts
-    below noise level 1, as in a second stage. :func:`generated_keyframes` returns the sampled ones.
+    For each keyframe the tokens of one latent frame are appended to those of the video and sampled together
+    with them: they start from noise, and the video attends to them. ``initial`` (B or 1, C, K, H, W) are the
+    keyframes' normalised latents before noise is added; None stands for zeros. It matters only where sampling
+    starts below noise level 1, as in a second stage. :func:`generated_keyframes` returns the sampled
+    keyframes.
     """
 
     frames: tuple[int, ...]
     initial: Tensor | None = None
 
     def apply(self, state: LatentState) -> LatentState:
-        """Append the latent frames of the keyframes, with a mask of 1, and their positions.
+        """Return a copy of ``state`` with the keyframes' latent frames and positions appended to the video.
 
+        Their denoise mask is 1: they are generated in full.
         Raises ValueError for frames outside the clip or out of order, for a state without video, and for
         ``initial`` of another size than the clip.
         """
@@ -68,7 +70,10 @@ class KeyframeSlots:
 
 
 def check_keyframes(frames: Sequence[int], clip_frames: int) -> None:
-    """Raise ValueError unless ``frames`` rise within a clip of ``clip_frames`` pixel frames."""
+    """Raise ValueError unless the frame numbers ``frames`` ascend and lie within the clip.
+
+    The clip has ``clip_frames`` frames. All are pixel frames.
+    """
     if not frames:
         raise ValueError("no keyframe is named: give the frames at which keyframes are generated")
     if not all(0 <= frame < clip_frames for frame in frames):
@@ -80,7 +85,7 @@ def check_keyframes(frames: Sequence[int], clip_frames: int) -> None:
 def generated_keyframes(x: AVLatent, state: LatentState) -> Tensor | None:
     """The generated keyframes (B, C, K, H, W) in a sampled latent ``x``; None if ``state`` has none.
 
-    Decode each as a clip of one frame: together they are no clip.
+    Decode each keyframe as a clip of one frame: along K they are not consecutive frames of a clip.
     """
     if x.video is None:
         return None
@@ -92,15 +97,18 @@ def generated_keyframes(x: AVLatent, state: LatentState) -> Tensor | None:
 
 
 def spread_keyframes(count: int, frames: int) -> tuple[int, ...]:
-    """``count`` frames spread evenly within a clip of ``frames`` pixel frames, its ends excluded."""
+    """The numbers of ``count`` frames spread evenly within a clip of ``frames`` pixel frames.
+
+    The first and the last frame of the clip are not among them.
+    """
     return tuple(round(number * (frames - 1) / (count + 1)) for number in range(1, count + 1))
 
 
 def keyframes_every(interval: int, frames: int, occupied: Collection[int] = ()) -> tuple[int, ...]:
-    """Frames about ``interval`` apart in a clip of ``frames`` pixel frames, the last one included.
+    """The numbers of frames about ``interval`` apart in a clip of ``frames`` pixel frames.
 
-    The first frame is left out, and so are ``occupied`` ones, which have an image or a keyframe already. This
-    is how ComfyUI's Add Generated Keyframes places them.
+    The last frame is among them. The first one is left out, and so are the frames ``occupied``, which have an
+    image or a keyframe already. ComfyUI's node Add Generated Keyframes places keyframes in the same way.
     """
     count = max(1, round((frames - 1) / interval))
     spread = (round(number * (frames - 1) / count) for number in range(1, count + 1))

@@ -65,7 +65,7 @@ def fit_batch(name: str, latent: Tensor, own: Tensor) -> Tensor:
 
 
 def check_grid(name: str, latent: Tensor, own: Tensor) -> None:
-    """Raise ValueError if ``latent`` and ``own``, the clip's, differ in channels, latent rows or columns.
+    """Raise ValueError if ``latent`` differs in channels, rows or columns from ``own``, the clip's latent.
 
     Both are video latents (B, C, F, H, W); the message calls ``latent`` by its ``name``.
     """

@@ -26,10 +26,10 @@ _ENCODER_BLOCKS: list[JsonValue] = [
     ["compress_all_res", {"multiplier": 1}],
     ["res_x", 2],
 ]
-"""Those of LTX-2.3, whose encoder this VAE has."""
+"""The blocks of the encoder of LTX-2.3, which the diffusion VAE shares."""
 
 _MOST = 64
-"""Largest number of blocks in a stage, of steps, and of positions along one axis of a window."""
+"""Largest allowed number of blocks in a stage, of denoising steps, and of positions along a window's axis."""
 
 
 def diffusion_decoder_config(c: ParsedJson) -> DiffusionDecoderConfig:

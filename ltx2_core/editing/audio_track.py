@@ -70,7 +70,7 @@ class AudioParts(NamedTuple):
         """Read ``seconds`` of audio from second ``start_s`` on: (waveform (C, S), rate in Hz).
 
         The result is shorter if the audio ends within that time. If the audio ends before ``start_s``, the
-        result is silence.
+        result is ``seconds`` of silence.
         """
         part = self.read(round(start_s * self.rate), round(seconds * self.rate))
         return (part if part.shape[1] else part.new_zeros(len(part), round(seconds * self.rate))), self.rate

@@ -36,7 +36,7 @@ SETTINGS: RequestOptions = {
     "stage2_sampler": "euler",
     "audio_stage": 1,
 }
-"""Fields of the request of every dub."""
+"""Fields that the request of every dub has: name -> value."""
 
 
 def dub(pipeline: LongPipeline, prompt: str, source: Footage, **options: Any) -> Edit:
@@ -53,9 +53,10 @@ def dub(pipeline: LongPipeline, prompt: str, source: Footage, **options: Any) ->
 
 
 def plan_dub_of(pipeline: LongPipeline, source: Footage) -> Dub:
-    """Plan a dub with the LoRA of ``pipeline``, which decides how small the reference is encoded.
+    """Plan the dub of ``source`` with the LoRA of ``pipeline``.
 
-    Raises ValueError as :func:`dub` does.
+    The LoRA decides how small the frames of ``source`` are encoded as the reference. Raises ValueError as
+    :func:`dub` does.
     """
     loras = pipeline.loras
     if len(loras) != 1:
@@ -72,8 +73,8 @@ def plan_dub_of(pipeline: LongPipeline, source: Footage) -> Dub:
 class Dub:
     """A planned dub of the first frames of ``source``, with its whole audio as the voice.
 
-    ``clip`` is the size and length of the second sampling stage: 8k + 1 frames. The frames of the source are
-    encoded ``scale`` times smaller than the clip of each stage.
+    ``clip`` is the size and length of what the second sampling stage generates: 8k + 1 frames. In each stage
+    the frames of the source are encoded ``scale`` times smaller than the clip that is generated.
     """
 
     source: Footage
@@ -88,7 +89,10 @@ class Dub:
         return [DubbedFrames(frames, self.scale), DubbedAudio(audio, self.clip)]
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Make the result: the sampled frames without their padding, and the audio of the first stage."""
+        """Make the result of what was ``sampled``: its frames without their padding, and its audio.
+
+        The audio is that of the first sampling stage.
+        """
         width, height = self.source.size if self.source.fit == "own" else (self.clip.width, self.clip.height)
         waveform, rate = sampled.audio()
         track = as_long_as(waveform, rate, self.clip.seconds)
@@ -114,10 +118,10 @@ class Dub:
 def plan_dub(source: Footage, scale: int, *, numerics: Numerics) -> Dub:
     """Plan a dub whose reference is encoded ``scale`` times smaller than the clip.
 
-    The clip has the first 8k + 1 frames of ``source``. Its width and height are multiples of 64 and of what
-    ``scale`` divides in both stages: those of the source rounded up, or with another ``fit`` than "own" to
-    the nearest. ``numerics`` is the implementation whose rounding is followed. Raises ValueError for a source
-    without audio.
+    The clip has the first 8k + 1 frames of ``source``. Its width and height are multiples of 64 such that in
+    both stages they can be divided by ``scale``: those of the source rounded up, or, with another ``fit`` of
+    the source than "own", rounded to the nearest. ``numerics`` is the implementation whose rounding is
+    followed. Raises ValueError for a source without audio.
     """
     if source.audio is None:
         raise ValueError("the video has no audio: a dub takes the voice from it; give a video with audio")
@@ -134,7 +138,10 @@ def plan_dub(source: Footage, scale: int, *, numerics: Numerics) -> Dub:
 
 @dataclass(frozen=True, eq=False)
 class DubbedFrames:
-    """Frames of the source as the reference of a dub, ``scale`` times smaller than the clip of a stage."""
+    """A conditioning item: the frames of ``footage``, the source, as the reference of a dub.
+
+    They are encoded ``scale`` times smaller than the clip of the sampling stage.
+    """
 
     footage: Footage
     scale: int
@@ -157,9 +164,10 @@ class DubbedFrames:
 
 @dataclass(frozen=True, eq=False)
 class DubbedAudio:
-    """The audio of a dub: in the first stage that of the source is the reference of the generated audio.
+    """A conditioning item for the audio of a dub, in both sampling stages.
 
-    In the second stage, whose clip is ``last``, the audio of the first is preserved and is its own reference.
+    In the first stage ``audio``, that of the source, is the reference of the audio that is generated. In the
+    second stage, whose clip is ``last``, the audio of the first stage is preserved, and is the reference.
     """
 
     audio: Waveform

@@ -1,7 +1,8 @@
 """Layouts of the diffusion video decoder that differ from its network: split projections and static gates.
 
-diffusers stores queries, keys and values of a block apart. Some distilled files have constant gates for the
-branches of the diffusion blocks; they are multiplied into the last layer of the branch.
+diffusers stores the projections to queries, keys and values as three tensors, the network has them as one.
+Some distilled files have constant gates, factors of the attention and of the feed-forward of the diffusion
+blocks; loading multiplies each into the last layer of what it scales.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _GATED = {
     "context_proj.weight": "gate_ctx",
     "context_proj.bias": "gate_ctx",
 }
-"""Tensor of a diffusion block -> the gate by which its rows are multiplied."""
+"""Name of a tensor in a diffusion block -> name of the stored gate that its rows are multiplied by."""
 
 _BLOCK = re.compile(r"(decoder\.diff_blocks\.\d+\.)(.+)")
 
@@ -40,7 +41,10 @@ def sources(name: str, infos: Mapping[str, TensorInfo]) -> tuple[str, ...]:
 def stored_shapes(
     expected: Mapping[str, tuple[int, ...]], infos: Mapping[str, TensorInfo]
 ) -> dict[str, tuple[int, ...]]:
-    """The shapes that the tensors in the file must have; ``expected`` are those of the network."""
+    """Return name -> shape for the tensors that a file with the header ``infos`` must have.
+
+    ``expected`` are the names and shapes of the network's tensors.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in expected.items():
         names = sources(name, infos)
@@ -54,7 +58,10 @@ def stored_shapes(
 
 
 def made(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The network's tensors from the stored ones: projections joined, gates multiplied in and dropped."""
+    """Make the network's tensors of those in ``state``, a file's by their names without a prefix.
+
+    Split projections are joined; gates are multiplied into their layers and dropped.
+    """
     gates = {name for name in state if name.rpartition(".")[2] in _GATED.values()}
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -70,7 +77,10 @@ def made(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def entries(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
-    """The network's tensors as dtype, shape and a function that reads them, to write them to a file."""
+    """Describe the network's tensors, so that they can be written to a file: name -> (dtype, shape, read).
+
+    ``infos`` is the header of the file that holds them in its own layout; ``read()`` returns the tensor.
+    """
     found: dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]] = {}
     for name in dict.fromkeys(_whole(name) for name in infos):
         if name.rpartition(".")[2] in _GATED.values():

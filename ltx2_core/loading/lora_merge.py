@@ -39,11 +39,12 @@ Changes = Mapping[str, Sequence[Change]]
 
 @dataclass(frozen=True, kw_only=True)
 class Base:
-    """Describes the original tensors of a component in the file, and how they are loaded.
+    """Describes the original tensors of a component in its model file, and how they are loaded.
 
-    ``infos`` are header entries by official name. ``layers`` are the quantised layers, of which those in
-    ``resident`` stay quantised in the network. ``shapes`` are the decoded shapes of the network's tensors.
-    ``dtype`` and ``device`` are the arguments of ``Checkpoint.load``.
+    ``infos`` are header entries by the names of tensors in official checkpoints, whatever the file calls
+    them. ``layers`` are the quantised layers, of which those in ``resident`` stay quantised in the network.
+    ``shapes`` are the decoded shapes of the network's tensors. ``dtype`` and ``device`` are the arguments of
+    ``Checkpoint.load``.
     """
 
     infos: Infos

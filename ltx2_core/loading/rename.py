@@ -1,7 +1,8 @@
-"""Renames the tensors of a diffusers folder to those of a single-file checkpoint: one table for each class.
+"""Renames the tensors of a diffusers folder to those of a single-file checkpoint.
 
-Only names differ between the two layouts, except that the diffusion video decoder has queries, keys and
-values apart; no tensor is transposed.
+There is one table for each model class of diffusers. Only names differ between the two layouts, except that
+the folder stores queries, keys and values of the diffusion video decoder as three tensors, and the single
+file as one; no tensor is transposed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sections of a checkpoint's configuration, and the one rule by which several files join theirs."""
+"""The sections of a checkpoint's configuration, and the rule by which those of several files are joined."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _rank(section: str, components: Collection[Component]) -> int | None:
 
 
 def _joined(values: Sequence[JsonValue]) -> JsonValue:
-    """The first value; if it is an object, the keys that only later ones have are added."""
+    """The first of ``values``; if it is an object, the keys that only later values have are added to it."""
     first, *later = values
     if not isinstance(first, Mapping):
         return first

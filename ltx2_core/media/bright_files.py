@@ -13,9 +13,9 @@ from ..formats import HDR_NAMES
 from .exr import is_exr
 
 CURVES: Final = {16: "PQ", 18: "HLG"}
-"""Numbers of ITU-T H.273 of the transfer functions of HDR, which PNG, AVIF and HEIF files state."""
+"""HDR transfer functions that PNG, AVIF and HEIF files may state: number in ITU-T H.273 -> name."""
 _HEAD: Final = 65536
-"""Bytes at the beginning of a file in which the transfer function is stated."""
+"""How many bytes at the beginning of a file are searched for the transfer function that it states."""
 _FLOAT_SUFFIXES: Final = (".hdr", ".pfm", ".rgbe")
 
 
@@ -29,9 +29,9 @@ def refuse_exr(path: str | os.PathLike[str]) -> None:
 
 
 def refuse_bright(path: Path, image: Image.Image) -> None:
-    """Raise ValueError for an opened image of floating point numbers, or with the curve PQ or HLG.
+    """Raise ValueError if ``image`` has floating point numbers, or an HDR transfer function (PQ or HLG).
 
-    ``path`` is its file.
+    ``path`` is the file from which ``image`` was opened.
     """
     curve = _stated_curve(path)
     if image.mode.startswith("F"):
@@ -50,7 +50,7 @@ def refuse_unreadable(path: Path) -> None:
 
 
 def _stated_curve(path: Path) -> int | None:
-    """The HDR transfer function that a PNG or an AVIF or HEIF file states; None for all others."""
+    """The H.273 number of the HDR transfer function that a PNG, AVIF or HEIF file states; else None."""
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
     if head.startswith(b"\x89PNG"):

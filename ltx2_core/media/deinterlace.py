@@ -10,19 +10,19 @@ import av
 PROGRESSIVE = 1
 """FFmpeg's number for the field order of progressive video; 0 is unknown, higher ones are interlaced."""
 NOTE = "interlaced: the lines of the second field of each frame are computed from its neighbours (bwdif)"
-"""What the conversion changes, for reports."""
+"""A sentence for reports on what deinterlacing changes."""
 
 
 def can_deinterlace() -> bool:
-    """Whether this build of FFmpeg has the filter."""
+    """Whether this build of FFmpeg has the filter that deinterlaces."""
     return "bwdif" in av.filter.filters_available
 
 
 def deinterlaced(frames: Iterable[Any], stream: Any) -> Iterator[Any]:
-    """Yield a progressive frame for each decoded frame of ``stream``, at the same time.
+    """Yield a progressive frame for each of ``frames``, the decoded frames of ``stream``, at its time.
 
-    The frame before and the one after are used, so that the first of ``frames`` differs from what a run that
-    begins earlier yields. Frames that are progressive are yielded unchanged.
+    A frame is computed from itself and its two neighbours. The first of ``frames`` lacks one of these, so
+    that its result differs if reading begins earlier. Frames that are progressive are yielded unchanged.
     """
     graph: Any = None
     kind: tuple[int, int, str] | None = None
@@ -52,7 +52,10 @@ def _graph(frame: Any, stream: Any) -> Any:
 
 
 def _ready(graph: Any, stream: Any, *, end: bool = False) -> Iterator[Any]:
-    """Yield the frames that the filter has finished, at their times in units of ``stream``."""
+    """Yield the frames that the filter ``graph`` has finished, with times in units of ``stream``.
+
+    ``end`` says that no frame follows, so that the filter finishes all it holds.
+    """
     if graph is None:
         return
     if end:

@@ -23,7 +23,7 @@ from .hdr_space import CHROMATICITIES, HdrSpace, Primaries
 SUFFIX: Final = ".exr"
 _MAGIC: Final = b"\x76\x2f\x31\x01"
 _BRIGHTEST: Final = 65504.0
-"""The largest number of a half float, in place of infinite light."""
+"""The largest number of a half float, which replaces infinite light."""
 _OWN: Final = ("chromaticities", "colorSpace")
 
 
@@ -73,9 +73,10 @@ def check_exr_size(path: Path) -> tuple[int, int]:
 def read_exr(path: str | os.PathLike[str]) -> Tensor:
     """Read an EXR image as (1, 3, H, W) float32: the numbers of the file, which are not limited to [0, 1].
 
-    Alpha is dropped and grey repeated. The part outside of the display window is cut, and where the file has
-    no pixels in it they are 0. Infinite light becomes the brightest of a half float. Raises what
-    :func:`check_exr_size` raises, and ValueError for an image without red, green and blue or with NaN.
+    Alpha is dropped; a grey image has three equal channels. The result is the display window (the visible
+    part) of the file: pixels outside of it are cut, and those that the file lacks are 0. Infinite light
+    becomes the brightest of a half float. Raises what :func:`check_exr_size` raises, and ValueError for an
+    image that is neither RGB nor grey, or has NaN.
     """
     file = Path(path)
     width, height = check_exr_size(file)
@@ -98,7 +99,7 @@ def read_exr(path: str | os.PathLike[str]) -> Tensor:
 
 
 def exr_primaries(path: Path) -> Primaries | None:
-    """The primaries that an EXR image states, where they are of a space that is known; else None."""
+    """The primaries that an EXR image states in its header; None if it states none, or unknown ones."""
     stated = _opened(path, header_only=True).header().get("chromaticities")
     if stated is None:
         return None
@@ -146,7 +147,10 @@ def _opened(path: Path, **options: bool) -> Any:
 
 
 def _numbers(path: Path, pixels: Any) -> NDArray[np.float32]:
-    """One channel (H, W) in float32. Raises ValueError for the pixels of a deep image."""
+    """Convert the pixels of one channel to (H, W) in float32.
+
+    Raises ValueError, which names the file ``path``, for a deep image (several values in a pixel).
+    """
     if not isinstance(pixels, np.ndarray) or pixels.dtype.kind not in "fu" or pixels.ndim != 2:
         raise ValueError(f"{path} is a deep EXR image, which has several depths a pixel: flatten it first")
     return pixels.astype(np.float32)
@@ -155,9 +159,10 @@ def _numbers(path: Path, pixels: Any) -> NDArray[np.float32]:
 def _in_window(
     pixels: NDArray[np.float32], data: Any, display: Any, size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Cut the pixels (3, h, w) of a data window to the display window, of ``size`` (H, W).
+    """Place the pixels (3, h, w) that an EXR file stores in its visible part -> (3, H, W).
 
-    A window is its first and its last (x, y).
+    ``data`` is the window of the stored pixels and ``display`` the visible one, each as its first and its
+    last (x, y); ``size`` is the (H, W) of the visible one. Pixels that the file lacks are 0.
     """
     (left, top), (shown_left, shown_top) = data[0], display[0]
     x, y = int(left - shown_left), int(top - shown_top)

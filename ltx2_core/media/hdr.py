@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 
 CURVES = {16: "PQ (HDR10, Dolby Vision)", 18: "HLG"}
-"""FFmpeg's numbers of the transfer functions that are brighter than a display of standard range."""
+"""FFmpeg's number -> name of each transfer function that is brighter than a display of standard range."""
 PQ, HLG = 16, 18
 
 PEAK_NITS = 1000.0
-"""The brightest light of the source that is told apart; brighter light is white."""
+"""Brightest light of the source, in nits, that is told apart; all brighter light becomes white."""
 WHITE_NITS = 203.0
-"""Light that becomes the white of SDR: the reference white of HDR, BT.2408."""
+"""Light in nits that becomes the white of SDR: the reference white of HDR in BT.2408."""
 SDR_GAMMA = 2.4
-"""The display of SDR, BT.1886."""
+"""Exponent of the transfer function of an SDR display, BT.1886."""
 
 BT2020, BT709 = 9, 1
 _WEIGHTS = {BT2020: (0.2627, 0.0593), 10: (0.2627, 0.0593), BT709: (0.2126, 0.0722)}
-"""Shares of red and blue in the luma of a matrix, by FFmpeg's number."""
+"""FFmpeg's number of a colour matrix -> the shares of red and of blue in its luma."""
 _TO_709 = np.array(
     [[1.660491, -0.587641, -0.072850], [-0.124550, 1.132900, -0.008349], [-0.018151, -0.100579, 1.118730]],
     np.float32,
 )
-"""Linear BT.2020 to linear BT.709, BT.2087."""
+"""Matrix (3, 3) from linear RGB of BT.2020 to linear RGB of BT.709, as BT.2087 states it."""
 
 
 def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ CHROMATICITIES: Final[dict[Primaries, tuple[float, ...]]] = {
     "rec709": (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290),
     "acescg": (0.713, 0.293, 0.165, 0.830, 0.128, 0.044, 0.32168, 0.33767),
 }
-"""x and y of red, green, blue and white, as EXR files state them."""
+"""Name of a set of primaries -> x and y of red, green, blue and white, as EXR files state them."""
 
 _ACESCG_TO_REC709 = torch.tensor(
     [[1.70505, -0.62179, -0.08326], [-0.13026, 1.1408, -0.01055], [-0.024, -0.12897, 1.15297]]
@@ -34,7 +34,7 @@ _REC709_TO_REC2020 = torch.tensor(
         [0.01639144, 0.08801331, 0.89559525],
     ]
 )
-"""Of BT.2087."""
+"""Matrix (3, 3) for linear RGB, as BT.2087 states it."""
 _ACESCG_TO_REC2020 = torch.tensor(
     [
         [1.02582475, -0.02005319, -0.00577156],
@@ -42,7 +42,10 @@ _ACESCG_TO_REC2020 = torch.tensor(
         [-0.00501335, -0.02529007, 1.03030342],
     ]
 )
-"""Adapted from the white of ACES (D60) to that of BT.2020 (D65) by the Bradford matrix."""
+"""Matrix (3, 3) for linear RGB.
+
+It adapts the white of ACES (D60) to that of BT.2020 (D65) by the Bradford matrix.
+"""
 
 # ARRI LogC3 at exposure index 800: code = c log10(a x + b) + d, below the cut e x + f.
 _LOGC3_A, _LOGC3_B, _LOGC3_C, _LOGC3_D = 5.555556, 0.052272, 0.247190, 0.385537
@@ -83,7 +86,10 @@ def acescct_decode(code: Tensor) -> Tensor:
 
 
 def change_primaries(light: Tensor, before: Primaries, after: Primaries) -> Tensor:
-    """Convert linear light (..., 3, H, W) from the primaries ``before`` to ``after``; it may fall below 0."""
+    """Convert linear light (..., 3, H, W) from the primaries ``before`` to the primaries ``after``.
+
+    Colours outside the new primaries have values below 0.
+    """
     if before == after:
         return light
     return _mixed(light, _ACESCG_TO_REC709 if before == "acescg" else _REC709_TO_ACESCG)
@@ -101,11 +107,11 @@ def _mixed(light: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class HdrSpace:
-    """The colour space of HDR images that go into a run, and of the clip that comes out.
+    """A colour space that HDR images may have which go into a run, and the clip that comes out.
 
-    Inside of a run every HDR clip is ACEScct codes in [0, 1] on the primaries of ACEScg, as in the official
-    pipelines. ``is_log`` says that images of this space are such codes already. ``primaries`` and ``tag``
-    (the attribute ``colorSpace``) are what an EXR file states.
+    Inside of a run every HDR clip is ACEScct codes (logarithms of light) in [0, 1] on the primaries of
+    ACEScg, as in the official pipelines. ``is_log`` says that images of this space are such codes already.
+    ``primaries`` and ``tag`` (the attribute ``colorSpace``) are what an EXR file of this space states.
     """
 
     name: str
@@ -114,16 +120,19 @@ class HdrSpace:
     is_log: bool = False
 
     def to_codes(self, pixels: Tensor) -> Tensor:
-        """Convert pixels (..., 3, H, W) of this space to codes in [0, 1].
+        """Convert pixels (..., 3, H, W) of this space to ACEScct codes in [0, 1].
 
-        Light that is too dark or too bright for codes is clipped.
+        Light that is too dark or too bright for these codes is clipped.
         """
         if self.is_log:
             return pixels.float().clamp(0, 1)
         return acescct_encode(change_primaries(pixels, self.primaries, "acescg"))
 
     def of_codes(self, codes: Tensor) -> Tensor:
-        """Convert codes (..., 3, H, W) to float32 pixels of this space; codes outside [0, 1] are clipped."""
+        """Convert ACEScct codes (..., 3, H, W) to float32 pixels of this space.
+
+        Codes outside [0, 1] are clipped.
+        """
         if self.is_log:
             return codes.float().clamp(0, 1)
         light = change_primaries(acescct_decode(codes), "acescg", self.primaries)

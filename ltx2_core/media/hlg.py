@@ -22,11 +22,11 @@ matrix."""
 
 _A, _B, _C = 0.17883277, 0.28466892, 0.55991073
 WHITE_SIGNAL = 0.75
-"""The signal of diffuse white, BT.2408."""
+"""The HLG signal, in [0, 1], of diffuse white, as BT.2408 recommends."""
 _WHITE = (math.exp((WHITE_SIGNAL - _C) / _A) + _B) / 12
-"""Scene light of ``WHITE_SIGNAL``, of 1 for the brightest."""
+"""Scene light that has the signal ``WHITE_SIGNAL``, on a scale on which the brightest light is 1."""
 _ROLL = _WHITE / (1 - _WHITE)
-"""Slope of the roll-off above white, with which it continues the straight line below."""
+"""Rate of the exponential curve above white, at which it continues the straight line below without a bend."""
 
 _RED, _BLUE = 0.2627, 0.0593
 
@@ -59,8 +59,9 @@ def planes_of(signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def hlg_frame(codes: Tensor, number: int) -> Any:
-    """Convert one frame (3, H, W) that a decoder returned in [-1, 1] to PyAV's frame in ``yuv420p10le``.
+    """Convert one frame (3, H, W) that the video decoder returned in [-1, 1] to a frame of PyAV.
 
+    Its pixel format is ``yuv420p10le``.
     ``number`` is that of the frame in the clip, for the message. Raises ValueError for NaN and infinite
     values.
     """
@@ -80,8 +81,9 @@ def hlg_frame(codes: Tensor, number: int) -> Any:
 
 
 def checked_codes(frame: Tensor, number: int) -> Tensor:
-    """Convert a frame of any shape that a decoder returned in [-1, 1] to codes in [0, 1], float32 on the CPU.
+    """Convert a frame that the video decoder returned in [-1, 1] to ACEScct codes in [0, 1].
 
+    The codes are float32 on the CPU, of the shape of ``frame``, which may be any.
     ``number`` is that of the frame in the clip, for the message. Raises ValueError for frames that are not
     float, and for NaN and infinite values.
     """

@@ -11,10 +11,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 SIDE = 64
-"""Longer side of the small copy: there most motion is below the one pixel that the method can follow."""
+"""Longer side, in pixels, of the small copy of a frame on which motion is measured.
+
+At that size most motion is below one pixel between frames, which is all that the method can follow.
+"""
 BLOCK = 8
 NOISE = 4e-3
-"""Gradient, in shares of the range of grey, that compression alone may have: less is no texture."""
+"""Difference of neighbouring pixels, grey in [0, 1], that compression alone may make: less is no texture."""
 
 
 class MotionMeter:
@@ -35,7 +38,10 @@ class MotionMeter:
             self._pairs += len(whole) - 1
 
     def speed(self, fps: float) -> float:
-        """Root mean square of the flow, in per cent of the longer side per second; 0 for a single frame."""
+        """Root mean square of the optical flow so far, in per cent of the longer side per second.
+
+        ``fps`` is the frame rate. The result is 0 for a single frame.
+        """
         if not self._pairs:
             return 0.0
         pixels: float = (self._energy / self._pairs) ** 0.5
@@ -43,7 +49,10 @@ class MotionMeter:
 
 
 def small_grey(frames: Tensor) -> Tensor:
-    """Frames (N, 3, H, W), uint8 or float in [-1, 1] -> grey (N, 1, H', W') in [0, 1], ``SIDE`` long."""
+    """Shrink frames (N, 3, H, W), uint8 or float in [-1, 1], to grey ones (N, 1, H', W') in [0, 1].
+
+    The longer of H' and W' is ``SIDE``.
+    """
     values = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float() / 2 + 0.5
     # As the eye weights them (BT.601): the plain mean would be equal for many pairs of colours.
     weights = torch.tensor((0.299, 0.587, 0.114), device=values.device).view(1, 3, 1, 1)
@@ -57,8 +66,8 @@ def small_grey(frames: Tensor) -> Tensor:
 def flow_energy(grey: Tensor) -> Tensor:
     """Mean square (N - 1,) of the optical flow between consecutive frames (N, 1, H, W), in pixels squared.
 
-    One flow for each block by least squares over its gradients (Lucas and Kanade 1981). Blocks without
-    texture have no flow that could be seen, and do not count.
+    Each block of pixels gets one flow by least squares over its gradients (Lucas and Kanade 1981). Blocks
+    without texture have no flow that could be seen, and do not count.
     """
     before, after = grey[:-1], grey[1:]
     middle = (before + after) / 2
@@ -67,7 +76,7 @@ def flow_energy(grey: Tensor) -> Tensor:
     dt = (after - before)[..., 1:-1, 1:-1]
 
     def blocks(values: Tensor) -> Tensor:
-        """The mean over each block (N, R, C)."""
+        """The mean of ``values`` (N, 1, H, W) over each block of pixels: (N, R, C), R rows and C columns."""
         return rearrange(F.avg_pool2d(values, BLOCK, stride=BLOCK // 2), "n 1 r c -> n r c")
 
     xx, xy, yy = blocks(dx * dx), blocks(dx * dy), blocks(dy * dy)

@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 class OtherTracks:
     """The other tracks of a source, written to a new file as far as the file can hold them.
 
-    ``source`` is the source, opened a second time, since packets of different tracks are far apart in some
-    files. ``origin_s`` is the time stamp of the source, in seconds, at which the new file begins.
+    ``source`` is the opened source file. It is opened a second time for this, since packets of different
+    tracks are far apart in some files. ``output`` is the new file, opened for writing with PyAV, and ``fmt``
+    its kind. ``origin_s`` is the time stamp of the source, in seconds, at which the new file begins.
     """
 
     def __init__(self, source: Any, output: Any, fmt: Format, origin_s: float) -> None:
@@ -41,7 +42,7 @@ class OtherTracks:
         self._next: Any = None
 
     def copy(self, until_s: float | None = None) -> None:
-        """Write the packets up to ``until_s`` seconds of the new file; None writes all."""
+        """Write the next packets, up to ``until_s`` seconds after the new file's start; None writes all."""
         while True:
             packet = self._next or next(self._packets, None)
             if packet is None:
@@ -69,9 +70,10 @@ class OtherTracks:
 def other_tracks(
     path: str | os.PathLike[str], output: Any, fmt: Format, origin_s: float
 ) -> Iterator[OtherTracks]:
-    """A context with the other tracks of the file ``path``; arguments are those of :class:`OtherTracks`.
+    """A context that yields the :class:`OtherTracks` of the file ``path``, ready to be copied to ``output``.
 
-    It has to be opened before the first packet is written, which writes the header of the new file.
+    ``output``, ``fmt`` and ``origin_s`` are those of that class. Enter the context before the first packet
+    is written to ``output``: that writes the header of the new file, after which no track can be added.
     """
     with open_media(path, "video") as source:
         yield OtherTracks(source, output, fmt, origin_s)
@@ -80,8 +82,8 @@ def other_tracks(
 def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
     """A sentence that names the tracks of a file which a new file of kind ``fmt`` will not hold.
 
-    None if there are none. Without ``fmt`` all other tracks are named, because the new file is encoded and
-    has only video and audio. Reads only headers.
+    None if it will hold all. With None as ``fmt`` all tracks besides the main video and audio are named,
+    because then the new file is encoded and has only those two. Reads only headers.
     """
     with open_media(path, "video") as container:
         if not container.streams.video:
@@ -97,7 +99,10 @@ def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
 
 
 def copied_stream(stream: Any, output: Any) -> Any:
-    """Create a stream in ``output`` for the packets of ``stream``, with its tags and its role."""
+    """Create a stream in ``output`` for the packets of ``stream``, and return it.
+
+    It has the tags and the role (such as "forced") of ``stream``; an audio stream is not the default one.
+    """
     copy = output.add_stream_from_template(stream)
     copy.metadata.update(plain_tags(stream.metadata))
     # Such as default and forced; older PyAV cannot set it.
@@ -109,7 +114,7 @@ def copied_stream(stream: Any, output: Any) -> Any:
 
 
 def move_packet(packet: Any, origin: Fraction) -> None:
-    """Move the times of a packet so that ``origin`` seconds become 0, in units of its stream.
+    """Subtract ``origin`` seconds from the times of a packet, in place.
 
     Presentation and decoding time move together, so that the decoder's delay for B-frames stays.
     """
@@ -119,7 +124,7 @@ def move_packet(packet: Any, origin: Fraction) -> None:
 
 
 def fits(stream: Any, fmt: Format) -> bool:
-    """Whether a kind of file can hold a stream; found out by writing its header."""
+    """Whether files of kind ``fmt`` can hold ``stream``, found out by writing the header of such a file."""
     # FFmpeg's tables of codecs for each container are not complete; its muxers check when they write a
     # header.
     with av.open(os.devnull, "w", format=fmt.muxer) as trial:
@@ -139,7 +144,7 @@ def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _others(container: Any) -> Iterator[Any]:
-    """The streams besides the first video and the first audio, which an edit reads."""
+    """Yield the streams of a file except its first video and its first audio, which edits themselves read."""
     main = {stream.index for kind in ("video", "audio") for stream in getattr(container.streams, kind)[:1]}
     chapters = bool(_chapters(container))
     for stream in container.streams:
@@ -165,7 +170,7 @@ def _holds_attachments(fmt: Format) -> bool:
 
 
 def _copy_attachments(source: Any, output: Any, fmt: Format) -> None:
-    """Copy attached files, such as the fonts of subtitles."""
+    """Copy attached files, such as the fonts of subtitles, if files of kind ``fmt`` can hold them."""
     # Older PyAV has no attachments.
     if not (_holds_attachments(fmt) and hasattr(output, "add_attachment")):
         return

@@ -109,8 +109,8 @@ def _choose_convolutional(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype:
 def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
     """The choice for the diffusion decoder, whose tiles are always exact: least work first.
 
-    Fewer frames at a time repeat keys of cached rows, and tiles repeat their borders. Tiles come last, as
-    their caches move to system memory and back.
+    With fewer frames at a time attention keys of cached frames are computed more often, and with tiles their
+    borders. Tiles come last, as their caches move to system memory and back.
     """
     cells, halo, smallest = (clip.latent_height, clip.latent_width), field_of_view(vae), None
     for tiles in (None, *_cuts(cells, halo, halo)):

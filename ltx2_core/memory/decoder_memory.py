@@ -1,4 +1,4 @@
-"""The memory of a decode, as it is predicted for either kind of video decoder."""
+"""The memory that decoding a video needs, as it is predicted for either kind of video decoder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderMemory:
-    """Peak bytes of a decode (``peak``), and the most that is cached between pieces (``state``)."""
+    """Bytes that decoding needs: at most (``peak``), and in caches between pieces of the clip (``state``)."""
 
     peak: int
     state: int

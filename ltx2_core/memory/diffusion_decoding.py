@@ -17,19 +17,26 @@ from ..video_vae.space_tiles import SpaceTiles
 from .decoder_memory import DecoderMemory
 
 ROWS = (16, 12, 8, 6, 4, 2)
-"""Frames that the diffusion stage may compute at a time, the fastest first: fewer repeat more of the keys."""
+"""Numbers of frames that the decoder may compute at a time, the fastest first.
+
+With fewer at a time, attention keys of the cached frames are computed more often.
+"""
 
 
 @dataclass(frozen=True)
 class _Area:
-    """Rows and columns of a grid, of which each block takes some off at ``cut`` sides (rows, columns)."""
+    """The rows and columns of a tile, in patches, of which every block leaves fewer than it gets.
+
+    ``cut`` is how many sides of the tile are cuts through the frame: (top and bottom, left and right), 0 to 2
+    each. At each of these a block takes off half of its attention window.
+    """
 
     height: float
     width: float
     cut: tuple[int, int]
 
     def after(self, blocks: int, kernel: tuple[int, int, int]) -> float:
-        """Positions that are left after some blocks."""
+        """How many patches are left after ``blocks`` blocks with attention windows of size ``kernel``."""
         height, width = (
             size - sides * blocks * (window // 2)
             for size, sides, window in zip((self.height, self.width), self.cut, kernel[1:], strict=True)
@@ -40,12 +47,20 @@ class _Area:
 def tile_piece_bytes(
     vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, rows: int
 ) -> int:
-    """The decoder's ``max_piece_bytes`` for ``rows`` frames at a time of ``cells``, or of a tile."""
+    """The ``max_piece_bytes`` with which the decoder computes ``rows`` frames at a time.
+
+    ``cells`` are the latent (rows, columns) of the whole frame, which ``tiles`` cut; None decodes it whole.
+    ``itemsize`` is the bytes of one number.
+    """
     return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, rows)
 
 
 def rows_of(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
-    """Frames that the diffusion stage computes at a time with ``max_piece_bytes`` of ``limit``."""
+    """How many frames the decoder computes at a time if its ``max_piece_bytes`` is ``limit``.
+
+    ``cells`` are the latent (rows, columns) of the frame or tile, ``itemsize`` the bytes of one number. None
+    as ``limit`` is the default.
+    """
     if limit is None:
         return ROWS_AT_ONCE
     return max(1, limit // piece_bytes(vae, cells, itemsize, 1))
@@ -62,8 +77,10 @@ def diffusion_memory(
 ) -> DecoderMemory:
     """Bytes of working memory to decode a latent of ``cells`` (rows, columns), ``rows`` frames at a time.
 
-    With ``tiles`` they are those of the largest tile and of the stages before the tiles. Within 10 % of what
-    ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
+    With ``tiles`` they are the bytes of the largest tile and of the stages before the tiles; None decodes
+    whole frames. ``itemsize`` is the bytes of one number. The estimate is within 10 % of what
+    ``memory.trace.Trace`` counts in a real decode. Weights, the latent and the frames already yielded are not
+    included.
     """
     config = vae.diffusion
     assert config is not None
@@ -95,7 +112,11 @@ def diffusion_memory(
 def _early_state(
     config: DiffusionDecoderConfig, cells: tuple[int, int], tile: tuple[int, int], itemsize: int
 ) -> float:
-    """Bytes that the stages before the diffusion stage cache; the last of them sees the tile alone."""
+    """Bytes that the stages before the diffusion stage cache.
+
+    All of them see whole frames of ``cells`` (rows, columns of the latent), except the last one, which sees
+    only ``tile`` (rows, columns). ``itemsize`` is the bytes of one number.
+    """
     total, scale = 0.0, 1
     for number, stage in enumerate(config.stages):
         height, width = tile if number == len(config.stages) - 1 else cells
@@ -106,7 +127,10 @@ def _early_state(
 
 
 def _strip(config: DiffusionDecoderConfig, area: _Area, rows: int, itemsize: int) -> float:
-    """Bytes that a block of the diffusion stage takes for one strip of rows."""
+    """Bytes that a block of the diffusion stage needs while it computes one strip of rows of ``area``.
+
+    ``rows`` is the number of frames that it computes at a time, ``itemsize`` the bytes of one number.
+    """
     value = config.channels * itemsize
     tile = tile_size(config.kernel)[1]
     row = (rows + config.kernel[0] - 1) * area.width * value

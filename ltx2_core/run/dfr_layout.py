@@ -1,8 +1,9 @@
-"""The layout of LTX-2.5 dynamic frame rates (DFR): canvas, keyframes, and tiles of temporal rounds.
+"""The layout of LTX-2.5 dynamic frame rates (DFR): which keyframes a clip has, and how it is cut into tiles.
 
-A clip is generated at its frame rate with keyframes at equal distances, the segments. Each temporal round
-doubles the frames and samples them in tiles that begin and end at keyframes. All numbers are those of the
-official pipeline.
+A clip is generated at its frame rate with keyframes at equal distances; the frames between two of them are a
+segment. Then come temporal rounds: each one doubles the frame rate with the temporal upscaler, and samples
+the clip again in tiles that begin and end at keyframes. All numbers are those of the official pipeline; all
+frames are pixel frames unless they are called latent frames.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from itertools import pairwise
 from ..shapes import TEMPORAL_SCALE
 
 SEGMENTS = (32, 24)
-"""Frames between two keyframes: the one that adds fewer frames to the clip, the first one where both do."""
+"""Distances in frames at which keyframes may stand.
+
+A clip takes the one that pads it by fewer frames, the first if both pad it by as many.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """The frames that are sampled for a clip: ``frames`` of it are its own, ``padded`` all of them."""
+    """How many frames are sampled for a clip, before any temporal round doubles them.
+
+    ``frames`` is the length of the clip itself, ``padded`` that with the frames added to fill the last
+    segment. ``segment`` is the distance in frames between two keyframes.
+    """
 
     frames: int
     padded: int
@@ -27,21 +35,28 @@ class Canvas:
 
     @property
     def keyframes(self) -> tuple[int, ...]:
-        """The frames of the generated keyframes: the ends of all segments, the last frame included."""
+        """The numbers of the frames that are generated as keyframes: the ends of all segments.
+
+        The last padded frame is one of them, frame 0 is not.
+        """
         return tuple(range(self.segment, self.padded, self.segment))
 
     def frames_after(self, rounds: int) -> int:
-        """Frames of the finished clip after that many temporal rounds."""
+        """How many frames the finished clip has after ``rounds`` temporal rounds, each of which doubles them.
+
+        They are 2N - 1 for N frames, as a frame is put between every two.
+        """
         return ((self.frames - 1) << rounds) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """A part of the frames that a temporal round samples, from pixel frame ``start`` to ``end``, inclusive.
+    """One of the parts in which a temporal round samples a clip whose frame rate was just doubled.
 
-    ``anchors`` are frames of keyframes that guide the tile, ``slots`` those of the keyframes it generates, in
-    the middle of its segments; both are counted from the beginning of the clip. The first ``dropped`` latent
-    frames belong to the tile before this one.
+    It has the pixel frames ``start`` to ``end``, inclusive. ``anchors`` are the frames of the keyframes that
+    guide the tile, ``slots`` those of the keyframes that it generates, in the middle of its segments (the
+    frames between two anchors). All are counted from the beginning of the clip. The first ``dropped`` latent
+    frames of the result are not used, because the tile before this one has them too.
     """
 
     start: int
@@ -56,12 +71,15 @@ class Tile:
 
     @property
     def latent_end(self) -> int:
-        """The index after its last latent frame."""
+        """The number of the latent frame after the last one of this tile."""
         return self.end // TEMPORAL_SCALE + 1
 
 
 def plan_canvas(frames: int) -> Canvas:
-    """Plan the canvas of a clip of ``frames``. Raises ValueError unless they are 8k + 1, at least 9."""
+    """Choose the distance of keyframes for a clip of ``frames`` pixel frames, and how far it is padded.
+
+    Raises ValueError unless ``frames`` is 8k + 1, at least 9.
+    """
     if frames <= TEMPORAL_SCALE or (frames - 1) % TEMPORAL_SCALE:
         raise ValueError(f"a clip with a dynamic frame rate has 8k + 1 frames, at least 9; got {frames}")
     segment = min(SEGMENTS, key=lambda length: -(frames - 1) % length)
@@ -69,15 +87,22 @@ def plan_canvas(frames: int) -> Canvas:
 
 
 def anchors_after(keyframes: Sequence[int], slots: Sequence[int] = ()) -> tuple[int, ...]:
-    """The frames of the keyframes in a clip of twice as many frames; ``slots`` are those generated last."""
+    """The frames at which all keyframes of a clip stand once its frame rate is doubled, ascending.
+
+    ``keyframes`` are those of earlier rounds and ``slots`` those of the last one, both as pixel frames of the
+    clip before doubling; a frame doubles its number.
+    """
     return tuple(sorted(2 * frame for frame in {*keyframes, *slots}))
 
 
 def plan_tiles(anchors: Sequence[int], number: int) -> tuple[Tile, ...]:
-    """Plan the tiles of temporal round ``number``, from 1, of a clip whose keyframes are at ``anchors``.
+    """Plan the tiles in which temporal round ``number`` (1 is the first) samples a clip.
 
-    The segments between the keyframes are shared among 2 ** ``number`` tiles, larger shares first, or among
-    as many as there are segments. Each tile but the first begins one segment early.
+    A round doubles the clip's frame rate, and by the official pipeline has twice as many tiles as the one
+    before it: 2 ** ``number``. ``anchors`` are the keyframes as pixel frames of the doubled clip, ascending;
+    frame 0 is not among them, the last frame is. The segments between 0 and all anchors are shared among the
+    tiles, larger shares first; with fewer segments than tiles each tile has one. Each tile but the first also
+    covers the segment before its share, so that it continues what the tile before it shows.
     """
     borders = (0, *anchors)
     count = min(2**number, len(anchors))

@@ -44,15 +44,16 @@ def open_temporal_upscaler(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def at_double_rate(clip: ClipPlan) -> ClipPlan:
-    """The plan of the same clip with a frame between every two: 2N - 1 frames at twice the rate."""
+    """The plan of ``clip`` with a new frame between every two: 2N - 1 frames for N, at twice the rate."""
     return replace(clip, frames=2 * clip.frames - 1, fps=2 * clip.fps)
 
 
 def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Checkpoint) -> Generation:
-    """``generation`` with twice the frames a second, upscaled in time by the network in ``upscaler``.
+    """A copy of ``generation`` with twice the frames a second, made by the temporal upscaler ``upscaler``.
 
-    The audio latents are those of ``generation``, cut where the clip ends half a frame earlier. Raises
-    ValueError for a clip without video, and what :func:`open_temporal_upscaler` raises.
+    ``upscaler`` is the file of that network, or the file opened. The audio latents stay the same, but end
+    half an old frame earlier, as the video does. Raises ValueError for a clip without video, and what
+    :func:`open_temporal_upscaler` raises.
     """
     if generation.latents.video is None:
         raise ValueError("there is no video whose frame rate could be doubled")
@@ -68,7 +69,10 @@ def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Check
 
 
 def _upscaled(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
-    """Normalised latent (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W)."""
+    """Upscale a normalised video latent in time: (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W).
+
+    ``file`` is the temporal upscaler; ``networks`` loads it and the statistics of the latents.
+    """
     where = networks.device, networks.dtype
     with (
         networks.clock.timed("sampling"),

@@ -1,4 +1,4 @@
-"""Reads the EXR images of a request, and checks that they and its colour space go together.
+"""Reads the EXR images of a request, and checks that they fit the colour space of the request.
 
 Letters: H W pixel rows and columns.
 """
@@ -23,10 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 def check_hdr(request: Request) -> None:
-    """Check the colour space ``hdr`` of a request before any work.
+    """Check the option ``hdr`` of a request, the colour space of its EXR images, before any work.
 
-    Raises ValueError for EXR images without it, for EXR images next to SDR ones, for a ``fit`` that works on
-    8-bit colours, for audio alone, and if the library OpenEXR is missing.
+    Raises ValueError for EXR images in a request without ``hdr``. For a request with ``hdr``, raises it for
+    EXR images next to SDR ones, for a ``fit`` that works on 8-bit colours, for a clip of audio alone, and if
+    the library OpenEXR is missing.
     """
     hdr, sources = request.inputs.hdr, tuple(_sources(request))
     bright = [one for one in sources if is_exr(one) or is_exr_folder(one)]
@@ -59,7 +60,7 @@ def check_hdr(request: Request) -> None:
 def _sources(request: Request) -> Iterator[str]:
     """Yield the paths of the images and references of a request.
 
-    For those in memory it is the name of their type.
+    For an image in memory its type's name is yielded, such as "Tensor".
     """
     inputs = request.inputs
     each: list[object] = [image.source for image in inputs.images]
@@ -85,7 +86,8 @@ def _warn_of_primaries(path: Path, hdr: str) -> None:
 def read_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     """Load an image as (1, 3, H, W): an EXR image with the numbers of its file, others in [0, 1].
 
-    Transparent pixels of others are blended with ``background``, RGB in [0, 1].
+    The alpha of an EXR image is dropped; transparent pixels of other images are blended with ``background``,
+    RGB in [0, 1].
     """
     if isinstance(source, str | PathLike) and is_exr(source):
         return read_exr(source)
@@ -93,9 +95,10 @@ def read_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
 
 
 def exr_codes(light: Tensor, hdr: str, clip: ClipPlan, numerics: Numerics) -> Tensor:
-    """Fit an EXR image (1, 3, H, W) of the colour space ``hdr`` to the size of ``clip``.
+    """Fit an EXR image ``light`` (1, 3, H, W) of the colour space ``hdr`` to the size of ``clip``.
 
-    Returns codes in [0, 1]. It is scaled in linear light, and cropped as ``numerics`` does.
+    The image is scaled in linear light, and cropped as the official pipelines or ComfyUI do, whichever
+    ``numerics`` names. Returns log codes (1, 3, height, width) in [0, 1], which the video VAE takes.
     """
     mode: FitMode = "comfy" if numerics is Numerics.COMFY else "official"
     return HDR_SPACES[hdr].to_codes(fit_image(light, clip.width, clip.height, mode=mode))

@@ -19,15 +19,16 @@ LEAST_SPEED = 2.0
 """Root mean square of the optical flow, in per cent of the longer side per second, below which a clip hardly
 moves: stills with the noise of compression have up to 1.3, clips of the synthetic world 15 to 70."""
 LEAST_PSNR = 20.0
-"""Signal-to-noise ratio in dB below which the first frame is not the image."""
+"""Peak signal-to-noise ratio in dB below which the first frame does not count as the image."""
 
 
 @dataclass
 class ImageChecks:
     """Measures the frames of one clip while they are decoded.
 
-    ``image`` (3, H, W) in [0, 1] is the first image as it was encoded, and ``strength`` how much of it was
-    preserved. ``psnr_db`` is None before the first frame.
+    ``image`` (3, H, W) in [0, 1] is the clip's first image as it was encoded, ``strength`` how much of it
+    was preserved (0 to 1), and ``fps`` the frame rate. ``psnr_db`` is the peak signal-to-noise ratio of the
+    first frame to the image; None before a frame was measured.
     """
 
     image: Tensor
@@ -48,7 +49,7 @@ class ImageChecks:
         return cls(image=pixels[0], strength=request.inputs.image.strength, fps=generation.clip.fps)
 
     def watching(self, frames: Frames) -> Frames:
-        """The same frames, which are measured as they pass."""
+        """Return frames equal to ``frames``, which are measured by this object while they are read."""
 
         def watched(*, as_bytes: bool) -> Iterator[Tensor]:
             for chunk in frames(as_bytes=as_bytes):
@@ -65,11 +66,11 @@ class ImageChecks:
 
     @property
     def speed(self) -> float:
-        """The motion so far, in per cent of the longer side per second."""
+        """Root mean square of the optical flow so far, in per cent of the frame's longer side per second."""
         return self._motion.speed(self.fps)
 
     def lines(self) -> Iterator[str]:
-        """Yield a line with both figures, then a warning for each that is too low."""
+        """Yield a line with speed and signal-to-noise ratio, then a warning for each that is too low."""
         psnr = 0.0 if self.psnr_db is None else self.psnr_db
         yield (
             f"image     motion {self.speed:.1f} % of the longer side per second, first frame {psnr:.1f} dB "

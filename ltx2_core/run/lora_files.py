@@ -10,7 +10,7 @@ from ..loading import Lora, LoraSpec, open_lora
 from ..loading.lora import STACKED
 
 LoraFile = LoraSpec | tuple[str | os.PathLike[str], float] | str | os.PathLike[str]
-"""A LoRA file, with its strength or with one for each stream."""
+"""A LoRA file: its path, (path, strength), or a ``LoraSpec`` with strengths for video and audio."""
 
 _log = logging.getLogger(__name__)
 

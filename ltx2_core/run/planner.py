@@ -26,7 +26,7 @@ from .stages import Stage, plan_stages
 
 
 class Planner(Codecs):
-    """The model files, LoRAs and settings of a pipeline, and what a run with them would do.
+    """The model files, LoRAs and settings of a pipeline, with which runs are planned and checked.
 
     ``networks`` loads the models. ``loras`` are merged in every stage, ``stage2_loras`` in addition to them
     in the second one. ``numerics`` says whose results are followed, those of the official pipelines or of

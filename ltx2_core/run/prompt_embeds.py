@@ -17,11 +17,14 @@ TEXT_PARTS: Final = frozenset({Component.TEXT_CONNECTORS, Component.TEXT_PROJECT
 """The components that encode text together with the text encoder."""
 
 Contexts = tuple[TextContext, TextContext | None]
-"""What the transformer reads of the prompt and of the negative prompt; None without a negative prompt."""
+"""The encoded prompt and the encoded negative prompt (None without one), as the transformer reads them."""
 
 
 class TextModels(Protocol):
-    """The text networks of a pipeline and their LoRAs; :class:`~ltx2_core.LTX2Pipeline` has them."""
+    """What encoding prompts needs of a pipeline: its text networks and their LoRAs.
+
+    :class:`~ltx2_core.LTX2Pipeline` is such an object.
+    """
 
     @property
     def networks(self) -> Components: ...

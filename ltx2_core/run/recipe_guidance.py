@@ -1,4 +1,7 @@
-"""What a recipe stands for in sampling: its guidance, and all its settings as a preset."""
+"""What a recipe (the default settings of a generation of models) stands for in sampling.
+
+That is its guidance, and all its settings as a preset.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from .recipes import Recipe
 
 
 def streams_of(recipe: Recipe) -> tuple[StreamGuidance, StreamGuidance]:
-    """The guidance scales of video and audio in ``recipe``."""
+    """The guidance scales of (video, audio) in ``recipe``, the default settings of a generation of models."""
     video = StreamGuidance(cfg=recipe.cfg, stg=recipe.stg, modality=recipe.modality, rescale=recipe.rescale)
     return video, replace(video, cfg=recipe.audio_cfg)
 
@@ -18,10 +21,11 @@ def streams_of(recipe: Recipe) -> tuple[StreamGuidance, StreamGuidance]:
 def guidance_of(
     recipe: Recipe, *, cfg: float | None = None, audio_cfg: float | None = None, identity: float = 0.0
 ) -> Guidance:
-    """The guidance of both streams by ``recipe``.
+    """The guidance of video and audio by ``recipe``, the default settings of a generation of models.
 
-    ``cfg`` and ``audio_cfg`` take the place of its scales; the audio follows a ``cfg`` that is named alone.
-    ``identity`` is the guidance scale of both streams towards a reference audio, 0 without one.
+    ``cfg`` and ``audio_cfg`` replace the classifier-free guidance scales of video and audio; None keeps those
+    of ``recipe``, but if only ``cfg`` is given, it replaces both. ``identity`` is the guidance scale of both
+    towards a reference audio, 0 without one.
     """
     video, audio = streams_of(recipe)
     if cfg is not None:
@@ -36,7 +40,10 @@ def guidance_of(
 
 
 def preset_of(recipe: Recipe) -> Preset:
-    """The first stage of ``recipe`` as a preset: schedule, sampler and guidance."""
+    """The settings of ``recipe`` for the first sampling stage as a preset: schedule, sampler and guidance.
+
+    A recipe is the table of default settings of a generation of models.
+    """
     video, audio = streams_of(recipe)
     return Preset(
         schedule=recipe.sigmas or LTXV,

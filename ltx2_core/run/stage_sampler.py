@@ -29,10 +29,10 @@ from .stages import Stage
 class StageSampler:
     """Samples the stages of one run, which share the request, its random generators, and the networks.
 
-    ``networks`` loads the transformer; ``speed`` says how it is called, and ``plan`` which of its blocks are
-    on the device, None if there is no memory budget. ``run`` receives the progress. The seed of ``request``
-    decides all noise, and its generators advance while stages are sampled, so that every run needs a sampler
-    of its own.
+    ``networks`` loads the transformer; ``speed`` has the options that make its calls faster. ``plan`` says
+    which of its blocks are on the device; None, if there is no memory budget, keeps all there. ``run``
+    receives the progress. The seed of ``request`` decides all noise. The random generators advance while
+    stages are sampled, so that every run needs a ``StageSampler`` of its own.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class StageSampler:
     def state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
         """The state that ``stage`` starts from, without conditioning.
 
-        It holds ``latents``, those of an earlier stage or of the request, or zeros if they are None. If only
-        their audio is missing, the audio is zeros.
+        It holds ``latents``, the result of an earlier stage or what the request gives, or zeros if that is
+        None. If ``latents`` has video but no audio, the audio is zeros.
         """
         state = empty_state(stage.clip, video=self.request.size.video, device=self.networks.device)
         if latents is None:

@@ -1,4 +1,4 @@
-"""4-bit integer weights, two to a byte with the earlier input in the low half.
+"""4-bit integer weights, two in a byte: the low four bits hold the weight of the earlier input feature.
 
 Letters: O output features, I input features, G inputs that share a scale.
 """
@@ -37,9 +37,9 @@ def grouped_values(
 ) -> Tensor:
     """Decode the rotated weight (O, I) of layer ``name``, stored as 4-bit codes of int8 values (W4A8).
 
-    ``rel`` (O, I / G) scales the value of a code to int8, and ``channel`` (O,) scales int8 to the weight.
-    ``codebook`` (16,) has the values of codes; without one they run from -8 to 7. Raises ValueError if the
-    scales do not fit the weight.
+    ``packed`` holds the codes, two in a byte. ``rel`` (O, I / G) scales the value of a code to int8, and
+    ``channel`` (O,) scales int8 to the weight. ``codebook`` (16,) has the values of codes; with None they run
+    from -8 to 7. Raises ValueError if the scales do not fit the weight.
     """
     codes = nibbles(packed)
     rows, columns = codes.shape

@@ -1,4 +1,4 @@
-"""The duration head of LTX-2.5: how many seconds a clip of a prompt should last.
+"""The duration head of LTX-2.5, a small network: how many seconds a clip of a prompt should last.
 
 Letters: B batch, S text tokens, W width of the pooler, Q queries.
 """
@@ -16,12 +16,13 @@ from ..shapes import TEMPORAL_SCALE, frames_of, latent_frames_of
 from ..types import LayerOptions, TextContext
 
 MIN_SECONDS, MAX_SECONDS = 1.0, 20.0
-"""The shortest and the longest clip that is chosen, as in the official pipelines."""
+"""Seconds of the shortest and of the longest clip that is chosen, as in the official pipelines."""
 
 
 class DurationHead(nn.Module):
-    """Predicts seconds from the text that the transformer attends to: one learned query over all its tokens.
+    """Predicts how many seconds a clip lasts from the encoded text that the transformer attends to.
 
+    Learned queries attend to all text tokens; a small MLP computes the seconds from what they find.
     Parameters have the names of released files, without the prefix ``duration_head.``.
     """
 
@@ -45,7 +46,10 @@ class DurationHead(nn.Module):
         self.mlp_out = operations.Linear(config.mlp, 1, **layer)
 
     def forward(self, video: Tensor | None, audio: Tensor | None) -> Tensor:
-        """Text contexts of video (B, S, Kv) and audio (B, S, Ka), or one of them -> seconds (B,), above 0."""
+        """Encoded texts for video (B, S, Kv) and audio (B, S, Ka) -> seconds (B,), above 0.
+
+        Kv and Ka are the widths of the two texts. One of them may be None; it is then left out.
+        """
         parts = [
             project(text) + kind
             for text, project, kind in (
@@ -60,7 +64,10 @@ class DurationHead(nn.Module):
         return log_seconds.squeeze(-1).exp()
 
     def seconds(self, context: TextContext) -> float:
-        """The seconds of one prompt. Raises ValueError for a batch."""
+        """The seconds for the one prompt that ``context`` encodes.
+
+        Raises ValueError for several prompts, and for text of another width than that of this head's model.
+        """
         if len(context.video) != 1:
             raise ValueError(f"a duration is predicted for one prompt; got {len(context.video)}")
         widths = self.video_input_proj.in_features, self.audio_input_proj.in_features
@@ -90,10 +97,11 @@ class AttentionPooler(nn.Module):
 def frames_for(
     seconds: float, fps: float, *, shortest_s: float = MIN_SECONDS, longest_s: float = MAX_SECONDS
 ) -> int:
-    """Frames of a clip of about ``seconds``: 8k + 1, at least ``shortest_s`` and at most ``longest_s`` long.
+    """The number of frames, 8k + 1, of a clip of about ``seconds`` at ``fps`` frames a second.
 
-    It is rounded down, and up where that would be too short. Where no 8k + 1 is within both bounds, the
-    result is the longest number of frames, as in the official pipelines.
+    The clip lasts at least ``shortest_s`` and at most ``longest_s`` seconds. The number is rounded down to 8k
+    + 1, or up where the clip would be too short. Where no 8k + 1 is within both bounds, the result is the
+    number of frames of ``longest_s``, as in the official pipelines.
     """
     lowest, highest = round(shortest_s * fps), round(longest_s * fps)
     frames = min(max(round(seconds * fps), lowest), highest)

@@ -36,7 +36,10 @@ _DECODER: JsonObject = {
 
 
 def diffusion_vae_config(vae: JsonObject) -> JsonObject:
-    """The ``vae`` section of a tiny diffusion VAE; ``vae`` is that of the checkpoint whose encoder it has."""
+    """Make the ``vae`` section of the configuration of a tiny diffusion VAE.
+
+    ``vae`` is that section of the checkpoint whose encoder the VAE gets.
+    """
     encoder: dict[str, JsonValue] = {
         "_class_name": "Encoder",
         "blocks": vae["encoder_blocks"],

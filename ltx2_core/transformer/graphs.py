@@ -40,7 +40,12 @@ class Record(Protocol):
 
 
 class CudaRecord:
-    """Records ``run`` as a CUDA graph, in memory that nothing else uses; replays overwrite its ``out``."""
+    """A recording of the kernels that one call of the function ``run`` starts, as a CUDA graph.
+
+    A replay starts the same kernels on the same memory: it reads the tensors that ``run`` read, into which
+    new inputs are copied before, and overwrites the attribute ``out``, what ``run`` returned. The graph's
+    memory is used by nothing else.
+    """
 
     def __init__(self, run: Callable[[], Hidden]) -> None:
         # Libraries allocate when they are first used, which a capture does not allow.

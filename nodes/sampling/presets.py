@@ -1,4 +1,4 @@
-"""Sampling presets as a choice in a node; the numbers of the chosen one are widgets to be changed."""
+"""Sampling presets as a choice in a node; the numbers of the chosen preset are widgets to be changed."""
 
 from __future__ import annotations
 
@@ -30,10 +30,13 @@ SHAPE = {
 
 
 class ChosenPreset(NamedTuple):
-    """A preset with the numbers that its widgets have now.
+    """The preset of a sampling run: schedule, steps, sampler and guidance scales.
 
-    ``sigmas`` is the list in its widget, or None. ``stg_blocks`` are the blocks that stg perturbs. ``reason``
-    names in reports the recipe that decided the numbers, and is empty if the widgets did.
+    A preset that was chosen by its name has the numbers in its widgets. With the choice "by the model" the
+    numbers come from the model's recipe, the table of default settings of its generation; ``reason`` then
+    names that recipe for reports, and is empty otherwise. ``sigmas`` are the noise levels in the preset's
+    widget; None if it is empty or there is none, and the preset's own schedule is used. ``stg_blocks`` are
+    the numbers of the blocks that spatio-temporal guidance (stg) perturbs.
     """
 
     preset: Preset
@@ -60,7 +63,8 @@ def preset_input() -> io.Input:
 def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
     """The preset that the widgets of :func:`preset_input` describe; ``values`` maps their names to values.
 
-    ``model`` decides which block spatio-temporal guidance perturbs if the widget is empty.
+    ``model`` decides all numbers if the choice is left to it, and otherwise only which block spatio-temporal
+    guidance perturbs if the widget for that is empty.
     """
     if values["preset"] == LEFT_TO_MODEL:
         recipe = recipe_of_model(model)

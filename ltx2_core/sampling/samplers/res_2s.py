@@ -88,7 +88,8 @@ def res_2s_step(sigma: float, sigma_next: float) -> Res2sStep:
 class SdeStep(NamedTuple):
     """Coefficients to replace noise of a state by fresh noise: ``alpha (x0 + down v) + noise n``.
 
-    v is the velocity of the state, so that ``x0 + down v`` has noise level ``down``; n is unit noise.
+    x0 is the clean latent estimated from the state, and v the state's velocity, so that ``x0 + down v`` has
+    noise level ``down``; n is noise of variance 1.
     """
 
     noise: float

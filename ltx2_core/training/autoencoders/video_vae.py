@@ -195,9 +195,10 @@ def _device(vae: nn.Module) -> torch.device:
 
 
 def cut_to_next(frames: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """Turn clips (B + 1, C, F, H, W) into B clips, some of which cut to another scene.
+    """Turn clips (B + 1, C, F, H, W) of F pixel frames into B clips, some of which cut to another scene.
 
-    A random ``share`` of them continues as the next clip of the batch, from a random latent frame on.
+    A random ``share`` of them, 0 to 1, continues as the next clip of the batch. The cut lies at a random one
+    of the pixel frames 1, 9, 17 and so on, where a latent frame begins.
     """
     length = frames.shape[2]
     chance, where = torch.rand(2, len(frames) - 1, 1, generator=generator)

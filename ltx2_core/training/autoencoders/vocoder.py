@@ -262,10 +262,11 @@ def new_vocoder(config: VocoderConfig, seed: int) -> BandwidthVocoder:
 def held_out_spectral_error(
     vocoder: nn.Module, mel_config: AudioVAEConfig, recipe: VocoderRecipe, *, clips: int = 16
 ) -> float:
-    """``spectral_error`` of what the vocoder's first stage generates from true mels.
+    """How far the audio that the vocoder's first stage generates from true mels is from the true audio.
 
-    It is measured on ``clips`` clips of one second that training never uses; ``mel_config`` says how mels are
-    computed.
+    The figure is that of ``spectral_error``, a distance between spectrograms (0 is the same), at the window
+    sizes ``recipe.resolutions``. It is measured on ``clips`` clips of one second that training never uses;
+    ``mel_config`` says how mels are computed.
     """
     assert isinstance(vocoder, BandwidthVocoder)
     seeds = range(HELD_OUT, HELD_OUT + clips)

@@ -16,9 +16,10 @@ from .waveform import render_audio
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The true content of a clip of F frames and N bodies (shapes), in the units of :class:`Measured`.
+    """The true content of a clip of F frames in which N bodies move, in the units of :class:`Measured`.
 
-    Colours, kinds (shapes), motion and sound are words of the captions; the motion is that of the first body.
+    ``colours`` and ``kinds`` (what shape a body is: circle, square) have one value for each body. These, the
+    motion and the sound are words of the captions; the motion is that of the first body.
     """
 
     background: Colour

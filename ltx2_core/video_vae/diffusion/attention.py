@@ -18,15 +18,16 @@ from torch import Tensor
 from .windows import Axis, Geometry, Runs, batches, mask
 
 BATCH_BYTES = 32 * 2**20
-"""Limit of the copies of keys that one call of attention takes."""
+"""Most bytes that the copies of keys for one call of attention may take."""
 MASK_BYTES = 40 * 2**20
-"""Limit of the masks that are held for further use."""
+"""Most bytes of masks that are held for further use."""
 
 
 class Masks:
-    """The masks of one pass over a clip, by the geometry of their tiles.
+    """The attention masks made during one pass over a clip, kept by the geometry of a tile of queries.
 
-    All blocks and pieces have the same few geometries: those of the interior and of each border.
+    A geometry says which keys each query of a tile attends to. All blocks and pieces have the same few
+    geometries: those of the interior and of each border.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,10 @@ class Masks:
         self._bytes = 0
 
     def of(self, geometry: Geometry, like: Tensor) -> Tensor | None:
-        """The additive mask (queries, keys) in the dtype of ``like``; None if it hides nothing."""
+        """The additive mask (queries, keys) of tiles of ``geometry``, in dtype and device of ``like``.
+
+        It is made once. None if every query attends to all keys.
+        """
         key = geometry, like.dtype, like.device
         if key not in self._known:
             made = mask(*key)
@@ -85,20 +89,26 @@ def tile_size(window: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _at_once(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], k: Tensor) -> int:
-    """How many tiles one call takes."""
+    """How many tiles of queries one call of attention takes, so that its copies of keys stay small."""
     keys = prod(size + axis.window - 1 for size, axis in zip(sizes, axes, strict=True))
     box = k.shape[0] * keys * k.shape[4] * k.shape[5] * k.element_size()
     return max(1, BATCH_BYTES // box)
 
 
 def _tiles(x: Tensor, runs: Runs, sizes: Sequence[int]) -> Tensor:
-    """Boxes of ``sizes`` of x (B, T, H, W, N, D), one for each tile -> (tiles B, N, positions, D), a copy."""
+    """Copy a box of x (B, T, H, W, N, D) for each tile of queries -> (tiles * B, N, positions, D).
+
+    ``sizes`` are the positions of a box along T, H and W; ``runs`` say where the tiles lie.
+    """
     for axis, (run, size) in enumerate(zip(runs, sizes, strict=True), start=1):
         x = x.unfold(axis, size, run.size)
     return rearrange(x, "b i j k n d t h w -> (i j k b) n (t h w) d")
 
 
 def _joined(x: Tensor, runs: Runs) -> Tensor:
-    """Tiles of queries (tiles B, N, positions, D) -> (B, T, H, W, N, D), a view or a copy."""
+    """Put tiles of queries (tiles * B, N, positions, D) together -> (B, T, H, W, N, D), a view or a copy.
+
+    ``runs`` say where the tiles lie.
+    """
     (i, j, k), (t, h, w) = ([run.tiles for run in runs], [run.size for run in runs])
     return rearrange(x, "(i j k b) n (t h w) d -> b (i t) (j h) (k w) n d", i=i, j=j, k=k, t=t, h=h, w=w)

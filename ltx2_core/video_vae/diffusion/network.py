@@ -15,8 +15,9 @@ from .runs import BlockRun, Context, EnterRun, LeaveRun, LinearRun, NoiseRun, Up
 
 
 class Decoder(nn.Module):
-    """Stages that turn a latent into a context, and a diffusion stage that turns noise into frames by it.
+    """Stages that turn a latent into features, and a diffusion stage, conditioned on them, that makes frames.
 
+    The features, one vector for each patch of a frame, are called the context; frames start as noise.
     ``z`` (B, C, f, h, w), not normalised, becomes frames (B, 3, F, H, W). The architecture is that of
     ``NADiffusionDecoder`` in Lightricks/LTX-2.
     """
@@ -54,7 +55,7 @@ class Decoder(nn.Module):
         self.conv_out = layers.linear(width, patch)
 
     def first_stages(self) -> list[Stage]:
-        """From the latent to the input of the last upsampler but one, whole in rows and columns."""
+        """The stages from the latent to the input of the last upsampler but one, for whole frames."""
         stages = [Stage(LinearRun(self.conv_in), self._growth(self.conv_in))]
         for number in range(len(self.config.stages) - 1):
             stages += self._blocks(number)
@@ -63,12 +64,18 @@ class Decoder(nn.Module):
         return stages
 
     def context_stages(self) -> list[Stage]:
-        """From there to the input of the last upsampler, whose result is the context."""
+        """The stages from the result of ``first_stages`` to the input of the last upsampler.
+
+        What that upsampler makes of it is the context, the features that condition the diffusion stage.
+        """
         last = len(self.config.stages) - 1
         return ([self._upsample(last - 1)] if last else []) + self._blocks(last)
 
     def diffusion_stages(self, like: Tensor) -> list[Stage]:
-        """From the rows before the last upsampler to frames, in the dtype and on the device of ``like``."""
+        """The stages from the input of the last upsampler to frames: noise, then all denoising steps.
+
+        What they compute once, from the diffusion times, has the dtype and device of ``like``.
+        """
         upsample = self.upsamples[-1]
         assert isinstance(upsample, Upsample)
         context = Context(upsample)
@@ -116,7 +123,7 @@ class Decoder(nn.Module):
         return stages
 
     def context_growth(self) -> float:
-        """Size of the context over the size of the rows before the last upsampler."""
+        """How many times as large the last upsampler's result, the context, is as its input; at least 1."""
         return max(1.0, _upsample_of(self, -1).growth)
 
     def _blocks(self, number: int) -> list[Stage]:
@@ -139,5 +146,9 @@ def _upsample_of(decoder: Decoder, number: int) -> Upsample:
 
 
 def _corners(before: int, blocks: int, reach: tuple[int, int]) -> Sequence[tuple[int, int]]:
-    """Rows and columns that ``before`` blocks and each of the next ``blocks`` took off a cut side in all."""
+    """Rows and columns of patches taken off each cut side of a tile so far, at ``blocks + 1`` points.
+
+    Each block takes off ``reach`` (rows, columns). The first point is after ``before`` blocks, each further
+    one is after one more block.
+    """
     return [(reach[0] * n, reach[1] * n) for n in range(before, before + blocks + 1)]

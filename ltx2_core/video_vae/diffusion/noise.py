@@ -21,18 +21,19 @@ class NoiseSource(Protocol):
     """Gives the noise of any box of a clip."""
 
     def box(self, size: ClipShape, frames: Span, rows: Span, columns: Span, like: Tensor) -> Tensor:
-        """The noise (B, 3, F, H, W) of some frames, rows and columns, in dtype and device of ``like``.
+        """The noise (B, 3, F, H, W) of some frames, rows and columns of a clip of ``size``.
 
-        It does not depend on how a clip is cut into boxes.
+        Its dtype and device are those of ``like``. A pixel has the same noise however a clip is cut into
+        boxes.
         """
         ...
 
 
 @dataclass(frozen=True)
 class ClipShape:
-    """Batch, height and width in pixels of the clip that is decoded.
+    """How many samples are decoded at a time, and their height and width in pixels.
 
-    ``frames`` is None if its length is not known beforehand.
+    ``frames`` is how many frames each has, None if that is not known beforehand.
     """
 
     batch: int

@@ -12,9 +12,10 @@ from .reach import frames_of, least_latents
 class Padding:
     """Pads a latent to the smallest size that all windows fit in, by repeating its edges.
 
-    The official decoder does so: half of what is missing before the first row and column, the rest behind the
-    last ones; the last latent frame is repeated. ``cells`` are the rows and columns after padding. Without
-    ``pad`` nothing is added, and windows are as large as their axis, as in ComfyUI.
+    Like the official decoder it adds half of the missing rows and columns before the first ones, the rest
+    behind the last ones, and repeats the last latent frame. Without ``pad`` nothing is added, and attention
+    windows are as large as their axis, as in ComfyUI. The attribute ``cells`` has the latent's (rows,
+    columns) after padding.
     """
 
     def __init__(self, vae: VideoVAEConfig, cells: tuple[int, int], *, pad: bool) -> None:
@@ -32,17 +33,20 @@ class Padding:
         self._frames = 0
 
     def latent_frames(self, frames: int) -> int:
-        """Latent frames after padding."""
+        """How many latent frames a latent of ``frames`` latent frames has after padding."""
         return max(frames, self.least_frames)
 
     def frames_of(self, latent_frames: int) -> int:
-        """Frames that are computed for ``latent_frames`` after padding."""
+        """How many frames are decoded from ``latent_frames`` latent frames, those of the padding included."""
         if self.pad:
             return frames_of(self.config, latent_frames)
         return self.time_scale * (latent_frames - 1) + 1
 
     def padded(self, latent: Tensor, last: bool) -> Tensor:
-        """Pad a chunk (B, C, f, h, w) of a latent."""
+        """Pad a chunk (B, C, f, h, w) of a latent.
+
+        Frames are added to the ``last`` chunk only, rows and columns to every chunk.
+        """
         self._arrived += latent.shape[2]
         for axis, size in ((3, self.cells[0]), (4, self.cells[1])):
             if (missing := size - latent.shape[axis]) > 0:
@@ -65,7 +69,7 @@ class Padding:
 
 
 def _repeated(x: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Repeat the first and the last position of ``axis``."""
+    """x with its first position of ``axis`` repeated ``before`` times, and its last one ``after`` times."""
     first = x.narrow(axis, 0, 1)
     end = x.narrow(axis, x.shape[axis] - 1, 1)
     return torch.cat((*[first] * before, x, *[end] * after), dim=axis)

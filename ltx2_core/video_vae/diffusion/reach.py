@@ -5,17 +5,17 @@ from __future__ import annotations
 from ...config import DiffusionDecoderConfig, VideoVAEConfig
 
 ROWS_AT_ONCE = 16
-"""Frames that the diffusion stage computes at a time, if nothing else is said: two latent frames."""
+"""Frames that the diffusion stage computes at a time by default: those of two latent frames."""
 
 LATENTS_AT_ONCE = 4
 """Latent frames that a tile decodes before the next tile; fewer would copy its caches more often."""
 
 LAG = 20
-"""Latent frames after which the first frames come, in released files."""
+"""Latent frames that must have arrived before the first frames are decoded, in released files."""
 
 
 def least_latents(config: DiffusionDecoderConfig) -> tuple[int, int, int]:
-    """Latent frames, rows and columns below which some window is larger than its axis."""
+    """The smallest latent (frames, rows, columns) in which every attention window fits."""
     sizes = [1, 1, 1]
     scale = (1, 1, 1)
     for stage in config.stages:
@@ -26,17 +26,20 @@ def least_latents(config: DiffusionDecoderConfig) -> tuple[int, int, int]:
 
 
 def ghosts(config: DiffusionDecoderConfig) -> int:
-    """How often the last latent frame is appended again for the stages before the diffusion stage."""
+    """How many copies of the last latent frame are appended, for the stages before the diffusion stage."""
     return config.stages[0].kernel[0] // 2 * 2
 
 
 def frames_of(config: DiffusionDecoderConfig, latent_frames: int) -> int:
-    """Frames that the diffusion stage computes for ``latent_frames``: 8k + 1, at least one window."""
+    """How many frames the diffusion stage computes for ``latent_frames`` latent frames.
+
+    They are 8 (latent_frames - 1) + 1, and at least those of one attention window.
+    """
     return max(config.strides[0] * (latent_frames - 1) + 1, config.kernel[0])
 
 
 def border(config: DiffusionDecoderConfig, axis: int) -> int:
-    """Patches to each side on which a patch depends through the last two stages.
+    """How many patches to each side influence a patch of the frame through the decoder's last two stages.
 
     ``axis`` is 1 for rows and 2 for columns.
     """
@@ -46,7 +49,10 @@ def border(config: DiffusionDecoderConfig, axis: int) -> int:
 
 
 def tile_halo(config: VideoVAEConfig) -> int:
-    """Latent cells of border with which tiles of the last two stages are exact: 6 in released files."""
+    """Border in latent cells that a tile of the last two stages needs for an exact result.
+
+    It is 6 in released files.
+    """
     assert config.diffusion is not None
     diffusion = config.diffusion
     cell = diffusion.strides[1]
@@ -56,7 +62,10 @@ def tile_halo(config: VideoVAEConfig) -> int:
 def piece_bytes(
     config: VideoVAEConfig, cells: tuple[int, int], itemsize: int, rows: int = ROWS_AT_ONCE
 ) -> int:
-    """Bytes of ``rows`` frames in the diffusion stage, for a latent of ``cells`` (rows, columns)."""
+    """Bytes of one activation of the diffusion stage for ``rows`` frames.
+
+    ``cells`` are the (rows, columns) of the latent, ``itemsize`` the bytes of one number.
+    """
     assert config.diffusion is not None
     _, height, width = config.diffusion.strides
     return rows * cells[0] * height * cells[1] * width * config.diffusion.channels * itemsize

@@ -22,7 +22,10 @@ def head_parts(head_dim: int) -> tuple[int, int, int]:
 
 
 class Rotation:
-    """Cosines and sines of the positions of three axes, which are computed once for a piece."""
+    """The rotary table of a piece: cosines and sines of its positions in time, height and width.
+
+    They are computed once; ``spans`` are the positions of each axis.
+    """
 
     def __init__(self, spans: tuple[Span, Span, Span], head_dim: int, device: torch.device) -> None:
         self.starts = tuple(span.start for span in spans)
@@ -31,7 +34,7 @@ class Rotation:
         )
 
     def box(self, spans: tuple[Span, Span, Span]) -> tuple[Tensor, Tensor]:
-        """Cosines and sines (T, H, W, 1, head_dim / 2) in float32 for some of the positions."""
+        """Cosines and sines, each (T, H, W, 1, head_dim / 2) in float32, of the positions ``spans``."""
         shape = [span.size for span in spans]
         parts: list[Tensor] = []
         for axis, (span, start, table) in enumerate(zip(spans, self.starts, self.tables, strict=True)):
@@ -44,7 +47,10 @@ class Rotation:
 
 
 def _table(span: Span, width: int, device: torch.device) -> Tensor:
-    """Cosines and sines (2, positions, width / 2) in float32."""
+    """Cosines and sines (2, positions, width / 2) in float32 for the positions ``span`` of one axis.
+
+    ``width`` is how many values of a head are rotated by this axis.
+    """
     # On the CPU, because some accelerators have no float64, which angles of long clips need.
     exponents = torch.arange(0, width, 2, dtype=torch.float64) / width
     frequencies = (1.0 / THETA**exponents).float().double()
@@ -54,7 +60,10 @@ def _table(span: Span, width: int, device: torch.device) -> Tensor:
 
 
 def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate adjacent pairs of the last axis of x (B, T, H, W, N, D) by ``table``, in float32."""
+    """Rotate adjacent pairs of the last axis of x (B, T, H, W, N, D), in float32.
+
+    ``table`` holds the cosines and sines of their angles, each (T, H, W, 1, D / 2).
+    """
     cos, sin = table
     even, odd = (half.float() for half in x.unflatten(-1, (-1, 2)).unbind(-1))
     out = torch.empty_like(x)

@@ -19,10 +19,10 @@ from .windows import Span
 
 @dataclass(kw_only=True)
 class Clip:
-    """What all tiles of a clip have in common: its noise, its masks, and its end once that is known.
+    """What all tiles of a clip have in common: its size, its noise, attention masks, and its end once known.
 
-    ``rows`` is the number of rows in time that the diffusion stage takes of its context; None until the last
-    latent frame has arrived.
+    ``rows`` is how many positions in time the input of the decoder's last upsampler has up to the end of the
+    clip; None until the last latent frame has arrived.
     """
 
     size: ClipShape
@@ -40,9 +40,10 @@ class Cut(NamedTuple):
     right: bool = False
 
     def inner(self, height: int, width: int, reach: tuple[int, int]) -> tuple[Span, Span]:
-        """Rows and columns of a tile whose windows end within it.
+        """The rows and columns of a tile of ``height`` rows and ``width`` columns that are exact.
 
-        ``reach`` is how many rows and columns a window extends from its centre.
+        Those are the ones whose attention windows do not cross a cut side. ``reach`` is how many rows and
+        columns a window extends from its centre.
         """
         top, bottom = self.top * reach[0], self.bottom * reach[0]
         left, right = self.left * reach[1], self.right * reach[1]
@@ -54,17 +55,20 @@ WHOLE = Cut()
 
 
 class Held(NamedTuple):
-    """Consecutive rows in time, in the tensors (B, T, H, W, C) in which they came; ``start`` is the first."""
+    """Consecutive positions in time of one activation, in the tensors (B, T, H, W, C) in which they came.
+
+    ``start`` is the position of the first of them in the clip.
+    """
 
     start: int = 0
     chunks: tuple[Tensor, ...] = ()
 
     def and_then(self, chunk: Tensor) -> Held:
-        """These rows with those of ``chunk`` behind them."""
+        """A copy of this value with the positions in ``chunk`` (B, T, H, W, C) behind the others."""
         return Held(self.start, (*self.chunks, chunk))
 
     def rows(self, span: Span) -> Tensor:
-        """The rows of ``span``: a view if they came together, else a copy."""
+        """The positions ``span`` in time, (B, T, H, W, C): a view if they came in one tensor, else a copy."""
         parts, at = [], self.start
         for chunk in self.chunks:
             first, last = max(span.start - at, 0), min(span.stop - at, chunk.shape[1])
@@ -74,7 +78,7 @@ class Held(NamedTuple):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def since(self, row: int) -> Held:
-        """These rows without the tensors that end before ``row``."""
+        """A copy of this value without the tensors that end before position ``row`` in time."""
         start, chunks = self.start, self.chunks
         while chunks and start + chunks[0].shape[1] <= row:
             start, chunks = start + chunks[0].shape[1], chunks[1:]
@@ -84,8 +88,9 @@ class Held(NamedTuple):
 class DecoderStream(Stream):
     """The caches of one pass over a clip, or over a tile of it.
 
-    Besides the rows that each block caches it holds how many rows each stage has seen, and rows that several
-    stages read. ``origin`` is the (row, column) in patches of the frame at which the context of a tile
+    Besides what each block caches of its input it holds how many positions in time each stage has seen, and
+    activations that several stages read. ``cut`` says which sides of the tile are not sides of the frame.
+    ``origin`` is the (row, column), in patches of the frame, at which the diffusion stage's part of the tile
     begins.
     """
 
@@ -98,26 +103,35 @@ class DecoderStream(Stream):
         self.held: dict[object, Held] = {}
 
     def peek(self, owner: object) -> Tensor | None:
-        """The rows that ``owner`` caches, which stay cached; None if there are none."""
+        """The tensor (B, T, H, W, C) that the stage ``owner`` caches, which stays there; None without one."""
         return self._cached.get(owner)
 
     def put(self, owner: object, rows: Tensor) -> None:
-        """Cache ``rows`` for ``owner`` as they are, without a copy."""
+        """Cache ``rows`` (B, T, H, W, C) for the stage ``owner`` as they are, without a copy.
+
+        With T = 0 nothing is cached.
+        """
         if rows.shape[1]:
             self._cached[owner] = rows
 
     def pass_rows(self, owner: object, rows: int) -> Span:
-        """Count ``rows`` more for ``owner``; returns their positions, from the clip's first row on."""
+        """Note that ``rows`` more positions in time pass the stage ``owner``.
+
+        Returns where they lie, counted from the start of the clip.
+        """
         before = self.seen.get(owner, 0)
         self.seen[owner] = before + rows
         return Span(before, before + rows)
 
     def hold(self, owner: object, rows: Tensor) -> None:
-        """Hold ``rows`` (B, T, H, W, C) behind those that are held for ``owner``."""
+        """Keep ``rows`` (B, T, H, W, C) for several stages to read, behind what is held for ``owner``.
+
+        ``rows`` are the next T positions in time.
+        """
         self.held[owner] = self.held.get(owner, Held()).and_then(rows)
 
     def release(self, owner: object, row: int) -> None:
-        """Free what is held for ``owner`` before ``row``."""
+        """Free the tensors held for ``owner`` that end before position ``row`` in time."""
         self.held[owner] = self.held[owner].since(row)
 
     def move(self, device: torch.device) -> None:

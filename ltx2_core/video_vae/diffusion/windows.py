@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Span(NamedTuple):
-    """Positions ``start`` to before ``stop`` of one axis."""
+    """The positions of one axis from ``start`` to before ``stop``."""
 
     start: int
     stop: int
@@ -41,11 +41,14 @@ class Axis:
     window: int
 
     def start(self, query: int) -> int:
-        """Index in memory of the first key of the position ``query``."""
+        """Index, among the keys in memory, of the first key that the position ``query`` attends to."""
         return window_start(query, self.length, self.window) - self.first_key
 
     def runs(self, size: int) -> list[Run]:
-        """Cut the queries into tiles of ``size`` positions, and join those of one geometry to runs."""
+        """Cut the queries into tiles of ``size`` positions, and join neighbours of one geometry to runs.
+
+        Tiles have one geometry if they need the same mask.
+        """
         runs: list[Run] = []
         for first in range(*self.queries, size):
             stop = min(first + size, self.queries.stop)
@@ -100,11 +103,11 @@ class Run(NamedTuple):
             yield self._replace(query=self.query + skipped, key=self.key + skipped, tiles=count)
 
     def queries(self) -> slice:
-        """All queries of the run."""
+        """The indices of all queries of the run along its axis."""
         return slice(self.query, self.query + self.tiles * self.size)
 
     def keys(self) -> slice:
-        """All keys of the run."""
+        """The indices of all keys of the run along its axis."""
         return slice(self.key, self.key + (self.tiles - 1) * self.size + self.box)
 
 
@@ -149,7 +152,11 @@ def mask(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Tensor
 
 
 def _inside(offsets: tuple[int, ...], window: int, device: torch.device) -> Tensor:
-    """(queries, keys) of one axis: whether a key is in the window of a query."""
+    """Whether a key is in the window of a query, for one axis of a tile: booleans (queries, keys).
+
+    ``offsets`` are the first key of each query, counted from the tile's first key; ``window`` is the number
+    of keys that each query attends to.
+    """
     keys = torch.arange(offsets[-1] + window, device=device)
     starts = torch.tensor(offsets, device=device)[:, None]
     return (keys >= starts) & (keys < starts + window)
