@@ -62,7 +62,7 @@ def _import_pack() -> dict[str, Any]:
     pack = importlib.util.module_from_spec(spec)
     sys.modules["pack"] = pack
     spec.loader.exec_module(pack)
-    names = ("clip", "model", "upscaler", "vae")
+    names = ("clip", "model", "upscaler", "video_vae", "audio_vae")
     return {name: importlib.import_module(f"pack.nodes.host.{name}") for name in names}
 
 
@@ -72,8 +72,8 @@ def _loads(host: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     return {
         "model": lambda: host["model"].load_model(checkpoint),
         "host's model": lambda: host["model"].load_host_model(checkpoint),
-        "video vae": lambda: host["vae"].load_video_vae(checkpoint),
-        "audio vae": lambda: host["vae"].load_audio_vae(checkpoint),
+        "video vae": lambda: host["video_vae"].load_video_vae(checkpoint),
+        "audio vae": lambda: host["audio_vae"].load_audio_vae(checkpoint),
         "clip": lambda: host["clip"].load_clip(str(MODELS / "text_encoders" / "gemma-tiny"), checkpoint),
         "upscaler": lambda: host["upscaler"].load_upscaler(str(upscaler)),
     }

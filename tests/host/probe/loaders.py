@@ -36,7 +36,7 @@ class LTX2ProbeLoadVAE(io.ComfyNode):
 
     @classmethod
     def execute(cls, ckpt_name: str, audio: bool) -> io.NodeOutput:
-        load = _host("vae").load_audio_vae if audio else _host("vae").load_video_vae
+        load = _host("audio_vae").load_audio_vae if audio else _host("video_vae").load_video_vae
         return io.NodeOutput(load(_path("checkpoints", ckpt_name)))
 
 
