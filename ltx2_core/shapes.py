@@ -24,7 +24,7 @@ AUDIO_HOP_LENGTH = 160
 AUDIO_DOWNSAMPLE = 4
 AUDIO_LATENTS_PER_SECOND = 25
 AUTO: Final = "auto"
-"""In place of a length in seconds: it is predicted from the prompt."""
+"""The word that stands in place of a length in seconds if the length is to be predicted from the prompt."""
 
 
 class Snap(Enum):

@@ -11,19 +11,19 @@ from .quantity import quantity
 
 Plan = io.Custom("LTX2AV_CLIP_PLAN")
 ICLoraParameters = io.Custom("IC_LORA_PARAMETERS")
-"""ComfyUI's own type: what an IC-LoRA needs of its reference."""
+"""ComfyUI's own type of input for what an IC-LoRA needs of its reference, such as a smaller size."""
 
 BY_MODEL = -1
-"""Value of an image's ``crf`` that leaves it to the recipe of the model."""
+"""Value of an image's ``crf`` that leaves the number to the model's recipe (its default settings)."""
 
 LEFT_TO_MODEL = "by the model"
-"""Value of a choice that leaves it to the recipe of the model."""
+"""Value of a widget that leaves the choice to the model's recipe (its default settings)."""
 
 AS_ABOVE = "as above"
-"""Value of a choice that leaves it to the widgets above."""
+"""Value of a widget that leaves the choice to the widgets above it."""
 
 SECONDS, FRAMES = "seconds", "frames"
-"""Values of ``length_unit``."""
+"""The two values of the widget ``length_unit``."""
 
 # The largest size of the host's own nodes.
 MAX_SIZE = 16384

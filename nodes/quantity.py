@@ -30,11 +30,12 @@ def quantity(
 ) -> io.Input:
     """A number widget for ``option``, one of the table of options, with its bounds and help as tooltip.
 
-    Only the first sentence of the help is used. ``name`` is the widget's name; None is the option's. ``low``
-    and ``high`` replace bounds, where the table has none or a saved workflow may hold a value outside them;
-    ``step`` is the step of the widget. ``text`` replaces the help in the tooltip, and ``more`` is appended to
-    it. ``flags`` maps flags that the help mentions to words for the node's inputs. ``others`` are passed to
-    the widget.
+    Only the first sentence of the help is used. ``name`` is the widget's name; None takes that of the option.
+    ``low`` and ``high`` replace the table's bounds, where it has none or a saved workflow may hold a value
+    outside them; None keeps the table's. ``step`` is by how much the widget's arrows change the value.
+    ``text`` replaces the help in the tooltip (None keeps the help), and ``more`` is appended to the tooltip.
+    ``flags`` maps command line flags that the help mentions to words for the node's inputs. ``others`` are
+    passed to the widget.
     """
     declared = by_name(option)
     bounds = [own if own is not None else of for own, of in zip((low, high), declared.range, strict=True)]

@@ -18,7 +18,7 @@ from ..config import AudioVAEConfig
 from .layers import Layers, without_autocast
 
 NORM_EPS = 1e-6
-"""That of the video autoencoder is 1e-8."""
+"""Epsilon of the norms of the audio autoencoder; that of the video autoencoder is 1e-8."""
 
 
 class AudioEncoder(nn.Module):

@@ -44,7 +44,7 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
     "dub": {},
 }
-"""The options of each edit alone -> the arguments of its function."""
+"""Kind of edit -> the options that only this kind has, each with the name of its function's argument."""
 
 
 @command("extend")
@@ -88,9 +88,9 @@ def edit(kind: EditKind, chosen: Chosen) -> None:
 
 
 def _has_windows(kind: EditKind, chosen: Chosen) -> bool:
-    """Whether a stopped run left finished windows of the audio of this output, and no latents of all of it.
+    """Whether a stopped run of this output left finished windows of audio, but no latents of the whole run.
 
-    Raises ValueError if it did, but the command does not say for which video.
+    Raises ValueError if there are such windows, but the command does not say for which video.
     """
     from ..run.saved_latents import find_saved, saved_windows
 

@@ -163,7 +163,11 @@ def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceField
 
 
 def _stage2_fields(explicit: MutableMapping[str, Any]) -> GuidanceFields:
-    """Sampler and noise levels of ``--stage2-preset``, except where the user wrote an option for them."""
+    """Remove ``--stage2-preset`` from ``explicit``, and return its sampler and noise levels as fields.
+
+    Those for which the user wrote an option of their own are left out. ``explicit`` are the options that the
+    user wrote, by name.
+    """
     fields: GuidanceFields = {}
     name = explicit.pop("stage2_preset", None)
     if name is None:
@@ -178,7 +182,8 @@ def _stage2_fields(explicit: MutableMapping[str, Any]) -> GuidanceFields:
 def _blocks(text: str | None, pipeline: LTX2Pipeline) -> tuple[int, ...]:
     """The transformer block numbers, from 0, in the text of ``--stg-blocks``.
 
-    For None those that are recommended for the checkpoint of ``pipeline``. Raises ValueError for other text.
+    None as ``text`` gives the blocks that are recommended for the checkpoint of ``pipeline``. Raises
+    ValueError for text that is no list of block numbers.
     """
     if text is None:
         file = pipeline.networks.file(Component.TRANSFORMER)

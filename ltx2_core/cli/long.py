@@ -32,7 +32,7 @@ _WINDOWS: Final[Mapping[str, str]] = {
     "source_strength": "source_strength",
     "denoise": "denoise",
 }
-"""The options of windows -> the arguments of ``LongVideo``."""
+"""Options that divide a long clip into windows -> the names of the arguments of ``LongVideo``."""
 
 
 @command("long")
@@ -112,10 +112,10 @@ def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | No
 def _windows(
     chosen: Chosen, options: Iterable[str], fields: RequestFields, background: Colour
 ) -> WindowArguments:
-    """Return the arguments of ``LongVideo`` that ``options`` of the call set, and its images at frames.
+    """Return the arguments of ``LongVideo`` that ``options`` of the call set, and the clip's keyframes.
 
-    The images are removed from ``fields``; their transparent pixels are blended with ``background``, RGB in
-    [0, 1].
+    Keyframes are the images in ``fields`` that have a frame number; they are removed there. Their transparent
+    pixels are blended with ``background``, RGB in [0, 1].
     """
     windows = {_WINDOWS[option]: chosen[option] for option in options}
     return cast("WindowArguments", {**windows, "keyframes": _keyframes(fields, background)})

@@ -27,7 +27,7 @@ from .options import Chosen
 from .values import execution_of, open_pipeline
 
 _EDITS = {"extend": "extend", "retake": "retake", "add_audio": "sound", "dub": "dub", "window": "long"}
-"""ParsedJson that only an edit writes, and the command that does."""
+"""Key that only an edit or a long clip writes into a file's settings -> the command that makes it."""
 
 # Without this table a repeated run would hold both its old sigmas and new steps, and a request refuses both.
 _REPLACES = {
@@ -44,7 +44,7 @@ _REPLACES = {
     "schedule": ("sigmas",),
     "sampler": ("eta",),
 }
-"""A changed field -> the recorded fields that it takes the place of."""
+"""Field of a request that the user changes -> the recorded fields that it replaces."""
 
 _SIZE = frozenset({"width", "height", "num_frames", "seconds", "fps", "snap", "video"})
 """Fields that the source of an edit decides."""
@@ -158,10 +158,10 @@ def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
 
 
 def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedLong:
-    """Return the recorded long clip; arguments are those of :func:`repeated_edit`.
+    """Return the long clip recorded in ``settings``; arguments are those of :func:`repeated_edit`.
 
-    Its ``fields`` have the images at frames too. Raises ValueError if the user did not name these again and
-    one of them was in memory, is gone or has changed.
+    The ``fields`` of the result include the images that guide the clip at a frame. Raises ValueError if the
+    user did not name these images again and one of them was in memory, is gone or has changed.
     """
     frames, overlap, strength, adain = settings["window"]
     windows: WindowArguments = {
@@ -183,9 +183,9 @@ def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
 
 
 def _keyframe_images(settings: ParsedJson, changes: Mapping[str, Any]) -> dict[str, tuple[ImageAt, ...]]:
-    """Return the recorded images at frames of a long clip as the field "images"; {} if there are none.
+    """Return the images that guide a recorded long clip at a frame, as the field "images" of a request.
 
-    It is empty too if ``changes`` has other ones.
+    The result is {} if there are none, or if ``changes`` has other images.
     """
     frames, files = settings["keyframes"], settings.get("keyframe_files", ())
     if not frames or "images" in changes:
@@ -274,7 +274,7 @@ def _source(settings: ParsedJson) -> Path:
 
 
 def _own_arguments(settings: ParsedJson) -> EditArguments:
-    """Return the recorded arguments that only this kind of edit has, such as regions."""
+    """Return the recorded arguments that only this kind of edit has, such as the regions of a retake."""
     own = dict(settings[next(key for key in _EDITS if key in settings)])
     # The record has frames, in whatever unit the user wrote the length.
     if "new_frames" in own:

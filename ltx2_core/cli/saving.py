@@ -50,7 +50,7 @@ from .values import Output, execution_of
 from .windows import spare_windows, windows_until_written
 
 LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, RequestFields]"
-"""Prompts, windows and the fields of a request."""
+"""What a long clip is made from: its prompts, its division into windows, and the fields of a request."""
 
 
 def run(pipeline: LTX2Pipeline, request: Request, output: Output, doubler: Checkpoint | None = None) -> None:
@@ -141,7 +141,10 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
 
 @contextmanager
 def _window_folders(edit: EditRun, output: Output, saved: list[Path]) -> Iterator[EditArguments]:
-    """A context with the arguments of an edit that say where its finished windows are saved."""
+    """A context that yields the arguments of ``edit`` that say where its finished windows are saved.
+
+    ``output`` is where the result is written; ``saved`` are the files with latents of the whole run.
+    """
     if edit.kind != "sound":
         yield {}
         return
@@ -299,7 +302,7 @@ def _save_latents(
 
 
 def _save(generation: Generation, output: Output, bar: JobBar, checks: ImageChecks | None = None) -> None:
-    """Write the clip; ``checks`` measure its frames as they are decoded."""
+    """Write the sampled clip to ``output``; ``checks``, if not None, measure its frames on the way."""
     clip = generation.as_clip()
     if checks is not None and clip.frames is not None:
         clip = replace(clip, frames=checks.watching(clip.frames))

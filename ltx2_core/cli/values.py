@@ -37,7 +37,7 @@ from .options import Chosen
 
 AUDIO_OUTPUT = "ltx2.wav"
 _LONGEST_TILES = 7
-"""Characters of the largest grid of tiles, 999x999."""
+"""Most characters of a value of --tiles, those of the largest grid "999x999"."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _EXECUTION = (
     *("passes_per_call", "fused", "keep_text_keys", "cuda_graphs"),

@@ -83,7 +83,11 @@ class TransformerConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DurationHeadConfig:
-    """Settings of the network that predicts how long a clip should be."""
+    """Settings of the network that predicts how long a clip should be from its encoded prompt.
+
+    ``video_dim`` and ``audio_dim`` are the widths of the text for video and for audio, ``hidden`` that of the
+    attention with ``queries`` learned queries and ``heads`` heads, ``mlp`` that of the last hidden layer.
+    """
 
     video_dim: int
     audio_dim: int
@@ -187,9 +191,9 @@ class DiffusionStage:
 class DiffusionDecoderConfig:
     """Settings of the diffusion video decoder of LTX-2.5, which reads the latents of 2.3 and 2.5.
 
-    ``stages`` compute a context from the latent. The diffusion stage of ``depth`` blocks with ``channels``
-    values for each patch and windows of ``kernel`` patches (time, height, width) turns noise into frames, in
-    ``steps`` steps.
+    ``stages`` compute features from the latent. The diffusion stage, conditioned on them, turns noise into
+    frames in ``steps`` denoising steps. It has ``depth`` blocks with ``channels`` values for each patch of a
+    frame, and attention windows of ``kernel`` patches (time, height, width).
     """
 
     stages: tuple[DiffusionStage, ...]

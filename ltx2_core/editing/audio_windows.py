@@ -126,9 +126,9 @@ def sampled_audio(
 
 
 def _conditioning(source: Footage, window: Window, track: Tensor) -> list[StageInput]:
-    """The conditioning of a window: its frames of ``source``, and the last audio of the window before.
+    """The conditioning items of ``window``: the frames of ``source`` in it, and the audio that it continues.
 
-    ``track`` (1, 8, T, 16) is the latent of all audio sampled so far.
+    ``track`` (1, 8, T, 16) is the latent of all audio sampled so far, whose end the window begins with.
     """
     first = window.first_frame
     items: list[StageInput] = [WholeVideo(source.part(first, first + window.clip.frames))]

@@ -22,11 +22,11 @@ HEAD = re.compile(rf"({_TIME})\s*(?:(?:-|–|to)\s*({_TIME})\s*)?:(?!\d)")
 _LIKE_TIME = r"[-+]?(?:[\d.][\d.:e+]*|nan|inf(?:inity)?)\s?[s%]?"
 _LIKE_HEAD = re.compile(rf"{_LIKE_TIME}\s*(?:(?:-|–|to)\s*{_LIKE_TIME}\s*)?:(?!\d)", re.IGNORECASE)
 _EMPTY_HEAD = re.compile(r":\s")
-"""A forgotten time, which is an error where other parts have times."""
+"""A colon without a time before it: a forgotten time, which is an error where other parts have times."""
 # Bounds the search of the patterns, which would be slow on a long run of digits.
 _LONGEST_HEAD = 64
 SHORTEST_GAP_S = 0.5
-"""A shorter time without a prompt is rounding, and is not reported."""
+"""Seconds below which a time without a prompt counts as rounding and is not reported."""
 LATEST = 1e9
 """The latest time of a prompt in seconds."""
 

@@ -213,9 +213,9 @@ def plan_retake(
 def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -> Tensor:
     """Weights (total,) of the sampled frames in the result, 0 to 1, for ``total`` frames.
 
-    A frame has weight 1 if its latent frame is True in ``regenerated`` (F,), else 0. With ``feather`` above 0
-    the weights of the first and last so many frames of a region rise linearly from the preserved frames next
-    to it. The source has ``sources`` frames; later ones have weight 1, because there is nothing to preserve.
+    A frame has weight 1 if its latent frame is True in ``regenerated`` (F,), else 0. The weights of the first
+    and last ``feather`` frames of a region rise linearly from the preserved frames next to the region. The
+    source has ``sources`` frames; later frames have weight 1, because there is nothing to preserve.
     """
     # Latent frame 0 stands for frame 0, and each later one for eight frames.
     latent = (torch.arange(total) + 7) // 8

@@ -129,7 +129,10 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """Where finished windows are saved: in ``folder``, or in ``spare`` if its disk is full."""
+    """Where finished windows are saved: in ``folder``, or in ``spare`` if the disk of ``folder`` is full.
+
+    None as ``spare`` is no second folder.
+    """
 
     folder: Path
     spare: Path | None = None
@@ -138,8 +141,8 @@ class Places:
 class WindowStore:
     """A folder with the latents of finished windows; each file is complete or absent.
 
-    ``settings`` are JSON values of everything that decides the clip, ``models`` those of what the networks
-    are; a folder of an earlier version has none of these. ``spare`` is a folder on another disk, for windows
+    ``settings`` are JSON values of everything that decides the clip. ``models`` are JSON values that identify
+    the networks; folders of earlier versions have none. ``spare`` is a folder on another disk, for windows
     that no longer fit on this one; they go into a subfolder of their own for each clip. Raises ValueError if
     the folder holds windows of a clip with other settings or of other models.
     """

@@ -140,7 +140,11 @@ def _add_diffusion_decoder(
     entries: dict[str, Entry],
     checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]],
 ) -> None:
-    """Add the diffusion video decoder of a source, in the official layout."""
+    """Add the diffusion video decoder of a source to what is written, in the official layout.
+
+    ``infos`` are the header entries of its tensors in the source, which ``read`` reads. ``entries``, what is
+    written, and ``checks``, by which the written file is compared, get an entry for each tensor, by name.
+    """
     prefix = OFFICIAL_PREFIXES[Component.VIDEO_DECODER]
     for own, (dtype, shape, make) in sorted(diffusion_vae.entries(infos).items()):
         name = prefix + own

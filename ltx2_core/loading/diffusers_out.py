@@ -14,7 +14,7 @@ from .rename import Replacement
 
 Json = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-"""Tensors of a component by official name without prefix."""
+"""Shapes of a component's tensors, by their names in official checkpoints without prefix."""
 
 
 def transformer_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer

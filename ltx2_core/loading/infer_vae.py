@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from ..storage.files import JsonObject, JsonValue
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Official tensor name -> shape."""
+"""Shapes of tensors, by their names in official checkpoints."""
 
 
 def infer_video_vae(shapes: Shapes) -> JsonObject:

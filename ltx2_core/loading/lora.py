@@ -23,7 +23,7 @@ from .lora_kinds import change_shape, magnitude_fits, rank_of
 from .lora_report import LoraEntry, LoraReport, Shape, Status, describe_generation, updated_stream
 
 Shapes = Mapping[str, Shape]
-"""Tensors of a model: official name -> shape."""
+"""Shapes of a model's tensors, by their names in official checkpoints."""
 
 PEFT_METADATA = "lora_adapter_metadata"
 PEFT_CONFIG = "adapter_config.json"
@@ -33,7 +33,7 @@ _FAMILY = re.compile(
     r"|^av_ca_|_embeddings_connector[._]|aggregate_embed$"
 )
 REFERENCE_KEYS = ("reference_downscale_factor", "reference_temporal_scale_factor")
-"""Metadata of an IC-LoRA: how its reference videos were scaled."""
+"""Keys in the metadata of an IC-LoRA that say how its reference videos were scaled."""
 
 STACKED = (
     "two IC-LoRAs are stacked: each was trained alone with references of its own, so together they seldom do "

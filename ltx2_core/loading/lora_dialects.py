@@ -34,7 +34,7 @@ The last two are of distributed and of compiled modules."""
 FLAT_PREFIXES = ("lycoris_", "lora_unet_", "lora_transformer_")
 """Prefixes of flat names (kohya, LyCORIS), in which dots are underscores.
 
-Only a model's names can resolve them."""
+Which underscores were dots can only be told by the names of the model's modules."""
 
 ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
     (FACTOR, ""),
@@ -44,8 +44,9 @@ ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.(lora_B(\.[^.]+)?|lora_up|lora\.up)\.weight$"), "B"),
     (re.compile(r"\.alpha$"), "alpha"),
 )
-"""Endings of tensor names and their role; PEFT inserts the name of the adapter, as in ``lora_A.default``.
+"""Endings of tensor names and their roles, such as "a" for the matrix A.
 
+PEFT inserts the name of the adapter, as in ``lora_A.default``.
 The role of a factor of a LoKr or LoHa is its name in the file."""
 
 UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = (

@@ -34,7 +34,7 @@ ROWS = 256
 Layers = Mapping[str, StoredLayer]
 Change = tuple[Lora, LoraLayer, float]
 Changes = Mapping[str, Sequence[Change]]
-"""Module -> the pairs that change it, each with its strength. Lists are not empty, strengths not 0."""
+"""Module -> the LoRA layers that change it, each with its strength. Lists are not empty, strengths not 0."""
 
 
 @dataclass(frozen=True, kw_only=True)

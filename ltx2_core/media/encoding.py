@@ -87,10 +87,10 @@ class VideoEncoding:
 
     codec: VideoCodec
     pixel_format: str
-    """FFmpeg's name."""
+    """FFmpeg's name of the pixel format."""
     options: Mapping[str, str]
     tag: str | None = None
-    """The name of the codec in the container, where the muxer's own is not what players look for."""
+    """Four letters that name the codec in the container, if not those that the muxer writes; else None."""
     deep: bool = False
     """Whether frames have more than 8 bits."""
     hlg: bool = False
@@ -179,7 +179,10 @@ MASTER_CRF = 12
 
 
 def _exr_encoding(chosen: Encoding) -> VideoEncoding:
-    """Return the form of EXR images. Raises ValueError for an SDR clip, and without the library."""
+    """Return how EXR images are encoded.
+
+    Raises ValueError for an SDR clip, and if the library OpenEXR is missing.
+    """
     if chosen.hdr is None:
         raise ValueError(
             "EXR images hold linear light, and this clip is SDR: choose a colour space for the run with hdr "

@@ -1,4 +1,4 @@
-"""HLG masters: linear light to the signal of BT.2100 and to the planes of 10-bit video.
+"""HLG masters (video in the HDR form Hybrid Log-Gamma): linear light to the signal of BT.2100 and 10 bits.
 
 Letters: N frames, H W pixel rows and columns.
 """

@@ -95,9 +95,9 @@ class VideoFile:
             yield from self._numbered(container, stream, wanted)
 
     def _numbered(self, container: Any, stream: Any, wanted: int) -> Iterator[Stored]:
-        """Decode and number the frames.
+        """Decode frames and find their numbers in the file, counted from 0.
 
-        Yields the last frame at or before number ``wanted``, and all that follow. ``container`` and
+        Yields the last frame at or before number ``wanted``, and all frames that follow it. ``container`` and
         ``stream`` are PyAV's, and decoding starts at their current position.
         """
         number = -1

@@ -38,7 +38,7 @@ PIXEL_FORMATS = frozenset(
     for sampling in ("420p", "422p", "444p")
     for kind, depth in (("yuv", ""), ("yuvj", ""), ("yuv", "10le"))
 )
-"""What is decoded and encoded again without a change of format."""
+"""FFmpeg's names of the pixel formats that can be decoded and encoded again without a change of format."""
 # Visually lossless for x264, because the new frames stand next to copied ones.
 # x264 with three B-frames and a pyramid, its default, needs two frames of delay.
 REORDER_FRAMES = 2

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 OnFrames = Callable[[int, int], None]
 """Called with (frames written, all frames)."""
 Timed = Callable[[str], AbstractContextManager[None]]
-"""Counts the seconds of a block as those of a part of the work."""
+"""Makes, from the name of a part of the work such as "encode", a context that counts its block's seconds."""
 
 
 class Frames(Protocol):

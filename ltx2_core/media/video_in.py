@@ -61,9 +61,9 @@ class VideoClip:
     def frames(self, first: int = 0, count: int | None = None) -> Iterator[Tensor]:
         """Yield frames (3, H, W) in order, ``count`` of them from number ``first`` on.
 
-        They are uint8, or for EXR images float32 with the numbers of the files. Numbers count from the start
-        of this part; ``count`` None is up to its end. Every call decodes again,
-        from the last keyframe before ``first``.
+        They are uint8, or for EXR images float32 with the numbers of the files. ``first`` counts from the
+        start of this part; ``count`` None is up to the end of the part. Every call decodes again, from the
+        last keyframe before ``first``.
         """
         timeline, offset = self.timeline, self.timeline.frame_at(self.start_s)
         stop = self.frame_count if count is None else min(first + count, self.frame_count)
@@ -100,8 +100,8 @@ class VideoClip:
     def stacked(self, frames: list[Tensor]) -> Tensor:
         """Join frames of :meth:`frames` to (N, 3, H, W) float32, from 0 for black to 1 for white.
 
-        Only those of EXR images can be brighter; :meth:`coded` brings them into [0, 1] at last, since
-        they are scaled and cropped in linear light.
+        Only EXR images have values above 1. They are scaled and cropped in linear light, and brought into
+        [0, 1] afterwards, by :meth:`coded`.
         """
         pixels = torch.stack(frames).float()
         # In place, since the frames of a chunk are most of what is held of a source.

@@ -19,7 +19,10 @@ from .diffusion_decoding import ROWS, diffusion_memory, tile_piece_bytes
 
 SMALLEST_PIECE = 8 * 2**20
 _PIECES = tuple(MAX_PIECE_BYTES >> halvings for halvings in range(5))
-"""Sizes to try, largest first. Pieces below 8 MiB take longer and save no more memory."""
+"""Limits in bytes for one piece of the clip to try, largest first.
+
+Pieces below 8 MiB take longer and save no more memory.
+"""
 
 MOST_TILES = 8
 """Largest number of tiles along one axis."""
@@ -65,7 +68,11 @@ def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torc
 
 
 def _choose_convolutional(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
-    """The choice for the convolutional decoder: smaller pieces, then exact tiles, then faded ones."""
+    """Choose how the convolutional decoder decodes ``clip`` in at most ``room`` bytes.
+
+    It tries smaller pieces of time, then exact tiles, then tiles with cross-faded borders. Arguments are
+    those of :func:`choose_decode`.
+    """
     cells = clip.latent_height, clip.latent_width
 
     def choice(tiles: SpaceTiles | None, piece_bytes: int) -> DecodeChoice:
@@ -107,8 +114,9 @@ def _choose_convolutional(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype:
 
 
 def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
-    """The choice for the diffusion decoder, whose tiles are always exact: least work first.
+    """Choose how the diffusion decoder, whose tiles are always exact, decodes ``clip`` in ``room`` bytes.
 
+    The ways are tried in the order of their work, least first. Arguments are those of :func:`choose_decode`.
     With fewer frames at a time attention keys of cached frames are computed more often, and with tiles their
     borders. Tiles come last, as their caches move to system memory and back.
     """
@@ -167,9 +175,9 @@ def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
 def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
     """Bytes of system memory for decoding ``clip`` by the tiles of ``choice``.
 
-    They hold the caches of the inactive tiles, and frames being assembled. Most frames are assembled at the
-    end of the clip, when the decoder releases all frames by which it lags behind. Exact tiles arrive as
-    bytes, cross-faded ones are summed in float32.
+    These bytes hold the caches of the inactive tiles, and frames being assembled. Most frames are assembled
+    at the end of the clip, when the decoder releases all frames by which it lags behind. Exact tiles arrive
+    as bytes, cross-faded ones are summed in float32.
     """
     assert choice.tiles is not None
     # A decoder that is not causal releases the frames by which it lags at the end of the clip.

@@ -36,8 +36,8 @@ def decoder_memory(
     """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
     ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``; None is the
-    decoder's own choice. Within 10 % of
-    what ``Trace`` counts. Weights, the latent and the frames already yielded are not included.
+    decoder's own choice. The estimate is within 10 % of what ``memory.trace.Trace`` counts in a real decode.
+    Weights, the latent and the frames already yielded are not included.
     """
     if vae.diffusion is not None:
         rows = rows_of(vae, cells, itemsize, piece_bytes)

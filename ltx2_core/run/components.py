@@ -24,7 +24,7 @@ from .network_sizes import NetworkSizes
 _FLOAT32 = frozenset(
     {Component.AUDIO_ENCODER, Component.AUDIO_DECODER, Component.VOCODER, Component.DURATION_HEAD}
 )
-"""Small, and the audio is audibly better than in bfloat16."""
+"""Components that compute in float32: they are small, and audio is audibly better than in bfloat16."""
 
 
 class Components(NetworkSizes):

@@ -58,11 +58,11 @@ class Generation:
     run_settings: ParsedJson = field(default_factory=dict)
     input_audio: tuple[Tensor, int] | None = None
     evaluations: tuple[Evaluations, ...] = ()
-    """Of each stage: passes that the transformer evaluated, and passes that the step cache saved."""
+    """For each stage the passes that the transformer evaluated, and those that the step cache saved."""
     keyframes: Tensor | None = None
     """Latents (1, 128, K, H, W) of the keyframes that the first stage generated next to the clip, if any."""
     recorded: ParsedJson | None = None
-    """The settings, where the latents come from an earlier run."""
+    """The settings of the earlier run that the latents come from; None for a new run."""
 
     @property
     def fps(self) -> float:
@@ -72,8 +72,8 @@ class Generation:
         """Decode the frames in chunks (frames, 3, height, width), in [-1, 1] or uint8 with ``as_bytes``.
 
         Memory does not grow with the length of the clip. ``stop`` is called before each chunk; if it returns
-        True, decoding ends with :class:`Stopped`. Those of an HDR clip are codes of ACEScct, decoded in
-        float32; :meth:`light` yields their light. Raises ValueError for an HDR clip ``as_bytes``.
+        True, decoding ends with :class:`Stopped`. Frames of an HDR clip are codes of ACEScct, decoded in
+        float32; :meth:`light` yields their light. Raises ValueError for an HDR clip with ``as_bytes``.
         """
         assert self.latents.video is not None
         if self.hdr is None:

@@ -198,7 +198,8 @@ def _first_image(
 ) -> ImageInPlace:
     """Encode the input image, or clip, for the first frames of a stage.
 
-    ``hdr`` is the colour space of an EXR image, else None.
+    ``frames`` (N, 3, H, W) in [0, 1] are fitted to the size of ``stage`` as ``fit`` says; a single frame is
+    compressed with H.264 at ``crf``. ``hdr`` is the colour space of an EXR image, else None.
     """
     pixels = _prepare(frames, stage.clip, crf, codecs.networks.numerics, fit, hdr)
     return ImageInPlace(latent=codecs.encode_video(pixels), strength=stage.image_strength)
@@ -207,7 +208,8 @@ def _first_image(
 def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: Inputs) -> GuideFrames:
     """Encode an image as a guide at its frame, at the size of ``clip``.
 
-    ``crf`` is the H.264 compression of the image, and ``fit`` says how another shape is fitted.
+    ``crf`` is the H.264 compression of the image. ``inputs``, those of the request, say how an image of
+    another shape is fitted.
     """
     # A negative number counts from the end of the clip, and is resolved before the image is encoded.
     placed = place_guide(1, image.frame, clip.latent_frames)
@@ -224,8 +226,9 @@ def _video_reference(
 ) -> GuideFrames:
     """Encode a control video or reference as a guide along the whole clip.
 
-    ``hdr`` is the colour space of a folder of EXR images. Raises ValueError if the video is shorter than the
-    clip, or the clip's size cannot be divided by its scale.
+    ``inputs``, those of the request, say how frames of another shape are fitted, and which colour space a
+    folder of EXR images has. Raises ValueError if the video is shorter than the clip, or if the clip's size
+    cannot be divided by the scale of the reference.
     """
     scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")

@@ -114,7 +114,7 @@ class NetworkSizes(ModelFiles):
         return self.text_encoder_bytes() + self.component_bytes(*parts)
 
     def text_encoder_bytes(self) -> int:
-        """Bytes of the text encoder once it is loaded in this run's number format; 0 if none is named."""
+        """Bytes of the text encoder once loaded in the number format of the run; 0 without one."""
         if self.text_encoder is None:
             return 0
         _, infos, _ = find_encoder(self.text_encoder)

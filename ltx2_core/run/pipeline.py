@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["Given", "LTX2Pipeline", "OnStep", "Progress", "Stop", "Stopped"]
 
 Given = ConditioningInput
-"""The name of 0.1."""
+"""The name of ``ConditioningInput`` in version 0.1, which still works."""
 
 
 class LTX2Pipeline(Planner):

@@ -18,7 +18,7 @@ from ..types import AVLatent
 from .guidance import Pass
 
 MAX_THRESHOLD = 100.0
-"""Beyond any relative difference of two steps."""
+"""Largest threshold that is accepted; no relative difference of two steps is as large."""
 
 Velocities = Mapping[Pass, AVLatent]
 

@@ -160,7 +160,7 @@ class Guidance:
     """Blocks whose self-attention the perturbed pass skips: (29,) for LTX-2.0, (28,) for 2.3."""
     from_sigma: float = 1.0
     to_sigma: float = 0.0
-    """Steps at a sigma above ``from_sigma`` or below ``to_sigma`` are not guided and cost one pass."""
+    """Steps at a noise level (sigma) above ``from_sigma`` or below ``to_sigma`` are not guided: one pass."""
 
     def __post_init__(self) -> None:
         if (self.video.stg or self.audio.stg) and not self.stg_blocks:

@@ -89,9 +89,9 @@ def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
 
 
 def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
-    """The noise ``own`` that a user gave in place of the ``drawn`` noise of the same clip.
+    """Replace the ``drawn`` noise of a clip by the noise ``own`` that the user gave.
 
-    Guides have further latent frames after those of the video; their noise stays the drawn one.
+    Guides have further latent frames after those of the video; for these the drawn noise stays.
     """
 
     def replaced(new: Tensor, old: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ class TimeShare:
 
     @contextmanager
     def spend(self) -> Iterator[None]:
-        """Context around one run of the job, which counts the time that it takes."""
+        """Context around one run of the job whose share of the time is limited; counts the run's seconds."""
         start = self._clock()
         try:
             yield

@@ -20,7 +20,7 @@ from .int4 import grouped_values, signed_nibbles
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 SCALE_NAMES = ("weight_scale", "scale_weight")
-"""The second name belongs to older files, those with a tensor ``scaled_fp8``."""
+"""Names of the tensor with a weight's scale; the second is that of older files, with ``scaled_fp8``."""
 GROUP_SCALES = ("weight_s_rel", "weight_s_channel", "weight_codebook")
 """Tensors of W4A8: scales of groups of inputs and of outputs, and perhaps the values of the 16 codes."""
 
@@ -32,9 +32,9 @@ FP8_MAX = 448.0
 NVFP4_BLOCK = 16
 MXFP8_BLOCK = 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-"""Magnitudes of the codes 0 ... 7; bit 3 is the sign."""
+"""Magnitudes of the fp4 (E2M1) codes 0 to 7; bit 3 of a code is the sign."""
 ROTATION = 256
-"""Default number of inputs that share one rotation."""
+"""Default number of input features whose weights are rotated together, see :func:`hadamard`."""
 
 Kind = Literal["float", "nvfp4", "mxfp8", "int8", "w4a4", "w4a8"]
 _KINDS: Mapping[str, Kind] = {

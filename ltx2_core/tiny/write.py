@@ -33,7 +33,7 @@ from .weights import random_tensor, random_weights, stored_transforms
 
 LORA_RANK = 4
 TYPICAL_SECONDS = 6.0
-"""About what the random duration head predicts."""
+"""Roughly the seconds that the duration head of a tiny set, which has random weights, predicts."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TinySet:
     lora: Path
     """A LoRA with random weights. The trained set has ``distilled`` and ``edges`` instead."""
     duration_head: Path | None = None
-    """What predicts the length of a clip; only sets of LTX-2.5 have it."""
+    """The network that predicts the length of a clip; None except for sets of LTX-2.5."""
 
     @property
     def distilled(self) -> Path:
@@ -135,7 +135,8 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
 def _version(generation: TinyGeneration) -> str:
     """The ``model_version`` of a tiny checkpoint.
 
-    Versions that end in "-tiny" stand for the recipe of the trained set; a set of 2.5 has that of 2.5.
+    Versions that end in "-tiny" select the recipe (default settings) of the trained tiny set; a tiny set of
+    2.5 has the released version, and so the recipe of 2.5.
     """
     return "2.5.0" if generation == "2.5" else f"{generation}.0-tiny"
 

@@ -53,7 +53,7 @@ class GuideWeights:
         return all(weight == 1 for weight in self.uniform)
 
     def weight_between(self, one: int, other: int) -> float:
-        """The weight of attention between the guides of these two numbers."""
+        """The weight of attention between the guides number ``one`` and ``other``, counted from 0."""
         # Within its own guide attention is plain, whatever the weight between two guides.
         if one == other or any(self.free[max(one, other) : max(one, other) + 1]):
             return 1.0

@@ -93,31 +93,38 @@ def field_of_view(config: VideoVAEConfig) -> int:
 
 
 class TileWindow(NamedTuple):
-    """Rows and columns of one tile in latent cells."""
+    """The rows and columns of one tile, with its border, in latent cells of the whole frame."""
 
     rows: Span
     columns: Span
 
 
 class TileDecoder(Protocol):
-    """Decodes tiles of a clip, each piece by piece."""
+    """Interface of a decoder of tiles: every tile of a clip is decoded piece by piece, in time."""
 
     def stream(self, window: TileWindow) -> Stream:
-        """The caches of one pass over the tile ``window``."""
+        """New, empty caches for decoding the tile ``window`` from the start of the clip to its end."""
         ...
 
     def origin(self, window: TileWindow) -> tuple[int, int]:
-        """The (row, column) in pixels at which the decoded frames of the tile begin."""
+        """The (row, column) in pixels of the whole frame at which the decoded frames of the tile begin."""
         ...
 
     def decode(self, x: Tensor, stream: Stream, last: bool) -> Iterator[Tensor]:
-        """Decode the next piece of a tile to frames (B, 3, T, H, W); ``last`` if it ends the clip."""
+        """Yield the frames (B, 3, T, H, W) of the next piece ``x`` (B, C, f, h, w) of a tile.
+
+        ``stream`` holds the tile's caches; ``last`` says that ``x`` ends the clip.
+        """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageTiles:
-    """Decodes tiles by a chain of stages that begins with the latent; ``scale`` is the pixels of a cell."""
+    """Decodes tiles by a chain of ``stages``, of which the first takes the latent.
+
+    ``scale`` is the pixels along a side of a latent cell. If ``causal``, no frame depends on later ones.
+    ``max_piece_bytes`` limits the size of one activation.
+    """
 
     stages: Sequence[Stage]
     scale: int
@@ -147,12 +154,12 @@ def decode_in_tiles(
 ) -> Iterator[Tensor]:
     """Decode consecutive chunks (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) on the CPU.
 
-    Chunks are those of the latent, or of a stage of the decoder at which a latent cell has become ``units``
-    rows and columns. A tile decodes ``at_once`` of their rows in time before the next one. ``scale`` is the
-    pixels per latent cell. With ``exact`` the decoded borders of tiles are dropped; without it they are
-    cross-faded in float32, and returned in the dtype that ``convert`` gives. ``convert`` is applied to a
-    tile's frames before they are copied to the CPU. The caches of the active tile are on the latents'
-    device, those of the others on the CPU.
+    The chunks are those of the latent, or of features inside of the decoder, in which a latent cell has
+    become ``units`` rows and columns. A tile decodes ``at_once`` positions in time of them before the next
+    tile is decoded. ``scale`` is the pixels per latent cell. With ``exact`` the decoded borders of tiles are
+    dropped; without it they are cross-faded in float32, and returned in the dtype that ``convert`` gives.
+    ``convert`` is applied to a tile's frames before they are copied to the CPU. The caches of the active tile
+    are on the latents' device, those of the others on the CPU.
     """
     parts: list[_Part] = []
     # Frames are collected on the CPU, since a whole large frame may not fit next to a tile's caches.
@@ -216,8 +223,8 @@ class _Part:
     def insert(self, pieces: deque[Tensor], frames: Tensor | None, *, exact: bool) -> None:
         """Copy decoded pieces, which follow each other in time, to the tile's place in ``frames``.
 
-        Without ``exact`` they are multiplied by the tile's weights and added. ``pieces`` is empty afterwards;
-        ``frames`` (B, 3, T, H, W) is None only if ``pieces`` is empty.
+        Without ``exact`` the pieces are multiplied by the tile's weights and added. ``pieces`` is empty
+        afterwards; ``frames`` (B, 3, T, H, W) may be None only if ``pieces`` is empty.
         """
         at = 0
         while pieces:

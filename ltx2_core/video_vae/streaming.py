@@ -28,8 +28,9 @@ MAX_PIECE_BYTES = 128 * 2**20
 
 
 class Stream:
-    """The cached frames of one pass over a clip, by the module that owns them.
+    """What the modules of a network cache between the pieces of a clip, in one pass over that clip.
 
+    Each module that sees several frames at once keeps the last frames of its input here.
     If ``causal``, convolutions use past frames only. Otherwise they also use one later frame, so that their
     output lags one frame behind their input.
     """
@@ -59,7 +60,7 @@ class Stream:
         return self._cached.pop(owner, None)
 
     def is_first_call(self, owner: object) -> bool:
-        """Whether ``owner`` asks this for the first time in this pass over the clip."""
+        """Whether this method is called for the module ``owner`` for the first time in this pass."""
         first = owner not in self._called
         self._called.add(owner)
         return first

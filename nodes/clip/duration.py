@@ -77,7 +77,11 @@ class LTX2AVDurationPredictor(io.ComfyNode):
 
 
 def _context(model: Model, positive: Conditioning, head: DurationHead) -> TextContext:
-    """What the transformer of ``model`` attends to as the text of ``positive``, from its connectors."""
+    """The encoded text of ``positive``, for video and audio, as the transformer of ``model`` attends to it.
+
+    The model's connectors, small transformers over the text, are run if they have not been. ``head`` tells
+    how many channels of the result are for video; the others are for audio.
+    """
     host, network = comfy.model_management, model.model.diffusion_model
     # The connectors are a part of the MODEL, which the host loads as a whole.
     host.load_models_gpu([model])

@@ -23,7 +23,7 @@ from .attached import AttachedGuide, marked_guides, remember
 def add_guide(
     positive: Conditioning, negative: Conditioning, video_vae: Vae, latent: Latent, guide: AttachedGuide
 ) -> tuple[Conditioning, Conditioning, Latent, str]:
-    """Encode a guide and append it to the video of a LATENT and to both conditionings.
+    """Encode a guide (an image or clip that the video follows), and append it to LATENT and conditionings.
 
     Returns both conditionings, the LATENT, and a line that says which frames are used. Raises ValueError if
     the latent's rows or columns cannot be divided by the guide's ``downscale``, or if the guide is too long.
@@ -109,9 +109,10 @@ def crop_guides(
 
 
 def _pixels(image: Tensor, placed: GuidePlacement, rows: int, columns: int) -> Tensor:
-    """Take the frames of the IMAGE ``image`` that ``placed`` uses, and fit them: (frames, height, width, 3).
+    """Take the frames of ``image`` that ``placed`` uses, and scale and crop them to the size of the guide.
 
-    ``rows`` and ``columns`` are the size to fit, in latent cells of 32 pixels.
+    ``image`` and the result are IMAGEs (frames, height, width, 3). ``rows`` and ``columns`` are the height
+    and width of the result in latent cells of 32 pixels.
     """
     # With the doubled first frame of a clip inside the video, which core's Add Guide has and most other guide
     # nodes lack: their content is misaligned by up to seven frames.
@@ -123,7 +124,7 @@ def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
     """Coordinates (1, 3, tokens, 2) of a guide's tokens, as ComfyUI stores them.
 
     They are pixel frame, row and column, each as start and end (exclusive). ``spread`` is the guide's latent
-    on the grid of the clip, of which the size is read.
+    on the grid of the clip; only its size is read.
     """
     frames, rows, columns = spread.shape[2:]
     # At one frame a second these are frame numbers; the host divides them by the rate itself.
@@ -131,10 +132,10 @@ def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
 
 
 def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: float) -> Latent:
-    """Append the latent ``guide`` to the video LATENT in time; its noise mask is 1 - ``strength``.
+    """Append the latent ``guide`` to the video LATENT in time; the guide's noise mask is 1 - ``strength``.
 
-    ``keep`` marks the cells that a guide on a coarser grid occupies; all others get a negative mask. None:
-    all are occupied.
+    ``keep`` is True at the latent cells that a guide on a coarser grid occupies; all other cells get a
+    negative mask, which says that they have no token. None as ``keep`` means that all cells are occupied.
     """
     samples, mask = video["samples"], frame_mask(video)[:, :1]
     if keep is None:

@@ -1,4 +1,4 @@
-"""Reads what an IC-LoRA needs of its reference from the parameters that a LoRA loader passes on."""
+"""Reads how an IC-LoRA wants its reference video from the parameters that a LoRA loader passes on."""
 
 from __future__ import annotations
 

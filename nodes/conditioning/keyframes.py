@@ -26,7 +26,7 @@ from .guide_latents import attach_guide
 from .images import CATEGORY
 
 PRESERVED = 1 - 1e-4
-"""Latent frames whose noise mask is below this have content already, such as an image in place."""
+"""Latent frames with a noise mask below this number have content already, such as an image put in place."""
 
 
 class LTX2AVAddGeneratedKeyframes(io.ComfyNode):
@@ -226,9 +226,10 @@ class LTX2AVGeneratedKeyframesToGuides(io.ComfyNode):
 
 
 def parse_frames(text: str, clip: int) -> tuple[int, ...]:
-    """Parse frame numbers between commas; negative ones count from the end of a clip of ``clip`` frames.
+    """Parse the pixel frame numbers in ``text``, divided by commas or spaces, for a clip of ``clip`` frames.
 
-    Raises ValueError for other text, for frames outside the clip, and for frames that do not rise.
+    Negative numbers count from the end of the clip. Raises ValueError for other text, for frames outside the
+    clip, and for frames that do not ascend.
     """
     try:
         numbers = [int(word) for word in text.replace(",", " ").split()]
@@ -240,9 +241,11 @@ def parse_frames(text: str, clip: int) -> tuple[int, ...]:
 
 
 def frames_on(keyframes: Latent, clip: int) -> tuple[int, ...]:
-    """The frames of a LATENT of keyframes in a clip of ``clip`` frames, at the same share of its length.
+    """The pixel frames at which the keyframes of a LATENT lie in a clip of ``clip`` frames.
 
-    Raises ValueError for a LATENT that does not state them.
+    The LATENT ``keyframes`` states the frames and the length of the clip that they were made for; in a clip
+    of another length each keyframe lies at the same share of the length. Raises ValueError for a LATENT that
+    does not state them.
     """
     indices, frames = keyframes.get(INDICES), keyframes.get(NUM_FRAMES)
     if not indices or not frames:
@@ -256,7 +259,11 @@ def frames_on(keyframes: Latent, clip: int) -> tuple[int, ...]:
 
 
 def _occupied(positive: Conditioning, video: Latent, guides: int) -> set[int]:
-    """Pixel frames that an image in place, a guide or an earlier keyframe stands for."""
+    """The numbers of the pixel frames that already have an image put in place, a guide or a keyframe.
+
+    ``guides`` is how many latent frames at the end of ``video`` are guides and generated keyframes, whose
+    frames ``positive`` states.
+    """
     own = frame_mask(video)[:, :, : video["samples"].shape[2] - guides]
     lowest = own.amin(dim=(0, 1, 3, 4)).tolist()
     preserved = {
@@ -284,7 +291,10 @@ def _check(frames: tuple[int, ...], clip: int, positive: Conditioning) -> None:
 
 
 def _initial(initial: Tensor | None, count: int, samples: Tensor) -> Tensor:
-    """Latents of the keyframes before sampling, (B, C, K, H, W): ``initial``, or zeros."""
+    """The latents (B, C, K, H, W) of ``count`` keyframes before sampling: ``initial``, or zeros for None.
+
+    ``samples`` (B, C, F, H, W) is the latent of the clip. Raises ValueError if ``initial`` does not fit it.
+    """
     batch, channels, _, height, width = samples.shape
     if initial is None:
         return samples.new_zeros(batch, channels, count, height, width)
@@ -308,7 +318,10 @@ def _appended(video: Latent, added: Tensor) -> Latent:
 
 
 def _each(keyframes: Latent, count: int) -> tuple[Tensor, ...]:
-    """Each keyframe as a latent (B, C, 1, H, W); raises ValueError unless there are ``count`` of them."""
+    """Each keyframe in the LATENT ``keyframes`` as a latent of its own (B, C, 1, H, W).
+
+    Raises ValueError unless there are ``count`` of them.
+    """
     samples: Tensor = video_of(keyframes)["samples"]
     # A batch of clips of one frame, as LTX-2 Separate Generated Keyframes returns it with keyframes_to_batch.
     if samples.shape[2] == 1 and samples.shape[0] == count:
@@ -319,7 +332,11 @@ def _each(keyframes: Latent, count: int) -> tuple[Tensor, ...]:
 
 
 def _encoded_at(video_vae: Vae, keyframe: Tensor, samples: Tensor) -> Tensor:
-    """Decode a keyframe, scale it to the size of ``samples`` (B, C, F, H, W), and encode it."""
+    """Bring the latent of a keyframe to the rows and columns of ``samples`` (B, C, F, H, W).
+
+    The first keyframe of the batch ``keyframe`` (B, C, 1, h, w) is decoded, scaled as an image, and encoded
+    again: (1, C, 1, H, W).
+    """
     rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
     image = video_vae.decode(keyframe[:1])
     frames = frames_from_image(image.reshape(-1, *image.shape[-3:])[:1])

@@ -26,10 +26,10 @@ from .values import Vae
 from .weights import load_exactly, read_weights
 
 HOST_AUDIO_RATIO = 4096
-"""Samples per latent in the host's arithmetic for audio, by which it cuts tiles and crops what it encodes."""
+"""Samples that ComfyUI counts for each audio latent frame when it cuts tiles and crops waveforms."""
 
 HOST_AUDIO_RATE = 44100
-"""Rate in Hz of the waveforms that the host and other packs encode, whatever rate the networks take."""
+"""Rate in Hz of the waveforms that ComfyUI and other packs encode, whatever rate the networks take."""
 
 
 def load_audio_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:

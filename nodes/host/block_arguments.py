@@ -90,7 +90,7 @@ class TokenTimesteps:
 
 
 Timestep = Tensor | TokenTimesteps
-"""What the host calls a timestep: modulation parameters (B, N or 1, P W)."""
+"""What ComfyUI's blocks call a timestep: modulation parameters (B, N or 1, P W)."""
 
 
 def block_arguments(inputs: BothInputs, x: Tensor) -> BlockArguments:

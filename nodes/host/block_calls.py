@@ -108,7 +108,7 @@ class _Original:
     switches: Switches
     arguments: BlockArguments
     function: Callable[..., Tensor] | None
-    """The host's attention function that the library's branches call, if any."""
+    """The attention function of ComfyUI that the library's branches call; None if they call their own."""
 
     def __call__(self, changed: Mapping[str, Any]) -> dict[str, Streams]:
         """Run the block and return ``{"img": (video tokens, audio tokens)}``.

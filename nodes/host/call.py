@@ -27,14 +27,14 @@ from .perturbing import perturbations_of
 from .progress import check_interrupted
 
 Options = Mapping[str, Any]
-"""The host's ``transformer_options`` of a call."""
+"""ComfyUI's ``transformer_options``, which come with every call of the network: name -> value."""
 
 NAG = "ltx2_nag"
-"""Key in the options of a call: the settings of normalized attention guidance and its negative text."""
+"""Key in ``transformer_options`` of the settings of normalised attention guidance and its negative text."""
 TILES = "ltx2_tiles"
-"""Key in the options of a call: the tiles in which the frame is computed."""
+"""Key in ``transformer_options`` of the tiles in which the transformer computes the frame."""
 FUSED = "ltx2_fused"
-"""Key in the options of a call: its fused kernels."""
+"""Key in ``transformer_options`` of the choice of fused kernels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,11 +166,11 @@ def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[Negati
 
 
 def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
-    """Make a callback to call before each block: it stops the run if the user cancels, and fetches weights.
+    """Make a callback to call before each block, with the block's number in the network.
 
-    It fetches the weights of the next of ``blocks`` to ``device``, in ComfyUI versions that stream weights.
-    ``blocks`` are those that run; the first has the number ``start`` in the network. ``options`` are the
-    ``transformer_options``.
+    The callback stops the run if the user has cancelled it. In ComfyUI versions that stream weights it also
+    starts to fetch the weights of the next of ``blocks`` to ``device``. ``blocks`` are those that run; the
+    first has the number ``start`` in the network. ``options`` are the ``transformer_options``.
     """
     try:
         # The module is imported here because older hosts do not have it.

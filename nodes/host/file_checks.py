@@ -23,16 +23,16 @@ from ...ltx2_core.text.single_file import TOKENIZERS
 logger = logging.getLogger(__name__)
 
 CACHED = 2**20
-"""Entries of the caches of checked files: with fewer than files, every listing would read all files again."""
+"""How many checked files the caches hold; if there were more files, each listing would read all again."""
 
 Stamp = tuple[tuple[str, int, int], ...]
-"""Name, time of change and size of every file of a model."""
+"""For every file of a model: its path, its time of change in ns, and its size in bytes."""
 
 
 def holds(*components: Component) -> Callable[[Path], str]:
-    """Return a check for ``FileList.problem``: path -> why the file lacks one of ``components``.
+    """Make a check of whether a file holds all of ``components``, for the field ``FileList.problem``.
 
-    The check returns "" if the file holds all of them.
+    The check takes a path and says why the file there lacks one of them; it returns "" if it holds all.
     """
     return lambda path: _lacks(path, _stamp(path), components)
 

@@ -16,11 +16,11 @@ SHOWN = 4
 class FileList:
     """The files in some of ComfyUI's model folders that can be loaded for one purpose.
 
-    ``categories`` are the folders, such as "checkpoints". Files of the first one are listed by name, those of
-    others with the category before it: ``vae/x.safetensors``. ``what`` names the purpose in errors, and
-    ``download`` says there which files to download to which folders. ``problem`` returns why a path cannot be
-    loaded, "" if it can. Paths for which ``list_anyway`` is true are listed last although they cannot be
-    loaded: choosing one is an error that says why.
+    ``categories`` are the folders, such as "checkpoints". Files of the first category are listed by name,
+    those of others with the category before the name: ``vae/x.safetensors``. In errors ``what`` names the
+    purpose, and ``download`` says which files to download to which folders. ``problem`` returns why the file
+    at a path cannot be loaded, "" if it can. Files at whose paths ``list_anyway`` is true are listed last
+    although they cannot be loaded: choosing such a file is an error that says why.
     """
 
     what: str

@@ -16,9 +16,10 @@ from .patcher import make_patcher, remember_dtypes
 
 
 class HostVAE(comfy.sd.VAE):
-    """ComfyUI's VAE class around a network of this pack, where its own constructor builds ComfyUI's networks.
+    """A ComfyUI VAE whose network is one of this pack; the constructor of ComfyUI's class builds its own.
 
-    ``dtype`` is that of weights and computation; ``dynamic`` lets ComfyUI stream the weights to the device.
+    ``network`` is a video or an audio VAE. ``dtype`` is that of weights and computation; ``dynamic`` lets
+    ComfyUI stream the weights to the device.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype, *, dynamic: bool) -> None:
@@ -41,9 +42,10 @@ class HostVAE(comfy.sd.VAE):
         return decoded
 
     def decode_tiled_3d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Decode a video latent by the host's tiles, or exactly as a whole by the diffusion decoder.
+        """Decode a video latent in ComfyUI's tiles with the convolutional decoder, or whole with the other.
 
-        Tiles of the latent would be clips of their own to that decoder, with seams that no overlap hides.
+        The diffusion decoder would treat every tile of the latent as a clip of its own, with seams that no
+        overlap hides. It decodes the whole latent within the memory that there is.
         """
         network: Any = self.first_stage_model
         if not getattr(network, "decodes_whole", False):
@@ -88,7 +90,7 @@ class HostVAE(comfy.sd.VAE):
 def _without_vae_warning() -> Iterator[None]:
     """A context in which ComfyUI does not log its warning that a state dict holds no VAE.
 
-    The state dict is empty on purpose here.
+    This pack creates ComfyUI's VAE with an empty state dict on purpose.
     """
 
     def other(record: logging.LogRecord) -> bool:

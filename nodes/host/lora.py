@@ -23,10 +23,10 @@ from .values import Clip, Model
 
 NETWORK = "diffusion_model."
 ATTACHMENT = "lora_metadata"
-"""The attachment in which the host's own nodes read the metadata of the LoRAs on a MODEL."""
+"""The attachment of a MODEL from which ComfyUI's own nodes read the metadata of its LoRAs."""
 
 IN_MODEL = (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
-"""What the host's MODEL holds; the text projection is in the CLIP."""
+"""The components that ComfyUI's MODEL holds; the text projection is in the CLIP."""
 
 _PROJECTION = re.compile(
     r"(?:^|\.)(?:((?:video_|audio_)?aggregate_embed)|text_embedding_projection)\.weight$"

@@ -34,7 +34,7 @@ TINY_DECODERS = ("taeltx_2", "taeltx2")
 """Prefixes of the file names of tiny decoders for these latents, in the host's folder ``vae_approx``."""
 
 _SMALL = 128 * 2**20
-"""Bytes of autoencoders that are small enough to load them for fitting previews."""
+"""Most bytes of an autoencoder that is loaded to fit the colours of previews."""
 _CELL, _STRIP = 8, 24
 """Pixels of a latent cell, and height of the strip for the audio."""
 

@@ -1,7 +1,8 @@
-"""Reads and writes generated keyframes in the host's CONDITIONING and LATENT.
+"""Reads and writes generated keyframes in ComfyUI's CONDITIONING and LATENT.
 
-They are extra latent frames, described by the key ``generated_keyframes`` of both conditionings, which has
-the form of ComfyUI's own nodes. Letters: B batch, C channels, F latent frames, H W latent rows and columns.
+Generated keyframes are extra latent frames behind those of the video. The key ``generated_keyframes`` of both
+conditionings describes them, in the form of ComfyUI's own nodes. Letters: B batch, C channels, F latent
+frames, H W latent rows and columns.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ INDICES, NUM_FRAMES = "generated_keyframe_indices", "generated_keyframe_num_fram
 
 
 def slots_of(conditioning: Conditioning) -> Slots | None:
-    """The generated keyframes that a CONDITIONING describes, or None."""
+    """The description of the generated keyframes in a CONDITIONING; None if it has none."""
     return next((e[1][SLOTS] for e in conditioning if e[1].get(SLOTS) is not None), None)
 
 
 def with_slots(conditioning: Conditioning, frames: Sequence[int], video: Tensor, guides: int) -> Conditioning:
-    """A copy of a CONDITIONING with keyframes at the pixel ``frames``, behind the frames of ``video``.
+    """A copy of a CONDITIONING that describes further generated keyframes, at the pixel frames ``frames``.
 
-    ``video`` (B, C, F, H, W) is the latent before they are appended, of which the last ``guides`` latent
-    frames are guides and earlier keyframes. Raises ValueError if guides were added after those.
+    ``video`` (B, C, F, H, W) is the latent behind which they will be appended; its last ``guides`` latent
+    frames are guides and earlier keyframes. Raises ValueError if guides were added after earlier keyframes.
     """
     _, _, first, height, width = video.shape
     slots, entries = slots_of(conditioning), _entries_of(conditioning)

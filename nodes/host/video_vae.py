@@ -1,4 +1,4 @@
-"""The video VAE as a ComfyUI VAE, so that its nodes for decoding, encoding and saving take it.
+"""The video VAE as a ComfyUI VAE, so that ComfyUI's nodes for decoding, encoding and saving take it.
 
 Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f h w those of the latent.
 """
@@ -30,10 +30,10 @@ from .recipe import remember_recipe
 from .weights import load_exactly, read_weights
 
 ENCODE_CHUNK = 16
-"""Pixel frames that are moved to the device at a time."""
+"""Pixel frames that are moved to the device at a time while a clip is encoded."""
 
 STREAM_BYTES = 1 << 30
-"""Least working memory of a streamed pass in addition to the clip itself, whatever the clip's length."""
+"""Least bytes of working memory, beside the clip itself, to decode or encode a clip in chunks."""
 
 DIFFUSION_SHARE = 0.7
 """Part of the device's memory that the diffusion decoder may use before it decodes in tiles."""
@@ -99,7 +99,8 @@ def _encode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.d
 def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> DecodeChoice:
     """Choose how the diffusion decoder decodes a latent of ``shape`` (B, C, F, H, W): whole or in tiles.
 
-    It may use the share ``DIFFUSION_SHARE`` of the memory of the host's device; on the CPU there is no limit.
+    Decoding may use the share ``DIFFUSION_SHARE`` of the memory of ComfyUI's device; on the CPU there is no
+    limit.
     """
     batch, _, frames, *cells = shape
     room = sys.maxsize
@@ -179,11 +180,11 @@ class HostVideoVAE(_ChunkedVAE, VideoVAE):  # type: ignore[misc]
 class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):  # type: ignore[misc]
     """The video VAE with the diffusion decoder of LTX-2.5, as ComfyUI calls it.
 
-    Noise is that of ComfyUI's own decoder: seed 0 for every clip.
+    Decoding starts from the same noise as in ComfyUI's own decoder: seed 0 for every clip.
     """
 
     decodes_whole = True
-    """Tiles of the host are not used, since this decoder streams exactly in any memory."""
+    """ComfyUI's tiles are not used: this decoder decodes exactly in pieces, within the memory there is."""
 
     def __init__(self, config: VideoVAEConfig, **options: Any) -> None:
         super().__init__(config, **options)

@@ -27,7 +27,7 @@ Config = ParsedJson
 """The JSON configuration of a checkpoint, by component."""
 
 HOST_NAMES = {"scale_weight": "weight_scale", "scale_input": "input_scale"}
-"""The host's names for the scale tensors of older files."""
+"""Name of a scale tensor in older files -> ComfyUI's name for it."""
 
 HOST_FORMATS: Mapping[str, str] = {
     "nvfp4": "nvfp4",

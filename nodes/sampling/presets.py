@@ -26,7 +26,7 @@ SHAPE = {
     "base_shift": (100.0, "shift towards noise at 1024 video tokens."),
     "terminal": (0.99, "noise level before the last step."),
 }
-"""Maximum and tooltip of the parameters of a schedule with steps, next to the steps."""
+"""Name of each parameter of a computed schedule, besides the number of steps -> (maximum, tooltip)."""
 
 
 class ChosenPreset(NamedTuple):

@@ -33,7 +33,7 @@ from .presets import preset_input, preset_of
 LTXV = "LTX-2 scheduler"
 SECOND_STAGE = "second stage, by the model"
 LISTS = {"distilled 8": "distilled", "distilled 3 (second stage)": "distilled_stage2"}
-"""Schedules with fixed noise levels: choice of the widget -> its key in ``FIXED_SIGMAS``."""
+"""Choices of the schedule widget with fixed noise levels -> key of these levels in ``FIXED_SIGMAS``."""
 
 SAMPLERS = [LEFT_TO_MODEL, "euler", "euler_ancestral"]
 
@@ -136,9 +136,9 @@ def settings_for(model: Model, widgets: RunWidgets) -> Settings:
 
 
 def _distilled(widgets: RunWidgets) -> bool:
-    """Whether the run is one of distilled weights, as far as schedule or cfg in the widgets tell.
+    """Whether the model's weights seem to be distilled, judged by the widgets for schedule and cfg.
 
-    Neither a MODEL nor its file says it.
+    Neither a MODEL nor its file says whether they are.
     """
     # A connected schedule says nothing of the weights, but distilled ones are run without guidance.
     return widgets.cfg == 1 if widgets.sigmas is not None else widgets.schedule != LTXV

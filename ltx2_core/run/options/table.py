@@ -88,7 +88,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         "a plan runs nothing",
     ),
 }
-"""Options of a command's groups that it does not have, and why."""
+"""Command -> the options that it lacks although they are in its groups, each with the reason."""
 # An edit has its size and images from the source, so that of those groups only these options remain.
 _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),

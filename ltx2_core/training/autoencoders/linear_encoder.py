@@ -26,7 +26,10 @@ _CONSTANT = 8.0
 """The constant before the last norm, in standard deviations of the values."""
 
 _FLAT = 0.1
-"""Cells of a single colour per cell with an edge in the fit; they are easy and would be half of all."""
+"""Cells of a single colour that are fitted for each cell with an edge.
+
+Cells of a single colour are easy, and would otherwise be half of all cells.
+"""
 
 OnStep = Callable[[int, float], None]
 """Called with the step and the squared error on held-out cells, relative to their power."""

@@ -150,8 +150,8 @@ def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tenso
 def pooled_grid(found: Tensor, patch: int) -> Tensor:
     """Split cells (N, D) into patches (N, t, y, x, C) of ``patch`` x ``patch`` pooled pixels.
 
-    A cell is D values: 8 frames of 32 x 32 pixels, pooled, each pooled pixel the mean of 2 x 2 pixels. There
-    are t x y x x patches in a cell; C is in the order (colour, row, column).
+    A cell is D values: 8 frames of 32 x 32 pixels, pooled, each pooled pixel the mean of 2 x 2 pixels. A cell
+    has t frames of y rows and x columns of patches; C is in the order (colour, row, column).
     """
     side = SPATIAL_SCALE // POOL // patch
     return rearrange(

@@ -59,7 +59,7 @@ class VocoderRecipe:
     """Share of steps, from the first on, that train the residual blocks of the first upsampling stage only: a
     third of the cost, and the pitch is right sooner. The other blocks stay at zero until then."""
     lr: float = 0.003
-    """At 0.015 the error of the waveform stays near one half."""
+    """Learning rate of matrices; at 0.015 the error of the waveform stays near one half."""
     adam_lr: float = 2e-3
     decoded_share: float = 0.3
     """Share of steps whose mel has passed through the audio autoencoder, if there is one."""

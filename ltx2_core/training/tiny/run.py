@@ -34,7 +34,7 @@ class Unfinished(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the recipe of the tiny set: its folder, scale (sizes and steps), seed and limits."""
+    """One run of the training of a tiny model set: its folder, scale (sizes and steps), seed and limits."""
 
     folder: Path
     scale: Scale

@@ -1,4 +1,4 @@
-"""Sizes and numbers of steps of the recipe: those of the embedded set, of one GPU, and of a smoke test.
+"""Sizes and numbers of steps for training a tiny model set: for the packaged set, one GPU, or a smoke test.
 
 How they were found, and what each stage takes: docs/tiny-model.md.
 """

@@ -15,15 +15,15 @@ from torch.nn import functional as F
 from .palette import Sound
 
 _STEP_S = 0.002
-"""Step of the envelope."""
+"""Seconds between two values of the loudness envelope."""
 _SILENCE = 0.02
 """Peak RMS below which a waveform is silent."""
 _RISE_S = 0.016
-"""Time within which the envelope of a knock rises, also when a vocoder has smeared it."""
+"""Seconds within which the envelope of a knock rises, also when a vocoder has smeared the knock."""
 _RISE = 0.3
 """Least rise of an onset, as a share of the peak of the envelope."""
 _APART_S = 0.1
-"""Least time between two onsets."""
+"""Least number of seconds between two onsets."""
 _PITCH_RANGE_HZ = (150.0, 4000.0)
 
 
@@ -42,11 +42,11 @@ class MeasuredAudio:
     glide: float
     """Octaves per second by which the pitch rises."""
     loudness: Tensor
-    """(F,) RMS."""
+    """(F,): root mean square of the samples around each frame."""
     pan: Tensor
-    """(F,) from -1, left, to 1, right."""
+    """(F,): place between the speakers at each frame, from -1, left, to 1, right."""
     pitch: Tensor
-    """(F,) in Hz, NaN in quiet frames."""
+    """(F,): pitch in Hz at each frame, NaN in quiet ones."""
 
 
 def measure_audio(waveform: Tensor, sample_rate: int, frames: int, fps: float) -> MeasuredAudio:

@@ -24,9 +24,9 @@ _MIN_AREA = 0.012
 _PATCH = 24
 """Pixels of the patch on which a shape is compared with templates."""
 _REACH = 1.9
-"""Radii from the centre of that patch to its border."""
+"""Distance from the centre of that patch to its border, in radii of the body."""
 _SOFTNESS = (0.06, 0.12, 0.2, 0.3, 0.42)
-"""Blur of the templates, in radii."""
+"""Blurs of the templates that a shape is compared with, in radii of the body."""
 _MIN_BOUNCE, _MIN_SLIDE, _MIN_PULSE = 0.06, 0.07, 0.22
 """Least change that counts as motion: of the height, of the width, and of the logarithm of the radius."""
 

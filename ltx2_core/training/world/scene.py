@@ -105,7 +105,7 @@ class Body:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The content of a clip: background, motion and bodies (shapes), of which the first moves.
+    """The content of a clip: background, motion, and bodies (coloured shapes), of which the first moves.
 
     ``seed`` determines the noise floor of its audio.
     """

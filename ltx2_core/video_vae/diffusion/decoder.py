@@ -140,7 +140,11 @@ class DiffusionVideoDecoder(AutoencoderHalf):
 
 
 class _Run:
-    """One decode: the chains of stages, what all tiles share, and how small latents are padded."""
+    """The decoding of one clip: its chains of stages, what all its tiles share, and how it is padded.
+
+    ``owner`` is the decoder, ``like`` the first chunk (B, C, f, h, w) of the latent; the other arguments are
+    those of ``DiffusionVideoDecoder.decode_stream``.
+    """
 
     def __init__(
         self,
@@ -243,7 +247,7 @@ class _Tiles:
         return DecoderStream(run.clip, cut=cut, origin=(corner[0], corner[1]))
 
     def origin(self, window: TileWindow) -> tuple[int, int]:
-        """The (row, column) in pixels at which the decoded frames of a tile begin."""
+        """The (row, column) in pixels of the whole frame at which the decoded frames of a tile begin."""
         run = self.run
         size = run.owner.space_scale // run.config.strides[1]
         stream = self.stream(window)

@@ -116,12 +116,18 @@ Runs = tuple[Run, Run, Run]
 
 
 def window_start(query: int, length: int, window: int) -> int:
-    """First position to which the position ``query`` of an axis of ``length`` positions attends."""
+    """The first of the ``window`` positions to which position ``query`` of an axis attends.
+
+    The axis has ``length`` positions.
+    """
     return min(max(query - window // 2, 0), length - window)
 
 
 def needed(queries: Span, length: int, window: int) -> Span:
-    """The positions that the windows of ``queries`` cover together."""
+    """The positions that the windows, of ``window`` positions each, of all ``queries`` cover together.
+
+    ``length`` is the number of positions of the axis.
+    """
     return Span(
         window_start(queries.start, length, window),
         window_start(queries.stop - 1, length, window) + window,
