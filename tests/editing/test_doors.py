@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.conditioning.inputs import VideoReference
+from ltx2_core.conditioning.inputs import Inputs, VideoReference
 from ltx2_core.editing import Footage, FramesInFile, add_audio, extend, retake
 from ltx2_core.media import read_video
 from ltx2_core.run.inputs import _video_reference
@@ -125,7 +125,7 @@ def test_a_control_or_reference_video(pipeline, file_of, name):
             return pipeline.encode_video(frames)
 
     plan = ClipPlan(width=64, height=64, frames=frames, fps=clip.fps)
-    _video_reference(Codecs(), VideoReference(source=path), plan, "crop")
+    _video_reference(Codecs(), VideoReference(source=path), plan, Inputs())
     assert len(seen[0]) == frames
     assert flash_of(seen[0]) == pytest.approx(FLASH_S * clip.fps, abs=0.5 + 1e-3 * clip.fps)
 

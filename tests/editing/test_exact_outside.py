@@ -14,6 +14,7 @@ from ltx2_core import LTX2Pipeline
 from ltx2_core.editing import Footage, extend, retake
 from ltx2_core.media import read_video
 from ltx2_core.media.h264 import Parameters
+from ltx2_core.types import Numerics
 
 QUICK = {"steps": 1, "cfg": 1.0, "seed": 3}
 FPS, COUNT, GOP = 10, 60, 12
@@ -150,7 +151,7 @@ def test_what_cannot_be_copied_is_refused_before_work(tmp_path, name, how, reaso
     source = Footage.read(write(tmp_path / name, **how))
 
     class NoWork:
-        numerics = "official"
+        numerics = Numerics.OFFICIAL
 
         def __getattr__(self, name):
             raise AssertionError("nothing may be computed")
@@ -161,7 +162,6 @@ def test_what_cannot_be_copied_is_refused_before_work(tmp_path, name, how, reaso
 
 
 def test_a_source_in_memory_has_no_packets():
-    from ltx2_core.types import Numerics
 
     class Idle:
         numerics = Numerics.OFFICIAL
