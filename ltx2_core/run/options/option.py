@@ -72,6 +72,7 @@ class Option:
         request: whether the option is a field of ``Request``.
         required: whether the command refuses to run without the option.
         edit_default: the default for edits, where it differs from ``default``; else None.
+        help_of: pairs of a subcommand in which the option means something else, and its ``help`` there.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Option:
     request: bool = False
     required: bool = False
     edit_default: Any = None
+    help_of: tuple[tuple[str, str], ...] = ()
 
     @property
     def flag(self) -> str:
@@ -141,6 +143,10 @@ class Option:
         if self.choices and value not in self.choices:
             raise ValueError(problem)
         return value
+
+    def help_text(self, command: str = "generate") -> str:
+        """The sentences that ``--help`` of the subcommand ``command`` shows for this option."""
+        return dict(self.help_of).get(command, self.help)
 
     def default_text(self, command: str = "generate") -> str:
         """The default of this option in the subcommand ``command``, in words, as ``--help`` shows it.
