@@ -156,10 +156,11 @@ class Option:
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
             return str(self.edit_default)
         if self.default is BY_RECIPE:
-            released, tiny = (getattr(recipe_for(name), self.name) for name in ("2.3", "tiny"))
-            if not isinstance(released, int | float):
-                return str(BY_RECIPE.value) if len(str(released)) > 20 else str(released)
-            return f"{released:g}" if released == tiny else f"{released:g}; tiny set {tiny:g}"
+            usual, *others = (getattr(recipe_for(name), self.name) for name in ("2.3", "2.5", "tiny"))
+            if not isinstance(usual, int | float):
+                return str(BY_RECIPE.value) if len(str(usual)) > 20 else str(usual)
+            named = zip(("LTX-2.5", "tiny set"), others, strict=True)
+            return "; ".join([f"{usual:g}", *(f"{name} {value:g}" for name, value in named if value != usual)])
         if self.default is None or isinstance(self.default, bool):
             return ""
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
