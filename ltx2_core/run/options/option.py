@@ -160,7 +160,9 @@ class Option:
             if not isinstance(usual, int | float):
                 return str(BY_RECIPE.value) if len(str(usual)) > 20 else str(usual)
             named = zip(("LTX-2.5", "tiny set"), others, strict=True)
-            return "; ".join([f"{usual:g}", *(f"{name} {value:g}" for name, value in named if value != usual)])
+            return "; ".join(
+                [f"{usual:g}", *(f"{name} {value:g}" for name, value in named if value != usual)]
+            )
         if self.default is None or isinstance(self.default, bool):
             return ""
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)
