@@ -2,7 +2,8 @@
 
     python examples/image_to_video.py clip.mp4 photo.jpg
 
-``image_crf`` compresses the image once as a video frame would be: 33 for LTX-2.0, 18 for 2.3 and later.
+``image_crf`` compresses the image once as a video frame would be. By default it follows the model: 33 up to
+LTX-2.3, 18 from 2.4 on, and 0 for the embedded set.
 """
 
 import sys
@@ -16,7 +17,6 @@ pipeline = LTX2Pipeline.embedded()
 clip = pipeline(
     "a yellow square slides right on a blue background, a tone rises as it goes",
     image=sys.argv[2] if len(sys.argv) > 2 else FIRST,
-    image_crf=0,
     width=128,
     height=128,
     num_frames=25,

@@ -185,7 +185,8 @@ def _checked(option: Option, value: Any, ctx: click.Context, param: click.Parame
 def _help(option: Option, command: str) -> str:
     default = option.default_text(command)
     # A bracket without a number of its own would be read as a default of click.
-    return f"{option.help}  [default: {default}]" if default else option.help
+    text = option.help_text(command)
+    return f"{text}  [default: {default}]" if default else text
 
 
 def reference_markdown() -> str:
@@ -204,7 +205,7 @@ def _command_tables() -> Iterator[str]:
                     ", ".join(f"`{flag}`" for flag in option.flags),
                     _values(option),
                     option.default_text(name),
-                    option.help,
+                    option.help_text(name),
                 )
                 yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
             yield ""

@@ -18,11 +18,9 @@ def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) ->
     enough: their generation is compared, and for LTX-2.5 also the version of its fine-tuned Gemma.
     """
     config, _, metadata = find_encoder(text_encoder)
-    transformers = [c for c in checkpoints if Component.TRANSFORMER in c.components]
-    checkpoint = transformers[0] if transformers else find_component(checkpoints, Component.TEXT_PROJECTION)
+    checkpoint = _trained_with(checkpoints)
     gemma = 4 if "gemma4" in str(config.get("model_type")) else 3
-    # Only LTX-2.5 was trained with a Gemma 4.
-    required = 4 if checkpoint.generation == "2.5" else 3
+    required = _required_gemma(checkpoint)
     if checkpoint.generation is not None and gemma != required:
         raise ValueError(
             f"{_MISMATCH}{text_encoder} is a Gemma {gemma}, "
@@ -48,11 +46,27 @@ def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) ->
         )
 
 
+def text_encoder_files(checkpoints: Sequence[Checkpoint]) -> str:
+    """Return the names of the text encoder files with which ``checkpoints`` were trained, for messages."""
+    return _FILES[_required_gemma(_trained_with(checkpoints))]
+
+
+def _trained_with(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The file that decides which text encoder fits: that of the transformer, else of the projection."""
+    transformers = [c for c in checkpoints if Component.TRANSFORMER in c.components]
+    return transformers[0] if transformers else find_component(checkpoints, Component.TEXT_PROJECTION)
+
+
+def _required_gemma(checkpoint: Checkpoint) -> int:
+    """The generation of Gemma with which ``checkpoint`` was trained: 3, or 4 for LTX-2.5."""
+    return 4 if checkpoint.generation == "2.5" else 3
+
+
 _MISMATCH = "text encoder and checkpoint do not belong together: "
 
 _FILES: Mapping[int, str] = {
     3: "gemma_3_12B_it (bf16, fp8_scaled or fp4_mixed) or the Hugging Face folder of Gemma 3 12B",
-    4: "gemma4-12b-with-proj-ltx-2.5-bf16",
+    4: "the Gemma 4 file of LTX-2.5, gemma4-12b-with-proj-ltx-2.5-bf16",
 }
 
 

@@ -23,19 +23,19 @@ from .audio_stage import AudioSize
 from .plan import ModelSize
 from .text_stage import TextSize
 
-Released = Literal["2.0", "2.3"]
+Released = Literal["2.0", "2.3", "2.5"]
 Stored = Literal["bf16", "fp8"]
-RELEASED: tuple[Released, ...] = ("2.0", "2.3")
+RELEASED: tuple[Released, ...] = ("2.0", "2.3", "2.5")
 STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1}
 """How the weights of the transformer's blocks are stored -> bytes per weight."""
 
 # Constants, because transformers would have to be imported to count them, which takes seconds.
-_GEMMA = 11_770_000_000
-"""Parameters of the language model in Gemma 3 12B."""
+_GEMMA = {"2.0": 11_770_000_000, "2.3": 11_770_000_000, "2.5": 11_910_000_000}
+"""Parameters of the language model of each release: Gemma 3 12B, in 2.5 Gemma 4 12B."""
 
 _GEMMA_HIDDEN, _GEMMA_INTERMEDIATE = 3840, 15360
 
-_PROJECTION = {"2.0": 188_160 * 3840, "2.3": 188_160 * 6144}
+_PROJECTION = {"2.0": 188_160 * 3840, "2.3": 188_160 * 6144, "2.5": 188_160 * 6144}
 """Parameters of the projection from all hidden states of Gemma to text features."""
 
 NEW_CONFIG: JsonObject = {
@@ -46,6 +46,7 @@ NEW_CONFIG: JsonObject = {
     "audio_connector_attention_head_dim": 64,
     "text_encoder_norm_type": "per_token_rms",
 }
+_NEW_IN_25: JsonObject = {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
 _AMP: JsonObject = {
     "resblock": "AMP1",
     "activation": "snakebeta",
@@ -60,16 +61,18 @@ _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
 def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     """Configurations and bytes of weights of a released model.
 
-    ``generation`` is its release, "2.0" or "2.3". ``stored`` says how the weights of the transformer's blocks
-    are stored: "fp8" takes one byte for each, "bf16" two. Raises ValueError for a generation that is not in
-    ``RELEASED`` or storage that is not in ``STORED``.
+    ``generation`` is its release, "2.0", "2.3" or "2.5" (with the convolutional video VAE). ``stored`` says
+    how the weights of the transformer's blocks are stored: "fp8" takes one byte for each, "bf16" two. Raises
+    ValueError for a generation that is not in ``RELEASED`` or storage that is not in ``STORED``.
     """
     if generation not in RELEASED or stored not in STORED:
         raise ValueError(
             f"no sizes are known of {generation!r} in {stored!r}; "
             f"use one of {', '.join(RELEASED)} in {' or '.join(STORED)}"
         )
-    config: JsonObject = {} if generation == "2.0" else {"transformer": NEW_CONFIG, "vae": _vae(), **_VOCODER}
+    newest = _NEW_IN_25 if generation == "2.5" else {}
+    new: JsonObject = {"transformer": {**NEW_CONFIG, **newest}, "vae": _vae(), **_VOCODER}
+    config: JsonObject = {} if generation == "2.0" else new
     transformer, vae, text = transformer_config(config), video_vae_config(config), text_config(config)
     # A block is the difference of two depths; building all 48 on the meta device would take seconds.
     one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
@@ -82,7 +85,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
         audio=AudioSize(decoder=audio_vae_config(config), vocoder=vocoder_config(config)),
         text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
         connector_weights=2 * connectors,
-        text_weights=2 * (_GEMMA + _PROJECTION[generation] + connectors),
+        text_weights=2 * (_GEMMA[generation] + _PROJECTION[generation] + connectors),
         transformer_weights=2 * (one - block) + STORED[stored] * block * transformer.num_layers,
         block_weights=STORED[stored] * block,
         decoder_weights=2 * _parameters(VideoDecoder(vae, device="meta")),

@@ -11,7 +11,7 @@ from typing import Final
 from ..loading import Checkpoint, Component, Lora, LoraReport, find_component, open_checkpoint
 from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
-from ..loading.text_match import check_text_encoder
+from ..loading.text_match import check_text_encoder, text_encoder_files
 from ..storage.files import JsonObject
 from ..storage.identity import identity
 from ..storage.quantized import check_matmul
@@ -135,7 +135,10 @@ class ModelFiles:
         Only headers are read.
         """
         if self.text_encoder is None:
-            raise ValueError("no text encoder is named; give the folder or file of a Gemma 3 as text_encoder")
+            raise ValueError(
+                "no text encoder is named: give --text-encoder (in Python text_encoder=) "
+                f"{text_encoder_files(self.checkpoints)}"
+            )
         check_text_encoder(self.checkpoints, self.text_encoder)
         check_tokenizer(self.text_encoder)
 

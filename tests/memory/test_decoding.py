@@ -74,6 +74,11 @@ def test_released_sizes_are_those_of_the_files():
     # 18.99 billion parameters, in 48 blocks for the most part.
     assert size.transformer_weights == pytest.approx(2 * 18.99e9, rel=0.001)
     assert released_size("2.0").transformer_weights == pytest.approx(2 * 18.88e9, rel=0.001)
+    newest = released_size("2.5")
+    # Without the biases of the video feed-forward; its Gemma 4 has 1 % more parameters than Gemma 3.
+    assert not newest.transformer.ff_bias
+    assert 0.999 < newest.transformer_weights / size.transformer_weights < 1
+    assert newest.text_weights == pytest.approx(size.text_weights + 2 * 0.14e9, rel=0.001)
     assert released_size("2.3", "fp8").block_weights == size.block_weights // 2
     with pytest.raises(ValueError, match=r"no sizes are known of '2\.7'"):
         released_size("2.7")

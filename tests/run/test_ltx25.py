@@ -104,6 +104,15 @@ class Slots:
         return KeyframeSlots(frames=self.frames)
 
 
+@pytest.mark.parametrize(
+    ("generation", "named"), [("2.3", "gemma_3_12B_it"), ("2.5", "gemma4-12b-with-proj")]
+)
+def test_a_run_without_a_text_encoder_names_that_of_its_generation(tiny25, tiny_set, generation, named):
+    checkpoint = (tiny25 if generation == "2.5" else tiny_set).checkpoint
+    with pytest.raises(ValueError, match=rf"no text encoder is named: give --text-encoder .*{named}"):
+        LTX2Pipeline(checkpoint).check(pipeline_request())
+
+
 def test_keyframes_are_generated_next_to_the_clip(pipeline):
     plain = pipeline("a ball", num_frames=17, **SMALL)
     slots = pipeline("a ball", num_frames=17, conditioning=[Slots(8, 16)], **SMALL)

@@ -73,7 +73,7 @@ def test_defaults_in_the_help_are_those_of_the_recipes():
     assert by_name("steps").default_text() == "30; tiny set 20"
     assert by_name("stages").default_text("generate") == "2; tiny set 1"
     assert by_name("stages").default_text("retake") == "1"
-    assert by_name("image_crf").default_text() == "33; tiny set 0"
+    assert by_name("image_crf").default_text() == "33; LTX-2.5 18; tiny set 0"
 
 
 def test_the_commands_share_sampling_guidance_model_and_execution():

@@ -18,7 +18,7 @@ NEAR_S = 0.06
 
 
 def test_every_knock_of_the_first_clip_belongs_to_a_bounce_and_every_bounce_has_one(tmp_path) -> None:
-    command = re.search(r"ltx2 (generate [^\n]*)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    command = re.search(r"/ltx2 (generate [^\n]*)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert command is not None
     words = shlex.split(command[1])
     out = tmp_path / words[-1]

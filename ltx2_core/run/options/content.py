@@ -81,6 +81,10 @@ def size_options() -> Iterator[Option]:
         group=group,
         help="Length of the clip in seconds; use it in place of --frames. auto lets the duration head of "
         "LTX-2.5 choose 1 to 20 seconds by the prompt; name its file with --checkpoint.",
+        help_of=tuple(
+            (command, "Length of the clip in seconds; use it in place of --frames.")
+            for command in ("long", "plan")
+        ),
         range=(0, MAX_SECONDS),
         above=True,
         words=("auto",),

@@ -14,8 +14,14 @@ def edits_options() -> Iterator[Option]:
         flags=("--video",),
         kind="path",
         group="source",
-        help="The video file to edit; ltx2 dub takes it without the flag, too. With ltx2 long it is the "
-        "control video or reference video for an IC-LoRA.",
+        help="The video file to edit.",
+        help_of=(
+            (
+                "long",
+                "Control video or reference video for an IC-LoRA; with --denoise below 1 also the clip that "
+                "is sampled again.",
+            ),
+        ),
     )
     yield Option(
         name="source_fps",
@@ -271,9 +277,10 @@ def plans_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         command=command,
-        choices=("2.0", "2.3"),
+        choices=("2.0", "2.3", "2.5"),
         default="2.3",
-        help="Released generation of LTX-2 to plan for. It is used only if no --checkpoint is named.",
+        help="Released generation of LTX-2 to plan for, with weights and default sizes of the release. It is "
+        "used only if no --checkpoint is named.",
     )
     yield Option(
         name="stored",

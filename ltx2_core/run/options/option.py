@@ -72,6 +72,7 @@ class Option:
         request: whether the option is a field of ``Request``.
         required: whether the command refuses to run without the option.
         edit_default: the default for edits, where it differs from ``default``; else None.
+        help_of: pairs of a subcommand in which the option means something else, and its ``help`` there.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Option:
     request: bool = False
     required: bool = False
     edit_default: Any = None
+    help_of: tuple[tuple[str, str], ...] = ()
 
     @property
     def flag(self) -> str:
@@ -142,6 +144,10 @@ class Option:
             raise ValueError(problem)
         return value
 
+    def help_text(self, command: str = "generate") -> str:
+        """The sentences that ``--help`` of the subcommand ``command`` shows for this option."""
+        return dict(self.help_of).get(command, self.help)
+
     def default_text(self, command: str = "generate") -> str:
         """The default of this option in the subcommand ``command``, in words, as ``--help`` shows it.
 
@@ -150,10 +156,13 @@ class Option:
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
             return str(self.edit_default)
         if self.default is BY_RECIPE:
-            released, tiny = (getattr(recipe_for(name), self.name) for name in ("2.3", "tiny"))
-            if not isinstance(released, int | float):
-                return str(BY_RECIPE.value) if len(str(released)) > 20 else str(released)
-            return f"{released:g}" if released == tiny else f"{released:g}; tiny set {tiny:g}"
+            usual, *others = (getattr(recipe_for(name), self.name) for name in ("2.3", "2.5", "tiny"))
+            if not isinstance(usual, int | float):
+                return str(BY_RECIPE.value) if len(str(usual)) > 20 else str(usual)
+            named = zip(("LTX-2.5", "tiny set"), others, strict=True)
+            return "; ".join(
+                [f"{usual:g}", *(f"{name} {value:g}" for name, value in named if value != usual)]
+            )
         if self.default is None or isinstance(self.default, bool):
             return ""
         return f"{self.default:g}" if isinstance(self.default, float) else str(self.default)

@@ -23,13 +23,21 @@ def model_options() -> Iterator[Option]:
         multiple=True,
         help="Model file of LTX-2. If the model is split into several files, repeat the option for each. "
         "Without it the tiny model of the package is used.",
+        help_of=(
+            (
+                "plan",
+                "Model file of LTX-2 to plan for. If the model is split into several files, repeat the "
+                "option for each. Without it the sizes of a released model are used (see --model).",
+            ),
+        ),
     )
     yield Option(
         name="text_encoder",
         flags=("--text-encoder",),
         kind="path",
         group=group,
-        help="Folder or file of the Gemma text encoder that belongs to the checkpoint.",
+        help="Folder or file of the Gemma text encoder that belongs to the checkpoint: Gemma 3, for LTX-2.5 "
+        "its Gemma 4.",
     )
     yield Option(
         name="upscaler",
@@ -115,8 +123,8 @@ def execution_options() -> Iterator[Option]:
         group=group,
         help="Device memory that the run may use, such as 12GB, or auto for what is free. To stay below it, "
         "tokens are computed in chunks and transformer blocks are copied to the device one after another, "
-        "with the same result; frames that do not fit are decoded in tiles, which may change them slightly. "
-        "ltx2 plan shows what a budget means.",
+        "with the same result; frames that do not fit are decoded in tiles. Tiles change the frames slightly "
+        "only where the plan names them not exact. ltx2 plan shows what a budget means.",
     )
     yield Option(
         name="passes_per_call",
