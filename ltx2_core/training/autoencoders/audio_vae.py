@@ -30,8 +30,9 @@ LOUD = -6.0
 class AudioVAERecipe:
     """Settings for training the audio autoencoder: batches, loss weights, learning rates, number of steps.
 
-    ``batch`` is clips per step, ``lr`` the learning rate of matrices (Muon), ``adam_lr`` that of other
-    parameters.
+    ``batch`` is clips per step, ``seconds`` the lengths that these may have, ``lr`` the learning rate of
+    matrices (Muon), ``adam_lr`` that of other parameters. ``divergence_weight`` is the weight of the pull of
+    latents to zero, ``latent_noise`` the standard deviation of the noise added to latents in training.
     """
 
     total_steps: int = 500

@@ -5,7 +5,8 @@ their true values are known. A convolution is linear in its weights, so least sq
 without gradient steps. In a residual branch the first convolution stays random and the second is fitted on
 the features that the first computes (an extreme learning machine: Huang et al., 2006).
 
-Letters: B clips, C channels, T H W grid of a layer's output, K principal components of a block.
+Letters: B clips, C channels, T H W frames, rows and columns of the grid of a layer's output, K principal
+components of a block: the box of pixels and frames for which one position of the grid stands.
 """
 
 from __future__ import annotations
@@ -46,9 +47,9 @@ OnLayer = Callable[[str, float], None]
 class _Clip:
     """One clip on which the decoder is fitted.
 
-    ``x`` is the output of the layers that are fitted so far, and so the input of the next layer. ``scenes``
-    are the seeds of two scenes of the synthetic world; the clip changes from the first to the second at frame
-    ``cut``. Its true frames are rendered from them when they are needed.
+    ``x`` (1, C, T, H, W) is the output of the layers that are fitted so far, and so the input of the next
+    layer. ``scenes`` are the seeds of two scenes of the synthetic world; the clip changes from the first to
+    the second at pixel frame ``cut``. Its true frames, of ``size``, are rendered from them when needed.
     """
 
     x: Tensor
@@ -71,10 +72,11 @@ class _Clip:
         return torch.cat((rendered[:1, :, : self.cut], rendered[-1:, :, self.cut :]), dim=2)
 
     def truth(self, blocks: Blocks, length: int) -> Tensor:
-        """True principal components (1, K, length, H, W) of the clip, for blocks like those of ``blocks``.
+        """True principal components (1, K, length, H, W) of the clip's frames: a layer's targets.
 
-        A block is a box of pooled pixels for which one grid position stands; ``length`` is how many blocks in
-        time are returned, the last ones.
+        ``blocks`` says which components: a block is the box of pooled pixels (each the mean of 2 x 2) for
+        which one position of the layer's grid stands. ``length`` is how many steps of the grid in time are
+        returned, the last ones.
         """
         t, y, x = blocks.shape
         small = F.avg_pool3d(self.frames, (1, POOL, POOL))
@@ -155,7 +157,10 @@ def _draw_clips(
 
 
 def _enough(clips: list[_Clip]) -> list[_Clip]:
-    """The first of ``clips``: at least 300, and as many as have 60,000 grid positions in all."""
+    """The first of ``clips``: at least 300, and as many as have 60,000 positions of ``x`` in all.
+
+    A position is one of the T x H x W of the current layer's input ``x``.
+    """
     positions = torch.tensor([clip.x[0, 0].numel() for clip in clips]).cumsum(0)
     return clips[: max(_CLIPS, int((positions < 2 * _ROWS).sum()) + 1)]
 
@@ -184,10 +189,10 @@ def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator:
 
 
 def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
-    """Fit the second convolution of a residual branch: to true components minus the skip connection.
+    """Fit the second convolution of a residual branch, so that branch plus skip are the true components.
 
-    ``blocks`` says which components the channels mean. The input of the convolution is the output of the
-    first one, which stays random. Runs the fitted branch on ``clips`` in place. Returns the squared error
+    ``blocks`` says which principal components the channels mean. The input of the convolution is the output
+    of the first one, which stays random. Runs the fitted branch on ``clips`` in place. Returns the squared error
     relative to the power of the targets.
     """
     conv1, conv2 = branch.get_submodule("conv1"), branch.get_submodule("conv2")
@@ -258,7 +263,7 @@ def _ridge(
 
 
 def _padded_in_time(x: Tensor) -> Tensor:
-    """Pad ``x`` (B, C, T, H, W) in time by a copy of the first and a copy of the last frame."""
+    """Pad ``x`` (B, C, T, H, W) in time by a copy of its first and a copy of its last step: T + 2 steps."""
     return torch.cat((x[:, :, :1], x, x[:, :, -1:]), dim=2)
 
 

@@ -5,8 +5,9 @@ block of the frames into smaller ones, so its convolution maps the principal com
 its parts. Before the last norm each value has its negative next to it, and large constants: the norm then
 divides by nearly the same number everywhere, and SiLU(a) - SiLU(-a) = a.
 
-A pooled pixel is the mean of 2 x 2 pixels, a cell 8 frames of 32 x 32 pixels. Letters: D values of a block of
-pooled pixels, K principal components of the block.
+A pooled pixel is the mean of 2 x 2 pixels, a cell 8 frames of 32 x 32 pixels, a block a smaller or equal box
+of pooled pixels. Letters: D values of a block, in the order (colour, frame, row, column), K principal
+components of the block.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ _BLOCKS = 40_000
 
 
 class Blocks(NamedTuple):
-    """What the K channels of a layer mean: each grid position stands for a block of pooled pixels.
+    """What the K channels mean that a layer of the video decoder outputs at each position of its grid.
 
-    The D values of a block are ``mean`` (D,) + ``basis`` (D, K) @ channels, and its channels are ``(block -
-    mean) @ read`` with ``read`` (D, K). ``shape`` is the size of a block in frames, rows and columns of
-    pooled pixels, each the mean of 2 x 2 pixels.
+    A grid position stands for a block: a box of ``shape`` (frames, rows, columns) of pooled pixels, each the
+    mean of 2 x 2 pixels, in three colours. Flattened in the order (colour, frame, row, column), with the
+    column changing fastest, it is D = 3 x frames x rows x columns values. The channels are its principal
+    components: block = ``mean`` (D,) + ``basis`` (D, K) @ channels, and channels = (block - ``mean``) @
+    ``read`` with ``read`` (D, K).
     """
 
     shape: Strides
@@ -43,7 +46,7 @@ class Blocks(NamedTuple):
     basis: Tensor
     read: Tensor
     paired: bool = False
-    """Whether the negative of each channel is a channel too."""
+    """Whether the layer outputs the negatives of the K channels too, behind them."""
 
 
 @torch.no_grad()
@@ -53,8 +56,8 @@ def start_linear_decoder(
     """Set the convolutions of ``decoder`` to invert ``code``, a linear video encoder, in place.
 
     The residual branches must still output zero. The principal components of smaller blocks are computed on
-    clips of ``sizes``, drawn by ``seed``. Returns what the channels mean at the latent and after each
-    upsampling, in this order.
+    clips of ``sizes``, rendered from scenes that ``seed`` draws. Returns what the decoder's channels mean,
+    one entry for its input layer and one after each upsampling, in this order.
     """
     cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
     side = SPATIAL_SCALE // POOL
@@ -86,10 +89,11 @@ def start_linear_decoder(
 
 
 def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, constants: int = 0) -> None:
-    """Set the convolution of an upsampling block to compute ``read`` (channels, D) of each part of a block.
+    """Set the convolution of an upsampling layer, which splits each block of pixels into smaller ones.
 
-    The input channels are components of ``blocks``; ``parts`` describes the smaller blocks, of D values, of
-    the output. ``constants`` further output channels get a constant value.
+    The input channels are the principal components of blocks like ``blocks``. ``parts`` describes the smaller
+    blocks, of D values each; for each of these the output channels become ``read`` (channels, D) @ (values -
+    ``parts.mean``), and ``constants`` more channels get a constant value.
     """
     p, q, r = upsampler.strides
     pattern = "(c p t q y r x) k -> (p q r) (c t y x) k"
@@ -107,8 +111,9 @@ def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, 
 def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     """Set the decoder's last convolution to map components of ``parts`` and their negatives to pixels.
 
-    ``cells`` (N, values) are example cells of 8 frames of 32 x 32 pixels, from which the factor that undoes
-    the last norm is measured.
+    ``cells`` (N, values) are N example cells: 8 frames of 32 x 32 pixels each, pooled to 16 x 16 and
+    flattened in the order (colour, frame, row, column). The factor that undoes the last norm is measured on
+    them.
     """
     k = parts.basis.shape[1]
     width = decoder.conv_out.conv.in_channels
@@ -120,9 +125,10 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     rows = size // parts.shape[1], size // parts.shape[2]
 
     def pixels(blocks: Tensor) -> Tensor:
-        """Blocks of D pooled pixels, (D, K), -> patches of full pixels (values, K).
+        """K blocks of D pooled values, (D, K), -> K patches of full pixels (values, K).
 
-        The order of values is that which ``unpatchify`` expects.
+        Each pooled pixel is repeated over the pixels that it stands for. The values of a patch are in the order that
+        ``unpatchify`` expects.
         """
         grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
         # Pooled pixels are spread evenly over the pixels they stand for.
@@ -138,9 +144,10 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
 
 
 def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
-    """Compute the first ``count`` principal components of blocks of ``shape`` (frames, rows, columns).
+    """Compute the first ``count`` principal components of blocks of ``shape``, strongest first.
 
-    The blocks are all those in the example cells ``cells`` (N, values).
+    ``shape`` is (frames, rows, columns) in pooled pixels. The blocks are those in the example cells ``cells``
+    (N, values), or evenly chosen ones of them if there are many.
     """
     found = _blocks(cells, shape)
     # Every n-th block is enough, because neighbouring blocks are alike.
@@ -152,7 +159,10 @@ def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
 
 
 def _blocks(cells: Tensor, shape: Strides) -> Tensor:
-    """Split cells (N, values) into blocks of ``shape`` (frames, rows, columns): (blocks, block values)."""
+    """Split N cells (N, values) into blocks of ``shape`` (frames, rows, columns): (blocks, block values).
+
+    Cells and blocks are boxes of pooled pixels, flattened in the order (colour, frame, row, column).
+    """
     t, y, x = shape
     side = SPATIAL_SCALE // POOL
     sizes = {"c": 3, "p": TEMPORAL_SCALE // t, "q": side // y, "r": side // x, "t": t, "y": y}
@@ -165,9 +175,10 @@ def _cut(shape: Strides, strides: Strides) -> Strides:
 
 
 def _set(conv: nn.Conv3d, centre: Tensor, bias: Tensor | None = None) -> None:
-    """Set a convolution to zero except for the bias and the centre of the kernel.
+    """Set a 3 x 3 x 3 convolution to zero except for the bias and the centre of the kernel.
 
-    ``centre`` is (outputs, inputs), ``bias`` (outputs,) or None for zero.
+    ``centre`` (outputs, inputs) has the values there, for the first output and input channels; ``bias`` is
+    (outputs,), or None for zero.
     """
     conv.weight.zero_()
     # Only the centre: a block is mapped by itself, without its neighbours.

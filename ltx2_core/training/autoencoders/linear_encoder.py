@@ -6,7 +6,7 @@ each cell by itself, so it can be fitted without convolutions. A closed form doe
 of its downsampling blocks average channels. A constant added before the last norm makes norm and SiLU nearly
 linear.
 
-Letters: N cells, t y x grid inside a cell, C channels.
+Letters: N cells, t y x frames, rows and columns of the grid inside a cell, C channels.
 """
 
 from __future__ import annotations
@@ -64,9 +64,10 @@ def start_linear_encoder(
 
 
 def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
-    """Select all cells (N, D) that contain an edge and a few that do not, in random order.
+    """Select from ``cells`` (N, D) all that contain an edge and a few that do not, in random order.
 
-    N is the number of cells, D that of values in each.
+    N is the number of cells and D that of values in each (8 frames of 16 x 16 pooled pixels in 3 colours).
+    Returns the selected rows (fewer, D).
     """
     spread = rearrange(cells, "n (c d) -> n c d", c=3).var(dim=2).sum(dim=1) > 1e-4
     flat = cells[~spread]
@@ -77,7 +78,8 @@ def _fitted_cells(cells: Tensor, generator: torch.Generator) -> Tensor:
 def _down(x: Tensor, weight: Tensor, block: Downsample) -> Tensor:
     """Apply a downsampling block to the cells: x (N, t, y, x, C) -> (N, t', y', x', C').
 
-    ``weight`` (inputs, outputs) is the centre of its kernel; the rest of the kernel counts as zero.
+    Each cell is a grid of t frames, y rows and x columns of C channels. ``weight`` (inputs, outputs) is the
+    centre of the block's kernel; the rest of the kernel counts as zero.
     """
     # The skip has no weights, so that the weights are fitted around it.
     skip = reduce(_to_cells(x, block), "n t h w (c g) -> n t h w c", "mean", c=block.out_channels)
@@ -108,10 +110,12 @@ def _first_guess(
     blocks: Sequence[Downsample],
     generator: torch.Generator,
 ) -> list[Tensor]:
-    """Compute the weights from which Adam starts, for ``patches`` (N, t, y, x, C).
+    """Compute the weights of the linear encoder from which its fit by Adam starts.
 
-    They are: a random orthogonal matrix to ``width`` channels, principal components of the input of each
-    block of ``blocks``, then matrix and bias of the output by least squares to ``target`` (N, components).
+    The encoder's input for N cells is ``patches`` (N, t, y, x, C). The weights are, in order: a random
+    orthogonal matrix from C to ``width`` channels; for each downsampling block of ``blocks`` the principal
+    components of its input; then matrix and bias of the output, by least squares to ``target`` (N,
+    components).
     """
     first = torch.empty(patches.shape[-1], width)
     weights = [nn.init.orthogonal_(first, generator=generator)]
@@ -155,8 +159,8 @@ def _fit(
 ) -> float:
     """Fit all ``weights`` of the linear encoder by ``steps`` steps of Adam, in place.
 
-    ``patches`` are its inputs, ``blocks`` its downsampling blocks, ``target`` (N, components) what it shall
-    return for N cells. ``on_step`` is called with step and error from time to time. Returns the squared error
+    ``patches`` (N, t, y, x, C) are its inputs for N cells, ``blocks`` its downsampling blocks, ``target`` (N,
+    components) what it shall return. ``on_step`` is called with step and error from time to time. Returns the squared error
     on the held-out last tenth of the cells, relative to the power of ``target``.
     """
     for weight in weights:
@@ -232,9 +236,10 @@ def _write(
 
 
 def _set(conv: nn.Conv3d, weight: Tensor) -> None:
-    """Set a causal convolution to zero except for the tap of the current pixel.
+    """Set a convolution, causal in time, to zero except for the tap of the current position.
 
-    ``weight`` (outputs, inputs) is the value of this tap.
+    That tap is the last one in time and the middle one in rows and columns. ``weight`` (outputs, inputs) has
+    its values.
     """
     conv.weight.zero_()
     conv.weight[: len(weight), :, -1, 1, 1] = weight

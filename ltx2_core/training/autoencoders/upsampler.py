@@ -27,8 +27,9 @@ from .video_code import EncodesVideo
 class UpsamplerRecipe:
     """Settings for training the latent upsampler: batches, learning rates and number of steps.
 
-    ``sizes`` are the clips before upsampling; the targets have twice their width and height. ``lr`` is the
-    learning rate of matrices (Muon), ``adam_lr`` that of other parameters.
+    ``sizes`` are the number, length and size of the clips of a batch before upsampling; each step draws one
+    of them, and the targets have twice the width and height. ``lr`` is the learning rate of matrices (Muon),
+    ``adam_lr`` that of other parameters.
     """
 
     total_steps: int = 3000

@@ -4,8 +4,8 @@ It is a linear encoder that is fixed before training, so that the trained encode
 target that does not change, and so that latents can be computed without any network. 128 components
 reconstruct clips of the synthetic world at 25 dB.
 
-Letters: B clips, F frames, H W rows and columns of pixels; f h w grid of the latent, D values of a cell, K
-components.
+Letters: B clips, F frames, H W rows and columns of pixels; f h w latent frames, rows and columns, D values
+of a cell, K components.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ SAMPLES = (
 class VideoCode:
     """A linear encoder: it subtracts ``mean`` (D,) from each cell and projects it on ``basis`` (D, K).
 
-    A cell is 8 frames of 32 x 32 pixels, D values after pooling. The K columns of ``basis`` are principal
-    components of the cells of many clips, and ``deviation`` (K,) is the standard deviation of each. Channels
-    of a raw latent have standard deviation 1, those of a normalised latent ``amplitude`` (K,). This is
-    proportional to the square root of ``deviation``: components that matter more to the frames are larger,
-    and so emerge from the noise first in sampling.
+    A cell is what one latent position stands for: 8 frames of 32 x 32 pixels. Pooled (each value the mean of
+    2 x 2 pixels) and flattened in the order (colour, frame, row, column) it is D values. The K columns of
+    ``basis`` are principal components of the cells of many clips, and ``deviation`` (K,) is the standard
+    deviation of each. Channels of a raw latent have standard deviation 1, those of a normalised latent
+    ``amplitude`` (K,). This is proportional to the square root of ``deviation``: components that matter more
+    to the frames are larger, and so emerge from the noise first in sampling.
     """
 
     mean: Tensor
@@ -92,8 +93,8 @@ class EncodesVideo(Protocol):
 def cells(frames: Tensor) -> Tensor:
     """Split frames (B, 3, F, H, W), F = 8k + 1, into one cell per latent position: (B, f, h, w, D).
 
-    A cell is D values: 8 frames of 32 x 32 pixels, averaged over 2 x 2 pixels. The first cell in time is the
-    first frame, repeated 8 times.
+    A cell is 8 frames of 32 x 32 pixels, averaged over 2 x 2 pixels and flattened in the order (colour,
+    frame, row, column) to D values. The first cell in time is the first frame, repeated 8 times.
     """
     # Pooled in space only: motion between two frames must not blur.
     small = F.avg_pool3d(frames, (1, POOL, POOL))
@@ -137,7 +138,7 @@ def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tenso
     """Render ``batch`` random clips of each of ``sizes``, and return all their cells (N, D).
 
     N is the number of cells, D that of values in each: 8 frames of 32 x 32 pixels, averaged over 2 x 2
-    pixels.
+    pixels, in the order (colour, frame, row, column).
     """
     found = []
     for size in sizes:
@@ -150,8 +151,9 @@ def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tenso
 def pooled_grid(found: Tensor, patch: int) -> Tensor:
     """Split cells (N, D) into patches (N, t, y, x, C) of ``patch`` x ``patch`` pooled pixels.
 
-    A cell is D values: 8 frames of 32 x 32 pixels, pooled, each pooled pixel the mean of 2 x 2 pixels. A cell
-    has t frames of y rows and x columns of patches; C is in the order (colour, row, column).
+    A cell is 8 frames of 32 x 32 pixels, pooled (each pooled pixel is the mean of 2 x 2 pixels) and flattened
+    in the order (colour, frame, row, column) to D values. The result has t frames of y rows and x columns of
+    patches for each of the N cells; the C values of a patch are in the order (colour, row, column).
     """
     side = SPATIAL_SCALE // POOL // patch
     return rearrange(

@@ -51,8 +51,9 @@ SIZES = (
 class VideoVAERecipe:
     """Settings for training the encoder or the decoder: steps, learning rates, loss and clip sizes.
 
-    ``lr`` is the learning rate of matrices (Muon), ``adam_lr`` that of other parameters. ``clip`` is the
-    largest norm of the gradient; None leaves it to the options of the loop.
+    ``lr`` is the learning rate of matrices (Muon), ``adam_lr`` that of other parameters. ``sizes`` are the
+    number, length and size of the clips of a batch; each step draws one of them. ``clip`` is the largest norm
+    of the gradient; None leaves it to the options of the loop.
     """
 
     total_steps: int

@@ -103,8 +103,9 @@ def train_vocoder(
 def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioPair | None) -> StepFn:
     """Build a step function for :func:`ltx2_core.training.loop.train`: the loss of one random batch.
 
-    The loss is the error of the waveform plus that of its spectra. ``mel_config`` says how mels are computed
-    from waveforms. ``pair`` is the audio autoencoder through which a share of the mels pass first, so that
+    The loss is the error of the waveform plus that of its spectra, both against a waveform that repeats with
+    every hop (:func:`hop_locked`). ``recipe`` has the batch size, the lengths and the weights; ``mel_config``
+    says how mels are computed from waveforms. ``pair`` is the audio autoencoder through which a share of the mels pass first, so that
     the vocoder learns to tolerate its errors; None uses true mels only.
     """
 
@@ -159,7 +160,7 @@ def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Te
 def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     """Approximate a waveform (B, 2, S) by one that repeats with every hop: (B, 2, S // hop * hop).
 
-    ``hop`` is the hop length of the mel in samples. The result consists of harmonics of the hop's frequency
+    ``hop`` is the distance of two mel frames in samples. The result consists of harmonics of the hop's frequency
     with fixed phases; their amplitudes are those of the input around them. Where neighbouring harmonics
     compete, the weaker ones are reduced further, so that one dominates. The sum is scaled to the loudness of
     the input, because a gliding tone would otherwise fade between two harmonics.
@@ -208,9 +209,9 @@ def spectral_error(generated: Tensor, truth: Tensor, resolutions: tuple[int, ...
 
 
 def _amplitudes(waveform: Tensor, size: int) -> Tensor:
-    """Amplitude spectra (B C, K, T) of a waveform (B, C, S), by an STFT with windows of ``size`` samples.
+    """Amplitude spectra (B x C, K, T) of a waveform (B, C, S), by an STFT with windows of ``size`` samples.
 
-    K is the number of frequencies, T that of windows. A steady tone appears with its own amplitude.
+    K is the number of frequencies, T that of windows in time. A steady tone appears with its own amplitude.
     """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),

@@ -68,8 +68,9 @@ class DiffusionVideoDecoder(AutoencoderHalf):
         """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
 
         ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
-        not grow with the length of the clip: each block caches ten positions in time in the diffusion stage
-        and two before it. The first frames come after 20 latent frames, the last ones with the last chunk.
+        not grow with the length of the clip: each attention block caches ten steps of its input along the
+        time axis (pixel frames) in the diffusion stage, and two steps in the stages before it. The first
+        frames come after 20 latent frames, the last ones with the last chunk.
         """
         run: _Run | None = None
         for chunk, last in mark_last(self._checked(latents)):
@@ -91,10 +92,10 @@ class DiffusionVideoDecoder(AutoencoderHalf):
     ) -> Iterator[Tensor]:
         """Like ``decode_stream``, with the last two stages in spatial tiles; yields frames on the CPU.
 
-        The stages before the last two run on whole frames, and are a tenth of the work. Only the active tile
-        has its caches on the device, those of the others are in system memory. The result is that of
-        ``decode_stream``. ``convert`` is applied to frames (B, 3, F, H, W) before they are copied to the
-        CPU; None leaves them as they are. Raises ValueError if ``tiles.halo``, the border of a tile in latent
+        The stages before the last two run on whole frames, and are a tenth of the work. Only the tile that is
+        being decoded has its caches on the device, those of the others are in system memory. The result is
+        that of ``decode_stream``. ``convert`` is applied to frames (B, 3, F, H, W) before they are copied to
+        the CPU; None leaves them as they are. Raises ValueError if ``tiles.halo``, the border of a tile in latent
         cells, is smaller than the decoder's field of view, since the result would not be exact.
         """
         least = tile_halo(self.config)
@@ -178,10 +179,10 @@ class _Run:
         return self.owner.per_channel_statistics.un_normalize(latent)
 
     def arrived(self, chunk: Tensor, last: bool) -> Tensor:
-        """Pad a chunk (B, C, f, h, w) of the latent to the decoder's smallest size.
+        """Pad the next chunk (B, C, f, h, w) of the latent to the decoder's smallest size.
 
-        To the ``last`` chunk copies of its last latent frame are appended, which the first stages look ahead
-        to; the length of the clip is known from then on.
+        Behind the ``last`` chunk copies of its last latent frame are appended, because the first stages
+        look ahead in time; the length of the clip is known from then on.
         """
         chunk = self.padding.padded(chunk, last)
         if last:
@@ -193,10 +194,11 @@ class _Run:
         return chunk
 
     def before_tiles(self, chunk: Tensor, last: bool, stream: Stream) -> Iterator[Tensor]:
-        """Yield features (B, C, T, H, W) of whole frames for a chunk (B, C, f, h, w) of the latent.
+        """Run the stages that compute whole frames on the next chunk (B, C, f, h, w) of the latent.
 
-        They are the input of the last two stages, which run in tiles. ``last`` says that the chunk ends the
-        latent; ``stream`` holds the caches of these stages.
+        Yields their result (B, C, T, H, W) in pieces along the time axis: the input of the last two stages,
+        which run in tiles. ``last`` says that the chunk ends the latent; ``stream`` holds what the stages
+        cache between chunks.
         """
         growth = 1.0
         for stage in (*self.context, self.diffusion[0]):
@@ -208,7 +210,7 @@ class _Run:
 
         ``front`` are the stages that run before the diffusion stage; ``x`` is the input of the first of them,
         the next piece of the clip. ``stream`` holds the caches of all stages. ``last`` says that ``x`` is the
-        last piece, after which the frames by which the stages lag behind come too.
+        last piece: only then come the last frames, since the stages lag some frames behind their input.
         """
         limit = int(self.limit / self.network.context_growth())
         for features in run_stages(front, x, stream, last, limit):

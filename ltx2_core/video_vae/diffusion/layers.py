@@ -81,10 +81,11 @@ PLAIN = Modulation()
 class Place(NamedTuple):
     """Where the piece that a block computes lies in its clip, and which part of the result is asked for.
 
-    ``past`` (B, P, H, W, C) is the input at the P positions in time before the piece, None if the piece
-    begins the clip. ``first`` is the position in time at which ``past`` begins (the piece, without it),
-    ``seen`` the number of positions in time up to the end of the piece. ``out`` are the positions asked for:
-    time is counted from the clip's start, rows and columns from the piece's corner.
+    A piece is the block's input for a few steps along the time axis. ``past`` (B, P, H, W, C) is the input at
+    the P steps before it, None if the piece begins the clip. ``first`` is the index in time at which ``past``
+    begins (the piece, without it), ``seen`` how many steps the clip has up to the end of the piece. ``out``
+    are the (time, rows, columns) asked for. Time is counted in steps of this block's input from the clip's
+    start, rows and columns from the piece's top left corner.
     """
 
     past: Tensor | None
@@ -361,8 +362,8 @@ class SharedModulation(nn.Module):
 def _window(past: Tensor | None, x: Tensor, rows: Span, columns: Span, start: int, stop: int) -> Tensor:
     """A copy of some positions of ``past`` followed in time by x, both (B, T, H, W, C).
 
-    Takes the positions ``start`` to before ``stop`` in time, counted from the start of ``past`` (of x if
-    ``past`` is None), at ``rows`` and ``columns``.
+    Takes the steps ``start`` to before ``stop`` of the time axis, counted from the start of ``past`` (of x if
+    ``past`` is None), at the rows ``rows`` and the columns ``columns`` of both tensors.
     """
     parts = []
     before = 0 if past is None else past.shape[1]

@@ -17,7 +17,7 @@ from .runs import BlockRun, Context, EnterRun, LeaveRun, LinearRun, NoiseRun, Up
 class Decoder(nn.Module):
     """Stages that turn a latent into features, and a diffusion stage, conditioned on them, that makes frames.
 
-    The features, one vector for each patch of a frame, are called the context; frames start as noise.
+    The features, one vector for each patch of a pixel frame, are called the context; frames start as noise.
     ``z`` (B, C, f, h, w), not normalised, becomes frames (B, 3, F, H, W). The architecture is that of
     ``NADiffusionDecoder`` in Lightricks/LTX-2.
     """
@@ -66,7 +66,7 @@ class Decoder(nn.Module):
     def context_stages(self) -> list[Stage]:
         """The stages from the result of ``first_stages`` to the input of the last upsampler.
 
-        What that upsampler makes of it is the context, the features that condition the diffusion stage.
+        The output of that upsampler is the context: the features that condition the diffusion stage.
         """
         last = len(self.config.stages) - 1
         return ([self._upsample(last - 1)] if last else []) + self._blocks(last)
@@ -74,7 +74,8 @@ class Decoder(nn.Module):
     def diffusion_stages(self, like: Tensor) -> list[Stage]:
         """The stages from the input of the last upsampler to frames: noise, then all denoising steps.
 
-        What they compute once, from the diffusion times, has the dtype and device of ``like``.
+        The scales and shifts that they compute once, from the diffusion times, have the dtype and device of
+        the tensor ``like``.
         """
         upsample = self.upsamples[-1]
         assert isinstance(upsample, Upsample)
@@ -146,9 +147,9 @@ def _upsample_of(decoder: Decoder, number: int) -> Upsample:
 
 
 def _corners(before: int, blocks: int, reach: tuple[int, int]) -> Sequence[tuple[int, int]]:
-    """Rows and columns of patches taken off each cut side of a tile so far, at ``blocks + 1`` points.
+    """How many (rows, columns) of patches are off each cut side of a tile after some blocks have run.
 
-    Each block takes off ``reach`` (rows, columns). The first point is after ``before`` blocks, each further
-    one is after one more block.
+    Each block takes off ``reach`` (rows, columns). Returns ``blocks`` + 1 pairs: the first for after
+    ``before`` blocks, each further one for after one more block.
     """
     return [(reach[0] * n, reach[1] * n) for n in range(before, before + blocks + 1)]

@@ -21,7 +21,7 @@ class NoiseSource(Protocol):
     """Gives the noise of any box of a clip."""
 
     def box(self, size: ClipShape, frames: Span, rows: Span, columns: Span, like: Tensor) -> Tensor:
-        """The noise (B, 3, F, H, W) of some frames, rows and columns of a clip of ``size``.
+        """The noise (B, 3, F, H, W) of some pixel frames, pixel rows and pixel columns of a clip of ``size``.
 
         Its dtype and device are those of ``like``. A pixel has the same noise however a clip is cut into
         boxes.

@@ -12,10 +12,11 @@ from .reach import frames_of, least_latents
 class Padding:
     """Pads a latent to the smallest size that all windows fit in, by repeating its edges.
 
-    Like the official decoder it adds half of the missing rows and columns before the first ones, the rest
-    behind the last ones, and repeats the last latent frame. Without ``pad`` nothing is added, and attention
-    windows are as large as their axis, as in ComfyUI. The attribute ``cells`` has the latent's (rows,
-    columns) after padding.
+    ``cells`` are the (rows, columns) of the latent; the attribute of that name has them after padding. Like
+    the official decoder it adds half of the missing rows and columns before the first ones, the rest behind
+    the last ones, and repeats the last latent frame. Without ``pad`` nothing is added; where an axis (time,
+    rows or columns) is shorter than an attention window, the window is cut to the axis, as in ComfyUI, and
+    all other windows stay as they are.
     """
 
     def __init__(self, vae: VideoVAEConfig, cells: tuple[int, int], *, pad: bool) -> None:
@@ -37,15 +38,15 @@ class Padding:
         return max(frames, self.least_frames)
 
     def frames_of(self, latent_frames: int) -> int:
-        """How many frames are decoded from ``latent_frames`` latent frames, those of the padding included."""
+        """How many pixel frames ``latent_frames`` latent frames decode to, padding included in both."""
         if self.pad:
             return frames_of(self.config, latent_frames)
         return self.time_scale * (latent_frames - 1) + 1
 
     def padded(self, latent: Tensor, last: bool) -> Tensor:
-        """Pad a chunk (B, C, f, h, w) of a latent.
+        """Pad the next chunk (B, C, f, h, w) of a latent; chunks are consecutive in time.
 
-        Frames are added to the ``last`` chunk only, rows and columns to every chunk.
+        Latent frames are added to the ``last`` chunk only, latent rows and columns to every chunk.
         """
         self._arrived += latent.shape[2]
         for axis, size in ((3, self.cells[0]), (4, self.cells[1])):
@@ -57,7 +58,10 @@ class Padding:
         return latent
 
     def cropped(self, frames: Tensor) -> Tensor:
-        """Crop the next decoded frames (B, 3, F, H, W) to those of the latent that was padded."""
+        """Crop the next decoded frames (B, 3, F, H, W) to the length and size of the latent before padding.
+
+        Calls take the frames of a clip in order; frames that only the padding led to are left out.
+        """
         room = self.time_scale * (self._arrived - 1) + 1 - self._frames
         self._frames += frames.shape[2]
         frames = frames[:, :, :room]

@@ -15,7 +15,7 @@ LAG = 20
 
 
 def least_latents(config: DiffusionDecoderConfig) -> tuple[int, int, int]:
-    """The smallest latent (frames, rows, columns) in which every attention window fits."""
+    """The smallest latent, in latent (frames, rows, columns), in which every attention window fits."""
     sizes = [1, 1, 1]
     scale = (1, 1, 1)
     for stage in config.stages:
@@ -31,7 +31,7 @@ def ghosts(config: DiffusionDecoderConfig) -> int:
 
 
 def frames_of(config: DiffusionDecoderConfig, latent_frames: int) -> int:
-    """How many frames the diffusion stage computes for ``latent_frames`` latent frames.
+    """How many pixel frames the diffusion stage computes for ``latent_frames`` latent frames.
 
     They are 8 (latent_frames - 1) + 1, and at least those of one attention window.
     """
@@ -62,7 +62,7 @@ def tile_halo(config: VideoVAEConfig) -> int:
 def piece_bytes(
     config: VideoVAEConfig, cells: tuple[int, int], itemsize: int, rows: int = ROWS_AT_ONCE
 ) -> int:
-    """Bytes of one activation of the diffusion stage for ``rows`` frames.
+    """Bytes of one activation of the diffusion stage for ``rows`` pixel frames (no image rows are meant).
 
     ``cells`` are the (rows, columns) of the latent, ``itemsize`` the bytes of one number.
     """

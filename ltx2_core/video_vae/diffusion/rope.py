@@ -24,7 +24,8 @@ def head_parts(head_dim: int) -> tuple[int, int, int]:
 class Rotation:
     """The rotary table of a piece: cosines and sines of its positions in time, height and width.
 
-    They are computed once; ``spans`` are the positions of each axis.
+    They are computed once. ``spans`` are the indices of time, rows and columns that the piece covers, as the
+    attention counts them: time from the clip's start, rows and columns from the piece's corner.
     """
 
     def __init__(self, spans: tuple[Span, Span, Span], head_dim: int, device: torch.device) -> None:

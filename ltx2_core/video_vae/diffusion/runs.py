@@ -1,8 +1,12 @@
 """The stages of one pass through the diffusion decoder, as ``run_stages`` calls them.
 
-Every stage is exact for any pieces: it caches the positions in time that its next call needs. A "row in time"
-is one such position, with all its rows and columns. The stages before the diffusion stage make "features" of
-the latent; the last upsampler turns these into the "context", which conditions the blocks that denoise.
+A clip passes the stages in pieces, a few steps along the time axis at a time, and the result is the same for
+any pieces: a stage caches those steps of its input that its next call needs. A "position in time" is an index
+on the time axis of a stage's input, 0 at the start of the clip: a pixel frame in the diffusion stage, several
+pixel frames before it. The stages before the diffusion stage make "features" of the latent; the decoder's
+last upsampler turns these into the "context", one vector for each patch of each pixel frame, which conditions
+the blocks that denoise. ``stream`` holds the caches of all stages; ``last`` says that the clip ends with this
+piece.
 
 Letters: B batch, T H W time, rows and columns, C channels. ``run_stages`` has time on the third axis, (B, C,
 T, H, W); inside of a stage channels come last.
@@ -46,10 +50,10 @@ class LinearRun:
 
 
 class UpsampleRun:
-    """An upsampler over the pieces of a clip.
+    """Runs an upsampling layer over the pieces of a clip: (B, C, T, H, W), larger in time, rows and columns.
 
-    If it doubles the time axis, the first of the two positions that it makes of the clip's first one is
-    dropped.
+    If the layer doubles the time axis, it makes two steps in time of each one. Of the two that come from the
+    clip's first step the first is dropped.
     """
 
     def __init__(self, layer: Upsample) -> None:
@@ -65,19 +69,22 @@ class UpsampleRun:
 class Context:
     """The context: the features that condition the diffusion stage, one vector for each patch of a frame.
 
-    It is the result of the decoder's last upsampler, ``upsample``. It is never stored: whatever reads a part
-    of it computes that part from the upsampler's input, which a stream holds and which is a quarter of its
-    size. The blocks of the diffusion stage read parts up to 40 frames apart. Rows and columns are counted
-    from the corner of the tile that is decoded.
+    It is the result of the decoder's last upsampler, ``upsample``, and has one step in time for each pixel
+    frame. It is never stored: whatever reads a part of it computes that part from the upsampler's input,
+    which is a quarter of its size and is held in a :class:`.streams.DecoderStream`, the caches of one decode.
+    The blocks of the diffusion stage read parts up to 40 frames apart. Frames are counted from the start of
+    the clip; rows and columns are those of patches, counted from the top left corner of the tile that is
+    decoded.
     """
 
     def __init__(self, upsample: Upsample) -> None:
         self.upsample = upsample
 
     def span(self, features: Span) -> Span:
-        """The positions in time (frames) of the context that the upsampler makes of ``features``.
+        """The pixel frames of the context that the upsampler makes of a part of its input.
 
-        ``features`` are positions in time of the upsampler's input.
+        ``features`` are the indices of that part on the time axis of the upsampler's input. Both are counted
+        from the start of the clip.
         """
         stride = self.upsample.strides[0]
         # The first of the rows of a clip's first features is dropped, so all others are one earlier.
@@ -89,8 +96,9 @@ class Context:
     ) -> None:
         """Compute a part of the context, project it with ``projection``, and add that to ``out``, in place.
 
-        ``out`` (B, T, H, W, C) lies at the positions ``times`` in time, and begins at the (row, column)
-        ``corner`` of the tile. ``stream`` holds the upsampler's input.
+        ``out`` (B, T, H, W, C) has one vector for each patch of the pixel frames ``times``, which are counted
+        from the start of the clip. Its first row and column are the (row, column) ``corner`` of the tile, in
+        patches. ``stream`` holds the upsampler's input.
         """
         stride = self.upsample.strides
         dropped = stride[0] - 1
@@ -107,29 +115,31 @@ class Context:
             strip += projection(context)
 
     def release(self, stream: DecoderStream, row: int) -> None:
-        """Free input of the upsampler that is no longer needed, because the context before ``row`` was read.
+        """Free the upsampler's input for all pixel frames before number ``row``, whose context was read.
 
-        ``row`` is a position in time (a frame) of the context; ``stream`` holds the upsampler's input, which
-        stays from the position on from which frame ``row`` is made.
+        ``row`` counts pixel frames from the start of the clip (no image row is meant). ``stream``, the caches
+        of this decode, holds the input of the upsampler from which the context is computed; what is needed
+        for frame ``row`` and later ones stays there.
         """
         stride = self.upsample.strides[0]
         stream.release(self, (row + stride - 1) // stride)
 
 
 def _cells(span: Span, stride: int) -> tuple[Span, int]:
-    """The numbers of the cells, each of ``stride`` positions, that cover ``span``.
+    """Which cells cover the positions ``span`` of one axis, if the axis is divided into cells of ``stride``.
 
-    Also returns how many positions of the first cell lie before ``span``.
+    Returns the numbers of these cells, from 0, and how many positions of the first one lie before ``span``.
     """
     first = span.start // stride
     return Span(first, -(-span.stop // stride)), span.start - first * stride
 
 
 class NoiseRun:
-    """Draws the noise of the frames that the next features decode to, cut into patches.
+    """Draws the noise of the pixel frames that the next piece decodes to, cut into patches.
 
-    Features (B, C, t, h, w), the input of the last upsampler, come in and are held for ``context``. The
-    noise (B, values of a patch, T, H, W) goes out: T frames, H W patches.
+    The piece comes in as features (B, C, t, h, w), the input of the decoder's last upsampler. They are kept
+    in the stream under the key ``context``, from which later stages compute the context (the vectors that
+    condition denoising). The noise (B, values of a patch, T, H, W) goes out: T pixel frames of H W patches.
     """
 
     def __init__(self, context: Context, patch_size: int) -> None:
@@ -155,10 +165,10 @@ class NoiseRun:
 class EnterRun:
     """Begins a denoising step: turns patches of noised frames into the input of the first diffusion block.
 
-    The part of the conditioning features (``context``) that ``block`` reads is added. ``corner`` counts the
-    rows and columns of patches that earlier steps took off each cut side of a tile. With ``keep`` the patches
-    are held until :class:`LeaveRun` ends this step. With ``frees`` nothing after this stage reads the
-    conditioning of these frames, and it is freed.
+    The part of the conditioning features (``context``) that ``block`` reads is added. ``corner`` is how many
+    (rows, columns) of patches earlier steps took off each cut side of a tile. With ``keep`` the noised
+    patches are held in the stream until :class:`LeaveRun` ends this step. With ``frees`` nothing after this
+    stage reads the conditioning features of these frames, and their memory is freed.
     """
 
     def __init__(
@@ -191,12 +201,13 @@ class EnterRun:
 class BlockRun:
     """An attention block over the pieces of a clip.
 
-    It caches as many positions in time as its window has, less one. The result of a position comes once the
-    last position of its window has arrived; the first results wait for a whole window, and the last ones
-    come with the clip's end. ``modulation`` are scales and shifts of the block's normalisations. If ``after``
-    is given, the conditioning (``context``) that this next block reads is added to the result; None adds
-    none. ``corner`` counts the rows and columns that earlier blocks took off each cut side of a tile. With
-    ``frees`` no later stage reads the conditioning of these frames, and it is freed.
+    A window is the T x H x W positions that one position attends to. The stage caches the newest T - 1 steps
+    in time of its input. The result of a step comes once the last step of its window has arrived; the first
+    results wait for a whole window, and the last ones come with the clip's end. ``modulation`` are scales and
+    shifts of the block's normalisations. If ``after`` is given, the conditioning features (``context``) that
+    this next block reads are added to the result; None adds none. ``corner`` is how many (rows, columns) of
+    patches earlier blocks took off each cut side of a tile. With ``frees`` no later stage reads the
+    conditioning features of these frames, and their memory is freed.
     """
 
     def __init__(
@@ -240,17 +251,19 @@ class BlockRun:
 
 
 def _ready(arrived: int, window: int) -> int:
-    """Of how many positions in time the whole windows have arrived, once ``arrived`` positions have.
+    """How many steps in time can be computed: those all of whose attention window has arrived.
 
-    ``window`` is the size of a window; none is ready before the first window is whole.
+    ``arrived`` steps of the clip have arrived so far, and ``window`` steps are one window, centred on the
+    step that attends. The result is 0 before the first window is whole.
     """
     return arrived - window // 2 if arrived >= window else 0
 
 
 def _newest(past: Tensor | None, piece: Tensor, rows: int) -> Tensor:
-    """The last ``rows`` positions in time of ``past`` followed by ``piece``, both (B, T, H, W, C).
+    """The newest ``rows`` steps in time of a block's input: (B, ``rows`` or fewer, H, W, C).
 
-    They are written into the memory of ``past`` if that has ``rows`` positions already, else copied.
+    ``past`` holds earlier steps (None: there are none) and ``piece`` those that follow, both (B, T, H, W, C).
+    The result is written into the memory of ``past`` if that has ``rows`` steps already, else it is a copy.
     """
     if past is None or past.shape[1] < rows:
         whole = piece if past is None else torch.cat((past, piece), dim=1)
@@ -267,9 +280,10 @@ def _newest(past: Tensor | None, piece: Tensor, rows: int) -> Tensor:
 class LeaveRun:
     """Ends a denoising step: turns the last block's result into the next step's patches, at last into frames.
 
-    ``step`` is the diffusion time of this step and of the next one. ``velocity`` says that the network
-    predicts velocities, not clean patches. ``entered`` is the stage that began this step and holds its
-    patches. ``taken`` counts the rows and columns of patches that this step took off each cut side of a tile.
+    ``step`` is the diffusion time (1 pure noise, 0 clean) of this step and of the next one. ``velocity`` says
+    that the network predicts velocities, not clean patches. ``entered`` is the stage that began this step,
+    under which the stream holds its noised patches. ``taken`` is how many (rows, columns) of patches this
+    step took off each cut side of a tile.
     """
 
     def __init__(
@@ -300,9 +314,9 @@ class LeaveRun:
     def _advanced(self, predicted: Tensor, stream: DecoderStream, times: Span) -> Tensor:
         """One Euler step of denoising, computed in float32.
 
-        ``predicted`` (B, T, H, W, C) is what the network predicts for the frames ``times``. It is applied to
-        the noised patches that ``stream`` holds. Returns the less noised patches, of the shape of
-        ``predicted``.
+        ``predicted`` (B, T, H, W, C) is what the network predicts for the patches of the pixel frames
+        ``times``, counted from the start of the clip. It is applied to the noised patches that ``stream``
+        holds, which are then freed. Returns the less noised patches, of the shape of ``predicted``.
         """
         held = stream.held[self.entered].rows(times)
         rows, columns = stream.cut.inner(held.shape[2], held.shape[3], self.taken)

@@ -1,6 +1,11 @@
 """What one pass of the diffusion decoder over a clip, or over a tile of it, remembers between its pieces.
 
-B batch, T H W time, rows and columns, C channels.
+A clip passes the decoder's stages in pieces: a few steps along the time axis at a time. A "position in time"
+is an index on the time axis of the tensor that a stage reads or makes, 0 at the start of the clip. In the
+diffusion stage, the last one, it is the number of a pixel frame; in earlier stages one step is several pixel
+frames.
+
+Letters: B batch, T H W time, rows and columns, C channels.
 """
 
 from __future__ import annotations
@@ -21,8 +26,9 @@ from .windows import Span
 class Clip:
     """What all tiles of a clip have in common: its size, its noise, attention masks, and its end once known.
 
-    ``rows`` is how many positions in time the input of the decoder's last upsampler has up to the end of the
-    clip; None until the last latent frame has arrived.
+    ``rows`` is the length of the clip along the time axis, at the input of the decoder's last upsampler (the
+    layer before the diffusion stage); None until the last latent frame has arrived. ``size`` is in pixels and
+    pixel frames.
     """
 
     size: ClipShape
@@ -40,10 +46,11 @@ class Cut(NamedTuple):
     right: bool = False
 
     def inner(self, height: int, width: int, reach: tuple[int, int]) -> tuple[Span, Span]:
-        """The rows and columns of a tile of ``height`` rows and ``width`` columns that are exact.
+        """The rows and columns of a tile that are exact: their attention windows do not cross a cut side.
 
-        Those are the ones whose attention windows do not cross a cut side. ``reach`` is how many rows and
-        columns a window extends from its centre.
+        All are those of the tensor that a stage computes for the tile, which has ``height`` rows and
+        ``width`` columns, and are counted from its top left corner. ``reach`` is how many (rows, columns) a
+        window extends from its centre.
         """
         top, bottom = self.top * reach[0], self.bottom * reach[0]
         left, right = self.left * reach[1], self.right * reach[1]
@@ -55,20 +62,26 @@ WHOLE = Cut()
 
 
 class Held(NamedTuple):
-    """Consecutive positions in time of one activation, in the tensors (B, T, H, W, C) in which they came.
+    """A stretch of one activation along the time axis, in the tensors (B, T, H, W, C) in which it came.
 
-    ``start`` is the position of the first of them in the clip.
+    ``chunks`` are those tensors, in order and without gaps. ``start`` is the index on the time axis at which
+    the first one begins, counted from the start of the clip, in steps of this activation: pixel frames in the
+    diffusion stage, several pixel frames each before it.
     """
 
     start: int = 0
     chunks: tuple[Tensor, ...] = ()
 
     def and_then(self, chunk: Tensor) -> Held:
-        """A copy of this value with the positions in ``chunk`` (B, T, H, W, C) behind the others."""
+        """A new Held with the same tensors, followed in time by ``chunk`` (B, T, H, W, C); copies nothing."""
         return Held(self.start, (*self.chunks, chunk))
 
     def rows(self, span: Span) -> Tensor:
-        """The positions ``span`` in time, (B, T, H, W, C): a view if they came in one tensor, else a copy."""
+        """The part (B, T, H, W, C) of the held activation at the indices ``span`` of its time axis.
+
+        Index 0 is the start of the clip, whatever is held. The result has all rows and columns of the frame
+        or tile. It is a view if all of it came in one tensor, else a copy.
+        """
         parts, at = [], self.start
         for chunk in self.chunks:
             first, last = max(span.start - at, 0), min(span.stop - at, chunk.shape[1])
@@ -78,7 +91,11 @@ class Held(NamedTuple):
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def since(self, row: int) -> Held:
-        """A copy of this value without the tensors that end before position ``row`` in time."""
+        """A new Held without the leading tensors that lie wholly before index ``row`` of the time axis.
+
+        ``row`` counts the activation's steps in time from the start of the clip (no image row is meant). A
+        tensor that contains index ``row`` is kept whole. No tensor is copied.
+        """
         start, chunks = self.start, self.chunks
         while chunks and start + chunks[0].shape[1] <= row:
             start, chunks = start + chunks[0].shape[1], chunks[1:]
@@ -86,12 +103,13 @@ class Held(NamedTuple):
 
 
 class DecoderStream(Stream):
-    """The caches of one pass over a clip, or over a tile of it.
+    """The caches of one pass of the decoder over a clip, or over a tile of the clip's frames.
 
-    Besides what each block caches of its input it holds how many positions in time each stage has seen, and
-    activations that several stages read. ``cut`` says which sides of the tile are not sides of the frame.
-    ``origin`` is the (row, column), in patches of the frame, at which the diffusion stage's part of the tile
-    begins.
+    It has what each attention block caches of its input; ``seen``, how many steps along the time axis have
+    passed each stage since the start of the clip; and ``held``, activations that several stages read. The key
+    of all three is the stage, called its owner. ``cut`` says which sides of the tile are not sides of the
+    frame. ``origin`` is the (row, column), in patches of the frame, at which the diffusion stage's part of
+    the tile begins.
     """
 
     def __init__(self, clip: Clip, *, cut: Cut = WHOLE, origin: tuple[int, int] = (0, 0)) -> None:
@@ -115,23 +133,28 @@ class DecoderStream(Stream):
             self._cached[owner] = rows
 
     def pass_rows(self, owner: object, rows: int) -> Span:
-        """Note that ``rows`` more positions in time pass the stage ``owner``.
+        """Count ``rows`` more steps along the time axis that pass the stage ``owner``.
 
-        Returns where they lie, counted from the start of the clip.
+        Returns their indices on the time axis of that stage's input, 0 at the start of the clip.
         """
         before = self.seen.get(owner, 0)
         self.seen[owner] = before + rows
         return Span(before, before + rows)
 
     def hold(self, owner: object, rows: Tensor) -> None:
-        """Keep ``rows`` (B, T, H, W, C) for several stages to read, behind what is held for ``owner``.
+        """Keep ``rows`` (B, T, H, W, C) in ``held``, from where several stages read it, under ``owner``.
 
-        ``rows`` are the next T positions in time.
+        ``rows`` is the next part in time of the activation that is held under this key: T more steps after
+        those that are held already.
         """
         self.held[owner] = self.held.get(owner, Held()).and_then(rows)
 
     def release(self, owner: object, row: int) -> None:
-        """Free the tensors held for ``owner`` that end before position ``row`` in time."""
+        """Free the part of the activation held under the key ``owner`` that is older than index ``row``.
+
+        ``row`` counts that activation's steps along the time axis from the start of the clip (no image row is
+        meant). Only tensors that lie wholly before it are freed.
+        """
         self.held[owner] = self.held[owner].since(row)
 
     def move(self, device: torch.device) -> None:

@@ -31,8 +31,9 @@ class Span(NamedTuple):
 class Axis:
     """One axis of an attention: which positions are queries, and which are keys.
 
-    ``queries`` count from the axis' true beginning, ``first_key`` is the position of the first key in memory,
-    ``length`` the number of all positions, ``window`` how many of them each query attends to.
+    Positions are indices on the axis (time, rows or columns), 0 at its beginning, even if its first keys are
+    no longer in memory. ``queries`` are the positions that attend, ``first_key`` is the position of the first
+    key in memory, ``length`` the number of all positions, ``window`` how many of them each query attends to.
     """
 
     queries: Span
