@@ -131,7 +131,7 @@ class LTX2AVSetAudio(io.ComfyNode):
                     low=-120.0,
                     step=1.0,
                     optional=True,
-                    more="In dB of full scale: it makes digital silence resemble a recording. 0 is off.",
+                    more="In dB of full scale, such as -60. 0 is off.",
                 ),
             ],
             outputs=[
