@@ -118,7 +118,10 @@ class MemoryPlan:
 
     @property
     def shortage(self) -> str:
-        """For a plan that does not fit: how much it needs, how much it may use, and what to do."""
+        """A text that says that the plan does not fit, how much it needs and may use, and what to do.
+
+        Only meant for a plan whose ``fits`` is False; that is not checked.
+        """
         return (
             f"does not fit: the run needs {size_text(self.peak)} and may use "
             f"{size_text(usable(self.budget))} of {size_text(self.budget)}; make a smaller clip, or allow at "
