@@ -56,7 +56,8 @@ class ModelSize:
 class PlannedStage:
     """Bytes of one stage of a run: ``weights`` and ``activations`` on the device, ``host`` in system memory.
 
-    ``state`` is the part of the activations that a decoder caches between pieces of time.
+    ``stage`` is its name, such as "decode". ``state`` is the part of the activations that a decoder caches
+    from one piece of the clip (a few consecutive frames) to the next.
     """
 
     stage: str
