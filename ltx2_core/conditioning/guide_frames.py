@@ -98,10 +98,10 @@ class GuideFrames:
         return replace(state, guides=(*state.guides, guide))
 
     def _attention(self, *grid: int) -> float | Tensor:
-        """The weight of attention to the guide: one number for all its tokens, or (tokens,).
+        """The weight of attention to the guide: one number for all its tokens, or one for each, (tokens,).
 
-        ``grid`` are the guide's latent frames, rows and columns, after a small guide has been spread over the
-        grid of the clip. Raises ValueError for weights that do not fit this grid.
+        ``grid`` are the guide's latent frames, rows and columns, after a guide that is smaller than the clip
+        has been spread over the grid of the clip. Raises ValueError for weights that do not fit this grid.
         """
         if not isinstance(self.attention, Tensor):
             return self.attention

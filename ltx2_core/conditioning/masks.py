@@ -60,9 +60,10 @@ def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
 def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     """The mean of a pixel mask in each latent cell, (``frames``, ``height``, ``width``), as in ComfyUI.
 
-    ``mask`` is (mask frames, pixel rows, pixel columns) in [0, 1]. The first mask frame belongs to the first
-    latent frame. The rest are averaged in groups of equal size, one for each later latent frame; if there are
-    too few for that, they are repeated.
+    ``mask`` is (mask frames, pixel rows, pixel columns) in [0, 1], of any number of frames. A single mask
+    frame serves all latent frames. Of several, the first belongs to the first latent frame; the rest are
+    averaged in groups of equal size, one for each later latent frame (what is left at the end is dropped), or
+    repeated if there are fewer than latent frames.
     """
     # The mean, not the maximum: a fractional mask regenerates a cell partly.
     small = functional.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]

@@ -76,8 +76,9 @@ def reference_audio_positions(length: int) -> Tensor:
 
 
 def beside_reference(reference: Tensor, own: Tensor, *, axis: int, follows: bool) -> Tensor:
-    """Join what belongs to a reference with what belongs to the clip, along ``axis``, in the order of tokens.
+    """Join a tensor of the reference audio and one of the clip's audio along ``axis``, that of their tokens.
 
-    The reference is first, or with ``follows`` last.
+    ``reference`` and ``own`` are both tokens, masks or positions. The reference comes first, or with
+    ``follows`` last.
     """
     return torch.cat((own, reference) if follows else (reference, own), dim=axis)

@@ -37,7 +37,8 @@ OVERLAP_S = 1.0
 def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
     """Divide a clip into windows of at most ``window_frames`` (8k + 1) frames, for sampling its audio.
 
-    Neighbours overlap by about a second. Raises ValueError if ``window_frames`` is not 8k + 1 or too small.
+    Neighbours overlap by about a second, but by no more than half a window or 16 frames, whichever is more.
+    Raises ValueError if ``window_frames`` is not 8k + 1 or below 17.
     """
     overlap = max(round(OVERLAP_S * clip.fps / TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
     # At least half of each window is new, at high frame rates too.
@@ -49,7 +50,7 @@ def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
 class SampledAudio:
     """Sampled audio of any length, without video; :meth:`audio` decodes it.
 
-    ``generation`` holds its latent.
+    ``generation`` holds the audio's latent, which ``codecs`` decode.
     """
 
     generation: Generation

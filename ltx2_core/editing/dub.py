@@ -118,10 +118,12 @@ class Dub:
 def plan_dub(source: Footage, scale: int, *, numerics: Numerics) -> Dub:
     """Plan a dub whose reference is encoded ``scale`` times smaller than the clip.
 
-    The clip has the first 8k + 1 frames of ``source``. Its width and height are multiples of 64 such that in
-    both stages they can be divided by ``scale``: those of the source rounded up, or, with another ``fit`` of
-    the source than "own", rounded to the nearest. ``numerics`` is the implementation whose rounding is
-    followed. Raises ValueError for a source without audio.
+    The clip has the first 8k + 1 frames of ``source``. Its width and height in pixels are multiples of 64 x
+    ``scale`` (128 for a scale of 2), so that the first stage, at half the size, still has whole latent cells
+    of 32 pixels in a reference that is ``scale`` times smaller. They are the source's width and height,
+    rounded up to such a multiple if the ``fit`` of the source is "own", else to the nearest one, and at least
+    one multiple. ``numerics`` is the implementation whose rounding is followed, the official one or
+    ComfyUI's. Raises ValueError for a source without audio.
     """
     if source.audio is None:
         raise ValueError("the video has no audio: a dub takes the voice from it; give a video with audio")
@@ -167,7 +169,8 @@ class DubbedAudio:
     """A conditioning item for the audio of a dub, in both sampling stages.
 
     In the first stage ``audio``, that of the source, is the reference of the audio that is generated. In the
-    second stage, whose clip is ``last``, the audio of the first stage is preserved, and is the reference.
+    second stage the audio of the first stage is preserved, and serves as its own reference. ``last`` is the
+    size and length of the second stage's clip, by which that stage is recognised.
     """
 
     audio: Waveform

@@ -51,7 +51,8 @@ def extend(
     continues from the last ``keep_frames`` (8k + 1) frames and their audio. The result has the size of the
     source. Before the joint it has the source's decoded frames and samples, except that the source's last
     ``fade_frames`` frames and 50 ms of audio fade into the new ones. With ``exact_outside`` the saved file
-    has the packets of the source's own file before the GOP of the joint, and encodes only the rest.
+    has the encoded packets of the source's own file before the GOP (group of pictures) that holds the joint,
+    and only the rest is encoded.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.

@@ -14,8 +14,9 @@ from torch import Tensor
 def cross_fade(before: Tensor, after: Tensor, at: int, length: int) -> Tensor:
     """Join two tensors along the last axis: ``before`` up to index ``at`` (exclusive), then ``after``.
 
-    Both begin at the same time; index 0 of both is that time. The ``length`` samples before ``at`` fade
-    linearly from ``before`` to ``after``; earlier samples are those of ``before`` bit for bit.
+    Their last axis is time, in samples or frames, and index 0 is the same time in both. The ``length``
+    positions before ``at`` fade linearly from ``before`` to ``after``; earlier ones are those of ``before``
+    bit for bit.
     """
     # A joint right at the beginning has less before it than the fade is long.
     length = min(length, at)

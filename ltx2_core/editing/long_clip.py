@@ -117,7 +117,8 @@ class PrepareSampler(Protocol):
 class LongPlan:
     """A planned long clip: its windows, prompts and seed, and the input audio if there is any.
 
-    The input ``audio``, from second ``audio_start_s`` on, is the audio of the finished clip. ``audio_latent``
+    ``how`` has the options by which it was divided; the noise of window i is drawn with ``seed`` + i. The
+    input ``audio``, from second ``audio_start_s`` on, is the audio of the finished clip. ``audio_latent``
     (1, 8, T, 16) is its encoded form, which every window preserves; it is None if there is no input audio, or
     if the function that samples a window encodes the audio itself.
     """
@@ -290,9 +291,10 @@ def sample_windows(
 
 
 def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
-    """The conditioning with which a window begins: the last latents of the window before.
+    """The conditioning with which ``window`` begins: the last latents of ``before``, the previous window's.
 
-    ``strength`` 1 preserves them, less regenerates them in part.
+    They are as many as the overlap of ``window``. ``strength`` 1 preserves them, less regenerates them in
+    part.
     """
     video = None if before.video is None else before.video[:, :, -window.overlap :]
     audio = None

@@ -110,9 +110,9 @@ class PromptSchedule:
         return cls(tuple((start, part.prompt) for start, part in zip(starts, parts, strict=True)))
 
     def at(self, second: float, window: int = 0) -> str:
-        """Return the prompt at ``second`` of the clip.
+        """Return the prompt at ``second`` of the clip, the last one that begins at or before it.
 
-        With ``by_window`` that of window number ``window``.
+        If the schedule is ``by_window``, return that of window number ``window``, counted from 0, instead.
         """
         now = window if self.by_window else max(second, 0)
         # The last part that has begun; its end is the start of the next one.

@@ -52,8 +52,8 @@ def retake(
     borders are cuts. The source's samples of audio are preserved, except for fades of 50 ms inside a region
     at its borders. A source without audio gets audio over its whole length. With ``allow_past_end`` a region
     past the end extends the source; otherwise frames after its last 8k + 1 are not regenerated. With
-    ``exact_outside`` the saved file has the packets of the source's own file, except those of GOPs with
-    regenerated frames. ``options`` are those of :func:`extend`.
+    ``exact_outside`` the saved file has the encoded packets of the source's own file, except in GOPs (groups
+    of pictures) with regenerated frames. ``options`` are those of :func:`extend`.
 
     Raises ValueError if nothing is to be regenerated, for regions that end before they begin, for those that
     end after the source unless that is allowed, and for packets that cannot be copied.

@@ -47,7 +47,10 @@ class EditArguments(TypedDict, total=False):
 
 
 class RetakeRegions(TypedDict):
-    """What a retake regenerates: seconds of the video and of the audio, rounded to latent frames."""
+    """What a retake regenerates: lists of (start, end) in seconds of the video and of the audio.
+
+    ``rounding`` says which latent frames belong to a region whose ends lie inside latent frames.
+    """
 
     video: Sequence[Region]
     audio: Sequence[Region]
@@ -71,10 +74,11 @@ def _retake_regions(options: Mapping[str, Any]) -> RetakeRegions:
 
 @dataclass(frozen=True, kw_only=True)
 class EditTask:
-    """A stored call of an edit: ``add_audio`` has the kind "sound", ``text_to_audio`` "audio".
+    """A stored call of one of the functions that edit a clip, such as ``extend`` or ``retake``.
 
-    The other kinds are the names of their functions. ``options`` are the other arguments of the call, as JSON
-    values. ``source`` is the video file; None for "audio".
+    ``kind`` says which: "sound" is ``add_audio``, "audio" is ``text_to_audio``, any other kind is the name of
+    its function. ``prompt`` is the prompt of the call, ``source`` its video file (None for "audio"), and
+    ``options`` are its other arguments, as JSON values.
     """
 
     kind: EditKind

@@ -75,9 +75,9 @@ class Window:
     def blended(self, before: AVLatent, latent: AVLatent) -> AVLatent:
         """Return ``latent``, that of this window, with its overlap cross-faded with the previous window.
 
-        ``before`` is the latent of the previous window, from which the first latent frame of the overlap is
-        taken. In this window's run it is the start of a clip, which stands for one pixel frame; in the whole
-        clip it has to stand for eight.
+        ``before`` is the latent of the previous window. The first latent frame of the overlap is taken from
+        ``before`` without a fade: in this window that latent frame is the start of a clip and stands for one
+        pixel frame, while in the whole clip it has to stand for eight.
         """
         video, audio = latent.video, latent.audio
         if video is not None and before.video is not None:
@@ -91,8 +91,8 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     """Divide a clip into windows of ``window_frames`` (8k + 1) pixel frames.
 
     Each window but the first repeats the last ``overlap_frames`` (8k) frames of the window before; the last
-    window may be shorter. Raises ValueError for other lengths, and for an overlap that leaves nothing new in
-    a window.
+    window may be shorter. Raises ValueError unless ``window_frames`` is 8k + 1 and at least 17, and unless
+    ``overlap_frames`` is a multiple of 8, at least 16, and leaves new frames in each window.
     """
     length, overlap = latent_frames_of(window_frames), overlap_frames // TEMPORAL_SCALE
     # Two latent frames are the least overlap, and at least one has to be new.
@@ -315,8 +315,8 @@ def _window_at(clip: ClipPlan, index: int, start: int, length: int) -> Window:
 def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
     """Replace the first latents of ``new`` by a linear fade from ``old`` to ``new``.
 
-    Both are (1, C, F, ...), with time along the third axis. The fade is as long as ``old``; its first
-    ``skip`` latents are those of ``old``.
+    Both are (1, C, F, ...), with time along the third axis, and begin at the same time. The fade is as long
+    as ``old``; its first ``skip`` latents are those of ``old`` unchanged. What follows is that of ``new``.
     """
     count = old.shape[2]
     # Neither 0 nor 1 occurs, so that every latent of the fade is a mixture.

@@ -71,12 +71,12 @@ def check_exr_size(path: Path) -> tuple[int, int]:
 
 
 def read_exr(path: str | os.PathLike[str]) -> Tensor:
-    """Read an EXR image as (1, 3, H, W) float32: the numbers of the file, which are not limited to [0, 1].
+    """Read an EXR image as (1, 3, H, W) float32: the pixel values of the file, not limited to [0, 1].
 
     Alpha is dropped; a grey image has three equal channels. The result is the display window (the visible
     part) of the file: pixels outside of it are cut, and those that the file lacks are 0. Infinite light
-    becomes the brightest of a half float. Raises what :func:`check_exr_size` raises, and ValueError for an
-    image that is neither RGB nor grey, or has NaN.
+    becomes the largest number of a half float. Raises what :func:`check_exr_size` raises, and ValueError for
+    an image that is neither RGB nor grey, or has NaN.
     """
     file = Path(path)
     width, height = check_exr_size(file)
@@ -114,9 +114,9 @@ def read_exr_tags(path: Path) -> dict[str, str]:
 
 
 def write_exr(path: Path, pixels: Tensor, space: HdrSpace, tags: Mapping[str, str]) -> None:
-    """Write pixels (3, H, W) of ``space`` as an EXR image of half floats, compressed by ZIP.
+    """Write pixels (3, H, W) of the colour space ``space`` as an EXR image of half floats, compressed by ZIP.
 
-    The image states the primaries and the name of its space; ``tags`` are further text attributes.
+    The file's header states the primaries and the name of that space; ``tags`` are further text attributes.
     """
     library = open_exr()
     header = {

@@ -56,9 +56,9 @@ def tone_mapped(frame: Any, curve: int, width: int, height: int) -> NDArray[np.u
 
 
 def note_of(curve: int) -> str:
-    """A sentence for reports that says how video was converted.
+    """A sentence for reports that says how an HDR video was converted to SDR.
 
-    ``curve`` is FFmpeg's number of its transfer function.
+    ``curve`` is FFmpeg's number of the video's transfer function, PQ or HLG.
     """
     return (
         f"HDR ({CURVES[curve]}) is converted to SDR by the curve of BT.2390, from {PEAK_NITS:g} nits to "

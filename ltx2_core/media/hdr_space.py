@@ -107,11 +107,12 @@ def _mixed(light: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class HdrSpace:
-    """A colour space that HDR images may have which go into a run, and the clip that comes out.
+    """A colour space that the HDR images put into a run may have, and the HDR clip that the run returns.
 
     Inside of a run every HDR clip is ACEScct codes (logarithms of light) in [0, 1] on the primaries of
-    ACEScg, as in the official pipelines. ``is_log`` says that images of this space are such codes already.
-    ``primaries`` and ``tag`` (the attribute ``colorSpace``) are what an EXR file of this space states.
+    ACEScg, as in the official pipelines. ``is_log`` says that images of this space are ACEScct codes already;
+    otherwise they are linear light. ``primaries`` and ``tag`` (the attribute ``colorSpace``) are what an EXR
+    file of this space states.
     """
 
     name: str

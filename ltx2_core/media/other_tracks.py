@@ -101,7 +101,8 @@ def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
 def copied_stream(stream: Any, output: Any) -> Any:
     """Create a stream in ``output`` for the packets of ``stream``, and return it.
 
-    It has the tags and the role (such as "forced") of ``stream``; an audio stream is not the default one.
+    It has the tags and the role (such as "forced") of ``stream``. A copied audio stream is never marked as
+    the default one, because players shall choose the new audio.
     """
     copy = output.add_stream_from_template(stream)
     copy.metadata.update(plain_tags(stream.metadata))
@@ -116,7 +117,8 @@ def copied_stream(stream: Any, output: Any) -> Any:
 def move_packet(packet: Any, origin: Fraction) -> None:
     """Subtract ``origin`` seconds from the times of a packet, in place.
 
-    Presentation and decoding time move together, so that the decoder's delay for B-frames stays.
+    The times of presentation and of decoding move by the same amount, so that their distance, which B-frames
+    need, stays.
     """
     moved = round(origin / packet.time_base)
     packet.pts = None if packet.pts is None else packet.pts - moved

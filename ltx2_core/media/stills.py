@@ -72,9 +72,10 @@ class ImageFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class ExrFolder:
-    """A folder of EXR images as a clip at a constant rate, ordered by the numbers in their names.
+    """A folder of EXR images as a clip at a constant rate, ordered by the numbers in their file names.
 
-    Its frames are float32 and have the numbers of the files, which are not limited to [0, 1].
+    Its frames have the pixel values that the files store, unchanged, in float32: light or codes of light,
+    which may lie below 0 or above 1.
     """
 
     files: tuple[Path, ...]

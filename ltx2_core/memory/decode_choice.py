@@ -148,7 +148,11 @@ def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: tor
 def _diffusion_host(
     tiles: SpaceTiles | None, memory: DecoderMemory, clip: ClipPlan, vae: VideoVAEConfig
 ) -> int:
-    """Bytes of system memory for the caches of inactive tiles, and for the frames being assembled."""
+    """Bytes of system memory for decoding ``clip`` by the diffusion decoder in ``tiles``; 0 for None.
+
+    They hold the caches of all tiles but the one being decoded, of the size that ``memory`` states for one
+    tile, and the frames that are being assembled from the tiles. ``vae`` has the number of colours.
+    """
     if tiles is None:
         return 0
     # At the clip's end the frames by which the decoder lags come too.

@@ -25,10 +25,10 @@ With fewer at a time, attention keys of the cached frames are computed more ofte
 
 @dataclass(frozen=True)
 class _Area:
-    """The rows and columns of a tile, in patches, of which every block leaves fewer than it gets.
+    """The height and width of a tile in patches, which shrink from block to block at the tile's cut sides.
 
-    ``cut`` is how many sides of the tile are cuts through the frame: (top and bottom, left and right), 0 to 2
-    each. At each of these a block takes off half of its attention window.
+    ``cut`` is how many sides of the tile are cuts through the frame: (of top and bottom, of left and right),
+    0 to 2 each. At each of these a block takes off half of its attention window.
     """
 
     height: float
@@ -47,7 +47,7 @@ class _Area:
 def tile_piece_bytes(
     vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, rows: int
 ) -> int:
-    """The ``max_piece_bytes`` with which the decoder computes ``rows`` frames at a time.
+    """The ``max_piece_bytes`` with which the decoder computes ``rows`` pixel frames at a time.
 
     ``cells`` are the latent (rows, columns) of the whole frame, which ``tiles`` cut; None decodes it whole.
     ``itemsize`` is the bytes of one number.
@@ -56,7 +56,7 @@ def tile_piece_bytes(
 
 
 def rows_of(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
-    """How many frames the decoder computes at a time if its ``max_piece_bytes`` is ``limit``.
+    """How many pixel frames the decoder computes at a time if its ``max_piece_bytes`` is ``limit``.
 
     ``cells`` are the latent (rows, columns) of the frame or tile, ``itemsize`` the bytes of one number. None
     as ``limit`` is the default.
@@ -75,7 +75,9 @@ def diffusion_memory(
     itemsize: int,
     rows: int,
 ) -> DecoderMemory:
-    """Bytes of working memory to decode a latent of ``cells`` (rows, columns), ``rows`` frames at a time.
+    """Bytes of working memory to decode a latent of ``cells`` (rows, columns), some frames at a time.
+
+    ``latent_frames`` is its length; ``rows`` is how many pixel frames are computed at a time.
 
     With ``tiles`` they are the bytes of the largest tile and of the stages before the tiles; None decodes
     whole frames. ``itemsize`` is the bytes of one number. The estimate is within 10 % of what
@@ -129,7 +131,8 @@ def _early_state(
 def _strip(config: DiffusionDecoderConfig, area: _Area, rows: int, itemsize: int) -> float:
     """Bytes that a block of the diffusion stage needs while it computes one strip of rows of ``area``.
 
-    ``rows`` is the number of frames that it computes at a time, ``itemsize`` the bytes of one number.
+    ``area`` has the height and width of the tile or frame in patches. ``rows`` is the number of pixel frames
+    (no image rows) that the block computes at a time, ``itemsize`` the bytes of one number.
     """
     value = config.channels * itemsize
     tile = tile_size(config.kernel)[1]

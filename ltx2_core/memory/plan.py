@@ -56,7 +56,8 @@ class ModelSize:
 class PlannedStage:
     """Bytes of one stage of a run: ``weights`` and ``activations`` on the device, ``host`` in system memory.
 
-    ``state`` is the part of the activations that a decoder caches between pieces of time.
+    ``stage`` is its name, such as "decode". ``state`` is the part of the activations that a decoder caches
+    from one piece of the clip (a few consecutive frames) to the next.
     """
 
     stage: str
@@ -118,7 +119,10 @@ class MemoryPlan:
 
     @property
     def shortage(self) -> str:
-        """For a plan that does not fit: how much it needs, how much it may use, and what to do."""
+        """A text that says that the plan does not fit, how much it needs and may use, and what to do.
+
+        Only meant for a plan whose ``fits`` is False; that is not checked.
+        """
         return (
             f"does not fit: the run needs {size_text(self.peak)} and may use "
             f"{size_text(usable(self.budget))} of {size_text(self.budget)}; make a smaller clip, or allow at "

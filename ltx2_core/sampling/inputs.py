@@ -186,10 +186,12 @@ class _Stream:
     """The inputs of the model for one stream, without its tokens.
 
     ``mask`` (B, N) is the denoise mask of each token, or (B, 1) where the tokens of a sample have the same.
-    ``level`` (B,) is what sigma is multiplied by for gates and text modulation. ``positions`` (1 or B, axes,
-    N, 2) are the start and end of each token, in seconds and pixels. ``contexts`` holds one (B, S, K) per
-    pass, S text tokens of width K. ``attention_mask`` is the weight of guides (None: all 1), ``keyframes``
-    (1, N, 1) is 1 on video tokens of latent frame 0.
+    ``level`` (B,) is the factor of sigma that gives the noise level of the whole stream, from which the gates
+    between the streams and the modulation of text are computed. ``positions`` (1 or B, axes, N, 2) are the
+    start and end of each token: in seconds, and for video also in pixel rows and columns. ``contexts`` holds
+    one (B, S, K) per pass, S text tokens of width K. ``attention_mask`` has the attention weights of guides
+    (None: all 1). ``keyframes`` (1, N, 1) is 1 on video tokens that stand for one pixel frame (those of
+    latent frame 0 and of generated keyframes) and 0 on others; None for audio.
     """
 
     mask: Tensor
@@ -240,7 +242,9 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
     """Attention weights between the tokens of a video and of its guides; None if all are 1.
 
     Attention between a guide and the video has the weight of the guide, in both directions. Attention between
-    two guides has the weight ``between_guides``, 0 or 1.
+    two guides has the weight ``between_guides``, 0 or 1; between a generated keyframe and the guides before
+    it the weight is always 1. The result has one tensor (g,) for each guide of g existing tokens, in the
+    order of ``guides``.
     """
     each = []
     for guide in guides:
@@ -257,8 +261,11 @@ def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideW
 def _single_frames(guides: Sequence[Guide], tokens: int, cells: int) -> Tensor:
     """Which of ``tokens`` video tokens stand for a single pixel frame: (1, N, 1), 1 for these, 0 for others.
 
-    These are the ``cells`` tokens of the first latent frame and those of generated keyframes; LTX-2.5 marks
-    neither image guides nor references.
+    The N = ``tokens`` tokens are those of the clip followed by those of ``guides``. Marked with 1 are the
+    ``cells`` tokens of the clip's first latent frame, and all tokens of those ``guides`` whose field
+    ``generated`` is True: generated keyframes, extra single frames that the model samples together with the
+    clip. All other guides (given images, clips and references) get 0, a single image too: LTX-2.5 does not
+    mark them.
     """
     marks = torch.zeros(1, tokens, 1)
     marks[:, :cells] = 1
@@ -271,9 +278,10 @@ def _single_frames(guides: Sequence[Guide], tokens: int, cells: int) -> Tensor:
 
 
 def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
-    """Which cells of the video latent, guides included, have a token: (N,) bool.
+    """Which cells of the video latent, guides included, have a token: (cells,) bool, in the order of tokens.
 
-    None if all have one, or without video.
+    A cell is one frame, row and column of the latent. Only a guide on a coarser grid than the clip has cells
+    without a token, between those of its grid. None if all cells have one, or without video.
     """
     if video is None or all(guide.valid is None for guide in state.guides):
         return None

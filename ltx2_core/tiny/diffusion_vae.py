@@ -65,6 +65,7 @@ def write_diffusion_vae(
 ) -> None:
     """Write a diffusion VAE to ``path``, with the encoder and the latent statistics of ``checkpoint``.
 
+    The weights of the decoder are random, drawn by ``seed``; ``dtype`` is that of the tensors in the file.
     The file has the layout of the released one: names without a prefix, and the settings in its header.
     """
     config: JsonObject = {"vae": diffusion_vae_config(dict(checkpoint.config["vae"]))}

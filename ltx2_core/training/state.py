@@ -109,7 +109,10 @@ def load_averaged(model: nn.Module, path: str | Path) -> None:
 
 
 def copy_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy ``weights``, by name, into all parameters of ``model``."""
+    """Copy ``weights``, by name, into all parameters of ``model``.
+
+    Raises KeyError for a parameter that ``weights`` lacks; names that the model lacks are ignored.
+    """
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(weights[name])

@@ -100,7 +100,7 @@ class TileWindow(NamedTuple):
 
 
 class TileDecoder(Protocol):
-    """Interface of a decoder of tiles: every tile of a clip is decoded piece by piece, in time."""
+    """Interface of a decoder of spatial tiles: each tile is decoded piece by piece along the time axis."""
 
     def stream(self, window: TileWindow) -> Stream:
         """New, empty caches for decoding the tile ``window`` from the start of the clip to its end."""
@@ -155,11 +155,12 @@ def decode_in_tiles(
     """Decode consecutive chunks (B, C, f, h, w) in tiles; yields frames (B, 3, T, H, W) on the CPU.
 
     The chunks are those of the latent, or of features inside of the decoder, in which a latent cell has
-    become ``units`` rows and columns. A tile decodes ``at_once`` positions in time of them before the next
-    tile is decoded. ``scale`` is the pixels per latent cell. With ``exact`` the decoded borders of tiles are
-    dropped; without it they are cross-faded in float32, and returned in the dtype that ``convert`` gives.
-    ``convert`` is applied to a tile's frames before they are copied to the CPU. The caches of the active tile
-    are on the latents' device, those of the others on the CPU.
+    become ``units`` rows and columns. A tile decodes ``at_once`` steps of their time axis (latent frames, if
+    they are the latent) before the next tile is decoded. ``scale`` is the pixels per latent cell. With
+    ``exact`` the decoded borders of tiles are dropped; without it they are cross-faded in float32, and
+    returned in the dtype that ``convert`` gives. ``convert`` is applied to a tile's frames before they are
+    copied to the CPU; None leaves them as they are. The caches of the tile that is being decoded are on the
+    latents' device, those of the others on the CPU.
     """
     parts: list[_Part] = []
     # Frames are collected on the CPU, since a whole large frame may not fit next to a tile's caches.

@@ -5,7 +5,9 @@ input frames that its next output needs, its result does not depend on how the c
 caches are in a ``Stream``, one for each pass over a clip. Modules hold weights only, so that passes over
 several clips may alternate.
 
-B batch, C channels, T frames of a piece, H W rows and columns; tensors are (B, C, T, H, W).
+A "frame" of a tensor is here one step of its time axis, whatever time it stands for: one pixel frame at the
+side of the pixels, up to eight inside of the network and in the latent. B batch, C channels, T frames of a
+piece, H W rows and columns; tensors are (B, C, T, H, W).
 """
 
 from __future__ import annotations
@@ -30,9 +32,10 @@ MAX_PIECE_BYTES = 128 * 2**20
 class Stream:
     """What the modules of a network cache between the pieces of a clip, in one pass over that clip.
 
-    Each module that sees several frames at once keeps the last frames of its input here.
-    If ``causal``, convolutions use past frames only. Otherwise they also use one later frame, so that their
-    output lags one frame behind their input.
+    Each module that sees several frames (steps of the time axis of its input) at once keeps the last frames
+    of its input here, under the module itself as the key, which methods call the owner. If ``causal``,
+    convolutions use past frames only. Otherwise they also use one later frame, so that their output lags one
+    frame behind their input.
     """
 
     def __init__(self, *, causal: bool) -> None:
@@ -82,8 +85,9 @@ class Stream:
         """The input of a convolution: its cached frames, then ``x``, then padding at the end of the clip.
 
         x (B, C, T, H, W) -> (B, C, T', H, W), from which the convolution ``owner`` computes T' - 2 output
-        frames. The first of these is at the time of window frame number ``self.centre`` (from 0). ``last``
-        says that ``x`` ends the clip. At its start and end the clip's first and last frames are repeated.
+        frames. The first output frame stands for the same time as frame number ``self.centre`` (from 0) of
+        the result. ``last`` says that ``x`` ends the clip. Before the clip's first frame that frame is
+        repeated, and after the last one, if the convolution looks ahead, the last.
         """
         before = self.take(owner)
         if before is None:

@@ -136,7 +136,10 @@ class Window(NamedTuple):
 
 
 class _Blend:
-    """Weighted mean of overlapping tiles, summed in float32 because bfloat16 sums would leave seams."""
+    """Weighted mean of overlapping tiles, summed in float32 because bfloat16 sums would leave seams.
+
+    Tiles are decoded frames or encoded latents; times, rows and columns are counted in those.
+    """
 
     def __init__(self, like: Tensor, channels: int, height: int, width: int) -> None:
         self.dtype = like.dtype
@@ -167,9 +170,10 @@ class _Blend:
             along, at = along[length:], at + length
 
     def release(self, until: int) -> Tensor:
-        """Return the blended frames from the end of the last release to before frame ``until``.
+        """Return the blended frames (B, C, T, H, W) before frame ``until`` that were not returned yet.
 
-        Their sums are freed.
+        ``until`` counts frames from the start of the clip (latent frames if latents are blended). All tiles
+        with these frames must have been added; the memory of their sums is freed.
         """
         count = until - self.origin
         # Divided by the summed weights, which repairs the borders where a ramp has no neighbour.

@@ -66,8 +66,9 @@ def attach_guide(
 ) -> tuple[Conditioning, Conditioning, Latent]:
     """Append an encoded guide to the video of a LATENT and to both conditionings, which are returned.
 
-    ``mask`` (masks, height, width) in pixels multiplies the attention to parts of the guide; None weights all
-    parts alike.
+    ``mask`` (masks, height, width), in [0, 1] and in pixels, multiplies the attention to parts of the guide;
+    None weights all parts alike. One mask serves all frames of the guide. Of several, the first is for the
+    guide's first latent frame, and the rest are divided evenly among its later ones.
     """
     video = video_of(latent)
     before = guide_frames_of(positive, video["samples"])

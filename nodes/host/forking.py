@@ -31,9 +31,10 @@ class Fork:
     def passing(self, run: Callable[..., Hidden], order: Sequence[int], samples: int) -> Hidden:
         """Run the network once and save the hidden states of the pass ``source`` on the way.
 
-        ``run`` calls the network, whose result is returned. ``order`` has the indices of the guidance passes
-        in this run, and ``samples`` is the batch size of all of them together. ComfyUI divides a call when
-        memory is short, so ``source`` may not be in it; then nothing is saved.
+        ``run`` calls the network, whose result is returned. ``order`` has the index of each guidance pass in
+        this run, in the order of the batch, and ``samples`` is the batch size of all of them together.
+        ComfyUI divides a call when memory is short, so the pass ``source`` may not be in this run; then
+        nothing is saved.
         """
         if self.source not in order:
             return run()

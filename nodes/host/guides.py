@@ -40,9 +40,11 @@ class Entry(_Entry, total=False):
 class Slots(TypedDict):
     """The value ``generated_keyframes`` of a CONDITIONING.
 
-    It says which latent frames stand for one pixel frame each, instead of eight: their place in the video,
-    the pixel frames ``frame_indices`` of a clip of ``num_pixel_frames``, and the number of their entry in the
-    list of guides.
+    It says which latent frames stand for one pixel frame each, instead of eight. They are the
+    ``num_keyframes`` latent frames of the video from index ``first_latent_frame`` on, with
+    ``tokens_per_frame`` tokens (latent rows x columns) each. ``frame_indices`` are the pixel frames for which
+    they stand, in a clip of ``num_pixel_frames``; ``guide_entry_index`` is the number of their common entry
+    in the list of guides, from 0.
     """
 
     first_latent_frame: int
@@ -125,7 +127,8 @@ def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens |
 def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeights | None:
     """Compute the attention weights between a video and its guides; None if every weight is 1.
 
-    ``entries`` describe the guides in their order. Attention of guides to each other is not weighted.
+    ``entries`` describe the guides in their order. Attention of guides to each other is not weighted, and
+    neither is that of guide tokens at the end for which there is no entry.
     """
     # An entry without surviving tokens would leave an empty weight, which has no place in the attention.
     weights = [
@@ -141,7 +144,10 @@ def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeigh
 
 
 def _weights(entry: Entry, count: int) -> Tensor:
-    """Attention weights (count,) of the existing tokens of one guide, ``count`` of them."""
+    """Attention weights (``count``,) of one guide, which ``entry`` describes and which has ``count`` tokens.
+
+    Holes, the cells that a guide on a coarser grid leaves empty, are not counted and have no weight.
+    """
     strength, pixels, shape = float(entry["strength"]), entry.get("pixel_mask"), entry.get("latent_shape")
     if pixels is None or shape is None:
         return torch.full((count,), strength)

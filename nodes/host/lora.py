@@ -41,7 +41,8 @@ class AppliedLora:
     """Clones of a MODEL and a CLIP to which a LoRA was added, and a report on the layers that match.
 
     ``clip`` is None if no CLIP was given. ``parameters`` are the factors by which the reference of an IC-LoRA
-    is smaller than the clip, in space and time.
+    is smaller than the clip, by the names ``reference_downscale_factor`` (width and height) and
+    ``reference_temporal_scale_factor`` (frames).
     """
 
     model: Model

@@ -60,8 +60,8 @@ def _run(
 class _Denoised(TypedDict):
     """The keys that this file reads of the argument of ComfyUI's post-cfg functions.
 
-    They are the guided estimate of the clean latent and that of the negative prompt, None if it was not
-    evaluated.
+    ``denoised`` is the guided estimate of the clean latent, ``uncond_denoised`` the estimate with the
+    negative prompt, None if that was not evaluated. Both are packed: (B, 1, values of video and audio).
     """
 
     denoised: Tensor
@@ -71,8 +71,9 @@ class _Denoised(TypedDict):
 class _HostDenoise:
     """Wraps ComfyUI's model, with guidance and masks, as the denoiser that the library's samplers call.
 
-    ``extra_args`` are ComfyUI's arguments for the model; with ``paired`` the negative estimate is recorded
-    for samplers that need it. ``last`` is the packed latent of the latest call.
+    ``extra_args`` are ComfyUI's arguments for the model. ``packing`` splits the packed latents of ComfyUI
+    into video and audio. With ``paired`` the estimate with the negative prompt is recorded for samplers that
+    need it. ``last`` is the packed latent that the latest call was given.
     """
 
     def __init__(self, model: Any, extra_args: Mapping[str, Any], packing: Packing, *, paired: bool) -> None:

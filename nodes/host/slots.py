@@ -72,9 +72,9 @@ def with_slots(conditioning: Conditioning, frames: Sequence[int], video: Tensor,
 
 
 def without_slots(conditioning: Conditioning, clip_frames: int) -> Conditioning:
-    """A copy of a CONDITIONING without its generated keyframes; its guides stay.
+    """A copy of a CONDITIONING without its generated keyframes, which it must have; its guides stay.
 
-    ``clip_frames`` is the number of latent frames of the clip, without guides.
+    ``clip_frames`` is the number of latent frames of the clip, without guides and generated keyframes.
     """
     slots, coordinates = slots_of(conditioning), guides_of(conditioning)
     assert slots is not None

@@ -38,8 +38,8 @@ class HostTokenizer:
     """Tokenizes prompts to be encoded, and requests to Gemma as a language model.
 
     ``path`` is the text encoder's file or folder, ``name`` ComfyUI's name of the encoder, ``width`` that of
-    its embeddings, and ``folders`` are those with textual-inversion embeddings. Other packs count tokens by
-    an attribute called ``name``.
+    its embeddings, and ``folders`` are those with textual-inversion embeddings. The object has an attribute
+    whose name is the value of ``name``; other packs count the tokens of a prompt through it.
     """
 
     def __init__(

@@ -192,8 +192,8 @@ def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator
     """Fit the second convolution of a residual branch, so that branch plus skip are the true components.
 
     ``blocks`` says which principal components the channels mean. The input of the convolution is the output
-    of the first one, which stays random. Runs the fitted branch on ``clips`` in place. Returns the squared error
-    relative to the power of the targets.
+    of the first one, which stays random. Runs the fitted branch on ``clips`` in place. Returns the squared
+    error relative to the power of the targets.
     """
     conv1, conv2 = branch.get_submodule("conv1"), branch.get_submodule("conv2")
     assert isinstance(conv1, StreamConv3d)

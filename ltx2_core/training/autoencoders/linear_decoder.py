@@ -127,8 +127,8 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     def pixels(blocks: Tensor) -> Tensor:
         """K blocks of D pooled values, (D, K), -> K patches of full pixels (values, K).
 
-        Each pooled pixel is repeated over the pixels that it stands for. The values of a patch are in the order that
-        ``unpatchify`` expects.
+        Each pooled pixel is repeated over the pixels that it stands for. The values of a patch are in the
+        order that ``unpatchify`` expects.
         """
         grid = rearrange(blocks, "(c t y x) k -> c (t y) x k", t=1, **spread)
         # Pooled pixels are spread evenly over the pixels they stand for.

@@ -105,8 +105,8 @@ def vocoder_step(recipe: VocoderRecipe, mel_config: AudioVAEConfig, pair: AudioP
 
     The loss is the error of the waveform plus that of its spectra, both against a waveform that repeats with
     every hop (:func:`hop_locked`). ``recipe`` has the batch size, the lengths and the weights; ``mel_config``
-    says how mels are computed from waveforms. ``pair`` is the audio autoencoder through which a share of the mels pass first, so that
-    the vocoder learns to tolerate its errors; None uses true mels only.
+    says how mels are computed from waveforms. ``pair`` is the audio autoencoder through which a share of the
+    mels pass first, so that the vocoder learns to tolerate its errors; None uses true mels only.
     """
 
     def step_fn(vocoder: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
@@ -160,10 +160,10 @@ def generate(generator: Generator, mel: Tensor, stages: int | None = None) -> Te
 def hop_locked(waveform: Tensor, hop: int) -> Tensor:
     """Approximate a waveform (B, 2, S) by one that repeats with every hop: (B, 2, S // hop * hop).
 
-    ``hop`` is the distance of two mel frames in samples. The result consists of harmonics of the hop's frequency
-    with fixed phases; their amplitudes are those of the input around them. Where neighbouring harmonics
-    compete, the weaker ones are reduced further, so that one dominates. The sum is scaled to the loudness of
-    the input, because a gliding tone would otherwise fade between two harmonics.
+    ``hop`` is the distance of two mel frames in samples. The result consists of harmonics of the hop's
+    frequency with fixed phases; their amplitudes are those of the input around them. Where neighbouring
+    harmonics compete, the weaker ones are reduced further, so that one dominates. The sum is scaled to the
+    loudness of the input, because a gliding tone would otherwise fade between two harmonics.
     """
     spectrum = torch.stft(
         rearrange(waveform, "b c s -> (b c) s"),

@@ -200,8 +200,10 @@ def edges_step(
 ) -> StepFn:
     """Build the step function that trains a LoRA to follow a control video of edges.
 
-    ``cache`` holds the clips, ``unconditional`` the hidden states of prompts that stand for "no prompt".
-    ``elapsed`` measures how much of the run is done.
+    ``network`` is the transformer with that LoRA in its layers, ``cache`` holds the clips, ``unconditional``
+    the hidden states of prompts that stand for "no prompt", and ``recipe`` the settings of the training:
+    batch size, tasks and lengths of the text. ``elapsed`` measures how much of the run is done.
+    ``_adapters`` is not read; it is there so that both step functions are called alike.
     """
     return _flow_step(network, cache, unconditional, recipe, elapsed, reference=True)
 

@@ -95,8 +95,8 @@ class DiffusionVideoDecoder(AutoencoderHalf):
         The stages before the last two run on whole frames, and are a tenth of the work. Only the tile that is
         being decoded has its caches on the device, those of the others are in system memory. The result is
         that of ``decode_stream``. ``convert`` is applied to frames (B, 3, F, H, W) before they are copied to
-        the CPU; None leaves them as they are. Raises ValueError if ``tiles.halo``, the border of a tile in latent
-        cells, is smaller than the decoder's field of view, since the result would not be exact.
+        the CPU; None leaves them as they are. Raises ValueError if ``tiles.halo``, the border of a tile in
+        latent cells, is smaller than the decoder's field of view, since the result would not be exact.
         """
         least = tile_halo(self.config)
         if tiles.halo < least:

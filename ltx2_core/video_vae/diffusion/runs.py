@@ -3,10 +3,10 @@
 A clip passes the stages in pieces, a few steps along the time axis at a time, and the result is the same for
 any pieces: a stage caches those steps of its input that its next call needs. A "position in time" is an index
 on the time axis of a stage's input, 0 at the start of the clip: a pixel frame in the diffusion stage, several
-pixel frames before it. The stages before the diffusion stage make "features" of the latent; the decoder's
-last upsampler turns these into the "context", one vector for each patch of each pixel frame, which conditions
-the blocks that denoise. ``stream`` holds the caches of all stages; ``last`` says that the clip ends with this
-piece.
+pixel frames in earlier stages. The stages before the diffusion stage make "features" of the latent; the last
+upsampler of the decoder turns these into the "context", one vector for each patch of each pixel frame, which
+conditions the blocks that denoise. ``stream`` holds the caches of all stages; ``last`` says that the clip
+ends with this piece.
 
 Letters: B batch, T H W time, rows and columns, C channels. ``run_stages`` has time on the third axis, (B, C,
 T, H, W); inside of a stage channels come last.

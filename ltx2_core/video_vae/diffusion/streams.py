@@ -65,8 +65,8 @@ class Held(NamedTuple):
     """A stretch of one activation along the time axis, in the tensors (B, T, H, W, C) in which it came.
 
     ``chunks`` are those tensors, in order and without gaps. ``start`` is the index on the time axis at which
-    the first one begins, counted from the start of the clip, in steps of this activation: pixel frames in the
-    diffusion stage, several pixel frames each before it.
+    the first one begins, counted from the start of the clip, in steps of this activation: a step is one pixel
+    frame in the diffusion stage, several in earlier stages.
     """
 
     start: int = 0
@@ -106,10 +106,10 @@ class DecoderStream(Stream):
     """The caches of one pass of the decoder over a clip, or over a tile of the clip's frames.
 
     It has what each attention block caches of its input; ``seen``, how many steps along the time axis have
-    passed each stage since the start of the clip; and ``held``, activations that several stages read. The key
-    of all three is the stage, called its owner. ``cut`` says which sides of the tile are not sides of the
-    frame. ``origin`` is the (row, column), in patches of the frame, at which the diffusion stage's part of
-    the tile begins.
+    passed each stage since the start of the clip; and ``held``, activations that several stages read. Each
+    entry has an owner as its key: the stage, or the object that stages share, to which it belongs. ``cut``
+    says which sides of the tile are not sides of the frame. ``origin`` is the (row, column), in patches of
+    the frame, at which the diffusion stage's part of the tile begins.
     """
 
     def __init__(self, clip: Clip, *, cut: Cut = WHOLE, origin: tuple[int, int] = (0, 0)) -> None:
