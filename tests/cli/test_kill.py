@@ -96,9 +96,9 @@ def same_clip(one: Path, other: Path) -> bool:
         ("generate", ("write",)),
         pytest.param("extend", ("decode",), marks=pytest.mark.slow),
         ("retake", ("encode audio",)),
-        ("sound", ("decode audio",)),
+        pytest.param("sound", ("decode audio",), marks=pytest.mark.slow),
         # Killed in the last window, when the others are finished.
-        ("sound by windows", ("step", "decode audio")),
+        pytest.param("sound by windows", ("step", "decode audio"), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_resumes_with_the_identical_clip(name, events, clip, tmp_path) -> None:

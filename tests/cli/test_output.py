@@ -225,6 +225,7 @@ def test_a_resumed_run_has_the_encoding_and_the_folder_of_the_first(folder, tmp_
         assert next(container.decode(video=0)).format.name == "rgb48be"
 
 
+@pytest.mark.slow
 def test_stdout_holds_the_clip_and_nothing_else(tmp_path) -> None:
     words = [*COMMANDS["generate"], "-o", "-", "--container", "mkv"]
     command = [sys.executable, "-m", "ltx2_core.cli.main", *words]

@@ -54,7 +54,10 @@ def clips(tmp_path):
     return {"CLIP": write_clip(tmp_path / "clip.mp4", 17), "LONG": write_clip(tmp_path / "long.mp4", 40)}
 
 
-@pytest.mark.parametrize("kind", list(MADE))
+KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind in ("long", "extend") else kind for kind in MADE]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_file_of_an_edit_repeats_the_edit(kind, clips, tmp_path):
     words = [clips.get(word, word) for word in MADE[kind]]
     prompts = "--prompts" if kind == "long" else "--prompt"

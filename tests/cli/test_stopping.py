@@ -97,6 +97,7 @@ def test_a_signal_while_encoding_leaves_the_old_file_and_names_the_latents(tmp_p
     assert len([name for name in left_over(tmp_path) if name.endswith(".latents.safetensors")]) == 1
 
 
+@pytest.mark.slow
 def test_a_reader_that_does_not_read_can_be_left_by_a_signal(tmp_path) -> None:
     words = ["generate", "--prompt", "x", *SIZE, "--frames", "97", "--steps", "1", "--cfg", "1", "-q"]
     lossless = ["--stages", "1", "--crf", "0", "-o", "-", "--container", "mkv"]

@@ -40,6 +40,7 @@ class Spy:
         return result
 
 
+@pytest.mark.slow
 def test_every_window_continues_the_audio_before_it(pipeline, source):
     spy = Spy(pipeline)
     saved = []
@@ -107,6 +108,7 @@ class Stopping(Spy):
         return super().__call__(request, **options)
 
 
+@pytest.mark.slow
 def test_finished_windows_are_reused_by_the_same_call_alone(pipeline, source, tmp_path):
     def call(pipeline, **options):
         return add_audio(pipeline, "x", source, window_frames=33, folder=tmp_path, **{**QUICK, **options})

@@ -112,6 +112,7 @@ def test_tiles_refuse_borders_that_would_not_be_exact(decoder):
         list(decoder.decode_tiles(latent_of(), SpaceTiles(columns=9, halo=9)))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length_of_the_clip(decoder):
     def peak(frames):
         chunks = (latent_of(1) for _ in range(frames))
