@@ -157,19 +157,21 @@ def _draw_clips(
 
 
 def _enough(clips: list[_Clip]) -> list[_Clip]:
-    """The first of ``clips``: at least 300, and as many as have 60,000 positions of ``x`` in all.
+    """The first 300 of ``clips``, or more if their inputs ``x`` have fewer than 60,000 positions in all.
 
-    A position is one of the T x H x W of the current layer's input ``x``.
+    Then as many clips as it takes to reach 60,000 are returned, or all. A position is one of the T x H x W
+    grid points of a clip's ``x`` (1, C, T, H, W).
     """
     positions = torch.tensor([clip.x[0, 0].numel() for clip in clips]).cumsum(0)
     return clips[: max(_CLIPS, int((positions < 2 * _ROWS).sum()) + 1)]
 
 
 def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
-    """Fit the convolution of an upsampling block so that its output has the true components of ``parts``.
+    """Fit the convolution of an upsampling block to output principal components of the clips' true frames.
 
-    ``parts`` says what the output channels mean. Runs the fitted block on ``clips`` in place. Returns the
-    squared error relative to the power of the targets.
+    ``parts`` says which components the output channels stand for; those of the true frames are the targets.
+    The fitted block then replaces the activations of ``clips`` by its outputs. ``generator`` draws the
+    positions that are fitted. Returns the squared error relative to the power of the targets.
     """
     strides = dict(zip("pqr", block.strides, strict=True))
     used = parts.basis.shape[1]
@@ -189,11 +191,12 @@ def _fit_upsample(block: Upsample, parts: Blocks, clips: list[_Clip], generator:
 
 
 def _fit_branch(branch: nn.Module, blocks: Blocks, clips: list[_Clip], generator: torch.Generator) -> float:
-    """Fit the second convolution of a residual branch, so that branch plus skip are the true components.
+    """Fit the second convolution of a residual branch, so that branch plus skip come closest to the targets.
 
-    ``blocks`` says which principal components the channels mean. The input of the convolution is the output
-    of the first one, which stays random. Runs the fitted branch on ``clips`` in place. Returns the squared
-    error relative to the power of the targets.
+    The targets are principal components of the clips' true frames; ``blocks`` says which ones the channels
+    stand for. The first convolution stays random. The result of the fitted branch is then added to the
+    activations of ``clips``. ``generator`` draws the positions that are fitted. Returns the squared error of
+    the branch relative to the power of what it should add.
     """
     conv1, conv2 = branch.get_submodule("conv1"), branch.get_submodule("conv2")
     assert isinstance(conv1, StreamConv3d)

@@ -55,9 +55,10 @@ def start_linear_decoder(
 ) -> list[Blocks]:
     """Set the convolutions of ``decoder`` to invert ``code``, a linear video encoder, in place.
 
-    The residual branches must still output zero. The principal components of smaller blocks are computed on
-    clips of ``sizes``, rendered from scenes that ``seed`` draws. Returns what the decoder's channels mean,
-    one entry for its input layer and one after each upsampling, in this order.
+    The residual branches must still output zero. Each upsampling splits a block (box of pixels and frames)
+    into smaller ones; the principal components of these are computed on clips of ``sizes``, rendered from
+    scenes that ``seed`` draws. Returns what the decoder's channels mean, one entry for its input layer and
+    one after each upsampling, in this order.
     """
     cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
     side = SPATIAL_SCALE // POOL
@@ -109,11 +110,12 @@ def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, 
 
 
 def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
-    """Set the decoder's last convolution to map components of ``parts`` and their negatives to pixels.
+    """Set the decoder's last convolution to map its input channels to pixels.
 
-    ``cells`` (N, values) are N example cells: 8 frames of 32 x 32 pixels each, pooled to 16 x 16 and
-    flattened in the order (colour, frame, row, column). The factor that undoes the last norm is measured on
-    them.
+    These channels are the principal components of small blocks of pixels, as ``parts`` describes them, then
+    the same values with opposite sign, then constants. ``cells`` (N, values) are N example cells, on which
+    the factor that undoes the last norm is measured: 8 frames of 32 x 32 pixels each, pooled to 16 x 16 and
+    flattened in the order (colour, frame, row, column).
     """
     k = parts.basis.shape[1]
     width = decoder.conv_out.conv.in_channels

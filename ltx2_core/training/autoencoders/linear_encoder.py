@@ -200,9 +200,10 @@ def _write(
 ) -> None:
     """Write the fitted ``weights`` of a linear encoder into the convolutions of ``encoder``.
 
-    ``blocks`` are its downsampling blocks, ``code`` is the linear encoder that it computes. The last
-    convolution, which follows norm and SiLU, is fitted again by least squares, from ``patches`` to
-    ``target``.
+    ``weights`` are those of the first convolution, one matrix for each of the downsampling ``blocks`` of
+    ``encoder``, and matrix and bias of the output. These last two are not read: the last convolution, which
+    follows norm and SiLU, is fitted again by least squares. N cells have the inputs ``patches`` (N, t, y, x,
+    C) and the normalised latents ``target`` (N, components); ``code`` has the factors of the normalisation.
     """
     # Pixels are pooled by the first convolution. In a patch of pixels rows vary fastest, in a pooled one
     # columns.

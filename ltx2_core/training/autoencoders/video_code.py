@@ -135,10 +135,11 @@ def principal_code(components: int, *, sizes: Sequence[ClipSize] = SAMPLES, seed
 
 
 def sample_cells(sizes: Sequence[ClipSize], generator: torch.Generator) -> Tensor:
-    """Render ``batch`` random clips of each of ``sizes``, and return all their cells (N, D).
+    """Render random clips of each of ``sizes``, and return all their cells (N, D).
 
-    N is the number of cells, D that of values in each: 8 frames of 32 x 32 pixels, averaged over 2 x 2
-    pixels, in the order (colour, frame, row, column).
+    An entry of ``sizes`` says how many clips are rendered, and their length and size; ``generator`` draws the
+    scenes. N is the number of cells, D that of values in each: 8 frames of 32 x 32 pixels, averaged over
+    2 x 2 pixels, in the order (colour, frame, row, column).
     """
     found = []
     for size in sizes:
