@@ -1,1 +1,1 @@
-"""The recipe of the embedded tiny set: its configuration, its stages, their sizes and numbers of steps."""
+"""Training of the tiny models that ltx2_core contains: configuration, networks, sizes, numbers of steps."""

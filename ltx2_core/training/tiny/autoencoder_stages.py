@@ -74,8 +74,9 @@ def _train_half(
 ) -> None:
     """Train and write one half of the video autoencoder; ``half`` is "encoder" or "decoder".
 
-    The half begins with weights of an existing set, with the state of a stopped run, or else with what
-    ``start`` computes. ``train`` then does the gradient steps of ``recipe``, if it has any.
+    The half begins with the weights of trained models, if ``run`` continues from such, with the state of a
+    stopped run, or else with what ``start`` computes. ``train`` then does the gradient steps of ``recipe``,
+    if it has any.
     """
     stage = f"video-{half}"
     recipe, code = run.sized(stage, recipe), code_of(run)
@@ -160,8 +161,8 @@ def stage_upsampler(run: Run) -> None:
 def code_of(run: Run) -> VideoCode | VideoVAE:
     """Load the video code, the fixed linear encoder that the video encoder is trained to compute.
 
-    In a run that starts from an existing set, return the encoder of that set instead, which has learnt the
-    code.
+    If ``run`` starts from the weights of trained models, return their video encoder instead, which has learnt
+    the code.
     """
     tensors = load_file(run.part("video-code"))
     # The file may also hold a whole encoder, which then stands in for the code.

@@ -89,7 +89,8 @@ class FlowRecipe:
     def context(self, share: float, generator: torch.Generator) -> ContextChoice:
         """Draw the length of the text context for a step.
 
-        ``share``, in [0, 1], is how much of the run is done.
+        ``share``, in [0, 1], is how much of the run is done: ``contexts`` lists the lengths to draw from,
+        which become longer towards the end.
         """
         # The last entry also holds at a share of exactly 1, which a run that ends by the clock reaches.
         choices = next(c for until, c in self.contexts if share < until or until >= 1)
@@ -176,7 +177,8 @@ def distilled_step(
     """Build the step function that trains a LoRA, ``adapters``, to sample in few steps and without guidance.
 
     ``cache`` holds the clips, ``negative`` the hidden states of the negative prompts, from which guidance
-    steers the teacher away. ``elapsed`` measures how much of the run is done.
+    steers the teacher away. ``recipe`` has the batch size, how often clips have which conditioning, and the
+    lengths of the text. ``elapsed`` measures how much of the run is done.
     """
     settings = DistillOptions()
 

@@ -164,8 +164,9 @@ def _teach(
 ) -> AVLatent:
     """Sample each clip from noise level ``upper`` (B,) to ``lower`` (B,) with the guided teacher.
 
-    It takes ``options.substeps`` Euler steps. ``task`` has the mask and the content that is preserved,
-    ``contexts`` are the texts of the captions and of the negative prompt.
+    The teacher takes ``options.substeps`` Euler steps from the noised latents ``x``. Where the mask of
+    ``task`` is 0 the latents stay its conditioning. ``contexts`` are the text contexts of the captions and of
+    the negative prompts, ``fps`` the frames per second of the clips. Returns the latents at ``lower``.
     """
     assert x.video is not None
     assert x.audio is not None

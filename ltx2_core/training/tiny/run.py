@@ -29,12 +29,18 @@ Recipe = TypeVar("Recipe")
 
 
 class Unfinished(Exception):
-    """Raised when the time limit ends a run before a stage is done; the same call resumes the stage."""
+    """Raised when the time limit ends a run before a stage (the training of one network) is done.
+
+    The same call again resumes the stage.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run of the training of a tiny model set: its folder, scale (sizes and steps), seed and limits."""
+    """One run of the training of a tiny model set: its folder, scale (sizes and steps), seed and limits.
+
+    The run consists of stages, each of which writes one network, LoRA, dataset or checkpoint to the folder.
+    """
 
     folder: Path
     scale: Scale
@@ -71,9 +77,9 @@ class Run:
         return self.folder / "parts" / f"{name}.safetensors"
 
     def start(self, name: str) -> Path:
-        """Path of weights from an existing set, with which stage ``name`` starts if the file exists.
+        """Path of the weights that the network of stage ``name`` starts from, if the file exists.
 
-        Without the file the stage starts from random weights.
+        They are copied from a trained model set. Without the file the stage computes its own initial weights.
         """
         return self.folder / "start" / f"{name}.safetensors"
 
@@ -81,7 +87,7 @@ class Run:
         return self.folder / "state" / f"{name}.safetensors"
 
     def outputs(self, stage: str) -> tuple[Path, ...]:
-        """The files that ``stage`` writes; the stage is done when all of them exist."""
+        """The files that ``stage`` (the training of a network, by name) writes; it is done when all exist."""
         return {
             "text": (self.models.text_encoder / "model.safetensors",),
             "latents": (self.folder / "latents" / "complete",),
@@ -105,7 +111,7 @@ class Run:
         return replace(recipe, total_steps=self.steps[stage])  # type: ignore[type-var]
 
     def unconditional(self) -> TextBatch:
-        """The text encoder's hidden states of ``prompts``, on the run's device."""
+        """The text encoder's hidden states of the prompts that stand for "no prompt", on the run's device."""
         states = encode_captions(*load_text(self.models.text_encoder), self.prompts).all()
         return batch_text(states).map(lambda t: t.to(self.device))
 
@@ -122,8 +128,8 @@ class Run:
     def check_finished(self, stage: str, total_steps: int, *, after: float = 0, seconds: float = 1) -> None:
         """Raise Unfinished unless the state file of ``stage`` has reached ``total_steps``.
 
-        A stage with a time limit of ``seconds`` also counts as finished when it has trained for ``after``
-        seconds, at least as long.
+        A stage also counts as finished if it has trained for ``after`` seconds and this is at least its own
+        time limit, ``seconds``.
         """
         if after >= seconds:
             return

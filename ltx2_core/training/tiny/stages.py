@@ -36,8 +36,9 @@ OnStage = Callable[[str, str], None]
 def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnStage | None = None) -> None:
     """Run ``stages`` (None: all) in the order of ``STAGES``, skipping those whose output files exist.
 
-    ``on_stage`` is called with the name of a stage and "starts", "exists", "done" or "stopped". Raises
-    ValueError for an unknown stage or one whose inputs are missing, and Unfinished at the time limit.
+    A stage trains and writes one network or LoRA, or writes the dataset or the checkpoint. ``on_stage`` is
+    called with its name and "starts", "exists", "done" or "stopped". Raises ValueError for an unknown stage
+    or one whose inputs are missing, and Unfinished at the time limit.
     """
     selected = list(STAGES) if stages is None else list(stages)
     unknown = [stage for stage in selected if stage not in STAGES]
@@ -75,7 +76,7 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
 
 
 def _newer(run: Run, one: str, other: str) -> bool:
-    """Whether some output file of stage ``one`` is newer than some output file of stage ``other``."""
+    """Whether training stage ``one`` has an output file that is newer than the oldest of stage ``other``."""
     times = [path.stat().st_mtime for path in run.outputs(one) if path.exists()]
     # The newest input against the oldest output: any output may be out of date.
     return bool(times) and max(times) > min(path.stat().st_mtime for path in run.outputs(other))

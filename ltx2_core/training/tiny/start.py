@@ -26,12 +26,12 @@ _FOUNDATIONS = ("text", "video-code", "audio-vae", "vocoder")
 
 
 def start_from(run: Run, models: TinySet, stages: Sequence[str]) -> None:
-    """Copy the networks of an existing set, ``models``, into the folder of ``run``.
+    """Copy the networks of a trained model set, ``models``, into the folder of ``run``.
 
-    Networks of ``stages`` become start weights and are trained further; all others count as finished.
-    Existing files stay, so that a stopped run can be resumed with the same arguments. Raises ValueError if
-    the set has other widths than the scale of ``run``, and for stages on which every other network depends,
-    which must not be trained further.
+    ``stages`` names the networks to train further: their copies are initial weights. The copies of all others
+    count as finished. Existing files stay, so that a stopped run can be resumed with the same arguments.
+    Raises ValueError if the set has other widths than the scale of ``run``, or if ``stages`` names a network
+    on which every other one depends and which therefore must not change.
     """
     foundations = [stage for stage in stages if stage in _FOUNDATIONS]
     if foundations:
