@@ -30,7 +30,7 @@ class ClipSize:
 
 
 def draw_seeds(generator: torch.Generator, count: int) -> list[int]:
-    """Draw ``count`` scene seeds for training, which are below ``HELD_OUT``."""
+    """Draw ``count`` scene seeds for training, all below 2**31; those from there on are for evaluation."""
     return [int(seed) for seed in torch.randint(HELD_OUT, (count,), generator=generator)]
 
 

@@ -16,7 +16,7 @@ from .waveform import render_audio
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """The true content of a clip of F frames in which N bodies move, in the units of :class:`Measured`.
+    """What a clip of F frames with N bodies (coloured shapes) contains, known from the scene it renders.
 
     ``colours`` and ``kinds`` (what shape a body is: circle, square) have one value for each body. These, the
     motion and the sound are words of the captions; the motion is that of the first body.
@@ -53,7 +53,10 @@ class Clip:
 
 
 def truth_of(scene: Scene, frames: int, width: int, height: int) -> Truth:
-    """Compute the true content of a scene in a clip of ``frames`` frames, ``width`` x ``height`` pixels."""
+    """List what a clip of a scene contains: colours, shapes, positions, contacts, kind of sound, pitch.
+
+    The clip has ``frames`` frames of ``width`` x ``height`` pixels.
+    """
     places = [body.place(scene.times(frames), width, height) for body in scene.bodies]
     seconds = frames / scene.fps
     return Truth(

@@ -55,8 +55,9 @@ def edge_iou(a: Tensor, b: Tensor, *, tolerance: int = 1) -> float:
 def edge_sharpness(frames: Tensor) -> float:
     """Sharpness of the edges of frames (F, 3, H, W): the mean over edge pixels of gradient / contrast.
 
-    Contrast is the range of the channel within 4 pixels. A step between two pixels gives 0.5, a ramp over n
-    pixels about 1 / n; frames without edges give 0.
+    Both are those of the colour channel with the largest gradient at the pixel; contrast is the difference of
+    its highest and lowest value within 4 pixels of there. A step between two pixels gives 0.5, a ramp over
+    n pixels about 1 / n; frames without edges give 0.
     """
     frames = frames.float()
     edges = edge_map(frames) > 0

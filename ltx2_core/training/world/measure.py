@@ -1,4 +1,4 @@
-"""The content of a clip, measured from its frames and waveform alone, to judge what was generated."""
+"""Measures bodies, motion and audio of a clip from frames and waveform alone, to judge what was generated."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from .scene import FPS
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """The content of a clip as measured; ``audio`` is None for a clip without audio."""
+    """What was measured in a clip: colours, shapes and motion in ``video``, sound and pitch in ``audio``.
+
+    ``audio`` is None for a clip without audio; ``fps`` is the frame rate.
+    """
 
     video: MeasuredVideo
     audio: MeasuredAudio | None
@@ -53,9 +56,11 @@ class Measured:
 
 
 def measure(frames: Tensor, waveform: Tensor | None, sample_rate: int = 0, fps: float = FPS) -> Measured:
-    """Measure the content of frames (F, 3, H, W) in [-1, 1] and of a waveform (2, S) at ``sample_rate`` Hz.
+    """Measure frames (F, 3, H, W) in [-1, 1] and a waveform (2, S) in [-1, 1] at ``sample_rate`` Hz.
 
-    ``waveform`` is None for a clip without audio; ``fps`` is the frame rate of the frames.
+    Measured are colours, shapes, positions and motion of up to two bodies, and kind of sound, onsets, pitch,
+    loudness and panning. ``waveform`` is None for a clip without audio, and ``sample_rate`` then not read.
+    ``fps`` is the frame rate.
     """
     audio = None if waveform is None else measure_audio(waveform, sample_rate, len(frames), fps)
     return Measured(video=measure_video(frames), audio=audio, fps=fps)

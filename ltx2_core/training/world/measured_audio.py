@@ -29,7 +29,7 @@ _PITCH_RANGE_HZ = (150.0, 4000.0)
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredAudio:
-    """The content of a waveform, measured as a whole and at the time of each of F frames.
+    """Sound, pitch, loudness and panning of a waveform, as a whole and at each of the F frames of its clip.
 
     ``sound`` is its kind. ``loudness``, ``pan`` and ``pitch`` (F,) are RMS, -1 (left) to 1 (right), and Hz.
     """

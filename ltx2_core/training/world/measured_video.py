@@ -51,7 +51,7 @@ class MeasuredBody:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredVideo:
-    """The content of the frames of a clip; the first of its bodies is the one that moves most."""
+    """Background, bodies (coloured shapes) and motion of a clip; the first body is that which moves most."""
 
     background: Colour
     bodies: tuple[MeasuredBody, ...]

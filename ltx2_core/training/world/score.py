@@ -12,10 +12,10 @@ from .measure import Measured
 
 
 class Agreement(NamedTuple):
-    """Which words of the prompt are right in the clip.
+    """Which words of the prompt are right in the clip: True where the clip has what the word says.
 
-    ``colour`` and ``kind`` (shape) are those of the actor, the body that moves; ``company`` is the second
-    body.
+    ``colour`` and ``kind`` (shape) are those of the actor, the body that moves. ``company`` is the colour of
+    the second body, or its absence.
     """
 
     background: bool
@@ -28,9 +28,9 @@ class Agreement(NamedTuple):
 
 
 def agreement(measured: Measured, truth: Truth) -> Agreement:
-    """Compare a measured clip with its true content, word by word of the prompt.
+    """Compare what was measured in a clip with ``truth``, what its prompt says, word by word.
 
-    If nothing moves, either of two bodies may be the actor.
+    If nothing moves by the prompt, the order of two measured bodies does not count.
     """
     expected = list(zip(truth.colours, truth.kinds, strict=True))
     found = list(zip(measured.colours, measured.kinds, strict=True))
