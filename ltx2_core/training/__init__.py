@@ -1,1 +1,1 @@
-"""Training: loop, flow matching and LoRA; its packages train the embedded tiny set on a synthetic world."""
+"""Training: loop, flow matching and LoRA; its packages train the tiny models that ltx2_core contains."""

@@ -105,9 +105,10 @@ def _grid(latent: Tensor) -> Grid:
 
 
 def noised(clean: AVLatent, task: Task, sigma: Tensor) -> AVLatent:
-    """Mix ``clean`` latents with noise where the mask of ``task`` is 1; elsewhere take its conditioning.
+    """Mix ``clean`` latents with noise where ``task.mask`` is 1; elsewhere return ``task.conditioning``.
 
-    The mixture is ``(1 - sigma) clean + sigma noise``, with one noise level of ``sigma`` (B,) per clip.
+    The mixture is ``(1 - sigma) clean + sigma noise`` with the noise of ``task``; ``sigma`` (B,) is the noise
+    level of each of the B clips.
     """
 
     def mix(x: Tensor, noise: Tensor) -> Tensor:
@@ -137,11 +138,12 @@ def masked_error(prediction: AVLatent, target: AVLatent, task: Task) -> dict[str
 
 @dataclass(frozen=True, kw_only=True)
 class FlowBatch(StepInputs):
-    """The random inputs of one training step: clean latents, a task for each clip, and its text.
+    """The random inputs of one training step: clean latents, a task and a text for each clip.
 
-    ``context_length`` is the text context in tokens. ``guides`` are latents of single frames, ``reference``
-    (B, 128, F, H, W) those of a control video, each None where there are none. The grid of the control video
-    is ``reference_scale`` times coarser than that of the clip.
+    A task says which latents of a clip are conditioning and which are generated. ``context_length`` is the
+    text context in tokens. ``guides`` are latents of single frames, ``reference`` (B, 128, F, H, W) those of
+    a control video, each None where there are none. The grid of the control video is ``reference_scale``
+    times coarser than that of the clip.
     """
 
     latent: AVLatent
@@ -155,7 +157,7 @@ class FlowBatch(StepInputs):
 
     @property
     def layout(self) -> object:
-        """The values that are no tensors; steps in which they differ need separate CUDA graphs."""
+        """All values that are no tensors, as a tuple; steps in which it differs need separate CUDA graphs."""
         frames = None if self.guides is None else self.guides.frames
         return self.context_length, self.fps, frames, self.reference_scale
 
@@ -186,11 +188,12 @@ def draw_flow(
     context_length: int = CONTEXT_LENGTH,
     reference_scale: int = 1,
 ) -> FlowBatch:
-    """Draw the random inputs of a step: a task for each clip of ``sample``, and the text that it gets.
+    """Draw the random inputs of a training step: a task and a text for each clip of ``sample``.
 
-    A share of the captions is replaced by those of ``unconditional``, which stand for no prompt.
-    ``context_length`` (text tokens) and ``reference_scale`` (how many times coarser the grid of a control
-    video is) are stored for :func:`flow_loss`.
+    A task is noise, a noise level, and which latents are conditioning instead; ``options`` says how often
+    each kind of conditioning is drawn. A share of the captions is replaced by those of ``unconditional``,
+    which stand for no prompt. ``context_length`` (text tokens) and ``reference_scale`` (how many times
+    coarser the grid of a control video is) are stored for :func:`flow_loss`.
     """
     return FlowBatch(
         latent=sample.latent,

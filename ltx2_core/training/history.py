@@ -1,4 +1,4 @@
-"""Losses and figures of a training run: stored with its state, written to a log, drawn as curves."""
+"""Losses and measurements of a training run: stored with its state, written to a log, drawn as curves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..media.atomic import replacing
 
 @dataclass(kw_only=True)
 class History:
-    """Curves of a training run: ``curves`` maps the name of a figure to its (step, value) pairs."""
+    """Curves of a training run: ``curves`` maps a name, such as "loss", to (step, value) pairs."""
 
     curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 

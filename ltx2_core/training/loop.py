@@ -92,7 +92,7 @@ def train(
     """Train ``model`` in place up to ``total_steps``; resumes from ``state_path`` if the file exists.
 
     ``step_fn`` computes the loss of a step, ``schedule`` the factor on the learning rates. ``evaluate``
-    computes figures for the log from averaged weights; None logs only losses. ``seed`` determines the data;
+    measures the model with its averaged weights; None logs only losses. ``seed`` determines the data;
     ``options`` of None are the defaults. At the end, or after ``options.max_seconds``, ``model`` has the
     current weights and ``state_path`` the whole state; read the averaged weights from it with
     ``averaged_weights``. A log (``.log``) and the curves (``.png``, if matplotlib is installed) are written
@@ -258,7 +258,7 @@ def warmup_stable_decay(elapsed: Elapsed | int, *, warmup: int = 40, decay: floa
 
 @contextmanager
 def tensor_cores(device: torch.device) -> Iterator[None]:
-    """Within the context, compute float32 products in TF32 on CUDA, which is faster and less exact.
+    """Inside the ``with`` block, compute float32 products in TF32 on CUDA, faster and less exact.
 
     cuDNN also measures which convolutions are fastest. For a ``device`` other than CUDA it does nothing.
     """
@@ -278,7 +278,7 @@ def tensor_cores(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def swapped(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Within the context the parameters of ``model`` are ``weights``, by name; then they are restored."""
+    """Inside the ``with`` block, ``model`` has the parameters ``weights``, by name; then its own again."""
     # Clones and not references: the weights are copied into the parameters themselves.
     own = {name: p.detach().clone() for name, p in model.named_parameters()}
     try:

@@ -84,7 +84,7 @@ class LoraAdapters(nn.Module):
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Run the network without the LoRA within the context, for example as the teacher of a student."""
+        """Inside the ``with`` block the network runs without the LoRA, as the teacher of a student does."""
         before, self.enabled = self.enabled, False
         try:
             yield

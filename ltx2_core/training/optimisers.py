@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
         momentum: decay of the momentum of matrices.
         betas: decay rates of AdamW.
         weight_decay: decoupled weight decay of all parameters.
-        plain: matrices that are updated by AdamW too.
+        plain: matrices that AdamW updates too, so without orthogonalising their momentum.
     """
 
     def __init__(

@@ -34,7 +34,7 @@ class StepInputs(ABC):
     @property
     @abstractmethod
     def layout(self) -> object:
-        """The values that are no tensors; steps in which they differ need separate recordings."""
+        """All values that are no tensors, as a hashable object; each value of it needs its own recording."""
 
     @abstractmethod
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -185,9 +185,9 @@ class RecordedStep(Generic[B]):
 
 @contextmanager
 def _side_stream(device: torch.device) -> Iterator[None]:
-    """On CUDA, run the context on another stream, synchronised with the current one before and after.
+    """Run the ``with`` block on another CUDA stream, synchronised with the current one before and after.
 
-    On other devices it does nothing.
+    For a ``device`` other than CUDA it does nothing.
     """
     if device.type != "cuda":
         yield

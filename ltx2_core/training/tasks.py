@@ -27,8 +27,9 @@ from .text import TextBatch
 class FlowOptions:
     """How often each task is drawn, as probabilities, and the distribution of noise levels.
 
-    ``input_audio``, ``input_video`` and ``region`` exclude each other; ``first_frame`` may be combined with
-    ``input_audio``. ``shift`` of None is that of the official trainer.
+    A task says what of a clip is conditioning: ``first_frame``, the whole ``input_audio`` or
+    ``input_video``, ``guides`` (its last frame), or with ``region`` all outside a few seconds. A clip has at
+    most one of ``input_audio``, ``input_video`` and ``region``. ``shift`` of None is the official trainer's.
     """
 
     unconditional: float = 0.1
@@ -55,7 +56,10 @@ class FlowOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What each clip of a batch gets: a noise level, noise, a mask and conditioning."""
+    """The task of each clip of a batch: noise and its level, which latents to generate, and conditioning.
+
+    Where ``mask`` is 1 the latents are generated; where it is 0 the model gets those of ``conditioning``.
+    """
 
     sigma: Tensor
     """Noise levels (B,)."""
@@ -204,7 +208,8 @@ def drop_text(
 def draw_guides(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Guides | None:
     """Draw the guides of a batch: the last frame of each clip, its first and last frame, or no guides (None).
 
-    ``options`` says how often there are guides; without latents of last frames in ``sample`` there are none.
+    A guide is a frame of the clip that the model is told as conditioning. ``options`` says how often there
+    are guides; without latents of last frames in ``sample`` there are none.
     """
     chance, both = torch.rand(2, generator=generator).tolist()
     if sample.last is None or chance >= options.guides:

@@ -26,8 +26,8 @@ def load_text(folder: Path) -> tuple[Gemma, Tokenizer]:
 class TextStates:
     """Hidden states of several captions without padding.
 
-    ``hidden`` (P, L, D) holds the P tokens of one caption after the other, L hidden states of width D for
-    each token.
+    ``hidden`` (P, L, D) has L hidden states of width D for each token, first all tokens of the first caption,
+    then those of the second, and so on: P tokens in all.
     """
 
     hidden: Tensor
