@@ -41,7 +41,7 @@ def tiny_config(generation: TinyGeneration) -> JsonObject:
 
 
 def tiny_duration_config() -> JsonObject:
-    """Build the ``config`` object for the header of a tiny duration head."""
+    """Build the header's ``config`` of a tiny duration head, which predicts a clip's length from a prompt."""
     return {
         "transformer": {
             "cross_attention_dim": HEADS * VIDEO_HEAD_DIM,

@@ -142,7 +142,11 @@ def _version(generation: TinyGeneration) -> str:
 
 
 def save_duration_head(path: Path, seed: int, dtype: torch.dtype) -> None:
-    """Write a random duration head, for the texts of tiny checkpoints, which predicts a few seconds."""
+    """Write a duration head, the network that predicts the length of a clip from its prompt.
+
+    Its weights are random, drawn by ``seed``, but biased to predict a few seconds; ``dtype`` is that of the
+    tensors in the file. Its widths fit the text contexts of tiny checkpoints.
+    """
     config = tiny_duration_config()
     widths = cast(JsonObject, config["transformer"])
     shapes = {
