@@ -88,9 +88,11 @@ def edit(kind: EditKind, chosen: Chosen) -> None:
 
 
 def _has_windows(kind: EditKind, chosen: Chosen) -> bool:
-    """Whether a stopped run of this output left finished windows of audio, but no latents of the whole run.
+    """Whether a stopped ``ltx2 sound`` of this output left windows of audio, but no latents of all of it.
 
-    Raises ValueError if there are such windows, but the command does not say for which video.
+    A window is one of the parts in which the audio of a long video is sampled; other kinds of edit have none.
+    Raises ValueError if the result would be True, but the options name neither the source video nor a file
+    for ``--from-file``.
     """
     from ..run.saved_latents import find_saved, saved_windows
 
@@ -148,10 +150,10 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
 
 
 def _check_copy(made: EditRun, output: Output) -> None:
-    """Print what the new file will not have of the source: its encoded video, subtitles, other tracks.
+    """Print a line for each thing in the source that the new file will lack, such as subtitles.
 
-    Raises ValueError if the video of added audio could be copied without encoding, but not into this kind of
-    file.
+    If ``ltx2 sound`` has to encode the video again, a line says that too. Raises ValueError if it could copy
+    the video into another kind of file, but not into the one that was chosen.
     """
     from ..media.other_tracks import left_out
     from ..media.remux import check_copy

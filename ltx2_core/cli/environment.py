@@ -37,7 +37,7 @@ REQUIRED = {
 class Fact:
     """One result of a check of the installation, with a text for the user.
 
-    The ``state`` "ok" is fine, with "note" something is limited, and with "problem" the library cannot work.
+    ``state`` is "ok", "note" if something works only in part, or "problem" if the library cannot work.
     """
 
     name: str

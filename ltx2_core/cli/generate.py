@@ -155,7 +155,7 @@ def _doubler(chosen: Chosen, recorded: ParsedJson | None, request: Request) -> C
 def _recorded(chosen: Chosen) -> ParsedJson | None:
     """Read the settings of a run from the tags of the file named by ``--from-file``.
 
-    None without that option.
+    Returns None without that option.
     """
     from .repeat import settings_of
 

@@ -99,8 +99,9 @@ class GuidanceOptions:
     def guidance(self, recipe: Recipe, blocks: tuple[int, ...]) -> Guidance:
         """Make the guidance of video and audio from these options.
 
-        Without a preset ``recipe`` has the scales that are left out. ``blocks`` are the numbers, from 0, of
-        the transformer blocks that spatio-temporal guidance (stg) perturbs.
+        Scales that the user did not write are those of the preset. Without a preset they are those of
+        ``recipe``, but the audio then has each scale that was written for the video alone. ``blocks`` are the
+        numbers, from 0, of the transformer blocks that spatio-temporal guidance (stg) perturbs.
         """
         if self.preset is None:
             # Without a preset the audio follows the scales that are written for the video.

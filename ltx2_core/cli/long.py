@@ -56,7 +56,7 @@ def run_long(chosen: Chosen) -> None:
 
 
 def _generated(chosen: Chosen) -> str | None:
-    """Sample the windows that are not finished yet, and save the clip; returns the path of the file.
+    """Sample the windows (parts of the clip) that are not finished yet, save the clip, and return its path.
 
     Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
@@ -112,10 +112,11 @@ def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | No
 def _windows(
     chosen: Chosen, options: Iterable[str], fields: RequestFields, background: Colour
 ) -> WindowArguments:
-    """Return the arguments of ``LongVideo`` that ``options`` of the call set, and the clip's keyframes.
+    """Return keyword arguments of ``LongVideo``: the values of ``options``, and the keyframes of the clip.
 
-    Keyframes are the images in ``fields`` that have a frame number; they are removed there. Their transparent
-    pixels are blended with ``background``, RGB in [0, 1].
+    ``options`` are names of options; ``chosen`` has their values. Keyframes are the images in ``fields``,
+    those of a request, that have a frame number; they are removed from ``fields``. Their transparent pixels
+    are blended with ``background``, RGB in [0, 1].
     """
     windows = {_WINDOWS[option]: chosen[option] for option in options}
     return cast("WindowArguments", {**windows, "keyframes": _keyframes(fields, background)})

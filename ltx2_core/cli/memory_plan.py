@@ -102,7 +102,10 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
 
 
 def _with_decoder(size: ModelSize, path: str, dtype: torch.dtype) -> ModelSize:
-    """The sizes of a model whose frames are decoded by the video decoder of the file ``path``."""
+    """A copy of ``size``, the sizes of a model, with the video decoder of the file ``path``.
+
+    ``dtype`` is the number format that the decoder is loaded in.
+    """
     from ..config import video_vae_config
     from ..loading import Component
     from ..run.model_files import open_video_decoder

@@ -158,10 +158,11 @@ def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
 
 
 def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedLong:
-    """Return the long clip recorded in ``settings``; arguments are those of :func:`repeated_edit`.
+    """Return the long clip recorded in ``settings``, without the request fields that are in ``changes``.
 
-    The ``fields`` of the result include the images that guide the clip at a frame. Raises ValueError if the
-    user did not name these images again and one of them was in memory, is gone or has changed.
+    ``source`` is a video that replaces the recorded source; None takes the recorded one, if there is one. The
+    ``fields`` of the result include the images that guide the clip at a frame, if ``changes`` has no others.
+    Raises ValueError for such an image or a source that is needed and was in memory, is gone or has changed.
     """
     frames, overlap, strength, adain = settings["window"]
     windows: WindowArguments = {

@@ -141,9 +141,11 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
 
 @contextmanager
 def _window_folders(edit: EditRun, output: Output, saved: list[Path]) -> Iterator[EditArguments]:
-    """A context that yields the arguments of ``edit`` that say where its finished windows are saved.
+    """A context that yields the arguments of ``edit`` with the folders for its finished windows.
 
-    ``output`` is where the result is written; ``saved`` are the files with latents of the whole run.
+    Windows are the parts in which the audio of a long video is sampled; for other edits nothing is yielded
+    but {}. ``output`` is where the result is written. If the block fails, a line says how to continue from
+    the windows, unless ``saved``, the files with latents of the whole run, has an entry by then.
     """
     if edit.kind != "sound":
         yield {}
@@ -203,7 +205,7 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
 
 
 def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, output: Output) -> None:
-    """Sample those windows of a long clip that are not stored in ``folder`` yet, and save the clip.
+    """Sample the windows (parts) of a long clip that are not stored in ``folder`` yet, and save the clip.
 
     ``arguments`` are the prompts, the division into windows and the fields of a request. A progress bar is
     drawn on stderr.

@@ -103,7 +103,7 @@ class Output:
         return Destination.of(self.text, self.container, hdr=self.encoding.hdr is not None)
 
     def of_space(self, hdr: str | None) -> Output:
-        """Return a copy of this output for a clip of the HDR colour space ``hdr``; None is an SDR clip."""
+        """Return a copy that encodes a clip of the HDR colour space ``hdr``, or for None an SDR clip."""
         return replace(self, encoding=replace(self.encoding, hdr=hdr))
 
     @property
@@ -145,7 +145,7 @@ def execution_of(
     """Make the execution (device, number format, memory, kernels) from the options of a call.
 
     ``device`` and ``dtype`` replace the options of these names if they are not None. ``processes`` is the
-    group of processes that share the work; None for one process.
+    place of this process among those that share the work; None is for one process.
     """
     with naming("--device"):
         place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
@@ -238,7 +238,8 @@ def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
 def parse_cache(text: str) -> StepCache:
     """Parse ``KIND`` or ``KIND:THRESHOLD``, the value of --cache, to a step cache.
 
-    Raises ValueError for other text.
+    KIND is "first_block" or "timestep", and THRESHOLD, 0.1 by default, is how much change is ignored. Raises
+    ValueError for other text.
     """
     kind, _, threshold = text.partition(":")
     try:

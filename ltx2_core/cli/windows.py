@@ -51,9 +51,9 @@ def windows_until_written(
 
 
 def spare_windows(output: Output) -> Path | None:
-    """Where windows go if the disk of their folder is full: a folder next to the output.
+    """The folder next to the output for finished windows (parts of a long run) if their own disk is full.
 
-    None if the output is stdout, which has no folder.
+    Returns None if the output is stdout, next to which there is no folder.
     """
     path = output.destination.path
     return None if output.destination.is_stdout else path.with_name(f".{path.stem}.windows")

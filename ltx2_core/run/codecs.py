@@ -52,10 +52,12 @@ class Codecs:
         loras: tuple[Lora, ...] | None = None,
         run: Run | None = None,
     ) -> tuple[TextContext, TextContext | None]:
-        """Return the text contexts of both prompts; that of ``negative_prompt`` is None if there is none.
+        """Encode a prompt and a negative prompt to text contexts, the features that the transformer reads.
 
-        ``loras`` are merged into the text projection and the connectors, for which most LoRAs have no layers;
-        None is the LoRAs of every stage. ``run`` receives the progress, layer by layer; None reports nothing.
+        Without a negative prompt the second context is None. ``loras`` are merged into the text projection
+        and the connectors, the networks between Gemma and the transformer, for which most LoRAs have no
+        layers; None merges the LoRAs of every stage. ``run`` receives the progress, layer by layer; None
+        reports nothing.
         """
         run = run or Run()
         loras = self.loras if loras is None else loras
@@ -152,11 +154,11 @@ class Codecs:
     ) -> Iterator[Tensor]:
         """Decode a normalised latent (1, 128, F, H, W) to chunks of frames (N, 3, 32 H, 32 W) in [-1, 1].
 
-        The latent may also come in consecutive pieces. The frames equal those of decoding all at once, and
-        memory does not grow with their number. With ``as_bytes`` frames are uint8, converted on the device,
-        which copies a quarter of the bytes. ``stop`` is called before each chunk; if it returns True,
-        decoding ends with :class:`Stopped`. The decoder computes in ``dtype``, by default that of the run.
-        Raises ValueError if there is no latent.
+        The latent may also be an iterable of tensors that follow each other along the axis F. The frames
+        equal those of decoding all at once, and memory does not grow with their number. With ``as_bytes``
+        frames are uint8, converted on the device, which copies a quarter of the bytes. ``stop`` is called
+        before each chunk; if it returns True, decoding ends with :class:`Stopped`. The decoder computes in
+        ``dtype``, by default the number format of the run. Raises ValueError if there is no latent.
         """
         dtype = dtype or self.networks.dtype
         with self.networks.use(Component.VIDEO_DECODER, dtype=dtype) as decoder:

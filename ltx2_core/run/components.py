@@ -30,10 +30,12 @@ _FLOAT32 = frozenset(
 class Components(NetworkSizes):
     """Loads each network from the model files when it is used and frees it afterwards.
 
-    ``checkpoints``, ``text_encoder``, ``execution`` and ``numerics`` are those of :class:`ModelFiles`.
-    Headers are read at once, weights only in :meth:`use`. If ``execution`` has a ``max_memory``, networks
-    that stay loaded are moved to system memory between their uses. The attribute ``clock`` counts the seconds
-    spent on loading, encoding, sampling and decoding.
+    ``checkpoints`` is one official file, or several that each hold some components; ``text_encoder`` is the
+    file or folder of a Gemma. ``execution`` says where and how networks compute: with a ``max_memory``,
+    networks that stay loaded are moved to system memory between their uses. ``numerics`` says whether results
+    follow the official pipelines or ComfyUI. ``video_decoder`` is a file whose video decoder replaces that of
+    the checkpoints. Headers are read at once, weights only in :meth:`use`. The attribute ``clock`` counts the
+    seconds spent on loading, encoding, sampling and decoding.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class Components(NetworkSizes):
         """Read the headers of all files; raises ValueError for files that do not belong together or to LTX-2.
 
         ``text_encoder`` is None if no text will be encoded, or if a diffusers folder among the files contains
-        it.
+        it. ``video_decoder`` is a file whose decoder replaces that of ``checkpoints``; None uses theirs.
         """
         super().__init__(
             checkpoints, text_encoder, execution=execution, numerics=numerics, video_decoder=video_decoder
@@ -92,10 +94,10 @@ class Components(NetworkSizes):
     ) -> Iterator[Any]:
         """A context that yields the network of ``component`` with ``loras`` merged into its weights.
 
-        It is on ``device``, by default the device of the run, and is freed at the end unless it is held. It
-        computes in ``dtype``, by default that of the run, or float32 for components that need it. If
-        the network is already loaded with other LoRAs, only the weights that these and the new ones change
-        are exchanged.
+        The network is on ``device``, by default that of the run, and computes in ``dtype``, by default that
+        of the run, or float32 for components that need it. It is freed at the end, unless :meth:`holding` or
+        ``keep_loaded`` says that it stays loaded; in another ``dtype`` it is always freed. If the network is
+        already loaded with other LoRAs, only the weights that these and the new ones change are exchanged.
         """
         device = self.device if device is None else device
         # LoRAs without a layer here must not cause an exchange of weights.

@@ -89,8 +89,8 @@ def plan_canvas(frames: int) -> Canvas:
 def anchors_after(keyframes: Sequence[int], slots: Sequence[int] = ()) -> tuple[int, ...]:
     """The frames at which all keyframes of a clip stand once its frame rate is doubled, ascending.
 
-    ``keyframes`` are those of earlier rounds and ``slots`` those of the last one, both as pixel frames of the
-    clip before doubling; a frame doubles its number.
+    ``keyframes`` are those that the clip had before the last temporal round, and ``slots`` those that this
+    round generated between them, both as pixel frames of the clip before doubling: frame n becomes 2n.
     """
     return tuple(sorted(2 * frame for frame in {*keyframes, *slots}))
 

@@ -177,7 +177,7 @@ class Speed:
         )
 
     def batch(self, stages: Sequence[Stage]) -> int:
-        """The largest batch that one forward pass of the transformer gets in any of ``stages``."""
+        """The largest number of guidance passes that one forward pass evaluates in any of ``stages``."""
         return max(min(self.passes_per_call, len(stage.guidance.passes())) for stage in stages)
 
     def text_keys_bytes(self, stages: Sequence[Stage], config: TransformerConfig, dtype: torch.dtype) -> int:

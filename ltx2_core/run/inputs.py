@@ -155,10 +155,12 @@ def _crf(crf: int | None, request: Request) -> int:
 def _prepare(
     frames: Tensor, clip: ClipPlan, crf: int, numerics: Numerics, fit: Fit, hdr: str | None
 ) -> Tensor:
-    """Fit frames to the size of ``clip``.
+    """Fit ``frames`` (N, 3, H, W) to the size of ``clip``: returns (N, 3, height, width) in [0, 1].
 
-    A single frame is also compressed with H.264 at ``crf`` and decoded. An EXR image, which is of the colour
-    space ``hdr``, is not: H.264 would clip it.
+    ``fit`` says how frames of another shape are fitted. A single frame also goes through H.264 at ``crf`` and
+    back, before it is fitted in the official ``numerics`` and after that in those of ComfyUI. ``hdr`` is the
+    colour space of an EXR image, else None; such an image becomes log codes without H.264, which would clip
+    its light, and is always cropped.
     """
     if hdr is not None:
         return exr_codes(frames, hdr, clip, numerics)
@@ -181,9 +183,11 @@ def _mode(fit: Fit, crop: FitMode) -> FitMode:
 
 
 def first_image_pixels(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor | None:
-    """The first image of a request as it is encoded for ``clip``: (N, 3, H, W) in [0, 1]; None without one.
+    """The pixels that a request's first image is encoded from: (N, 3, H, W) in [0, 1]; None without an image.
 
-    It is fitted to the size of the clip, and compressed if it is a single image that is not HDR.
+    N is 1 for an image, and the number of frames if the video starts with several. They have the size of
+    ``clip``; where they are cropped, it is as in the official pipelines or ComfyUI, as ``numerics`` says. A
+    single image also goes through H.264 and back, except an EXR image, which becomes log codes.
     """
     image, inputs = request.inputs.image, request.inputs
     if image.source is None:

@@ -47,10 +47,12 @@ class ModelFiles:
         numerics: Numerics,
         video_decoder: str | os.PathLike[str] | None = None,
     ) -> None:
-        """Read the headers of all files.
+        """Read the headers of ``checkpoints``, ``text_encoder`` and ``video_decoder``.
 
-        Raises ValueError for files that are not of LTX-2 or do not belong together (see ``check_set``), and
-        if the device cannot multiply in fp8 or NVFP4 where ``execution`` requires that.
+        The last two may be None: no text is encoded, or a diffusers folder among the checkpoints contains its
+        Gemma; and frames are decoded by the checkpoints' own decoder. Raises ValueError for files that are
+        not of LTX-2 or do not belong together (see ``check_set``), and if the device cannot multiply in fp8
+        or NVFP4 where ``execution`` requires that.
         """
         # The product is checked before any file is opened, because it fails by the device alone.
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}

@@ -118,7 +118,7 @@ class Planner(Codecs):
 
     @property
     def second_text(self) -> bool:
-        """Whether the second stage needs text contexts of its own: its LoRAs change the text networks."""
+        """Whether the second stage encodes the prompts again, because its LoRAs change the text networks."""
         return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
 
     def plan(

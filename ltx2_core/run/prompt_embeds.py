@@ -31,7 +31,7 @@ class TextModels(Protocol):
 
     @property
     def second_text(self) -> bool:
-        """Whether the second stage needs text contexts of its own: its LoRAs change the text networks."""
+        """Whether the second stage encodes the prompts again, because its LoRAs change the text networks."""
         ...
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
@@ -47,10 +47,11 @@ class TextModels(Protocol):
 
 
 def stage_contexts(models: TextModels, text: Prompt, stages: Sequence[Stage], run: Run) -> list[Contexts]:
-    """Return the text contexts of each of ``stages``: encoded now, or those that ``text`` has already.
+    """Return (prompt, negative prompt) for each of ``stages``, encoded as the transformer reads them.
 
-    The negative prompt is encoded only if a stage needs it. The stages share their contexts, unless the LoRAs
-    of the second stage change the text networks. ``run`` receives the progress.
+    ``text`` are the prompts of a request, which may be encoded already; ``models`` encode them if not. The
+    negative prompt is None if no stage needs it. The stages share what is encoded, unless the LoRAs of the
+    second stage change the text networks. ``run`` receives the progress.
     """
     needed = any(stage.needs_negative for stage in stages)
     if text.embeds is not None:
@@ -98,7 +99,7 @@ def check_embeds(models: TextModels, embeds: PromptEmbeds) -> None:
 
 
 def _identity_of(models: TextModels) -> JsonObject:
-    """JSON values that identify everything that text contexts depend on, to be compared with those of a run.
+    """JSON values that identify all that encoded prompts depend on, to be compared with those of a run.
 
     They are the text networks, their LoRAs, the number format and the numerics.
     """

@@ -23,11 +23,11 @@ class Recipe:
     ``sigmas`` and ``stage2_sigmas`` are keys of ``FIXED_SIGMAS``. If ``sigmas`` is None, the first stage uses
     the LTX-2 schedule with ``steps`` steps. ``stg``, ``modality`` and ``rescale`` are guidance scales of both
     streams, neutral by default; ``stg_blocks`` are the numbers of the transformer blocks that stg perturbs,
-    in a network of the released depth. ``noise_by_token`` draws the noise that samplers add in the order of
-    the official pipelines, in the official numerics; earlier models keep the order of ComfyUI. ``stages`` is
-    the default of ``ltx2 generate`` only; in Python the default is one stage. ``node_stage2_sigmas`` is the
-    list for ComfyUI, whose published graphs differ from Lightricks' own code there. ``distilled_lora`` is the
-    strength of a distilled LoRA in those graphs.
+    in a network of the released depth. ``noise_by_token`` says that samplers draw the noise they add token by
+    token, as the official pipelines do, if the numerics are official; otherwise they draw it channel by
+    channel, as ComfyUI does. ``stages`` is the default of ``ltx2 generate`` only; in Python the default is
+    one stage. ``node_stage2_sigmas`` is the list for ComfyUI, whose published graphs differ from Lightricks'
+    own code there. ``distilled_lora`` is the strength of a distilled LoRA in those graphs.
     """
 
     name: str

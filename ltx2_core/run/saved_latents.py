@@ -52,7 +52,10 @@ def spare_folder(output: str | os.PathLike[str]) -> Path:
 
 
 def saved_windows(output: str | os.PathLike[str]) -> Path:
-    """The folder that holds the finished windows of the long clip ``output`` until that file is written."""
+    """The folder for the finished windows of the long clip ``output``, until the file of the clip is written.
+
+    Windows are the parts in which a long clip, or the audio of a long video, is sampled.
+    """
     path = Path(output).resolve()
     # Outputs of the same name in different folders differ by the digest of the whole path.
     return saved_folder() / f"{path.stem}-{sha256(os.fspath(path).encode()).hexdigest()[:8]}.windows"

@@ -16,7 +16,7 @@ from .stages import Stage
 
 
 class Sampler(TextModels, Protocol):
-    """The methods that the functions in this file call; :class:`~ltx2_core.LTX2Pipeline` has them."""
+    """A pipeline that can sample several clips, such as :class:`~ltx2_core.LTX2Pipeline`."""
 
     def resolve(self, request: Request) -> Request: ...
 

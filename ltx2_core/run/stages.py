@@ -22,7 +22,8 @@ class Stage:
 
     ``clip`` is its size and length, ``sigmas`` its noise levels. ``image_strength`` is how much of the first
     image is preserved, from 0 to 1. ``eta`` is the sampler's share of fresh noise; None is its default.
-    ``noise_by_token`` draws that noise in the order of the official pipelines.
+    ``noise_by_token`` draws that noise token by token, as the official pipelines do, and not channel by
+    channel.
     """
 
     clip: ClipPlan

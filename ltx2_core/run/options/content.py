@@ -186,7 +186,9 @@ def inputs_options() -> Iterator[Option]:
         multiple=True,
         metavar="FILE[:STRENGTH][,scale=N][,every=N]",
         help="Control video (edges, depth, pose) or reference video for an IC-LoRA, such as "
-        "depth.mp4:0.8,scale=2; at least as long as the clip. STRENGTH is 1 by default. scale=N encodes the "
+        "depth.mp4:0.8,scale=2; at least as long as the clip. Only FILE is needed: a colon and STRENGTH "
+        "may follow it (1 by default, less follows the video less), then a comma and scale=N, or a comma and "
+        "every=N, or both. scale=N encodes the "
         "video N times smaller than the clip, every=N uses only each N-th frame; both are by default what "
         "the LoRA was trained with. May be repeated.",
         request=True,

@@ -177,8 +177,10 @@ def windows_options() -> Iterator[Option]:
         group="text",
         command=command,
         help="The prompts; required unless --from-file is used. Either one text; or texts with the time at "
-        "which each begins, between ; or on lines, such as '0: a cat; 30: a dog' (times: 2.5, 0-4, 0:30 or "
-        "50%); or one text for each window, between |; or JSON; or @FILE to read any of these from a file.",
+        "which each begins, between ; or on lines, such as '0: a cat; 30: a dog'; or one text for each "
+        "window, between |; or a JSON list, of texts for each window or of entries such as "
+        '{"from": 30, "prompt": "a dog"}; or @FILE to read any of these from a file. A time is 2.5 '
+        "(seconds), 0:30 or 50%. An end may follow, as in 0-4, but a prompt lasts until the next one begins.",
     )
     yield Option(
         name="window_frames",

@@ -66,7 +66,10 @@ def output_options() -> Iterator[Option]:
 
 
 def _encoding_options(group: str) -> Iterator[Option]:
-    """Yield the options that choose how the output file is encoded."""
+    """Yield the options that choose how the output file is encoded; ``group`` is their heading in ``--help``.
+
+    It is a key of ``GROUPS``.
+    """
     yield Option(
         name="container",
         flags=("--container",),

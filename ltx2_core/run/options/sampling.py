@@ -135,8 +135,10 @@ def sampling_options() -> Iterator[Option]:
         group=group,
         metavar="KIND:THRESHOLD",
         help="Skip the network in steps in which its result would hardly change, and reuse the last result. "
-        "The value is KIND:THRESHOLD or KIND, such as first_block:0.1. KIND is first_block or timestep; a "
-        "higher THRESHOLD (0.1 by default) skips more. Faster, but the result differs.",
+        "The value is KIND:THRESHOLD or KIND, such as first_block:0.1. KIND says what is compared with the "
+        "last step that ran the whole network: first_block compares what its first block adds, which "
+        "depends on the content and is computed in every step; timestep compares only the noise level, which "
+        "takes no time. A higher THRESHOLD (0.1 by default) skips more. Faster, but the result differs.",
         request=True,
     )
     yield Option(
