@@ -43,9 +43,9 @@ def check_strength(strength: float, what: str) -> None:
 class FirstImage:
     """The image, or clip (frames, 3, height, width) in [0, 1], that replaces the first latent frames.
 
-    ``source`` is None without one. ``strength`` 1 preserves it, 0 ignores it; a second stage always uses 1.
-    ``crf`` is the strength of the H.264 round trip of a single image, 0 is off; None is left to the recipe
-    (default settings) of the checkpoint.
+    ``source`` is None without one. ``strength`` 1 preserves it, 0 ignores it; a second sampling stage always
+    uses 1. ``crf`` is the strength of the H.264 round trip of a single image, 0 is off; None is left to the
+    recipe (default settings) of the checkpoint.
     """
 
     source: ImageSource | None = None
@@ -179,8 +179,8 @@ class Inputs:
     ``fit`` says how images and control videos of another shape are brought to that of the clip;
     ``background`` is the CSS colour that replaces transparent pixels of them, and of an edit's source.
     Sampling starts from ``latents`` if there are any, else from an empty clip. ``noise`` takes the place of
-    the noise that is drawn for the first stage. ``hdr`` is the colour space of EXR images and of the HDR clip
-    that is made; None makes an SDR clip.
+    the noise that is drawn for the first sampling stage. ``hdr`` is the colour space of EXR images and of the
+    HDR clip that is made; None makes an SDR clip.
     """
 
     image: FirstImage = field(default_factory=FirstImage)

@@ -167,7 +167,7 @@ class PreserveOutside:
     ``latent`` holds the source: video (1, 128, F, H, W), audio (1, 8, T, 16), each as long as the clip or
     shorter. If one of them is None it is generated in full, as is whatever lies past the end of the source.
     ``video`` (F,) and ``audio`` (T,) are bool, True where to regenerate. There the state's own latents stay,
-    so that a second stage starts from the first stage's result and not from the source.
+    so that a second sampling stage starts from the result of the first and not from the source.
     """
 
     latent: AVLatent

@@ -46,7 +46,7 @@ class ReferenceAudio:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAudio:
-    """Preserves the audio that a state starts from, as its own reference: the second stage of a dub.
+    """Preserves the audio that a state starts from, as its own reference: the second sampling stage of a dub.
 
     The reference's tokens come after those of the clip.
     """

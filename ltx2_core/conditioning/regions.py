@@ -156,10 +156,11 @@ def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) ->
 def extended(
     latent: AVLatent, mask: AVLatent, latent_frames: int, audio_latents: int
 ) -> tuple[AVLatent, AVLatent]:
-    """Pad a latent and its expanded mask at the end: the latent with zeros, the mask with 1.
+    """Pad a latent and its denoise mask at the end: the latent with zeros, the mask with 1 (generate).
 
-    Afterwards the video has at least ``latent_frames`` latent frames, and the audio at least
-    ``audio_latents``. A stream that is long enough already is returned unchanged.
+    The mask has as many latent frames as the latent: video (B, 1, F, H, W) and audio (B, 1, T, 1). Afterwards
+    the video has at least ``latent_frames`` latent frames, and the audio at least ``audio_latents``. A stream
+    that is long enough already is returned unchanged.
     """
 
     def pad(x: Tensor, length: int, value: float) -> Tensor:

@@ -25,7 +25,7 @@ class KeyframeSlots:
     For each keyframe the tokens of one latent frame are appended to those of the video and sampled together
     with them: they start from noise, and the video attends to them. ``initial`` (B or 1, C, K, H, W) are the
     keyframes' normalised latents before noise is added; None stands for zeros. It matters only where sampling
-    starts below noise level 1, as in a second stage. :func:`generated_keyframes` returns the sampled
+    starts below noise level 1, as in a second sampling stage. :func:`generated_keyframes` returns the sampled
     keyframes.
     """
 
@@ -35,9 +35,8 @@ class KeyframeSlots:
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with the keyframes' latent frames and positions appended to the video.
 
-        Their denoise mask is 1: they are generated in full.
-        Raises ValueError for frames outside the clip or out of order, for a state without video, and for
-        ``initial`` of another size than the clip.
+        Their denoise mask is 1: they are generated in full. Raises ValueError for frames outside the clip or
+        out of order, for a state without video, and for ``initial`` of another size than the clip.
         """
         video, mask = state.latent.video, expand_mask(state.mask, state.latent).video
         if video is None or mask is None:
@@ -83,9 +82,10 @@ def check_keyframes(frames: Sequence[int], clip_frames: int) -> None:
 
 
 def generated_keyframes(x: AVLatent, state: LatentState) -> Tensor | None:
-    """The generated keyframes (B, C, K, H, W) in a sampled latent ``x``; None if ``state`` has none.
+    """The keyframes that the model generated next to the clip (LTX-2.5), (B, C, K, H, W), cut out of ``x``.
 
-    Decode each keyframe as a clip of one frame: along K they are not consecutive frames of a clip.
+    ``x`` is what was sampled from ``state``; None is returned if ``state`` has no such keyframes. Decode each
+    keyframe as a clip of one frame: along K they are not consecutive frames of a clip.
     """
     if x.video is None:
         return None

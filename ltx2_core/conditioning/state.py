@@ -35,7 +35,11 @@ def empty_state(
 
 
 def drop_guides(x: AVLatent, state: LatentState) -> AVLatent:
-    """Remove the guides of ``state``, the last latent frames of the video, from the latents ``x``."""
+    """Return the latents ``x``, sampled from ``state``, without the guides at the end of their video.
+
+    Guides are latent frames that ``state`` has appended to the clip: images, references, and keyframes that
+    the model generates itself (LTX-2.5).
+    """
     if x.video is None or not state.guides:
         return x
     return replace(x, video=x.video[:, :, : x.video.shape[2] - state.guide_frames])

@@ -47,9 +47,9 @@ def add_audio(
     The model is conditioned on the first 8k + 1 frames of the source, scaled down if they are larger than the
     default size of the checkpoint. A source of more than ``window_frames`` (8k + 1) frames is sampled in
     windows; each continues the last second of audio of the one before. Finished windows are saved below
-    ``folder``, or ``spare`` where its disk is full, and another call with the same arguments reuses them.
-    Audio whose peak is above ``ceiling_db`` (dB of full scale) is scaled down as a whole. ``options`` are
-    those of :func:`extend`.
+    ``folder``, or below ``spare`` if the disk of ``folder`` is full (None is no second folder); another call
+    with the same arguments reuses them. With ``folder`` None nothing is saved. Audio whose peak is above
+    ``ceiling_db`` (dB of full scale) is scaled down as a whole. ``options`` are those of :func:`extend`.
     """
     plan = plan_audio_of(pipeline, source, ceiling_db)
     # The frames stay as they are, so a second stage would have nothing to refine.

@@ -92,9 +92,9 @@ def sampled_audio(
     """Sample the audio of ``clip`` window by window; each continues the audio of the one before.
 
     The noise of a window is drawn with the request's seed plus the window's number. All windows but the last
-    are saved below ``places`` when they are finished: another call with the same arguments resumes with the
-    first one that is missing and ends with the identical audio. The other arguments are those of
-    :func:`~ltx2_core.editing.edit.sampled_clip`.
+    are saved below ``places`` when they are finished (None saves nothing): another call with the same
+    arguments resumes with the first one that is missing and ends with the identical audio. The other
+    arguments are those of :func:`~ltx2_core.editing.edit.sampled_clip`.
     """
     size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))

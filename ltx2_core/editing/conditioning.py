@@ -1,4 +1,4 @@
-"""The conditioning items of an edit, such as preserved frames, which are encoded at the size of each stage.
+"""The conditioning items of an edit, such as preserved frames; each sampling stage encodes them at its size.
 
 Letters: N frames, F latent frames, T audio latents, S samples.
 """
@@ -109,8 +109,8 @@ class Keyframe:
     """An image or clip (N, 3, H, W) in [0, 1] that guides the video from pixel frame ``frame`` on.
 
     A negative frame counts from the end: -1 is the last. With ``strength`` 1 the model sees the image without
-    noise; less lets the model change it. ``attention`` scales how much the video attends to it. ``path`` is
-    the file of the image, for the record.
+    noise; less lets the model change it. ``attention`` scales how much the video attends to it: 1 is plain
+    attention, 0 none. ``path`` is the file of the image, for the record.
     """
 
     frames: Tensor

@@ -119,10 +119,10 @@ def plan_dub(source: Footage, scale: int, *, numerics: Numerics) -> Dub:
     """Plan a dub whose reference is encoded ``scale`` times smaller than the clip.
 
     The clip has the first 8k + 1 frames of ``source``. Its width and height in pixels are multiples of 64 x
-    ``scale`` (128 for a scale of 2), so that the first stage, at half the size, still has whole latent cells
-    of 32 pixels in a reference that is ``scale`` times smaller. They are the source's width and height,
-    rounded up to such a multiple if the ``fit`` of the source is "own", else to the nearest one, and at least
-    one multiple. ``numerics`` is the implementation whose rounding is followed, the official one or
+    ``scale`` (128 for a scale of 2), so that the first sampling stage, at half the size, still has whole
+    latent cells of 32 pixels in a reference that is ``scale`` times smaller. They are the source's width and
+    height, rounded up to such a multiple if the ``fit`` of the source is "own", else to the nearest one, and
+    at least one multiple. ``numerics`` is the implementation whose rounding is followed, the official one or
     ComfyUI's. Raises ValueError for a source without audio.
     """
     if source.audio is None:

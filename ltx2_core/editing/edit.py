@@ -37,7 +37,7 @@ class EditPlan(Protocol):
     def regenerates_video(self) -> bool: ...
 
     def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
-        """The conditioning items of the sampling run; at every stage they are applied in this order.
+        """The conditioning items of the sampling run; in every sampling stage they are applied in this order.
 
         ``codecs`` encode frames and audio.
         """

@@ -114,10 +114,12 @@ class Footage:
     ) -> ClipPlan:
         """Plan a run over this source of at least ``frames`` frames (the next 8k + 1).
 
-        Width and height are those of the source, brought to the multiples that the model can generate, and
-        that ``stages`` and ``numerics`` require: rounded up if the field ``fit`` is "own", because the frames
-        are padded then, else to the nearest. If the source has more than ``max_pixels`` pixels a frame, the
-        plan has about that many, in the same proportions; None sets no limit.
+        Width and height are those of the source, brought to multiples that the model can generate, which
+        depend on ``stages``, the number of sampling stages (1 or 2), and on ``numerics``, the implementation
+        whose rounding is followed (the official one or ComfyUI's). They are rounded up if the field ``fit``
+        is "own", because the frames are padded then, else to the nearest. If the source has more than
+        ``max_pixels`` pixels a frame, the plan has about that many, in the same proportions; None sets no
+        limit.
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
@@ -155,9 +157,10 @@ class Footage:
         return iter(self.frames.split(CHUNK_FRAMES))
 
     def fitted(self, clip: ClipPlan) -> Footage:
-        """Return a copy with frames of the size of ``clip``; those of another shape are cropped or padded.
+        """Return a copy whose frames have the width and height of ``clip``.
 
-        The field ``fit`` says how; for "own" they are scaled and cropped around the centre.
+        The field ``fit`` says how frames of another size are brought to it. With "own" they are scaled and
+        cropped around the centre here; :meth:`on_grid` is what pads them.
         """
         mode: FitMode = "official" if self.fit == "own" else self.fit
         if isinstance(self.frames, ClipFrames):
@@ -167,8 +170,8 @@ class Footage:
     def on_grid(self, clip: ClipPlan) -> Footage:
         """Return the source as the model sees it: if its ``fit`` is "own", padded to the size of ``clip``.
 
-        Else the source is returned unchanged. A first stage of smaller size scales the padded frames down,
-        which crops nothing, because the proportions are equal.
+        Else the source is returned unchanged. A first sampling stage of smaller size scales the padded frames
+        down, which crops nothing, because the proportions are equal.
         """
         if self.fit != "own":
             return self

@@ -86,9 +86,10 @@ class WindowArguments(TypedDict, total=False):
 class WindowRun:
     """Everything from which one window of a long clip is sampled.
 
-    ``conditioning`` items are applied in their order, after the image of the first frame; guides come last.
-    ``source`` (N, 3, H, W) in [0, 1] are the frames of the clip's source in this window, at their own size;
-    None if the clip has no source.
+    ``conditioning`` items are applied in their order, after the first image of the request if there is one:
+    input audio, then the overlap with the window before, then the keyframes in this window. ``source`` (N, 3,
+    H, W) in [0, 1] are the frames of the clip's source in this window, at their own size; None if the clip
+    has no source.
     """
 
     window: Window
@@ -291,10 +292,10 @@ def sample_windows(
 
 
 def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
-    """The conditioning with which ``window`` begins: the last latents of ``before``, the previous window's.
+    """Conditioning with which ``window`` begins: the last latents of the previous window, from ``before``.
 
-    They are as many as the overlap of ``window``. ``strength`` 1 preserves them, less regenerates them in
-    part.
+    They are as many latent frames and audio latents as the two windows share. ``strength`` 1 preserves them,
+    less regenerates them in part.
     """
     video = None if before.video is None else before.video[:, :, -window.overlap :]
     audio = None

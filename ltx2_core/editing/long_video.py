@@ -77,8 +77,9 @@ def planned_long(
 ) -> tuple[LongPlan, Request, tuple[str, ...]]:
     """Plan a long clip without sampling; arguments are those of :func:`long_video`.
 
-    Returns the plan, the request of the whole clip, and the names of the fields that the recipe filled in.
-    Raises ValueError for everything that can be found wrong before a model is read.
+    Returns the plan, the request of the whole clip, and the names of those fields of the request that were
+    None and that the checkpoint's recipe (its default settings) filled in. Raises ValueError for everything
+    that can be found wrong before a model is read.
     """
     trigger = options.pop("trigger", None)
     asked = Request(prompt="", **options)
@@ -218,8 +219,8 @@ def _record(
 ) -> JsonObject:
     """JSON values for the tags of a long clip that are needed to repeat its run, in addition to its settings.
 
-    ``chosen`` are the names of the request's fields that the recipe of the checkpoint filled in.
-    ``by_window`` says that prompts change by window and not by time.
+    ``chosen`` are the names of the request's fields that the recipe (default settings) of the checkpoint
+    filled in. ``by_window`` says that prompts change by window and not by time.
     """
     path = getattr(how.source, "path", None)
     return {

@@ -128,7 +128,11 @@ class _Part:
 
 
 def _gaps(parts: Sequence[_Part], seconds: float | None) -> Iterator[tuple[float, float, float]]:
-    """Yield (first second, last second, start of the prompt used) for each time that no part covers."""
+    """Yield (from, to, start) in seconds for each time ``from`` to ``to`` of the clip that no part covers.
+
+    ``start`` is the time at which the part starts whose prompt is used there. ``seconds`` is the length of
+    the clip; None leaves out the time after the last part.
+    """
     if parts[0].start > 0:
         yield 0, parts[0].start, parts[0].start
     stops = [*(part.start for part in parts[1:]), seconds]

@@ -77,7 +77,7 @@ class SampledClip(Protocol):
 
 
 class StageInput(Protocol):
-    """A conditioning item, such as an image at a frame, that can be encoded at the size of any stage."""
+    """A conditioning item, such as an image at a frame, which every sampling stage encodes at its size."""
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning: ...
 
@@ -91,16 +91,16 @@ class Pipeline(Encoders, Decoders, Protocol):
     def check(
         self, request: Request, *, further: bool = False, source: tuple[int, int] | None = None
     ) -> tuple[Stage, ...]:
-        """Return the sampling stages of ``request``.
+        """Check ``request`` before any network is loaded, and return its sampling stages.
 
-        Raises for everything that is wrong before a network is loaded. ``further`` says that there is
-        conditioning in addition to that of the request. ``source`` is the (width, height) in pixels of an
-        edit's source; None for no edit.
+        Raises an error for whatever is wrong with the request. ``further`` says that there is conditioning in
+        addition to that of the request. ``source`` is the (width, height) in pixels of an edit's source; None
+        for no edit.
         """
         ...
 
     def resolve(self, request: Request) -> Request:
-        """Return ``request`` with the fields that are None filled in by the recipe of the checkpoint."""
+        """Return ``request`` with its None fields filled in by the checkpoint's recipe (default settings)."""
         ...
 
     def stages(self, request: Request) -> tuple[Stage, ...]: ...

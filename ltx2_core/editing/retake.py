@@ -1,4 +1,4 @@
-"""Retake: regenerate time regions of a clip in one or two stages and preserve the rest.
+"""Retake: regenerate time regions of a clip in one or two sampling stages and preserve the rest.
 
 Letters: N frames, F latent frames, T audio latents, C channels, S samples.
 """
@@ -45,13 +45,13 @@ def retake(
 ) -> Edit:
     """The source with the seconds in ``video`` and ``audio`` regenerated, at the size of the source.
 
-    Regions are (start, end) in seconds. Every stage is conditioned on the clean source at its own size and
-    regenerates the same regions, which ``rounding`` brings onto latent frames. With ``paste`` the frames
-    outside the rounded regions are the decoded frames of the source; otherwise the video VAE has encoded and
-    decoded them. The first and last ``feather`` frames of a region fade from and to the source; with 0 its
-    borders are cuts. The source's samples of audio are preserved, except for fades of 50 ms inside a region
-    at its borders. A source without audio gets audio over its whole length. With ``allow_past_end`` a region
-    past the end extends the source; otherwise frames after its last 8k + 1 are not regenerated. With
+    Regions are (start, end) in seconds. Every sampling stage is conditioned on the clean source at its own
+    size and regenerates the same regions, which ``rounding`` brings onto latent frames. With ``paste`` the
+    frames outside the rounded regions are the decoded frames of the source; otherwise the video VAE has
+    encoded and decoded them. The first and last ``feather`` frames of a region fade from and to the source;
+    with 0 its borders are cuts. The source's samples of audio are preserved, except for fades of 50 ms inside
+    a region at its borders. A source without audio gets audio over its whole length. With ``allow_past_end``
+    a region past the end extends the source; otherwise frames after its last 8k + 1 are not regenerated. With
     ``exact_outside`` the saved file has the encoded packets of the source's own file, except in GOPs (groups
     of pictures) with regenerated frames. ``options`` are those of :func:`extend`.
 

@@ -1,4 +1,4 @@
-"""Refuses images brighter than 8 bits of standard range can say, in place of clipping them silently."""
+"""Refuses HDR images where a run takes only SDR (8 bits, standard range), which would clip bright colours."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def refuse_bright(path: Path, image: Image.Image) -> None:
 
 
 def refuse_unreadable(path: Path) -> None:
-    """Raise ValueError for a file that Pillow cannot read because it is an HDR image of another kind."""
+    """Raise ValueError if ``path`` has the suffix of an HDR format that is never read: .hdr, .pfm or .rgbe.
+
+    Called for files that Pillow cannot open.
+    """
     if path.suffix.lower() in _FLOAT_SUFFIXES:
         raise ValueError(f"{path} is an HDR image, which is not read: convert it to EXR, or to an SDR image")
 

@@ -118,7 +118,10 @@ class ClipFrames:
 
     @property
     def description(self) -> list[JsonValue]:
-        """JSON values that decide the pixels of these frames, apart from the content of the file."""
+        """JSON values of all settings that decide the pixels of these frames, such as their range and size.
+
+        The content of the video file decides them too, but is not among the values.
+        """
         part = [self.first, self.stop, self.clip.start_s]
         return [*part, self.padding, self.size, self.fit, self.clip.background]
 

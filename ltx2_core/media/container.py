@@ -74,7 +74,10 @@ def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[An
 
 
 def decode(container: Any, stream: Any, decoder: Any = None) -> Iterator[Any]:
-    """Decode a stream of a container from its current position, by default with its own decoder."""
+    """Yield the decoded frames of ``stream`` in ``container`` (both PyAV's) from its current position on.
+
+    ``decoder`` None is the stream's own decoder.
+    """
     decoder = stream.codec_context if decoder is None else decoder
     for packet in container.demux(stream):
         # An empty packet with a time stands for a repeated frame; decoders take it for the end of the file.

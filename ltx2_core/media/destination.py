@@ -72,7 +72,7 @@ class Destination:
 
     @classmethod
     def folder(cls, path: str | os.PathLike[str], kind: str) -> Destination:
-        """A new folder of frames; ``kind`` is a name of ``IMAGES``."""
+        """A destination of numbered images in a new folder ``path``; ``kind`` is "png" or "exr"."""
         fmt = FORMATS[kind]
         return cls(path=Path(path) / f"{FRAME_NAME}{fmt.suffixes[0]}", format=fmt, own_folder=True)
 
@@ -92,7 +92,10 @@ class Destination:
 
     @property
     def exr_folder(self) -> Destination:
-        """The folder of EXR images that is written next to an HLG master: ``clip_exr/`` for ``clip.mp4``."""
+        """The folder of EXR images for an HDR video file at this destination: ``clip_exr/`` for ``clip.mp4``.
+
+        An HDR clip that is written as a video (HLG) gets the same frames as EXR images next to it.
+        """
         return Destination.folder(self.path.with_name(f"{self.path.stem}_exr"), "exr")
 
     @property

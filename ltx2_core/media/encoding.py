@@ -51,8 +51,8 @@ class Encoding:
             "slow"; for ProRes its profile, such as "hq".
         pixel_format: such as "yuv420p", or "yuv420p10" for 10 bits, which are encoded from float frames.
         audio_bitrate: bits per second, or a text such as "192k".
-        hdr: a key of ``HDR_SPACES`` for an HDR clip, whose frames are codes of ACEScct; None for SDR. The
-            clip decides it, not a choice.
+        hdr: a key of ``HDR_SPACES`` for an HDR clip, whose frames are codes of ACEScct; None for SDR. This
+            is no choice of the user: it states what the clip is.
     """
 
     video_codec: str | None = None
@@ -194,10 +194,11 @@ def _exr_encoding(chosen: Encoding) -> VideoEncoding:
 
 
 def _master(fmt: Format, chosen: Encoding) -> Encoding:
-    """Return the choices for an HLG master: H.265 with 10 bits a channel.
+    """Return ``chosen`` with what an HDR video file needs: H.265, 10 bits a channel, a crf if it was None.
 
-    Raises ValueError for a kind of file that holds no HDR clip, for another codec or pixel format, and
-    without the library OpenEXR.
+    The file is an HLG master (HDR in the form Hybrid Log-Gamma), with EXR images next to it. Raises
+    ValueError for a kind of file that holds no HDR clip, for another codec or pixel format, and without the
+    library OpenEXR.
     """
     if fmt.name not in MASTERS:
         holding = suffixes(FORMATS[name] for name in MASTERS)

@@ -55,7 +55,10 @@ class Parameters:
         return next(number for number in range(_LAST_ID, -1, -1) if number not in used)
 
     def joined(self, units: list[bytes]) -> bytes:
-        """Return an ``avcC`` record with these parameter sets, followed by those found among ``units``."""
+        """Return an ``avcC`` record with these parameter sets, followed by those among ``units``.
+
+        ``units`` are NAL units, the pieces of an H.264 stream; those that are no parameter sets are ignored.
+        """
         sps = (*self.sps, *(unit for unit in units if unit[0] & 31 == SPS))
         pps = (*self.pps, *(unit for unit in units if unit[0] & 31 == PPS))
         head = bytearray(self.head)

@@ -107,7 +107,7 @@ def _mixed(light: Tensor, matrix: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class HdrSpace:
-    """A colour space that the HDR images put into a run may have, and the HDR clip that the run returns.
+    """A colour space of HDR images: that of the images that a run reads, and of the clip that it returns.
 
     Inside of a run every HDR clip is ACEScct codes (logarithms of light) in [0, 1] on the primaries of
     ACEScg, as in the official pipelines. ``is_log`` says that images of this space are ACEScct codes already;

@@ -59,11 +59,11 @@ def planes_of(signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def hlg_frame(codes: Tensor, number: int) -> Any:
-    """Convert one frame (3, H, W) that the video decoder returned in [-1, 1] to a frame of PyAV.
+    """Convert one frame of an HDR clip to the HLG signal, as a PyAV frame with pixel format ``yuv420p10le``.
 
-    Its pixel format is ``yuv420p10le``.
-    ``number`` is that of the frame in the clip, for the message. Raises ValueError for NaN and infinite
-    values.
+    ``codes`` (3, H, W), H and W even, are float in [-1, 1] as the video decoder returns them: ACEScct codes
+    that were scaled from [0, 1]. ``number`` is that of the frame in the clip, for the message. Raises
+    ValueError for NaN and infinite values.
     """
     frame = checked_codes(codes, number)
     planes = planes_of(hlg_signal(codes_to_rec709(frame))[None])
@@ -83,9 +83,9 @@ def hlg_frame(codes: Tensor, number: int) -> Any:
 def checked_codes(frame: Tensor, number: int) -> Tensor:
     """Convert a frame that the video decoder returned in [-1, 1] to ACEScct codes in [0, 1].
 
-    The codes are float32 on the CPU, of the shape of ``frame``, which may be any.
-    ``number`` is that of the frame in the clip, for the message. Raises ValueError for frames that are not
-    float, and for NaN and infinite values.
+    The codes are float32 on the CPU, of the shape of ``frame``, which may be any. ``number`` is that of the
+    frame in the clip, for the message. Raises ValueError for frames that are not float, and for NaN and
+    infinite values.
     """
     if not frame.is_floating_point():
         raise ValueError(f"HDR frames are float in [-1, 1]; got {frame.dtype}")

@@ -71,7 +71,8 @@ class ImageWriter:
     def write_frames(self, frames: Tensor) -> None:
         """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped).
 
-        Raises ValueError if H and W are not the size of the writer, and for NaN or infinite values.
+        Frames of an HDR clip are float: its ACEScct codes, scaled from [0, 1] to [-1, 1]. Raises ValueError
+        if H and W are not the size of the writer, and for NaN or infinite values.
         """
         if self._folder is None and self._still is None:
             raise ValueError("the writer is not open; use it in a with block")
@@ -90,7 +91,7 @@ class ImageWriter:
             self.frame_count += 1
 
     def _path(self) -> Path:
-        """Where the next image is written. Raises ValueError if there is only one and it is written."""
+        """The path of the next image; raises ValueError if the only image of the destination is written."""
         if self._folder is not None:
             return self._folder / self.destination.image(self.frame_count + 1)
         check_still(self.destination, self.frame_count + 1)

@@ -295,8 +295,8 @@ def to_bytes_hwc(frame: Tensor) -> NDArray[np.uint8]:
 def to_words_hwc(frame: Tensor, number: int = 0) -> NDArray[np.uint16]:
     """Convert a frame (3, H, W), uint8 or float in [-1, 1], to a contiguous uint16 array (H, W, 3).
 
-    Float values outside the range are clipped. ``number`` is that of the frame in the clip, for the error
-    message. Raises ValueError for NaN or infinite values, and for other dtypes.
+    Black becomes 0 and white 65535. Float values outside [-1, 1] are clipped. ``number`` is that of the frame
+    in the clip, for the error message. Raises ValueError for NaN or infinite values, and for other dtypes.
     """
     if frame.dtype == torch.uint8:
         # 255 becomes 65535.

@@ -76,7 +76,10 @@ def flow_energy(grey: Tensor) -> Tensor:
     dt = (after - before)[..., 1:-1, 1:-1]
 
     def blocks(values: Tensor) -> Tensor:
-        """The mean of ``values`` (N, 1, H, W) over each block of pixels: (N, R, C), R rows and C columns."""
+        """The mean of ``values`` (N, 1, H, W) in each block of 8 x 8 pixels: R rows and C columns, (N, R, C).
+
+        Blocks begin every 4 pixels, so that neighbours overlap by half.
+        """
         return rearrange(F.avg_pool2d(values, BLOCK, stride=BLOCK // 2), "n 1 r c -> n r c")
 
     xx, xy, yy = blocks(dx * dx), blocks(dx * dy), blocks(dy * dy)

@@ -164,9 +164,10 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:
-    """The time stamp of the video stream, in seconds, that belongs to the start of the file's audio.
+    """The time stamp, in seconds, of the start of the file; time 0 of its audio and video is there.
 
-    ``packets`` are those of the video stream. Without audio the time stamp of the first frame is returned.
+    ``packets`` are (pts, dts, duration) in ticks of all packets of the video ``stream``. For a file without
+    audio the start is the time stamp of the first frame.
     """
     times = [pts for pts, _, _ in packets if pts is not None]
     if not container.streams.audio and times:
@@ -179,9 +180,9 @@ def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -
 
 
 def _packet_times(container: Any, stream: Any) -> tuple[list[tuple[Any, Any, int]], int | None]:
-    """Read the packets of a stream: a list of their (pts, dts, duration), and the last pts of one with data.
+    """Read the packets of a stream: a list of (pts, dts, duration), and the largest pts of those with data.
 
-    Times are in ticks.
+    Times are in ticks. The largest pts is None if no packet has both data and a pts.
     """
     packets, last = [], None
     for packet in container.demux(stream):

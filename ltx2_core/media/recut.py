@@ -51,9 +51,9 @@ class Recut:
     """The plan of a file that copies the packets of ``clip`` except in some ranges of frames.
 
     ``spans`` are the ranges [first, stop) of frames to encode; they begin and end at GOPs. ``times`` are the
-    times of all frames of the result in ticks of ``tick_s`` seconds, starting at 0. ``shift`` is how many
-    ticks before its display a frame is decoded at most, 0 without B-frames. ``parameters`` are the H.264
-    parameter sets of the source.
+    times of all frames of the result in ticks of ``tick_s`` seconds, starting at 0. ``shift`` is a number of
+    ticks: no frame is decoded earlier than that before it is displayed; 0 without B-frames. ``parameters``
+    are the H.264 parameter sets of the source.
     """
 
     clip: VideoClip

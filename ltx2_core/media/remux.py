@@ -102,7 +102,11 @@ def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
 
 
 def _video_copy(path: Path, container: Any, output: Any, fmt: Format) -> Any:
-    """Create a stream in ``output`` for the packets of the source's video."""
+    """Create a video stream in ``output``, a file of kind ``fmt``, for copied packets, and return it.
+
+    ``container`` is the opened source, whose video is copied; ``path`` is its file, for the message. Raises
+    CannotCopy if ``fmt`` cannot hold its codec.
+    """
     source = container.streams.video[0]
     if not fits(source, fmt):
         name = source.codec_context.name
@@ -125,9 +129,11 @@ def track_of(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -
 def _mux(
     source: Path, container: Any, video: Any, others: OtherTracks, audio: AudioTrack, origin: Fraction
 ) -> None:
-    """Copy the video packets of the source; encode audio and copy other tracks up to the time of each.
+    """Copy the video packets of ``container``, the opened file ``source``, to the new stream ``video``.
 
-    Times are moved so that the clip begins at 0. Raises CannotCopy for a packet without a time.
+    Before each packet ``audio`` is encoded and ``others`` are copied up to a little after its time.
+    ``origin``, in seconds, is subtracted from the times of the video. Raises CannotCopy for a packet without
+    a time.
     """
     for packet in container.demux(container.streams.video[0]):
         if packet.dts is None and packet.pts is None:

@@ -122,9 +122,10 @@ def save_clip(
 
 
 def check_destination(destination: Destination, encoding: Encoding) -> None:
-    """Check that a clip can be written to ``destination``, with the EXR images next to an HLG master.
+    """Check that a clip can be written to ``destination``, and an HDR video also to its folder of EXR images.
 
-    Raises what :meth:`Destination.check` raises, and ValueError for a master on stdout.
+    An HDR video file (an HLG master) has that folder next to it. Raises what :meth:`Destination.check`
+    raises, and ValueError for an HDR video on stdout, where no folder can be.
     """
     destination.check()
     if encoding.hdr is not None and destination.format.name in MASTERS:
@@ -188,10 +189,10 @@ def _write_frames(
     on_frames: OnFrames | None,
     timed: Timed,
 ) -> None:
-    """Write all frames with each writer, and after each chunk of frames the audio (C, S) with the first one.
+    """Write the chunks that ``frames`` yields with every writer, and the audio with the first writer only.
 
-    The audio reaches to the time of the last frame of the chunk. ``on_frames`` and ``timed`` are those of
-    :func:`save_clip`.
+    ``pieces`` are the audio, consecutive waveforms (C, S). After each chunk of frames as many of them are
+    written as reach the end of its last frame. ``on_frames`` and ``timed`` are those of :func:`save_clip`.
     """
     # Audio follows the frames and is not written first: a long clip would otherwise be buffered whole.
     rest, samples, writer = iter(pieces), 0, writers[0]

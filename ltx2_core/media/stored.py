@@ -11,9 +11,10 @@ from .timeline import Timeline
 
 
 class Stored(NamedTuple):
-    """One frame of a file: its number from 0, and ``rgb``, a function that returns it as (3, H, W).
+    """One frame of a file: its ``number`` in the file, from 0, and ``rgb``, a function that converts it.
 
-    It is uint8, or float32 for EXR images.
+    ``rgb()`` returns the frame as a tensor (3, H, W): uint8 in [0, 255], or for EXR images float32 with the
+    numbers of the file.
     """
 
     number: int

@@ -53,7 +53,11 @@ class Timeline:
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
 
     def last_repeat(self, number: int) -> int:
-        """The last stored frame that shows the same as number ``number``, the last one that was decoded."""
+        """The number of the last stored frame that repeats frame ``number``, the last one that was decoded.
+
+        Empty frames at the end of a file repeat the frame before them. If none follow, ``number`` itself is
+        returned.
+        """
         end = len(self.times) - 1
         return end if number >= end - self.repeated else number
 
@@ -68,7 +72,8 @@ class Timeline:
     def frame_at(self, seconds: float) -> int:
         """The number of the clip's first frame that is shown ``seconds`` after the file's start or later.
 
-        A frame that is shown up to half a frame earlier counts too.
+        A frame that is shown up to half a frame earlier counts too. Numbers begin at 0; a time after the end
+        gives a number beyond the last frame.
         """
         # A start that was read off a player is rounded, and must not skip the frame that was meant.
         return max(math.ceil(seconds * self.fps - 0.5), 0)

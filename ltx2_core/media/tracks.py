@@ -53,9 +53,10 @@ class VideoTrack:
         self._stored: StoredAs = _converter(encoding, width, height, fps)
 
     def encode(self, frame: Tensor) -> None:
-        """Encode a frame (3, H, W), uint8 or float in [-1, 1]; for an HLG master float codes of ACEScct.
+        """Encode a frame (3, H, W), uint8 or float in [-1, 1].
 
-        Raises ValueError for NaN and infinite values.
+        For an HDR video (HLG) it must be float: ACEScct codes, scaled from [0, 1] to [-1, 1]. Raises
+        ValueError for NaN and infinite values.
         """
         # Time stamps count frames in units of one frame, so that 24000/1001 fps does not drift.
         if self._encoding.hlg:

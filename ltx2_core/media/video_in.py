@@ -108,7 +108,10 @@ class VideoClip:
         return pixels.div_(255.0) if self.hdr is None else pixels
 
     def coded(self, pixels: Tensor) -> Tensor:
-        """Bring frames of :meth:`stacked` into [0, 1]: EXR images become codes of ACEScct."""
+        """Convert frames (N, 3, H, W) that :meth:`stacked` returned to float32 in [0, 1].
+
+        Those of EXR images become codes of ACEScct; others are in [0, 1] already and are returned unchanged.
+        """
         return pixels if self.hdr is None else self.hdr.to_codes(pixels)
 
     def check_not_empty(self) -> None:

@@ -11,9 +11,10 @@ import torch
 def repeatable_options() -> dict[str, str]:
     """Options for ``libx264`` with which equal frames give an equal file on this processor.
 
-    The dictionary is empty on processors without AVX-512. The reason: in its AVX-512 code the rate control of
-    x264 reads past the end of a row (PyAV 18.1), so that 30 runs on the same frames gave up to 11 different
-    files. The options choose its AVX2 code, which does not, and is as fast at 768x512 and 1280x704.
+    The dictionary is empty on processors without AVX-512. On others x264's rate control (as in PyAV 18.1)
+    reads past the end of a row in its AVX-512 code, so that 30 runs on the same frames gave up to 11
+    different files. The options choose the AVX2 code of x264, which is free of this and as fast (768x512 and
+    1280x704 were measured).
     """
     # x264 uses an instruction set that is named without checking that the processor has it.
     return {"x264-params": "asm=avx2"} if _has_avx512() else {}
