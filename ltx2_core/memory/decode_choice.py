@@ -164,7 +164,8 @@ def _diffusion_host(
 def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
     """All ways to cut a frame of ``cells`` (latent rows, columns) into smaller tiles, least work first.
 
-    Tiles have borders of ``halo`` cells; ``view`` is the decoder's field of view in cells.
+    Tiles have borders of ``halo`` latent cells; ``view`` is how many cells to each side a decoded pixel
+    depends on.
     """
     ways = (
         SpaceTiles(columns=columns, rows=rows, halo=halo)

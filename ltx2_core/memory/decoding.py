@@ -65,7 +65,9 @@ def _simulated(
 class _Stage:
     """One stage of the decoder; ``input`` and ``output`` are the bytes of one frame before and after it.
 
-    ``kind`` says which operations it has. The other fields are for upsampling stages.
+    ``kind`` is "plain" (no convolution), "conv" (one convolution), "residual" (a block of two, with a skip
+    connection), "upsample" (a convolution whose channels become frames, rows and columns) or "head" (norm,
+    then the convolution to pixels). ``inner``, ``times`` and ``residual`` matter to "upsample" only.
     """
 
     kind: Kind

@@ -127,11 +127,11 @@ class _Unchanged(Exception):
 
 
 class _Watch:
-    """Context that records the residual (output - input) of the first block of ``model``.
+    """Context manager that records what the first block of ``model`` adds to the hidden states: its residual.
 
-    It is that of the first forward pass of a step. ``last`` is the residual of the last full evaluation, one
-    tensor per stream. If the new one differs from it by less than ``threshold`` (relative L1), the forward
-    pass is ended by an exception. With None it never is.
+    Only the first forward pass inside is recorded. ``last`` is the residual of the last full evaluation, one
+    tensor per stream, or None. If the new residual differs from ``last`` by less than ``threshold`` (relative
+    L1), :meth:`on_block` ends the forward pass by an exception; without ``last`` it never does.
     """
 
     def __init__(self, model: Network, last: Sequence[Tensor] | None, threshold: float) -> None:

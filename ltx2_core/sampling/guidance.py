@@ -40,7 +40,10 @@ class Pass(Enum):
 class StreamGuidance:
     """Guidance scales of one stream (video or audio). The defaults are neutral: one pass, without guidance.
 
-    ``cfg`` and ``modality`` are neutral at 1, ``stg`` and ``identity`` at 0.
+    Each scale pushes the result away from another estimate: ``cfg`` from that of the negative prompt, ``stg``
+    from one with some self-attention skipped, ``modality`` from one without attention between video and
+    audio, ``identity`` from one without the reference audio. ``cfg`` and ``modality`` are neutral at 1,
+    ``stg`` and ``identity`` at 0.
     """
 
     cfg: float = 1.0
@@ -112,7 +115,9 @@ class StreamGuidance:
     def _negative_update(self, conditional: Tensor, negative: Tensor) -> Tensor:
         """The difference that ``cfg`` - 1 multiplies: the conditional minus the negative estimate, (B, ...).
 
-        ``cfg_star`` and adaptive projected guidance change it.
+        With ``cfg_star`` the negative estimate is first scaled to the least squares fit of the conditional
+        one. With ``apg_threshold`` the norm of the difference is limited, and its part parallel to the
+        conditional estimate is multiplied by ``apg_eta`` (adaptive projected guidance).
         """
         if self.cfg_star:
             # A latent of zeros has no direction, and its product would be undefined.
@@ -150,8 +155,10 @@ class GuidanceAt(Protocol):
 class Guidance:
     """Guidance scales of both streams; the default is no guidance, which takes one pass per step.
 
-    ``stg_blocks`` are the blocks whose self-attention stg skips. Steps at a sigma above ``from_sigma`` or
-    below ``to_sigma`` are not guided.
+    ``stg_blocks`` are the numbers of the transformer blocks whose self-attention is skipped for the perturbed
+    estimate of spatio-temporal guidance (``stg``). Steps at a sigma above ``from_sigma`` or below
+    ``to_sigma`` are not guided. Raises ValueError if a stream has ``stg`` but no blocks are given, or unless
+    0 <= to_sigma <= from_sigma <= 1.
     """
 
     video: StreamGuidance = StreamGuidance()

@@ -96,7 +96,8 @@ class ClipInputs:
     def latents(self, x: AVLatent, video: Tensor | None, audio: Tensor | None) -> AVLatent:
         """Tokens (B, N, C) of both streams as float32 latents of the shape of ``x``; None stays None.
 
-        Cells of guide frames that have no token are 0; tokens of the reference audio are dropped.
+        The latent frames of guides, which condition the video and follow it, are included; their cells that
+        have no token are 0. Tokens of the reference audio are dropped.
         """
         video_latent = audio_latent = None
         if x.video is not None and video is not None:
@@ -111,7 +112,10 @@ class ClipInputs:
         return AVLatent(video_latent, audio_latent)
 
     def _all_cells(self, tokens: Tensor) -> Tensor:
-        """Video tokens (B, N, C) with zeros inserted for the latent cells of guides that have no token."""
+        """Video tokens (B, N, C) with zeros inserted for the latent cells that have no token.
+
+        Such cells are in guides (what conditions the video) on a coarser grid than the clip.
+        """
         if self._present is None:
             return tokens
         cells = tokens.new_zeros(tokens.shape[0], len(self._present), tokens.shape[2])
@@ -189,9 +193,10 @@ class _Stream:
     ``level`` (B,) is the factor of sigma that gives the noise level of the whole stream, from which the gates
     between the streams and the modulation of text are computed. ``positions`` (1 or B, axes, N, 2) are the
     start and end of each token: in seconds, and for video also in pixel rows and columns. ``contexts`` holds
-    one (B, S, K) per pass, S text tokens of width K. ``attention_mask`` has the attention weights of guides
-    (None: all 1). ``keyframes`` (1, N, 1) is 1 on video tokens that stand for one pixel frame (those of
-    latent frame 0 and of generated keyframes) and 0 on others; None for audio.
+    one text (B, S, K) per pass, S text tokens of width K. ``attention_mask`` has the attention weights of
+    guides, the tokens that condition a video (None: all 1). ``keyframes`` (1, N, 1) is 1 on video tokens that
+    stand for one pixel frame: those of latent frame 0, and of keyframes that the model generates itself next
+    to the clip (LTX-2.5). It is 0 on others; None for audio.
     """
 
     mask: Tensor
@@ -239,12 +244,12 @@ class _Stream:
 
 
 def guide_attention(guides: Sequence[Guide], *, between_guides: float) -> GuideWeights | None:
-    """Attention weights between the tokens of a video and of its guides; None if all are 1.
+    """Attention weights between the tokens of a video and its guides, which condition it; None if all are 1.
 
     Attention between a guide and the video has the weight of the guide, in both directions. Attention between
-    two guides has the weight ``between_guides``, 0 or 1; between a generated keyframe and the guides before
-    it the weight is always 1. The result has one tensor (g,) for each guide of g existing tokens, in the
-    order of ``guides``.
+    two guides has the weight ``between_guides``, 0 or 1; but where the later of the two is a keyframe that
+    the model generates itself next to the clip (``generated``, LTX-2.5), it is always 1. The result has one
+    tensor (g,) for each guide of g existing tokens, in the order of ``guides``.
     """
     each = []
     for guide in guides:

@@ -26,13 +26,13 @@ def make_noise(
 ) -> AVLatent:
     """Unit Gaussian noise, float32: one draw for the whole video, then one for the audio, from one generator.
 
-    ``shapes`` is a plan (with ``batch`` samples) or a latent to match. Guide frames of the latent are drawn
-    with its video, before the audio, and so change the noise of the audio. A ``seed`` that is a number is
-    drawn on ``device``; only the noise of the CPU is the same on every machine. A generator continues its
-    sequence, on its own device.
+    ``shapes`` is a plan (with ``batch`` samples) or a latent to match. Latent frames of guides (images or
+    clips that condition the video), which follow those of the video, are drawn with it, before the audio, and
+    so change the noise of the audio. A ``seed`` that is a number is drawn on ``device``; only the noise of
+    the CPU is the same on every machine. A generator continues its sequence, on its own device.
 
     With ``by_token`` all channels of a token are drawn after each other, and not all cells of a channel: the
-    order of the official pipelines, which draw noise for tokens.
+    order of the official pipelines, which draw noise for tokens. ``shapes`` must then be a latent.
     """
     generator = seed
     if not isinstance(generator, torch.Generator):
@@ -91,7 +91,8 @@ def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
 def with_own_noise(drawn: AVLatent, own: AVLatent) -> AVLatent:
     """Replace the ``drawn`` noise of a clip by the noise ``own`` that the user gave.
 
-    Guides have further latent frames after those of the video; for these the drawn noise stays.
+    Where the clip has guides (images or clips that condition the video), ``drawn`` has their latent frames
+    behind those of the video; for these the drawn noise stays.
     """
 
     def replaced(new: Tensor, old: Tensor) -> Tensor:

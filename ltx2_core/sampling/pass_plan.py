@@ -53,12 +53,20 @@ class PassCall:
 
     @property
     def whole(self) -> tuple[Pass, ...]:
-        """The passes that run from the first block on; the others resume at block ``fork``."""
+        """The passes of this call that run from the first block on.
+
+        All do, unless ``fork`` is above 0: then the perturbed pass starts at block number ``fork`` instead,
+        from the hidden states that the conditional pass has before that block.
+        """
         return tuple(which for which in self.passes if not self.fork or which is not Pass.PERTURBED)
 
     @property
     def saves(self) -> bool:
-        """Whether the hidden states of the conditional pass at ``fork`` are saved for the perturbed one."""
+        """Whether this call saves the conditional pass's hidden states for the perturbed pass to resume from.
+
+        They are those before block number ``fork``, the first block in which both passes differ; False if
+        ``fork`` is 0.
+        """
         return self.fork > 0 and Pass.CONDITIONAL in self.passes
 
 

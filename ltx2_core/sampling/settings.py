@@ -23,12 +23,14 @@ SCHEDULES: Final[tuple[ScheduleOf, ...]] = ("4096", "clip")
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How the first stage is sampled; None is left to the recipe of the checkpoint, or is off.
+    """How the first sampling stage of a run is sampled; a second one may follow at a larger size.
 
-    ``sigmas`` takes the place of ``steps``, ``guidance`` that of ``cfg`` and ``audio_cfg``. ``schedule`` is
-    the number of tokens for which the schedule is made: "4096" or that of the "clip"; None follows the
-    numerics. ``denoise`` below 1 runs only that share of the steps, the last ones, and needs latents to start
-    from. ``eta`` is the sampler's share of fresh noise, ``distilled`` samples as for a distilled model.
+    A value of None is that of the checkpoint's recipe (its usual settings), or is off. ``sigmas`` takes the
+    place of ``steps``, ``guidance`` that of ``cfg`` and ``audio_cfg``. ``schedule`` is the number of tokens
+    for which the schedule is made: "4096" or that of the "clip"; None is "4096" if the run reproduces the
+    official pipelines, "clip" if it reproduces ComfyUI. ``denoise`` below 1 runs only that share of the
+    steps, the last ones, and needs latents to start from. ``eta`` is the sampler's share of fresh noise,
+    ``distilled`` samples as for a distilled model. ``nag`` avoids a negative prompt within attention.
     ``cache`` reuses velocities between steps, ``tiles`` evaluates large frames in parts. A ``seed`` of None
     or -1 is drawn; ``noise_device`` is the device whose generator draws the noise.
     """
@@ -66,11 +68,12 @@ class SamplingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StageSettings:
-    """How many stages a run has (``count``), and the schedule and sampler of the second one.
+    """How many sampling stages a run has (``count``), and how the second one samples the upscaled latent.
 
-    ``sigmas`` of None are those of the checkpoint's recipe; a ``sampler`` of None is Euler after a guided
-    first stage, else that of the first stage. ``audio_stage`` is the stage that the audio is taken from; None
-    is 1 with guidance and 2 without, as in the official pipelines, and always 2 in the comfy numerics.
+    ``sigmas`` of None are those of the checkpoint's recipe (its usual settings); a ``sampler`` of None is
+    Euler after a guided first stage, else that of the first stage. ``audio_stage`` is the number of the
+    stage, 1 or 2, that the audio is taken from; None is 1 with guidance and 2 without, as in the official
+    pipelines, and always 2 if the run reproduces ComfyUI.
     """
 
     count: Literal[1, 2] = 1

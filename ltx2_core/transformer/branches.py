@@ -77,7 +77,11 @@ class SelfAttention:
 
     @property
     def divisible(self) -> bool:
-        """Whether queries can be computed a part at a time; with weighted guides they cannot."""
+        """Whether queries can be computed a part at a time.
+
+        They cannot if ``bias`` is a :class:`GuideBias` (weighted attention to guides, tokens that condition
+        the video), which is laid out for all queries.
+        """
         return not isinstance(self.bias, GuideBias)
 
     def __call__(self, hidden: Tensor) -> Tensor:

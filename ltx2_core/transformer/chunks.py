@@ -45,7 +45,9 @@ class Chunks:
     def whole(self, count: int, step: Step) -> bool:
         """Call ``step(None)``, which computes all ``count`` tokens, if ``tokens`` and memory allow it.
 
-        Returns whether all were computed; if not, nothing is stored.
+        Returns True if ``step`` finished. Returns False if ``tokens`` is below ``count``, without a call, or
+        if memory ran out twice; ``tokens`` is then lowered. With 64 tokens or fewer the out-of-memory error
+        is raised.
         """
         return self._part(0, count) is None and self._fits(step, None, count)
 

@@ -25,10 +25,11 @@ QUERIES = 256
 class GuideWeights:
     """Weights of attention between video and guide tokens: 1 is plain attention, 0 none, above 1 more.
 
-    ``guides`` has a tensor (g,) for each guide of g tokens, in the order of the tokens, on any device: the
-    weight of attention between each guide token and the video, in both directions. Attention within the video
-    and within one guide is plain; between two guides it has the weight ``between``. ``free`` has a flag for
-    each guide: one that is free attends plainly to the guides before it, and they to it.
+    Guides are tokens of images or clips that condition the video; they follow its own tokens. ``guides`` has
+    a tensor (g,) for each guide of g tokens, in the order of the tokens, on any device: the weight of
+    attention between each guide token and the video, in both directions. Attention within the video and
+    within one guide is plain; between two guides it has the weight ``between``. ``free`` has a flag for each
+    guide: one that is free attends plainly to the guides before it, and they to it.
     """
 
     guides: tuple[Tensor, ...]
@@ -46,9 +47,10 @@ class GuideWeights:
 
     @property
     def plain(self) -> bool:
-        """Whether every weight in ``guides`` is 1, so that attention needs no mask.
+        """Whether the weight between every guide and the video is 1; attention then needs no mask.
 
-        ``between`` is then ignored, as in the reference code.
+        The weight of attention between two guides (``between``) is not looked at, and is then ignored, as in
+        the reference code.
         """
         return all(weight == 1 for weight in self.uniform)
 
@@ -118,12 +120,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
 def guided_attention(
     q: Tensor, k: Tensor, v: Tensor, bias: GuideBias, *, by: PlainAttention | None = None
 ) -> Tensor:
-    """Self-attention with weights between the video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
+    """Self-attention with weights between a video and its guides; q, k, v (B, H, S, D) -> (B, H, S, D).
 
-    ``by`` is the attention function that computes it, called with some of the queries and their bias at a
-    time; None is ``attention``. S is the number of tokens, guides last. All queries of the video have the
-    same bias, one row (1, S). So have those of a guide whose tokens have one weight. Queries of other guides
-    are computed 256 (``QUERIES``) at a time, so that no bias is larger than (256, S).
+    S is the number of tokens: those of the video, then those of its guides, which condition it. ``bias`` has
+    the logarithms of the weights. ``by`` is an attention function that is called for some of the queries at a
+    time, with their bias; None is ``attention``. All queries of the video have the same bias, one row (1, S).
+    So have those of a guide whose tokens have one weight. Queries of other guides are computed 256
+    (``QUERIES``) at a time, so that no bias is larger than (256, S).
     """
     by = attention if by is None else by
     tokens = q.shape[2]

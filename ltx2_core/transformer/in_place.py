@@ -1,4 +1,4 @@
-"""Tokens that are updated in place, and computed for some of the tokens at a time.
+"""Hidden tokens of a stream that a block's branches overwrite, computed for a part of the tokens at a time.
 
 Letters: B batch, N tokens, W stream width, H heads, D head width.
 """
@@ -19,11 +19,12 @@ from .tokens import Tokens
 
 
 class InPlaceTokens(Tokens):
-    """Tokens ``x`` (B, N, W) of a stream that branches overwrite, with gradients off.
+    """Hidden tokens ``x`` (B, N, W) of a stream that branches overwrite, with gradients off.
 
-    Branches are computed in ``chunks`` of tokens; only the keys and values of self-attention and for the
-    other stream are in memory for all tokens. The update of a chunk is added when all of it is computed, so
-    that a chunk that runs out of memory can be computed again in halves. ``eps`` is the epsilon of the norms.
+    Branches are computed for a few tokens at a time, as ``chunks`` says. Only keys and values, those of
+    self-attention and those that the other stream attends to, are in memory for all tokens. The update of a
+    chunk is added when all of it is computed, so that a chunk that runs out of memory can be computed again
+    in halves. ``eps`` is the epsilon of the norms.
     """
 
     def __init__(self, chunks: Chunks, x: Tensor, eps: float) -> None:
@@ -95,7 +96,7 @@ def _start(part: slice | None) -> int:
 
 
 def _room(piece: Tensor, tokens: int) -> Tensor:
-    """An uninitialised (B, H, tokens, D), into which pieces (B, H, n, D) like ``piece`` are written.
+    """An uninitialised tensor (B, H, tokens, D), into which pieces (B, H, n, D) like ``piece`` are written.
 
     All heads of a token are next to each other in memory, so that the tensor is not contiguous.
     """

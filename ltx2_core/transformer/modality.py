@@ -30,7 +30,9 @@ class Modality:
       None attends to all.
     - ``attention_mask`` (B, N, N) has a weight for each query (row) and key (column): 0 is no attention, 1 is
       plain. ``GuideWeights`` do the same for guides at the end of a video, in far less memory. None is plain.
-    - ``keyframes`` (B, N, 1) is above 0 on single-frame tokens, and ignored before LTX-2.5; None marks none.
+    - ``keyframes`` (B, N, 1) is above 0 on tokens that stand for a single pixel frame: those of the first
+      latent frame, and of keyframes that the model generates itself next to the clip. None marks none;
+      ignored before LTX-2.5.
     - ``negative`` is a negative text for normalized attention guidance, instead of a guidance pass, or None.
     - a stream that is not ``enabled`` is not changed; the other one attends to it.
     """

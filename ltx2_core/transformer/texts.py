@@ -36,8 +36,8 @@ class TextMemory:
 
     It serves one run of one transformer. Texts are told apart as tensor objects, not by value: pass the same
     objects in each step. A projected text is S x stream width, S text tokens. Keys and values take twice that
-    in every block, 1.2 GB for LTX-2.0 in bfloat16; they are cached only where the network does not modulate
-    them by the noise level (LTX-2.0, and later ones with static prompts).
+    in every block, 1.2 GB for LTX-2.0 in bfloat16. They are the same in every step, and so cached, only where
+    the noise level does not modulate them: in LTX-2.0, and in later networks without a layer for that.
     """
 
     keys: bool = False

@@ -155,9 +155,10 @@ def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modalit
 
 
 def _guides_within(weights: GuideWeights, chosen: Tensor, tokens: int) -> GuideWeights:
-    """The weights of those guide tokens whose numbers are in ``chosen``.
+    """The weights of those guide tokens whose numbers are in ``chosen``, such as the tokens of one tile.
 
-    ``tokens`` is the number of all tokens, of which those of guides are the last.
+    Guides are images or clips that condition the video. Numbers count all ``tokens`` tokens of the video and
+    its guides, of which those of the guides are the last.
     """
     chosen, start = chosen.cpu(), tokens - weights.count
     guides = []

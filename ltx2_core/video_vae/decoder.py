@@ -85,7 +85,8 @@ class VideoDecoder(AutoencoderHalf):
         """Like :meth:`decode_stream`, but in spatial tiles, one after another; yields frames on the CPU.
 
         Only the tile that is being decoded has its caches on the device, the others' are in system memory.
-        The result is exact if ``tiles.halo`` is at least ``field_of_view``; otherwise overlapping borders are
+        The result is exact if ``tiles.halo``, the border of a tile in latent cells, is at least as wide as
+        what a decoded pixel depends on (see ``field_of_view``); otherwise overlapping borders are
         cross-faded. ``convert``, if it is not None, is applied to frames (B, 3, T, H, W) before they are
         copied to the CPU. Raises ValueError if the latent is too small for these tiles.
         """

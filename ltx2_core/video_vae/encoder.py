@@ -52,7 +52,9 @@ class VideoEncoder(AutoencoderHalf):
         """Like :meth:`encode`, for a clip in chunks (B, 3, T, H, W) of any number of frames.
 
         Yields latent frames as they are computed, in pieces (B, C, t, h, w). The encoder is causal: a latent
-        frame depends on no pixel frame after its own eight.
+        frame depends on no pixel frame after its own eight. ``max_piece_bytes`` limits the bytes of one
+        activation inside of the encoder, and so how many frames are computed at a time; it does not change
+        the result. Raises ValueError as :meth:`encode`, for a wrong length once the last chunk has come.
         """
         stream = Stream(causal=True)
         stages = self.encoder.stages()

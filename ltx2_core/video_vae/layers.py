@@ -167,10 +167,11 @@ class Downsample(nn.Module):
         self.conv = StreamConv3d(in_channels, self.out_channels // cell, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W), the next piece -> (B, C x multiplier, T', H', W').
+        """x (B, C, T, H, W), the next piece -> (B, C * multiplier, T', H', W').
 
-        T', H' and W' are T, H and W divided by the strides in time, height and width. With a stride of 2 in
-        time, a last frame without a partner is cached for the next piece.
+        T', H' and W' are T, H and W divided by the ``strides`` in time, height and width; ``multiplier`` is
+        that of the constructor. With a stride of 2 in time the clip's first frame is paired with itself, and
+        a last frame without a partner is cached for the next piece.
         """
         if self.strides[0] == 2:
             # The clip's first frame has a cell of its own, so it is paired with itself.
@@ -222,8 +223,9 @@ class Upsample(nn.Module):
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
         """x (B, C, T, H, W), the next piece -> (B, C / multiplier, T', H', W').
 
-        T', H' and W' are T, H and W times the strides in time, height and width. With a stride of 2 in time,
-        the first frame of the clip becomes one frame, every later one two.
+        T', H' and W' are T, H and W times the ``strides`` in time, height and width; ``multiplier`` is that
+        of the constructor. With a stride of 2 in time, the first frame of the clip becomes one frame, every
+        later one two. If the stream is not causal, the result lags behind x by one frame of x.
         """
         window = stream.window(self, x, last)
         h = self.conv.convolve(window)

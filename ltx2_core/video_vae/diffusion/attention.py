@@ -35,9 +35,10 @@ class Masks:
         self._bytes = 0
 
     def of(self, geometry: Geometry, like: Tensor) -> Tensor | None:
-        """The additive mask (queries, keys) of tiles of ``geometry``, in dtype and device of ``like``.
+        """The additive mask (queries, keys) for a tile of queries, in dtype and device of ``like``.
 
-        It is made once. None if every query attends to all keys.
+        ``geometry`` says for each axis which keys each query of the tile attends to. The mask is made once
+        for each geometry. None if every query attends to all keys.
         """
         key = geometry, like.dtype, like.device
         if key not in self._known:
@@ -57,7 +58,8 @@ def neighbourhood_attention(
     """softmax(q kᵀ) v over the window of each query.
 
     q (B, T, H, W, N, D), already scaled; k and v (B, T', H', W', N, D) -> (B, T, H, W, N, D). ``axes`` say
-    where queries and keys lie on the axes T, H and W.
+    where queries and keys lie on the axes T, H and W, and how long windows are. ``masks`` is a cache of
+    attention masks, to which new ones are added.
     """
     out = torch.empty_like(q)
     sizes = tile_size((axes[0].window, axes[1].window, axes[2].window))
@@ -89,16 +91,22 @@ def tile_size(window: tuple[int, int, int]) -> tuple[int, int, int]:
 
 
 def _at_once(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], k: Tensor) -> int:
-    """How many tiles of queries one call of attention takes, so that its copies of keys stay small."""
+    """How many tiles of queries one call of attention takes, so that its copies of keys stay small.
+
+    ``sizes`` are the positions of a tile along time, rows and columns, ``axes`` have the sizes of windows,
+    and k (B, T, H, W, N, D) are the keys.
+    """
     keys = prod(size + axis.window - 1 for size, axis in zip(sizes, axes, strict=True))
     box = k.shape[0] * keys * k.shape[4] * k.shape[5] * k.element_size()
     return max(1, BATCH_BYTES // box)
 
 
 def _tiles(x: Tensor, runs: Runs, sizes: Sequence[int]) -> Tensor:
-    """Copy a box of x (B, T, H, W, N, D) for each tile of queries -> (tiles * B, N, positions, D).
+    """Copy for each tile of queries its part of x (B, T, H, W, N, D) -> (tiles * B, N, positions, D).
 
-    ``sizes`` are the positions of a box along T, H and W; ``runs`` say where the tiles lie.
+    x are queries, keys or values. A part has ``sizes`` positions along T, H and W; it is the tile itself for
+    queries, and all keys that the tile attends to for keys and values. ``runs`` say for each axis how many
+    tiles there are and how far apart.
     """
     for axis, (run, size) in enumerate(zip(runs, sizes, strict=True), start=1):
         x = x.unfold(axis, size, run.size)

@@ -50,9 +50,9 @@ class DiffusionVideoDecoder(AutoencoderHalf):
     ) -> Tensor:
         """Normalised latent (B, C, f, h, w) -> frames (B, 3, 8(f - 1) + 1, 32h, 32w) in [-1, 1], not clamped.
 
-        ``max_piece_bytes`` limits the size of one activation and does not change the result; None takes that
-        of 16 frames. ``noise`` gives the noise that decoding starts from; None takes the attribute
-        ``noise``. Raises ValueError for a latent of another shape.
+        ``max_piece_bytes`` limits the bytes of one activation and does not change the result; None allows
+        activations of 16 pixel frames. ``noise`` gives the noise that decoding starts from; None takes the
+        attribute ``noise``. Raises ValueError for a latent of another shape.
         """
         check_5d(latent, self.config.latent_channels, "latent")
         length = self.time_scale * (latent.shape[2] - 1) + 1
@@ -67,10 +67,11 @@ class DiffusionVideoDecoder(AutoencoderHalf):
     ) -> Iterator[Tensor]:
         """Like ``decode``, but yields the frames in order, a few at a time; stop iterating to interrupt.
 
-        ``latents`` is the whole latent, or an iterable of chunks of any number of latent frames. Memory does
-        not grow with the length of the clip: each attention block caches ten steps of its input along the
-        time axis (pixel frames) in the diffusion stage, and two steps in the stages before it. The first
-        frames come after 20 latent frames, the last ones with the last chunk.
+        ``latents`` is the whole latent, or an iterable of consecutive chunks of any number of latent frames.
+        Memory does not grow with the length of the clip: each attention block that denoises pixels caches ten
+        pixel frames of its input, and each block before, which makes features of the latent, two steps along
+        the time axis of its input. The first frames come after 20 latent frames, the last ones with the last
+        chunk.
         """
         run: _Run | None = None
         for chunk, last in mark_last(self._checked(latents)):
@@ -90,13 +91,15 @@ class DiffusionVideoDecoder(AutoencoderHalf):
         convert: Convert | None = None,
         noise: NoiseSource | None = None,
     ) -> Iterator[Tensor]:
-        """Like ``decode_stream``, with the last two stages in spatial tiles; yields frames on the CPU.
+        """Like ``decode_stream``, with most of the decoder in spatial tiles; yields frames on the CPU.
 
-        The stages before the last two run on whole frames, and are a tenth of the work. Only the tile that is
-        being decoded has its caches on the device, those of the others are in system memory. The result is
-        that of ``decode_stream``. ``convert`` is applied to frames (B, 3, F, H, W) before they are copied to
-        the CPU; None leaves them as they are. Raises ValueError if ``tiles.halo``, the border of a tile in
-        latent cells, is smaller than the decoder's field of view, since the result would not be exact.
+        In tiles are the last stage that makes features of the latent, and the diffusion stage, which denoises
+        frames. The stages before these two run on whole frames, and are a tenth of the work. Only the tile
+        that is being decoded has its caches on the device, those of the others are in system memory. The
+        result is that of ``decode_stream``. ``convert`` is applied to frames (B, 3, F, H, W) before they are
+        copied to the CPU; None leaves them as they are. Raises ValueError if ``tiles.halo``, the border of a
+        tile in latent cells, is smaller than the decoder's field of view, since the result would not be
+        exact.
         """
         least = tile_halo(self.config)
         if tiles.halo < least:
@@ -141,7 +144,7 @@ class DiffusionVideoDecoder(AutoencoderHalf):
 
 
 class _Run:
-    """The decoding of one clip: its chains of stages, what all its tiles share, and how it is padded.
+    """The decoding of one clip: its lists of stages, what all its tiles share, and how it is padded.
 
     ``owner`` is the decoder, ``like`` the first chunk (B, C, f, h, w) of the latent; the other arguments are
     those of ``DiffusionVideoDecoder.decode_stream``.
@@ -179,10 +182,10 @@ class _Run:
         return self.owner.per_channel_statistics.un_normalize(latent)
 
     def arrived(self, chunk: Tensor, last: bool) -> Tensor:
-        """Pad the next chunk (B, C, f, h, w) of the latent to the decoder's smallest size.
+        """Pad the next chunk (B, C, f, h, w) of the latent to the smallest size that the decoder takes.
 
-        Behind the ``last`` chunk copies of its last latent frame are appended, because the first stages
-        look ahead in time; the length of the clip is known from then on.
+        Behind the ``last`` chunk copies of its last latent frame are appended, because the decoder's first
+        stages look ahead in time. The length of the clip is known, and stored, only then.
         """
         chunk = self.padding.padded(chunk, last)
         if last:
@@ -235,7 +238,10 @@ class _Tiles:
     run: _Run
 
     def stream(self, window: TileWindow) -> DecoderStream:
-        """Empty caches for the tile at ``window``, with its place in the frame and its cut sides."""
+        """Empty caches for the tile at ``window``.
+
+        They also say where in the frame the tile lies, and at which of its sides the frame goes on.
+        """
         run, (height, width) = self.run, self.run.padding.cells
         rows, columns = window.rows, window.columns
         cut = Cut(rows.start > 0, rows.stop < height, columns.start > 0, columns.stop < width)

@@ -188,7 +188,9 @@ class Block(nn.Module):
     ) -> Tensor:
         """x plus its attention (B, T', rows, W', C), at the rows ``strip`` of the positions ``place.out``.
 
-        ``keys`` holds the keys and values of these rows and of those around them.
+        x (B, T, H, W, C) is the piece of the clip that lies at ``place``. ``keys`` holds the keys and values
+        of these rows and of those around them, ``masks`` the attention masks made so far. ``modulation`` has
+        scale and shift of the normalisation before attention.
         """
         time, _, columns = place.out
         h = _window(place.past, x, strip, columns, time.start - place.first, time.stop - place.first)
@@ -201,7 +203,10 @@ class Block(nn.Module):
         return h + branch if torch.is_grad_enabled() else h.add_(branch)
 
     def _feed_forward(self, h: Tensor, modulation: Modulation) -> Tensor:
-        """h (B, T, H, W, C) plus its feed-forward, in place where nothing needs h."""
+        """h (B, T, H, W, C) plus its feed-forward update; h is overwritten if gradients are off.
+
+        ``modulation`` has scale and shift of the normalisation before the feed-forward network.
+        """
         scale, shift = modulation.mlp_scale, modulation.mlp_shift
         if torch.is_grad_enabled():
             branch: Tensor = self.mlp(self.norm2(h, scale=scale, shift=shift))
@@ -229,7 +234,11 @@ class Block(nn.Module):
         )
 
     def _strip(self, x: Tensor, place: Place) -> int:
-        """How many rows of the piece are computed at a time: a multiple of the rows of a tile of queries."""
+        """How many rows of the piece x (B, T, H, W, C) the block computes at a time, to limit its memory.
+
+        It is a multiple of the rows of a tile of queries. ``place`` says how many steps in time the keys
+        cover.
+        """
         tile = tile_size(self.kernel)[1]
         row = (place.seen - place.first) * x.shape[0] * x.shape[3] * x.shape[4] * x.element_size()
         return max(tile, STRIP_BYTES // row // tile * tile)
@@ -288,10 +297,10 @@ class _Keys:
 
 
 class DiffusionBlock(Block):
-    """A block of the diffusion stage.
+    """A block of the diffusion stage, which denoises frames under the condition of features of the latent.
 
     Besides the layers of ``Block`` it has its own part of the modulation by the diffusion time, and a
-    projection of the features that condition the stage.
+    projection of those features.
     """
 
     def __init__(self, width: int, kernel: Sizes, head_dim: int, layers: Layers) -> None:
@@ -302,7 +311,8 @@ class DiffusionBlock(Block):
     def modulation(self, shared: Tensor) -> Modulation:
         """The scales and shifts of this block: ``shared`` plus the block's own table, each (7, C).
 
-        ``shared`` is computed from the diffusion time, and is the same for all blocks.
+        ``shared`` is computed from the diffusion time, and is the same for all blocks. Of the seven vectors
+        scale and shift of both normalisations are used; the others, such as gates, are not.
         """
         rows = shared.float() + self.scale_shift_table.to(shared.device).float()
         # The order is scale, shift, gate, unlike the transformer's; gates are not used.
@@ -319,7 +329,10 @@ class Upsample(nn.Module):
         self.growth = prod(strides) / reduction
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, T, H, W, C) -> (B, T p, H q, W r, C / reduction) for the strides p, q and r."""
+        """x (B, T, H, W, C) -> (B, T p, H q, W r, C / reduction).
+
+        p, q and r are the ``strides`` in time, height and width, ``reduction`` is that of the constructor.
+        """
         p, q, r = self.strides
         wide: Tensor = self.proj(x)
         return rearrange(wide, "b t h w (c p q r) -> b (t p) (h q) (w r) c", p=p, q=q, r=r)
@@ -354,7 +367,11 @@ class SharedModulation(nn.Module):
         self.proj = layers.linear(time_dim, 7 * width)
 
     def forward(self, embedded: Tensor) -> Tensor:
-        """The embedded time (1, time_dim) -> (7, C)."""
+        """The embedded diffusion time (1, time_dim) -> seven vectors (7, C); each block adds its own.
+
+        They are scale, shift and gate of attention, then those of the feed-forward, and one more. A block
+        uses scales and shifts only.
+        """
         out: Tensor = self.proj(F.silu(embedded))
         return out.view(7, -1)
 

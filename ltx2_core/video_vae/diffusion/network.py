@@ -55,7 +55,10 @@ class Decoder(nn.Module):
         self.conv_out = layers.linear(width, patch)
 
     def first_stages(self) -> list[Stage]:
-        """The stages from the latent to the input of the last upsampler but one, for whole frames."""
+        """The first stages, from the latent on; they run on whole frames, also where the rest runs in tiles.
+
+        They end before the last upsampler but one.
+        """
         stages = [Stage(LinearRun(self.conv_in), self._growth(self.conv_in))]
         for number in range(len(self.config.stages) - 1):
             stages += self._blocks(number)
@@ -147,9 +150,10 @@ def _upsample_of(decoder: Decoder, number: int) -> Upsample:
 
 
 def _corners(before: int, blocks: int, reach: tuple[int, int]) -> Sequence[tuple[int, int]]:
-    """How many (rows, columns) of patches are off each cut side of a tile after some blocks have run.
+    """How many (rows, columns) of patches of a tile are lost at each side where it is cut out of the frame.
 
-    Each block takes off ``reach`` (rows, columns). Returns ``blocks`` + 1 pairs: the first for after
-    ``before`` blocks, each further one for after one more block.
+    Each attention block loses ``reach`` (rows, columns) there, since it computes only positions whose windows
+    lie within the tile. Returns ``blocks`` + 1 pairs: the loss after ``before`` blocks, after ``before`` + 1,
+    and so on to ``before + blocks``.
     """
     return [(reach[0] * n, reach[1] * n) for n in range(before, before + blocks + 1)]

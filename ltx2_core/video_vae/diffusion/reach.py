@@ -26,7 +26,11 @@ def least_latents(config: DiffusionDecoderConfig) -> tuple[int, int, int]:
 
 
 def ghosts(config: DiffusionDecoderConfig) -> int:
-    """How many copies of the last latent frame are appended, for the stages before the diffusion stage."""
+    """How many copies of the last latent frame are appended to a latent before it is decoded.
+
+    The stages that make features of the latent look ahead in time; beyond the clip's end they see these
+    copies.
+    """
     return config.stages[0].kernel[0] // 2 * 2
 
 
@@ -39,9 +43,10 @@ def frames_of(config: DiffusionDecoderConfig, latent_frames: int) -> int:
 
 
 def border(config: DiffusionDecoderConfig, axis: int) -> int:
-    """How many patches to each side influence a patch of the frame through the decoder's last two stages.
+    """How many patches to each side of a patch influence it through the stages that are decoded in tiles.
 
-    ``axis`` is 1 for rows and 2 for columns.
+    They are the last stage that makes features of the latent, and all denoising steps. ``axis`` is 1 for rows
+    and 2 for columns.
     """
     last = config.stages[-1]
     cells = last.depth * (last.kernel[axis] // 2) * last.strides[axis]
@@ -49,9 +54,9 @@ def border(config: DiffusionDecoderConfig, axis: int) -> int:
 
 
 def tile_halo(config: VideoVAEConfig) -> int:
-    """Border in latent cells that a tile of the last two stages needs for an exact result.
+    """Border in latent cells that a tile of the frame needs for an exact result, 6 in released files.
 
-    It is 6 in released files.
+    Tiles are decoded by the last stage that makes features of the latent, and by all denoising steps.
     """
     assert config.diffusion is not None
     diffusion = config.diffusion

@@ -24,8 +24,9 @@ def head_parts(head_dim: int) -> tuple[int, int, int]:
 class Rotation:
     """The rotary table of a piece: cosines and sines of its positions in time, height and width.
 
-    They are computed once. ``spans`` are the indices of time, rows and columns that the piece covers, as the
-    attention counts them: time from the clip's start, rows and columns from the piece's corner.
+    They are computed once. ``spans`` are the indices of time, rows and columns that the piece covers: time is
+    counted from the clip's start, rows and columns from the piece's top left corner. ``head_dim`` is the
+    width of an attention head.
     """
 
     def __init__(self, spans: tuple[Span, Span, Span], head_dim: int, device: torch.device) -> None:

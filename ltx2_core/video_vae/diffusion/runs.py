@@ -81,10 +81,11 @@ class Context:
         self.upsample = upsample
 
     def span(self, features: Span) -> Span:
-        """The pixel frames of the context that the upsampler makes of a part of its input.
+        """The pixel frames whose context the upsampler makes of the indices ``features`` of its input.
 
-        ``features`` are the indices of that part on the time axis of the upsampler's input. Both are counted
-        from the start of the clip.
+        The context, which the upsampler makes, is what conditions denoising: features with one step in time
+        for each pixel frame. ``features`` are indices on the time axis of the upsampler's input, the result
+        holds numbers of pixel frames. Both count from the start of the clip; ``stop`` is exclusive.
         """
         stride = self.upsample.strides[0]
         # The first of the rows of a clip's first features is dropped, so all others are one earlier.
@@ -94,11 +95,12 @@ class Context:
     def add(
         self, out: Tensor, projection: nn.Module, stream: DecoderStream, times: Span, corner: tuple[int, int]
     ) -> None:
-        """Compute a part of the context, project it with ``projection``, and add that to ``out``, in place.
+        """Compute the conditioning features of some patches, project them, and add that to ``out``, in place.
 
         ``out`` (B, T, H, W, C) has one vector for each patch of the pixel frames ``times``, which are counted
         from the start of the clip. Its first row and column are the (row, column) ``corner`` of the tile, in
-        patches. ``stream`` holds the upsampler's input.
+        patches. ``projection`` is a linear layer. ``stream`` holds the input of the upsampler that makes the
+        features.
         """
         stride = self.upsample.strides
         dropped = stride[0] - 1
@@ -115,11 +117,11 @@ class Context:
             strip += projection(context)
 
     def release(self, stream: DecoderStream, row: int) -> None:
-        """Free the upsampler's input for all pixel frames before number ``row``, whose context was read.
+        """Free the upsampler's input for pixel frames before number ``row``, whose context is not read again.
 
         ``row`` counts pixel frames from the start of the clip (no image row is meant). ``stream``, the caches
-        of this decode, holds the input of the upsampler from which the context is computed; what is needed
-        for frame ``row`` and later ones stays there.
+        of this decode, holds the input of the upsampler, from which the context (what conditions denoising)
+        is computed; what frame ``row`` and later ones need stays there.
         """
         stride = self.upsample.strides[0]
         stream.release(self, (row + stride - 1) // stride)
@@ -165,10 +167,12 @@ class NoiseRun:
 class EnterRun:
     """Begins a denoising step: turns patches of noised frames into the input of the first diffusion block.
 
-    The part of the conditioning features (``context``) that ``block`` reads is added. ``corner`` is how many
-    (rows, columns) of patches earlier steps took off each cut side of a tile. With ``keep`` the noised
-    patches are held in the stream until :class:`LeaveRun` ends this step. With ``frees`` nothing after this
-    stage reads the conditioning features of these frames, and their memory is freed.
+    ``layer`` projects the patches. To these it adds the part of the conditioning features (``context``) that
+    ``block``, the first one, reads. ``corner`` is how many (rows, columns) of patches a tile has lost by then
+    at each side where it is cut out of the frame: a block computes no patch whose window crosses such a side.
+    With ``keep`` the noised patches are held in the stream until :class:`LeaveRun` ends this step. With
+    ``frees`` the memory of the conditioning features of these frames is freed afterwards; set it where no
+    later stage reads them.
     """
 
     def __init__(
@@ -199,15 +203,17 @@ class EnterRun:
 
 
 class BlockRun:
-    """An attention block over the pieces of a clip.
+    """Runs one attention block over a clip that comes in pieces (B, C, T, H, W), consecutive in time.
 
-    A window is the T x H x W positions that one position attends to. The stage caches the newest T - 1 steps
-    in time of its input. The result of a step comes once the last step of its window has arrived; the first
-    results wait for a whole window, and the last ones come with the clip's end. ``modulation`` are scales and
-    shifts of the block's normalisations. If ``after`` is given, the conditioning features (``context``) that
-    this next block reads are added to the result; None adds none. ``corner`` is how many (rows, columns) of
-    patches earlier blocks took off each cut side of a tile. With ``frees`` no later stage reads the
-    conditioning features of these frames, and their memory is freed.
+    A position attends to a window of t x h x w positions. The newest t - 1 steps in time of the input are
+    cached. A step is computed once the last step of its window has arrived, the remaining ones at the clip's
+    end. ``modulation`` are scales and shifts of the block's normalisations.
+
+    For denoising, ``after`` is the next block: the part of the conditioning features (``context``) that it
+    reads is added to the result; None adds none. ``corner`` is how many (rows, columns) of patches the result
+    lacks at each side where the tile is cut out of the frame: a block computes no patch whose window crosses
+    such a side. ``frees`` frees the conditioning features of these frames afterwards; set it where no later
+    stage reads them.
     """
 
     def __init__(
@@ -280,10 +286,11 @@ def _newest(past: Tensor | None, piece: Tensor, rows: int) -> Tensor:
 class LeaveRun:
     """Ends a denoising step: turns the last block's result into the next step's patches, at last into frames.
 
-    ``step`` is the diffusion time (1 pure noise, 0 clean) of this step and of the next one. ``velocity`` says
-    that the network predicts velocities, not clean patches. ``entered`` is the stage that began this step,
-    under which the stream holds its noised patches. ``taken`` is how many (rows, columns) of patches this
-    step took off each cut side of a tile.
+    ``norm`` and ``layer`` project the result to patches. ``step`` is the diffusion time (1 pure noise, 0
+    clean) of this step and of the next one. ``velocity`` says that the network predicts velocities, not clean
+    patches. ``entered`` is the stage that began this step, under which the stream holds its noised patches.
+    ``taken`` is how many (rows, columns) of patches the blocks of this step do not compute at each side where
+    a tile is cut out of the frame, since windows there cross the side.
     """
 
     def __init__(

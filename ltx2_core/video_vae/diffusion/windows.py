@@ -136,7 +136,11 @@ def needed(queries: Span, length: int, window: int) -> Span:
 
 
 def batches(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], most: int) -> Iterator[Runs]:
-    """Cut the queries of three axes into tiles of ``sizes``; yields runs of at most about ``most`` tiles."""
+    """Cut the queries of three axes into tiles of ``sizes`` positions, and group neighbouring tiles.
+
+    Yields each group as a run of tiles for every axis. The tiles of a group share one mask; their number, the
+    product over the axes, is at most ``most``.
+    """
     runs = (axis.runs(size) for axis, size in zip(axes, sizes, strict=True))
     for times, rows, columns in product(*runs):
         across = min(columns.tiles, most)
@@ -146,9 +150,10 @@ def batches(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], most: in
 
 
 def mask(geometry: Geometry, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """Additive mask (queries, keys) of the tiles of one geometry: 0 within a window, -inf outside.
+    """Additive attention mask (queries, keys) of a tile of queries: 0 within a window, -inf outside.
 
-    None if every query of the tile attends to all its keys.
+    ``geometry`` has for each axis the first key of each query, counted from the tile's first key, and the
+    size of a window. None if every query of the tile attends to all its keys.
     """
     if all(offsets[-1] == 0 for offsets, _ in geometry):
         return None
