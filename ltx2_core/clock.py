@@ -1,4 +1,4 @@
-"""Where the time of a run goes."""
+"""Measures how many seconds a run spends on each part of its work, such as loading and sampling."""
 
 from __future__ import annotations
 

@@ -271,11 +271,11 @@ def _check_whole(name: str, value: int) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSize:
-    """The size and length that a request asks for; None is left to the recipe of the checkpoint.
+    """The size and length that a request asks for; None takes the default for the checkpoint.
 
     ``width`` and ``height`` are pixels; the length is ``num_frames`` (at ``fps``) or ``seconds``, which
     "auto" leaves to the duration head of the model. ``snap`` is how they are brought onto the latent grid.
-    ``video`` False is audio alone, of that length.
+    With ``video`` False, audio alone is generated, of that length.
     """
 
     width: int | None = None

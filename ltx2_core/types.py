@@ -1,4 +1,4 @@
-"""Values that are passed between stages; all are frozen and changed by ``dataclasses.replace``.
+"""Values that are passed between the parts of a run; all are frozen and changed by ``dataclasses.replace``.
 
 Letters: B batch, C latent channels, F latent frames, H W latent rows and columns, T audio latent frames,
 N tokens, S text tokens.
@@ -114,7 +114,7 @@ class TextFeatures:
 class TextContext:
     """Text that the transformer attends to, from the text connectors: video (B, S, Kv), audio (B, S, Ka).
 
-    S text tokens; Kv and Ka are the widths of the text for each stream.
+    B prompts of S text tokens; Kv and Ka are the widths of the text for each stream.
     """
 
     video: Tensor
@@ -128,8 +128,9 @@ class Guide:
     ``frames`` is their number of latent frames. ``positions`` (1 or B, 3, N, 2) are start and end of each of
     N tokens in seconds, pixel rows and pixel columns. ``attention`` weights the attention between guide and
     video, as one number or per token (N,): 1 is plain attention, 0 none. ``valid`` (N,) bool marks the tokens
-    that exist, where a small reference was spread over a finer grid; None means all. ``generated`` says that
-    the tokens are sampled with the video, one pixel frame for each latent frame, and not given.
+    that exist, where a small reference was spread over a finer grid; None means all. ``generated`` True marks
+    keyframes that the model generates itself next to the clip (LTX-2.5), one pixel frame for each latent
+    frame; False marks content that was given.
     """
 
     frames: int

@@ -118,7 +118,10 @@ class Shuffle(nn.Module):
         self.space = space
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (B, C p q q, f, h, w) -> (B, C, p f - p + 1, q h, q w), with p = ``time`` and q = ``space``."""
+        """x (B, C p q q, f, h, w) -> (B, C, p f - p + 1, q h, q w), with p = ``time`` and q = ``space``.
+
+        C channels, f latent frames, h rows, w columns.
+        """
         x = rearrange(
             x, "b (c p q r) f h w -> b c (f p) (h q) (w r)", p=self.time, q=self.space, r=self.space
         )
@@ -172,7 +175,7 @@ class Blur(nn.Module):
         self.register_buffer("kernel", torch.outer(taps, taps)[None, None])
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (N, C, h, w) -> (N, C, ceil(h / stride), ceil(w / stride))."""
+        """x (N, C, h, w) -> (N, C, ceil(h / stride), ceil(w / stride)): N frames of h rows and w columns."""
         channels = x.shape[1]
         # Cast when used, since a host may hold the kernel in another dtype.
         kernel = self.get_buffer("kernel").to(device=x.device, dtype=x.dtype)

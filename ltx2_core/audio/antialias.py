@@ -40,7 +40,10 @@ class AntiAliasedSnake(nn.Module):
 
 
 class SnakeBeta(nn.Module):
-    """The activation x + sin²(αx) / β on (B, C, S), with one α and β per channel, stored as logarithms."""
+    """The activation x + sin²(αx) / β on x (B, C, S): C channels, S samples.
+
+    There is one α and one β per channel; the parameters are their logarithms.
+    """
 
     def __init__(self, channels: int, layers: Layers) -> None:
         super().__init__()
@@ -58,7 +61,10 @@ class SnakeBeta(nn.Module):
 
 
 class UpsampleByTwo(nn.Module):
-    """Windowed-sinc interpolation to twice the sample rate, (B, C, S) -> (B, C, 2S)."""
+    """Windowed-sinc interpolation to twice the sample rate, (B, C, S) -> (B, C, 2S).
+
+    C channels, S samples.
+    """
 
     filter: Tensor
 
@@ -72,7 +78,10 @@ class UpsampleByTwo(nn.Module):
 
 
 class DownsampleByTwo(nn.Module):
-    """Windowed-sinc low-pass filter and decimation to half the sample rate, (B, C, 2S) -> (B, C, S)."""
+    """Windowed-sinc low-pass filter and decimation to half the sample rate, (B, C, 2S) -> (B, C, S).
+
+    C channels, 2S samples before and S after.
+    """
 
     def __init__(self, layers: Layers) -> None:
         super().__init__()
@@ -84,9 +93,9 @@ class DownsampleByTwo(nn.Module):
 
 
 class Lowpass(nn.Module):
-    """Low-pass filter and decimation by two, (B, C, 2S) -> (B, C, S).
+    """Low-pass filter and decimation by two, (B, C, 2S) -> (B, C, S): C channels, 2S samples before, S after.
 
-    A module of its own only to match names in the checkpoint.
+    It is a module of its own only to match names in the checkpoint.
     """
 
     filter: Tensor
@@ -121,8 +130,8 @@ def upsample(x: Tensor, taps: Tensor, ratio: int, *, edge: int, cut: tuple[int, 
 def lowpass_taps() -> list[float]:
     """Kaiser-windowed sinc low-pass filter of 12 taps with sum 1, cut off at a quarter of the doubled rate.
 
-    Released checkpoints store these filters and loading replaces the values, so they matter only for new
-    models. The formula of the window's beta is Kaiser's (1974).
+    Released checkpoints store these filters, and loading replaces the values returned here, so that the
+    values matter only for new models. The formula of the window's beta is Kaiser's (1974).
     """
     attenuation = 2.285 * (TAPS // 2 - 1) * math.pi * 4 * HALF_WIDTH + 7.95
     if attenuation > 50:

@@ -85,7 +85,10 @@ class FourierBasis(nn.Module):
 
 
 def sinc_upsample(waveform: Tensor, ratio: int) -> Tensor:
-    """Windowed-sinc interpolation (B, C, S) -> (B, C, ratio * S), by the filter of ``dsp.resample_sinc``."""
+    """Interpolate a waveform to ``ratio`` times its sample rate, (B, C, S) -> (B, C, ratio * S).
+
+    C channels, S samples. The filter is the windowed sinc of ``dsp.resample_sinc``.
+    """
     # The filter reaches this many input samples to each side.
     width = math.ceil(ZERO_CROSSINGS / ROLLOFF)
     taps = torch.tensor(sinc_taps(ratio), dtype=waveform.dtype, device=waveform.device)

@@ -88,9 +88,10 @@ class AudioVAE(nn.Module):
         self.vocoder = vocoder
 
     def encode(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
-        """Waveform at ``sample_rate`` Hz to normalised latent, by :func:`encode_audio`.
+        """Waveform (C, S) or (B, C, S) in [-1, 1] at ``sample_rate`` Hz -> normalised latent (B, 8, L, N).
 
-        ``latent_frames`` is the length of the result; None follows the waveform.
+        C channels, S samples, L latent frames, N latent bins. ``latent_frames`` is L; None follows the
+        waveform. See :func:`encode_audio`.
         """
         return encode_audio(self.encoder, waveform, sample_rate, latent_frames=latent_frames)
 

@@ -38,7 +38,11 @@ def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
 
 
 def _convolutional(c: ParsedJson) -> VideoVAEConfig:
-    """Read the settings of convolutional encoder and decoder, whose keys are in no further section."""
+    """Read the settings of a video autoencoder with convolutional encoder and decoder from ``c``.
+
+    ``c`` is the ``vae`` section of a header, which has the keys of both side by side. Raises ValueError that
+    names the key for a value that is not supported.
+    """
     require(c, "norm_layer", "pixel_norm")
     require(c, "latent_log_var", "uniform")
     require(c, "use_quant_conv", False)

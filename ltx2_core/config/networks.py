@@ -77,7 +77,10 @@ class TransformerConfig:
 
     @property
     def modulation_rows(self) -> int:
-        """Number of modulation vectors per block: shift, scale and gate for each of 2 or 3 branches."""
+        """Number of modulation vectors per block and stream: shift, scale and gate for each branch.
+
+        The branches are self-attention, feed-forward and, with ``cross_attention_adaln``, text attention.
+        """
         return 9 if self.cross_attention_adaln else 6
 
 
@@ -147,9 +150,10 @@ class TextConfig:
 class VideoBlock:
     """One block of the video encoder or decoder.
 
-    ``kind`` is "res_x", ``num_layers`` residual blocks, or the axes that the block down- or upsamples by 2.
-    ``multiplier`` is the factor between the widths before and after, ``residual`` whether an upsampling adds
-    its input to the result.
+    ``kind`` "res_x" stands for ``num_layers`` residual blocks. The other kinds are a resampling by 2, down in
+    the encoder and up in the decoder: of height and width ("compress_space"), of time ("compress_time") or
+    of all three ("compress_all"). ``multiplier`` is the factor between the numbers of channels before and
+    after it, ``residual`` says whether an upsampling adds its input to the result.
     """
 
     kind: Literal["res_x", "compress_space", "compress_time", "compress_all"]
@@ -173,11 +177,11 @@ class VideoBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class DiffusionStage:
-    """One stage of the diffusion video decoder that runs before its diffusion stage.
+    """One of the steps by which the diffusion video decoder enlarges the latent before the denoising.
 
-    ``depth`` blocks of ``channels`` values for each position attend to windows of ``kernel`` positions (time,
-    height, width). Then time, height and width grow by the factors ``strides``, and ``channels`` shrinks by
-    ``reduction``.
+    ``depth`` attention blocks, with ``channels`` values for each position, attend to windows of ``kernel``
+    positions (time, height, width). Then time, height and width grow by the factors ``strides``, and the
+    number of channels is divided by ``reduction``.
     """
 
     channels: int
@@ -211,7 +215,10 @@ class DiffusionDecoderConfig:
 
     @property
     def strides(self) -> tuple[int, int, int]:
-        """Factors from the latent to the diffusion stage: (time, height, width), without the patches."""
+        """Factors (time, height, width) from latent positions to the patches of frames that are denoised.
+
+        The size of a patch in pixels is not included.
+        """
         time, height, width = zip(*(stage.strides for stage in self.stages), strict=True)
         return prod(time), prod(height), prod(width)
 
@@ -273,9 +280,10 @@ class AudioVAEConfig:
 class GeneratorConfig:
     """Settings of one mel-to-waveform generator (HiFi-GAN style, or anti-aliased AMP blocks).
 
-    ``initial_channels`` is the width before the first upsampling, which each stage halves. ``upsample_rates``
-    and ``upsample_kernels`` have an entry per stage, ``resblock_kernels`` and ``resblock_dilations`` one per
-    residual block of a stage. ``channels`` are those of the audio.
+    The generator is a sequence of stages; each upsamples in time, halves the number of channels and applies
+    residual blocks. ``initial_channels`` is the number of channels before the first stage.
+    ``upsample_rates`` and ``upsample_kernels`` have an entry per stage, ``resblock_kernels`` and
+    ``resblock_dilations`` one per residual block of a stage. ``channels`` are those of the audio.
     """
 
     initial_channels: int
@@ -325,8 +333,8 @@ class UpsamplerConfig:
     """Settings of a latent upsampler: spatial (scale 0.75, 1.5, 2 or 4), temporal x2, or both.
 
     ``in_channels`` are those of the latent, ``mid_channels`` the width of the network, ``blocks_per_stage``
-    its residual blocks before and again after the upsampling. ``rational`` says that the spatial step is a
-    rational resampler.
+    its residual blocks before and again after the upsampling. ``rational`` says that height and width are
+    scaled by a ratio p / q: a pixel shuffle by p, then a filter that takes every q-th position.
     """
 
     in_channels: int = 128

@@ -51,7 +51,7 @@ _MOST = 1000
 
 
 def _check_counts(value: object) -> None:
-    """Raise ValueError if a number of layers anywhere in the configuration ``value`` exceeds ``_MOST``.
+    """Raise ValueError if a number of layers anywhere in the configuration ``value`` is not from 0 to 1000.
 
     A damaged header may state billions of layers.
     """
@@ -80,7 +80,11 @@ def _transformer(config: ParsedJson, shapes: Shapes, options: _Options, numerics
 
 
 def as_comfy(config: cfg.TransformerConfig, numerics: Numerics) -> cfg.TransformerConfig:
-    """The configuration of a transformer as the version of ComfyUI that ``numerics`` names computes it."""
+    """Return the transformer's settings ``config``, changed to what ComfyUI computes with.
+
+    The epsilon of the query and key norms becomes ComfyUI's. ``numerics`` is a version of ComfyUI: with
+    ``COMFY_033`` the audio of a block attends to the video after the block's update of it, else before.
+    """
     late = numerics is Numerics.COMFY_033
     return replace(config, qk_norm_eps=COMFY_QK_NORM_EPS, audio_reads_updated_video=late)
 

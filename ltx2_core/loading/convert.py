@@ -142,8 +142,9 @@ def _add_diffusion_decoder(
 ) -> None:
     """Add the diffusion video decoder of a source to what is written, in the official layout.
 
-    ``infos`` are the header entries of its tensors in the source, which ``read`` reads. ``entries``, what is
-    written, and ``checks``, by which the written file is compared, get an entry for each tensor, by name.
+    ``infos`` are the header entries of its tensors in the source, and ``read`` reads the tensor of one.
+    ``entries`` (tensors to write) and ``checks`` each get an entry for each tensor, by name. A check says,
+    from the header entries of the written file, whether that tensor was written correctly.
     """
     prefix = OFFICIAL_PREFIXES[Component.VIDEO_DECODER]
     for own, (dtype, shape, make) in sorted(diffusion_vae.entries(infos).items()):

@@ -129,8 +129,9 @@ def _describe_lora(path: Path) -> LoraDescription:
 def describe_upscaler(checkpoint: Checkpoint) -> str:
     """The kind and factor of an upscaler in words, such as "spatial x2".
 
-    For another factor than 2 the text adds of which number the width and height of two-stage runs must be
-    multiples.
+    Unless the factor is 2, the text also states the number of pixels, such as 96, of which the width and the
+    height of a two-stage run must be multiples, or that the upscaler is not for two stages. If the upscaler
+    is not supported, the text says why.
     """
     try:
         kind = upscaler_kind(upsampler_config(checkpoint.config))

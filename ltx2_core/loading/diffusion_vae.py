@@ -58,9 +58,10 @@ def stored_shapes(
 
 
 def made(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Make the network's tensors of those in ``state``, a file's by their names without a prefix.
+    """Convert the tensors of a file, ``state``, to those of the network; both are by name without a prefix.
 
-    Split projections are joined; gates are multiplied into their layers and dropped.
+    Separate projections to queries, keys and values are joined to one tensor. Constant gates, factors of the
+    rows of a layer's weight and bias, are multiplied into that layer and left out.
     """
     gates = {name for name in state if name.rpartition(".")[2] in _GATED.values()}
     result: dict[str, Tensor] = {}
@@ -79,7 +80,8 @@ def made(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def entries(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]]:
     """Describe the network's tensors, so that they can be written to a file: name -> (dtype, shape, read).
 
-    ``infos`` is the header of the file that holds them in its own layout; ``read()`` returns the tensor.
+    ``infos`` are the header entries of the file to read, by tensor name, in any supported layout. The dtype
+    is that of the header, such as "BF16"; ``read()`` returns the tensor as the network has it.
     """
     found: dict[str, tuple[str, tuple[int, ...], Callable[[], Tensor]]] = {}
     for name in dict.fromkeys(_whole(name) for name in infos):

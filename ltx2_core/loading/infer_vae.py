@@ -46,9 +46,11 @@ def infer_video_vae(shapes: Shapes) -> JsonObject:
 
 
 def _diffusion_vae(shapes: Shapes, encoder: Mapping[str, JsonValue]) -> JsonObject:
-    """Reconstruct the section of a diffusion VAE; windows and strides are the released ones.
+    """Reconstruct the ``vae`` section of the configuration of a video VAE with the diffusion decoder.
 
-    ``encoder`` has what was found of the encoder. Raises ValueError for other widths than the released ones.
+    ``shapes`` has the decoder's shapes by official tensor name. ``encoder`` has the encoder's settings,
+    already reconstructed; empty if the file has no encoder. Attention windows and strides are left out, so
+    that the released ones are used. Raises ValueError for another width than the released one, 2048.
     """
     width, latent = shapes["decoder.conv_in.weight"]
     if width != 2048:

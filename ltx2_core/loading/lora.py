@@ -61,7 +61,7 @@ class LoraSpec:
     audio_strength: float | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError unless each strength is finite and from -``MAX_STRENGTH`` to ``MAX_STRENGTH``."""
+        """Raise ValueError unless each strength that is not None is from -100 to 100."""
         for name in ("strength", "video_strength", "audio_strength"):
             value = getattr(self, name)
             # NaN lies on neither side of a bound.

@@ -84,8 +84,8 @@ _TO_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 class LoraLayer:
     """Names of the file's tensors that change one module of the network, by adding ``scale * (B @ A)``.
 
-    ``a`` and ``b`` are the names of A and B. A LoKr or LoHa has ``factors`` (role -> name) instead; its ``a``
-    and ``b`` are "".
+    ``a`` and ``b`` are the names of A and B. A LoKr or LoHa has ``factors`` instead, which maps the role of
+    each factor, such as "lokr_w1", to the tensor's name; its ``a`` and ``b`` are "".
     """
 
     a: str = ""

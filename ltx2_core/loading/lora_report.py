@@ -154,10 +154,10 @@ def describe_generation(
 ) -> tuple[str, bool]:
     """Compare the base model of a LoRA with ``model``, the generation of the model that it is used with.
 
-    Returns a sentence about the LoRA's generation, and whether it is certainly another one. ``layers`` are
-    the shapes of its changes, by component and the component's module name; ``metadata`` is that of the
-    LoRA's file; ``model`` is such as "2.3", or None if unknown. A LoRA for 2.3 has the same layers as one for
-    2.5, so these two are not distinguished.
+    ``model`` is, for example, "2.3", or None if unknown. Returns a sentence about the LoRA's generation, ""
+    if there is nothing to say, and whether it certainly differs from ``model``. ``layers`` are the shapes of
+    the LoRA's weight changes by (component, module name in it); ``metadata`` is that of the LoRA's file. A
+    LoRA for 2.3 has the same layers as one for 2.5, so these two are not distinguished.
     """
     base, why = _generation_by_layers(layers)
     if base is None:

@@ -26,8 +26,8 @@ def joined_config(files: Sequence[tuple[ParsedJson, Collection[Component]]]) -> 
     A section is taken from the file whose components it describes, whatever the order of the files: other
     files often repeat the section of the release that they were cut from. Where several files hold
     components of one section, as transformer and text connectors do, their keys are joined, and if they
-    contradict each other the file of the first component in the order of :class:`Component` counts. What no
-    such file states is taken from the first file that states it.
+    contradict each other the file of the first component in the order of :class:`Component` counts. A section
+    that is in no file with components of it is taken from the first file that has it.
     """
     joined: JsonObject = {}
     for name in dict.fromkeys(name for config, _ in files for name in config):
@@ -40,7 +40,10 @@ def joined_config(files: Sequence[tuple[ParsedJson, Collection[Component]]]) -> 
 
 
 def _rank(section: str, components: Collection[Component]) -> int | None:
-    """The place, in the order of :class:`Component`, of the first of ``components`` with this section."""
+    """The smallest index in :class:`Component` of those ``components`` that ``section`` has settings of.
+
+    None if it describes none of them.
+    """
     order = list(Component)
     return min((order.index(c) for c in components if SECTION.get(c) == section), default=None)
 

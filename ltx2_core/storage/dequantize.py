@@ -126,7 +126,10 @@ def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson |
 
 
 def _options(marker: ParsedJson | None) -> ParsedJson:
-    """The options that a marker holds in its entry ``params``, where some tools write them."""
+    """The options in the entry ``params`` of a marker, where some tools write them; {} if it has none.
+
+    ``marker`` is the JSON object by which a file describes the format of a quantised layer, or None.
+    """
     params = (marker or {}).get("params")
     return params if isinstance(params, dict) else {}
 
@@ -223,10 +226,10 @@ _E8M0 = getattr(torch, "float8_e8m0fnu", torch.uint8)
 
 
 def _nvfp4(name: str, weight: Tensor, block_scale: Tensor, scale: Tensor) -> Tensor:
-    """Decode NVFP4: E2M1 value x scale of its block of 16 inputs x scale of the tensor.
+    """Decode NVFP4 to float32 (O, I): E2M1 value x scale of its block of 16 inputs x scale of the tensor.
 
-    ``weight`` has two values per byte, ``block_scale`` cuBLAS's tiled layout; ``name`` is the layer, for
-    errors.
+    ``weight`` (O, I / 2) has two values per byte, for O outputs and I inputs. ``block_scale`` is in cuBLAS's
+    tiled layout, ``scale`` is a single number. ``name`` is the layer, for errors.
     """
     values = (*E2M1, *(-magnitude for magnitude in E2M1))
     # The even element of each pair is in the high nibble. One look-up per byte gives both.
@@ -241,9 +244,10 @@ def _nvfp4(name: str, weight: Tensor, block_scale: Tensor, scale: Tensor) -> Ten
 
 
 def _mxfp8(name: str, weight: Tensor, block_scale: Tensor) -> Tensor:
-    """Decode MXFP8: fp8 value x 2^(exponent of its block of 32 inputs).
+    """Decode MXFP8 to float32 (O, I): fp8 value x 2^(exponent of its block of 32 inputs).
 
-    ``block_scale`` has the exponents in cuBLAS's tiled layout; ``name`` is the layer, for errors.
+    ``weight`` is (O, I), for O outputs and I inputs. ``block_scale`` has the exponents, plus 127, as bytes in
+    cuBLAS's tiled layout. ``name`` is the layer, for errors.
     """
     blocks = rearrange(weight.float(), "o (n b) -> o n b", b=_divide(name, weight, MXFP8_BLOCK))
     exponents = _untiled(name, block_scale.view(torch.uint8).float(), blocks)

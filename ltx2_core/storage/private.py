@@ -93,8 +93,8 @@ def prune_parts(folder: Path) -> None:
 def prune_saved(folder: Path) -> None:
     """Clean a folder of saved latents: remove ``.part`` files and saved latents that are too old.
 
-    ``.part`` files are unfinished; they are removed after ``PART_AGE`` seconds, saved latents ``SAVED_AGE``
-    seconds (30 days) after they were last changed.
+    ``.part`` files are unfinished. They are removed an hour (``PART_AGE`` seconds) after they were last
+    changed, saved latents 30 days (``SAVED_AGE`` seconds) after that.
     """
     now = time.time()
     for path in folder.iterdir() if folder.is_dir() else ():

@@ -1,4 +1,4 @@
-"""Text conditioning: prompts -> Gemma's hidden states -> features -> connectors -> context."""
+"""Text conditioning: prompts -> Gemma's hidden states -> features -> connectors -> transformer's input."""
 
 from .cache import FeatureCache
 from .connectors import CONTEXT_LENGTH, TextConnectors

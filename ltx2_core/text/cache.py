@@ -49,7 +49,7 @@ class FeatureCache:
 
 
 def _of_prompt(features: TextFeatures, index: int) -> TextFeatures:
-    """The features (1, T, K) of prompt number ``index`` of a batch, on the CPU and without padding.
+    """The features (1, T, K) of prompt number ``index``, from 0, of a batch, on the CPU and without padding.
 
     T tokens of width K. Padding is left out, because it depends on the other prompts of the batch.
     """

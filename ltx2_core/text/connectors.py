@@ -1,6 +1,7 @@
 """Text connectors: a small 1-D transformer for each modality, on tokens padded with learnt registers.
 
-Letters: B prompts, T input tokens, S tokens of the context, W connector width, R registers.
+Letters: B prompts, T input tokens, S tokens of the context (the text that the transformer
+attends to), W connector width, R registers.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ class TextConnectors(nn.Module):
         self.audio_embeddings_connector = Connector(config.audio, **options)
 
     def forward(self, features: TextFeatures, *, length: int = CONTEXT_LENGTH) -> TextContext:
-        """Text features (B, T, W) -> context (B, S, W) for each modality, in the dtype of the features.
+        """Convert text features (B, T, W) to the context (B, S, W) that the transformer attends to.
 
-        Padding may be on the left or on the right; learnt registers, R of them, replace it, so the result
-        needs no mask. S is ``length``; if a prompt has more valid tokens, S is their number rounded up to a
-        multiple of R.
+        There is one of each for video and one for audio, of B prompts with T tokens of width W. Padding, on
+        the left or on the right, is replaced by R learnt registers, so that the context needs no mask. S is
+        ``length``; if a prompt has more valid tokens, S is their number rounded up to a multiple of R. The
+        dtype is that of the features.
 
         Raises:
             ValueError: ``length`` is not a multiple of R, or the features are not as wide as the connector.
@@ -73,10 +75,11 @@ class Connector(nn.Module):
         )
 
     def forward(self, features: Tensor, mask: Tensor, *, length: int, rope: Rope | None = None) -> Tensor:
-        """Turn text features (B, T, W) with token mask (B, T), 1 on text, into context (B, S, W).
+        """Convert text features (B, T, W) to the context (B, S, W) that the transformer attends to.
 
-        S is ``length``, or more for longer prompts, see :meth:`TextConnectors.forward`. ``rope`` is the
-        result of :meth:`rope` for S, if the caller has it already; None computes it.
+        B prompts of T tokens of width W; ``mask`` (B, T) is 1 on tokens of the text and 0 on padding. S is
+        ``length``, or more for longer prompts, see :meth:`TextConnectors.forward`. ``rope`` is the result of
+        :meth:`rope` for S tokens, if the caller has it already; None computes it.
         """
         if features.shape[-1] != self.config.dim:
             raise ValueError(
@@ -93,7 +96,10 @@ class Connector(nn.Module):
         return rms_norm(x, self.config.norm_eps)
 
     def rope(self, length: int, device: torch.device) -> Rope:
-        """Compute the rotary table in float32 for a context of ``length`` tokens."""
+        """Compute the table of the rotary embedding, in float32 on ``device``, for positions 0 to length - 1.
+
+        ``length`` is the number of tokens of a prompt together with the registers that replace its padding.
+        """
         config = self.config
         # Positions are those of the context with registers, not of the prompt's tokens.
         points = torch.arange(length, dtype=torch.float32, device=device)[None, None]
@@ -129,7 +135,10 @@ class ConnectorBlock(nn.Module):
         self.ff = FeedForward(config.dim, bias=config.ff_bias, **options)
 
     def forward(self, x: Tensor, rope: Rope) -> Tensor:
-        """Apply the block to x (B, S, W); the shape does not change. ``rope`` rotates queries and keys."""
+        """Apply the block to B prompts x (B, S, W) of S tokens of width W; the shape does not change.
+
+        ``rope`` is the table of the rotary embedding for S tokens, which rotates queries and keys.
+        """
         x = x + self.attn1(rms_norm(x, self.norm_eps), rope=rope)
         result: Tensor = x + self.ff(rms_norm(x, self.norm_eps))
         return result

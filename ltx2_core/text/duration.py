@@ -46,9 +46,10 @@ class DurationHead(nn.Module):
         self.mlp_out = operations.Linear(config.mlp, 1, **layer)
 
     def forward(self, video: Tensor | None, audio: Tensor | None) -> Tensor:
-        """Encoded texts for video (B, S, Kv) and audio (B, S, Ka) -> seconds (B,), above 0.
+        """Predict for each of B prompts how many seconds a clip should last: (B,), above 0.
 
-        Kv and Ka are the widths of the two texts. One of them may be None; it is then left out.
+        ``video`` (B, S, Kv) and ``audio`` (B, S, Ka) are the prompts as encoded for each stream, S tokens of
+        width Kv and Ka. One of the two may be None; it is then left out.
         """
         parts = [
             project(text) + kind
@@ -64,7 +65,7 @@ class DurationHead(nn.Module):
         return log_seconds.squeeze(-1).exp()
 
     def seconds(self, context: TextContext) -> float:
-        """The seconds for the one prompt that ``context`` encodes.
+        """Predict how many seconds a clip of the one encoded prompt in ``context`` should last.
 
         Raises ValueError for several prompts, and for text of another width than that of this head's model.
         """
@@ -81,7 +82,10 @@ class DurationHead(nn.Module):
 
 
 class AttentionPooler(nn.Module):
-    """Learned queries that attend to all tokens (B, S, W) -> (B, Q, W)."""
+    """Attention of Q learned queries to all tokens of a text: (B, S, W) -> (B, Q, W).
+
+    B prompts of S tokens of width W.
+    """
 
     def __init__(self, width: int, queries: int, heads: int, **layer: Any) -> None:
         super().__init__()

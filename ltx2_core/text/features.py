@@ -55,7 +55,10 @@ class FeatureExtractor(nn.Module):
             self.aggregate_embed = operations.Linear(flat, config.video.dim, bias=False, **options)
 
     def accumulator(self, mask: Tensor) -> FeatureAccumulator:
-        """Create an accumulator for a batch of prompts with token mask (B, T), which is 1 on valid tokens."""
+        """Create the object that sums the features of B prompts while their hidden states are computed.
+
+        ``mask`` (B, T) is 1 on valid tokens and 0 on padding, for T tokens.
+        """
         return FeatureAccumulator(self, mask)
 
     def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
@@ -114,7 +117,9 @@ class FeatureAccumulator:
             raise ValueError("every prompt needs at least one valid token (BOS); the mask has a row of zeros")
 
     def add(self, layer: int, hidden: Tensor) -> None:
-        """Add hidden state number ``layer``, from 0: ``hidden`` (B, T, D); values at padding are ignored.
+        """Add hidden state number ``layer``, from 0, in any order; values at padding are ignored.
+
+        ``hidden`` is (B, T, D): B prompts, T tokens, D the width of hidden states.
 
         Raises:
             ValueError: there is no such state, it was added before, or its shape is not (B, T, D).
@@ -138,7 +143,7 @@ class FeatureAccumulator:
     def result(self) -> TextFeatures:
         """The finished features, (B, T, K) for each modality, in float32, zero on padding tokens.
 
-        T tokens of width K.
+        B prompts of T tokens; K is the width of features.
 
         Raises:
             ValueError: not all hidden states have been added.

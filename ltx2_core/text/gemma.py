@@ -49,11 +49,11 @@ class Gemma(nn.Module):
     ) -> None:
         """Run the model and pass each of its L + 1 hidden states (B, T, D) to ``on_hidden`` one by one.
 
-        Each is passed as soon as it is computed and not stored, so that the states are never all in memory.
+        B prompts, T tokens, D hidden width, L layers. ``on_hidden(index, state)`` is called as soon as each
+        state is computed, so that the states are never all in memory. State 0 is the scaled embedding, state
+        i the input of layer i, state L the output of the final norm; values at padding tokens are arbitrary.
         ``input_ids`` and ``attention_mask`` are (B, T), padded on the left. ``embeds`` (B, T, D) are scaled
-        embeddings to use in place of those of the tokens; None uses the tokens. State 0 is the scaled
-        embedding, state i the input of layer i, state L the output of the final norm. Values at padding
-        tokens are arbitrary.
+        embeddings to use in place of those of the tokens; None uses the tokens.
         """
 
         def entering(index: int) -> Callable[..., None]:

@@ -27,7 +27,10 @@ class PromptEmbeds:
     models: Mapping[str, Any]
 
     def of_stage(self, index: int) -> tuple[TextContext, TextContext | None]:
-        """The contexts (positive, negative) for stage ``index``, counted from 0; negative may be None."""
+        """The encoded texts (prompt, negative prompt) for sampling stage ``index``: 0, or 1 for the second.
+
+        The negative one is None if there is no negative prompt.
+        """
         return self.stages[min(index, len(self.stages) - 1)]
 
 
@@ -35,10 +38,10 @@ class PromptEmbeds:
 class Prompt:
     """The description of a clip and its audio, and what to avoid.
 
-    ``negative`` is read only where guidance or a sampler needs a negative prompt; None takes the text of the
-    checkpoint's recipe. ``trigger`` is the trigger word of a LoRA, which replaces the text ``[trigger]`` in
-    the prompt, but not in the negative one; None replaces nothing. If ``embeds``, encoded prompts, are set,
-    nothing is encoded.
+    ``negative``, what to avoid, is read only where guidance or a sampler needs a negative prompt; None takes
+    the default text of the checkpoint. ``trigger`` is the trigger word of a LoRA, which replaces the text
+    ``[trigger]`` in ``prompt``, but not in ``negative``; None replaces nothing. If ``embeds``, the same
+    prompts already encoded, is set, nothing is encoded.
     """
 
     prompt: str

@@ -81,7 +81,11 @@ def write_tiny_gemma(
 
 
 def write_tokenizer(folder: Path, words: Sequence[str] = (), vocab_size: int = VOCAB_SIZE) -> None:
-    """Write the files of :func:`tiny_tokenizer` into ``folder``."""
+    """Write ``tokenizer.json`` and ``tokenizer_config.json`` of a tiny tokenizer into ``folder``.
+
+    ``words`` and ``vocab_size`` are those of :func:`tiny_tokenizer`: words that become tokens, and the number
+    of tokens.
+    """
     tiny_tokenizer(words, vocab_size).save(str(folder / "tokenizer.json"))
     write_json(folder / "tokenizer_config.json", _tokenizer_config())
 

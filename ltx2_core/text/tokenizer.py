@@ -49,8 +49,8 @@ class Tokenizer:
         """Wrap ``encode``, which maps text to token ids without special tokens, and ``decode``, its reverse.
 
         ``vocab_size`` is the number of tokens, ``bos_id`` and ``pad_id`` are ids, ``max_tokens`` is the
-        length to which prompts are truncated. ``special`` holds the ids of those ``MARKERS`` that this
-        tokenizer has.
+        length to which prompts are truncated. ``special`` maps those tokens that divide a conversation into
+        turns (``MARKERS``, such as "<start_of_turn>") to ids, as far as this tokenizer has them.
         """
         self.encode = encode
         self.decode = decode
