@@ -117,9 +117,10 @@ def length_input(default: float, tooltip: str) -> io.Input:
 
 
 def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
-    """A widget for the number of stages, 1 or 2; ``upscaled`` names in the tooltip the node that upscales.
+    """A widget for the number of sampling stages, 1 or 2.
 
-    With ``default`` None the first choice, 1, is chosen.
+    The first of two stages samples at half the width and height. ``upscaled`` names in the tooltip the node
+    that upscales between them. With ``default`` None the first choice, 1, is chosen.
     """
     doubled = f" and {upscaled} doubles them" if upscaled else ""
     tooltip = f"2: the first stage has half the width and height{doubled}. 1: sample at full size."
@@ -127,9 +128,10 @@ def stages_input(upscaled: str = "", *, default: str | None = "2") -> io.Input:
 
 
 def start_input(more: str = "", *, text: str | None = None) -> io.Input:
-    """A widget for the second of an audio input at which something begins, by the default tooltip the clip.
+    """A widget for a time in an audio input, in seconds.
 
-    ``text`` replaces the tooltip, and ``more`` is appended to it.
+    The default tooltip says that the clip begins at this time. ``text`` replaces the tooltip, and ``more`` is
+    appended to it.
     """
     audio = {"audio": "the audio"}
     return quantity(

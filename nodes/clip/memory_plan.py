@@ -116,10 +116,10 @@ def _budgets(budget: str) -> list[int]:
 
 
 def _of_model(size: ModelSize, model: Model) -> tuple[ModelSize, torch.dtype]:
-    """Return the sizes of a loaded MODEL's transformer, and the dtype in which it computes.
+    """Return ``size`` with the entries of the transformer taken from a loaded MODEL, and its computing dtype.
 
-    All other networks keep their sizes in ``size``, those of a released model. Raises ValueError for a MODEL
-    that this pack's loaders did not make.
+    The entries of all other networks are those of ``size``, which describes a released model. Raises
+    ValueError for a MODEL that this pack's loaders did not make.
     """
     network = model.model.diffusion_model
     config = getattr(network, "config", None)

@@ -181,7 +181,8 @@ def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
 def describe(plan: ClipPlan, first: ClipPlan) -> str:
     """Describe the plan as text: size, frames, rate and audio latent frames, then what was rounded.
 
-    ``first`` is the plan of the first stage; its size is named if it differs.
+    ``first`` is the plan of the first of two sampling runs (stages), which may sample at half the width and
+    height; its size is named if it differs.
     """
     lines = [
         f"{plan.width} x {plan.height}, {plan.frames} frames at {plan.fps:g} fps = {plan.seconds:.3f} s",

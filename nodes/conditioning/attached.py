@@ -1,4 +1,7 @@
-"""Records in a LATENT which images and clips condition it, so that the next stage can repeat that."""
+"""Records in a LATENT which images and clips condition it, so that the next stage can encode them again.
+
+A stage is one of two sampling runs for a clip, of which the second has a larger size.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,10 @@ class AttachedImage:
 class AttachedGuide:
     """An image or clip, an IMAGE, that guides the video from pixel frame ``frame`` on; -1 is the last frame.
 
-    ``strength`` 1 fixes the guide; ``attention`` is the weight of attention to it, which ``mask`` (masks,
-    height, width) multiplies for its parts (None: all). The guide is encoded ``downscale`` times smaller than
-    the clip, and of each ``every`` frames one is used.
+    ``strength`` 1 fixes the guide; ``attention`` is the weight of attention to it. ``mask`` (masks, height,
+    width) multiplies that weight for parts of the guide, by one mask for all frames or several along time;
+    None weights all parts alike. The guide is encoded ``downscale`` times smaller than the clip, and of each
+    ``every`` frames one is used.
     """
 
     image: Tensor
@@ -51,7 +55,10 @@ def attached_to(latent: Latent) -> tuple[Attached, ...]:
 
 
 def remember(latent: Latent, item: Attached) -> Latent:
-    """Return a copy of the LATENT to which ``item`` is attached too, so that the next stage can repeat it."""
+    """Return a copy of the LATENT to which ``item``, an image, clip or guide, is attached too.
+
+    The next sampling stage, at a larger size, encodes attached items again.
+    """
     # A new tuple: the LATENT may go to several branches of the graph, each with further items.
     return {**latent, ATTACHED: (*attached_to(latent), item)}
 

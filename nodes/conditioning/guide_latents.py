@@ -135,8 +135,8 @@ def _coordinates(guide: GuideFrames, spread: Tensor) -> Tensor:
 def _with_frames(video: Latent, guide: Tensor, keep: Tensor | None, strength: float) -> Latent:
     """Append the latent ``guide`` to the video LATENT in time; the guide's noise mask is 1 - ``strength``.
 
-    ``keep`` is True at the latent cells that a guide on a coarser grid occupies; all other cells get a
-    negative mask, which says that they have no token. None as ``keep`` means that all cells are occupied.
+    ``keep`` (guide latent frames, rows, columns) is True where the guide has a token. Elsewhere a guide on a
+    coarser grid than the clip has none, which a negative mask marks. None says that it has all tokens.
     """
     samples, mask = video["samples"], frame_mask(video)[:, :1]
     if keep is None:

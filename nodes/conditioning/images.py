@@ -182,9 +182,10 @@ def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
 
 
 def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Latent:
-    """Encode an image or clip as the first frames of a LATENT, and attach it for the next stage to repeat.
+    """Encode an image or clip as the first frames of a LATENT, and record in the LATENT that it was used.
 
-    Raises ValueError if it has more frames than the clip.
+    By this record the next sampling stage, at a larger size, encodes the image or clip again. Raises
+    ValueError if ``attached`` has more frames than the clip.
     """
     video = video_of(latent)
     frames = latent_frames_of(len(attached.image))

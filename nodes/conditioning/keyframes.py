@@ -1,4 +1,4 @@
-"""Nodes for generated keyframes of LTX-2.5: add them, take them out again, and use them as guides.
+"""Nodes for the keyframes that LTX-2.5 generates itself next to a clip: add, take out again, use as guides.
 
 Letters: B batch, C channels, K keyframes, F latent frames, H W latent rows and columns.
 """
@@ -261,8 +261,8 @@ def frames_on(keyframes: Latent, clip: int) -> tuple[int, ...]:
 def _occupied(positive: Conditioning, video: Latent, guides: int) -> set[int]:
     """The numbers of the pixel frames that already have an image put in place, a guide or a keyframe.
 
-    ``guides`` is how many latent frames at the end of ``video`` are guides and generated keyframes, whose
-    frames ``positive`` states.
+    ``guides`` is how many latent frames at the end of ``video`` are guides, or keyframes that the model
+    generates itself next to the clip; ``positive`` states at which pixel frames these are.
     """
     own = frame_mask(video)[:, :, : video["samples"].shape[2] - guides]
     lowest = own.amin(dim=(0, 1, 3, 4)).tolist()

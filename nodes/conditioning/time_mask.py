@@ -127,10 +127,10 @@ class LTX2AVTimeMask(io.ComfyNode):
 
 
 def _av(streams: Streams, add: bool) -> tuple[AVLatent, AVLatent]:
-    """Return the samples and the noise masks of video and audio.
+    """Return the samples and the noise masks of ``streams``, the video and the audio of a LATENT.
 
-    With ``add`` the masks are those of the LATENT; otherwise, and for one that has no mask, they are zeros,
-    which preserve everything.
+    With ``add`` the masks are those that the LATENT has. Without it, and for a stream that has no mask, they
+    are zeros, which preserve everything.
     """
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     mask = mask_like(samples, 0.0)

@@ -57,8 +57,8 @@ class HostCodecs:
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
         """Decode a latent, whole or in consecutive pieces along time, to chunks of frames on the CPU.
 
-        Chunks are (frames, 3, height, width) in [-1, 1]; with ``as_bytes`` they are uint8 if the VAE can
-        stream.
+        Chunks are (frames, 3, height, width) in [-1, 1]. A VAE of this pack decodes chunk by chunk; with
+        ``as_bytes`` its chunks are uint8 in 0 to 255. Other VAEs return all frames as one chunk in [-1, 1].
         """
         pieces = (latent,) if isinstance(latent, Tensor) else latent
         chunks = decoded_frames(self.video_vae, pieces, as_bytes=as_bytes)
@@ -82,7 +82,7 @@ def waveform_of(audio: Audio) -> Waveform:
 
 
 def footage_of(images: Tensor, fps: float, audio: Audio | None = None) -> Footage:
-    """Make an IMAGE at ``fps`` frames a second, and AUDIO (None: no audio), the source of an edit.
+    """Convert an IMAGE at ``fps`` frames a second, and AUDIO (None: no audio), to the source clip of an edit.
 
     Frames of a size that the model cannot generate will be cropped and scaled as ComfyUI does it.
     """

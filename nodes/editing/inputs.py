@@ -24,9 +24,9 @@ def source_inputs(purpose: str) -> list[io.Input]:
 
 
 def staged_inputs(tooltip: str) -> list[io.Input]:
-    """Create the inputs for the number of stages, the clip's audio, and the VAE that encodes the audio.
+    """Create the inputs for the number of sampling stages, the clip's audio, and the VAE to encode it.
 
-    ``tooltip`` is that of the audio.
+    Of two stages the first samples at half the width and height. ``tooltip`` is that of the audio.
     """
     return [
         stages_input("LTX-2 Next Stage", default=None),

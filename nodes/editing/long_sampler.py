@@ -34,12 +34,12 @@ from .codecs import HostCodecs
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HostSampler:
-    """Builds the function that samples the windows of a long clip with a MODEL of ComfyUI.
+    """Builds the function that samples the windows (overlapping runs) of a long clip with a MODEL of ComfyUI.
 
-    ``codecs`` encode images and sources. ``plan_run`` decides schedule and guidance for a LATENT; all windows
-    share those of the first one. ``negative`` is the negative prompt, ``image`` the IMAGE that the clip
-    starts with, None without one. ``reference_step`` is the n of an IC-LoRA that uses every n-th frame of its
-    reference.
+    ``codecs`` encode images and sources with VAEs. ``plan_run`` chooses schedule and guidance for a LATENT;
+    it is called for the first window, and all windows use what it returns. ``negative`` is the negative
+    prompt, ``image`` the IMAGE that the clip starts with, None without one. ``reference_step`` is the n of an
+    IC-LoRA that uses every n-th frame of its reference.
     """
 
     model: Model
@@ -108,7 +108,8 @@ class HostSampler:
     def _reference(self, source: Tensor, how: LongVideo) -> AttachedGuide:
         """Turn a window's source frames (frames, 3, height, width) in [0, 1] into a reference for an IC-LoRA.
 
-        ``how`` has its strength and scale.
+        ``how``, the settings of the long clip, says how strongly the reference counts, and how many times
+        smaller than the clip it is encoded.
         """
         return AttachedGuide(
             image=image_from_frames(source),

@@ -116,7 +116,7 @@ class LongInputs:
         )
 
     def settings(self, graph: str) -> JsonObject:
-        """Everything that decides the clip, as JSON values, of which a digest names its folder.
+        """Everything that the clip depends on, as JSON values; their digest names the clip's folder.
 
         ``graph`` is the digest of all nodes upstream of this node.
         """

@@ -172,10 +172,10 @@ class LTX2AVSound(io.ComfyNode):
 
 
 def _prepared(edit: EditPlan, codecs: HostCodecs, stages: str) -> io.NodeOutput:
-    """Make the outputs of a node that prepares an edit: the LATENT of the first stage, plan, edit and report.
+    """Make the outputs of a node that prepares an edit: LATENT of the first stage, plan, edit and report.
 
-    The LATENT is conditioned on what the edit preserves. ``stages`` is "1" or "2"; with two, the first stage
-    has half the size.
+    The LATENT is conditioned on what the edit preserves, which ``codecs`` encode. ``stages``, "1" or "2", is
+    the number of sampling runs for the clip; the first of two samples at half the width and height.
     """
     # The edit is planned at full size; its first stage starts at half of it.
     latent = empty_latent(edit.clip.half() if stages == "2" else edit.clip, 1)

@@ -92,7 +92,7 @@ def _check_before(_module: nn.Module, _arguments: tuple[object, ...]) -> None:
 
 
 class HostAudioVAE(AudioVAE):
-    """The audio VAE with ComfyUI's interface; waveforms have ``HOST_AUDIO_RATE`` by default.
+    """The audio VAE with ComfyUI's interface; ``encode`` takes waveforms at 44100 Hz if no rate is stated.
 
     The stop button takes effect between any two layers.
     """

@@ -67,9 +67,11 @@ class TokenTimesteps:
     layout: Layout
 
     def of_tokens(self, values: Tensor) -> Tensor:
-        """Expand ``values``, one for each noise level, to one for each token: (B, tokens, ..., W).
+        """Expand ``values``, stored once for each noise level, to one for each token: (B, tokens, ..., W).
 
-        W is the width of the stream. The axis of tokens has length 1 if all tokens have the same noise level.
+        W is the width of the stream. The form of ``values`` depends on ``layout``: (B, 1, ..., W) if all
+        tokens have one level, (B, 1, levels, ..., W) if each range of consecutive tokens has one, (levels,
+        ..., W) if the layout has a level for every token. In the first form the axis of tokens stays 1.
         """
         if self.layout.index is not None:
             return values[self.layout.index]

@@ -107,11 +107,11 @@ class Call:
 def velocities(
     network: Transformer, call: Call, *, chunks: Chunks, rope_memory: RopeMemory
 ) -> list[Tensor] | Tensor:
-    """Run the transformer for one call and return the velocities of its latents, of the same shapes.
+    """Run the transformer for ``call``, one call of the network by ComfyUI; returns the latents' velocities.
 
-    The result is [video, audio], or the tensor of the video if there is no audio. ``chunks`` says how many
-    tokens the transformer's layers compute at a time; ``rope_memory`` reuses the rotary tables of earlier
-    calls.
+    The result is [video, audio] in the shapes of the latents, or the tensor of the video if there is no
+    audio. ``chunks`` says how many tokens the transformer's layers compute at a time; ``rope_memory`` reuses
+    the rotary tables of earlier calls.
     """
     guides = call.guides()
     video, audio = call.streams(guides)

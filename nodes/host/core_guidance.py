@@ -54,8 +54,9 @@ def with_core_guidance(model: Any, *, stg: bool, apart: bool, nag: Nag | None) -
 def core_switches(perturbation: Perturbation) -> dict[str, bool]:
     """The options of ComfyUI's network for a pass in which attention between video and audio is skipped.
 
-    A direction (audio to video, or video to audio) whose attention ``perturbation`` skips in all blocks gets
-    False. Other directions are left out of the result, and whatever else ``perturbation`` skips is ignored.
+    The keys are "a2v_cross_attn" (the video attends to the audio) and "v2a_cross_attn" (the reverse). The
+    value is False if ``perturbation`` skips that attention in all blocks; if not, the key is left out.
+    Whatever else ``perturbation`` skips is ignored.
     """
     # ComfyUI has one switch for each direction in all blocks, and none by block.
     found = {"a2v_cross_attn": perturbation.a2v, "v2a_cross_attn": perturbation.v2a}

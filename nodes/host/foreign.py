@@ -27,9 +27,9 @@ BLOCK = re.compile(r"^diffusion_model\.transformer_blocks\.(\d+)(?:\.(\w+))?\.fo
 def refuse_changes_without_effect(patcher: Any) -> None:
     """Make every sampling with this MODEL, or a clone of it, check what other node packs changed in it.
 
-    ``patcher`` is the MODEL. If a change would have no effect on this pack's network, sampling raises
-    ValueError before a weight is loaded; the message names the pack, what it replaced, and what to use
-    instead.
+    ``patcher`` is the MODEL. If a pack replaced a part that this pack's network does not have or never calls,
+    sampling raises ValueError before a weight is loaded; the message names the pack, the part, and what to
+    use instead. A pack that replaced methods of ComfyUI's own classes is only named in a notice.
     """
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, _check)
 
@@ -43,7 +43,11 @@ def _check(executor: Callable[..., Any], *args: Any, **more: Any) -> Any:
 
 
 def check_object_patches(patcher: Any) -> None:
-    """Raise ValueError if an object patch of the MODEL ``patcher`` replaces what this network never calls."""
+    """Raise ValueError if another pack put something into the MODEL ``patcher`` that has no effect there.
+
+    This is so where an object patch, a replacement by attribute name, is for an attribute that the network of
+    this pack does not have or never calls.
+    """
     network = patcher.model.diffusion_model
     for name, value in patcher.object_patches.items():
         if name.startswith(NETWORK) and not _acts(network, name.removeprefix(NETWORK), value):

@@ -49,17 +49,19 @@ class Fork:
 
 @dataclass
 class Late:
-    """A later guidance pass, which resumes from the hidden states that ``fork`` saved.
+    """Runs a guidance pass that resumes from hidden states which an earlier pass of the same step has saved.
 
-    It runs from the first block if ``fork`` saved none, or saved them for another batch size.
+    ``fork`` holds these states, and the number of the block before which they were saved. If it holds none,
+    or those of another batch size, the pass runs from the first block.
     """
 
     fork: Fork
 
     def start(self, samples: int) -> int:
-        """Index of the first block to run for a batch of ``samples``: that of the fork, or 0.
+        """Index of the first block to run for a batch of ``samples``.
 
-        It is 0 if no hidden states of this batch size were saved.
+        It is that of the block before which an earlier pass saved its hidden states, or 0 if no states of
+        this batch size were saved.
         """
         saved = self.fork.saved
         count = 0 if saved is None else len(next(t for t in saved if t is not None))
@@ -68,8 +70,8 @@ class Late:
     def run(self, run: Callable[..., Hidden], samples: int) -> Hidden:
         """Call ``run``, which evaluates the network, so that it resumes from the saved hidden states.
 
-        ``samples`` is the batch size; without saved states of this size all blocks run. The saved states are
-        deleted, because blocks may write into them.
+        An earlier guidance pass has saved them. ``samples`` is the batch size; without saved states
+        of this size all blocks run. The saved states can be used once, because blocks may write into them.
         """
         start, saved = self.start(samples), self.fork.saved
         # Freeing them first lets the blocks reuse the memory.

@@ -29,9 +29,9 @@ class AVGuider(comfy.samplers.CFGGuider):
         """Prepare the guider for ``model``; ``guidance`` has the scales for each noise level.
 
         ``nag`` has the settings of normalised attention guidance, None if it is off. Raises ValueError if
-        another node has set a guidance function in ``model``, if nag is combined with cfg, if stg, modality
-        guidance or nag are used with a network other than LTX-2, or if another pack has replaced what they
-        change.
+        another node has set a guidance function in ``model``, if nag is combined with classifier-free
+        guidance, if spatio-temporal, modality or normalised attention guidance is used with a network other
+        than LTX-2, or if another pack has replaced a part of the network that one of these guidances changes.
         """
         # Such a function replaces the combination of the estimates, which is what this guider computes.
         if "sampler_cfg_function" in model.model_options:

@@ -27,8 +27,8 @@ class _Entry(TypedDict):
 class Entry(_Entry, total=False):
     """One guide in the list ``guide_attention_entries`` of a CONDITIONING: its tokens and their weight.
 
-    ``pre_filter_count`` is the number of its tokens, with holes (cells of the latent that a guide on a
-    coarser grid leaves empty). ``strength`` is its attention weight: 0 is none, 1 plain attention.
+    ``pre_filter_count`` is the number of its tokens; it includes holes, the cells of the latent that a guide
+    on a coarser grid leaves empty. ``strength`` is its attention weight: 0 is none, 1 plain attention.
     ``pixel_mask`` (1, 1, frames, height, width), in pixels, multiplies that weight for parts of the guide;
     None weights all parts alike. ``latent_shape`` is the guide's size [latent frames, rows, columns].
     """
@@ -38,13 +38,12 @@ class Entry(_Entry, total=False):
 
 
 class Slots(TypedDict):
-    """The value ``generated_keyframes`` of a CONDITIONING.
+    """The value ``generated_keyframes`` of a CONDITIONING: keyframes that LTX-2.5 generates beside a clip.
 
-    It says which latent frames stand for one pixel frame each, instead of eight. They are the
-    ``num_keyframes`` latent frames of the video from index ``first_latent_frame`` on, with
-    ``tokens_per_frame`` tokens (latent rows x columns) each. ``frame_indices`` are the pixel frames for which
-    they stand, in a clip of ``num_pixel_frames``; ``guide_entry_index`` is the number of their common entry
-    in the list of guides, from 0.
+    Each is a latent frame that stands for one pixel frame, instead of eight. They are the ``num_keyframes``
+    latent frames of the video from index ``first_latent_frame`` on, with ``tokens_per_frame`` tokens (latent
+    rows x columns) each. ``frame_indices`` are their pixel frames in a clip of ``num_pixel_frames``;
+    ``guide_entry_index`` is the number, from 0, of their common entry in the list of guides.
     """
 
     first_latent_frame: int
@@ -59,9 +58,10 @@ class Slots(TypedDict):
 class GuideTokens:
     """Which tokens of a video exist, and where its guide tokens, the last ones, lie in the clip.
 
-    A guide on a coarser grid than the clip leaves holes, tokens without content. ``keep`` (video tokens,) is
-    False for holes. ``coordinates`` (B, 3, existing guide tokens, 2) are pixel frame, row and column, each as
-    start and end (exclusive). ``surviving`` has the number of existing tokens of each guide.
+    A guide on a coarser grid than the clip leaves holes, cells of the latent for which no token exists.
+    ``keep`` (cells of the video's latent,) is False for holes. ``coordinates`` (B, 3, existing guide tokens,
+    2) are pixel frame, row and column, each as start and end (exclusive). ``surviving`` has the number of
+    existing tokens of each guide.
     """
 
     keep: Tensor
@@ -105,9 +105,10 @@ def guide_tokens(
 def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens | None) -> Tensor:
     """Mark the tokens of a video latent (B, C, F, H, W) that stand for one pixel frame and not for eight.
 
-    Returns (1, tokens, 1), which is 1 for tokens of the first latent frame and of generated keyframes
-    (``slots``, None without any), 0 for all others. Tokens that ``guides`` lack are left out. Raises
-    ValueError if the keyframes were added to a latent of another size.
+    Returns (1, tokens, 1): 1 for tokens of the first latent frame and of keyframes that the model generates
+    itself next to the clip (``slots``, None without any), 0 for all others. Cells that a guide on a coarser
+    grid leaves empty, as ``guides`` say, have no token and are left out. Raises ValueError if the keyframes
+    were added to a latent of another size.
     """
     _, _, frames, height, width = video.shape
     marks = torch.zeros(frames, height * width, 1, device=video.device)
@@ -203,7 +204,10 @@ def with_guide(conditioning: Conditioning, coordinates: Tensor, entry: Entry) ->
 
 
 def without_guides(conditioning: Conditioning) -> Conditioning:
-    """A copy of a CONDITIONING without guides and without generated keyframes, which are extra frames too."""
+    """A copy of a CONDITIONING without guides and without keyframes that LTX-2.5 generates beside a clip.
+
+    Both are extra latent frames at the end of the video.
+    """
     plain: Conditioning = node_helpers.conditioning_set_values(
         conditioning,
         # The host reads None like an absent key, and set_values cannot remove keys.

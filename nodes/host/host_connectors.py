@@ -29,9 +29,9 @@ class HostConnector(Connector):
     ) -> Any:
         """Convert text features (B, tokens, width) to a context (B, ``length``, width).
 
-        ``mask`` (B, tokens) is 1 for valid tokens. Without it all are valid, and the result is the pair
-        (context, None), as ComfyUI's connectors return it. ``rope`` is the rotary table of the context, None
-        to compute it.
+        The context is the tokens of the text to which video or audio attends. ``mask`` (B, tokens) is 1 for
+        valid tokens. Without it all are valid, and the result is the pair (context, None), as ComfyUI's
+        connectors return it. ``rope`` is the rotary table of the context, None to compute it.
         """
         if mask is not None:
             return super().forward(features, mask, length=length, rope=rope)

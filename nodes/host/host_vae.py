@@ -42,10 +42,10 @@ class HostVAE(comfy.sd.VAE):
         return decoded
 
     def decode_tiled_3d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Decode a video latent in ComfyUI's tiles with the convolutional decoder, or whole with the other.
+        """Decode a video latent: in ComfyUI's tiles by a convolutional decoder, whole by a diffusion decoder.
 
-        The diffusion decoder would treat every tile of the latent as a clip of its own, with seams that no
-        overlap hides. It decodes the whole latent within the memory that there is.
+        A diffusion decoder would treat every tile of the latent as a clip of its own, with seams that no
+        overlap hides. It gets the whole latent, and divides the work itself where memory is short.
         """
         network: Any = self.first_stage_model
         if not getattr(network, "decodes_whole", False):
@@ -69,7 +69,10 @@ class HostVAE(comfy.sd.VAE):
         return waveform
 
     def encode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Encode the whole waveform ``samples`` at once, for the reason given in :meth:`decode_tiled_1d`."""
+        """Encode the whole waveform ``samples`` at once, although ComfyUI asks for tiles here.
+
+        ComfyUI calls this after it has run out of memory, and its tile sizes are wrong for this audio VAE.
+        """
         network: Any = self.first_stage_model
         waveform = self.process_input(samples).to(self.device, self.vae_dtype)
         latent: Tensor = network.encode(waveform).to(self.output_device, self.vae_output_dtype())

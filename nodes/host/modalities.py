@@ -105,11 +105,11 @@ def velocities_of(
     audio: Tensor | None,
     guides: GuideTokens | None,
 ) -> list[Tensor] | Tensor:
-    """Convert the velocities of tokens, ``streams`` = (video, audio), to latents.
+    """Convert the velocities of tokens, ``streams`` = (video, audio), to velocities of latents.
 
-    They have the shapes of the latents ``video`` and ``audio``. Returns [video, audio], or the video's alone
-    if ``audio`` is None or empty. Tokens that ``guides`` lack, and streams that did not run (None), get
-    velocity 0.
+    The results have the shapes of the latents ``video`` and ``audio``. Returns [video, audio], or the video's
+    alone if ``audio`` is None or empty. Cells for which ``guides`` on a coarser grid have no token, and
+    streams that did not run (None), get velocity 0.
     """
     tokens, audio_tokens = streams
     if tokens is None:

@@ -69,15 +69,18 @@ def load_model(
 
 
 def load_model_as_host(*paths: str | Path, disable_dynamic: bool = False) -> Model:
-    """Like :func:`load_model`, with the numerics of the ComfyUI that runs: :func:`numerics_of_host`."""
+    """Load the transformer as :func:`load_model` does, to compute what the ComfyUI that runs would.
+
+    Versions of ComfyUI differ in the formulas of a block; :func:`numerics_of_host` chooses among them.
+    """
     return load_model(*paths, disable_dynamic=disable_dynamic, numerics=numerics_of_host())
 
 
 def numerics_of_host() -> Numerics:
-    """The numerics of the ComfyUI that runs.
+    """Which version of ComfyUI this pack's network must reproduce to agree with the ComfyUI that runs.
 
-    From 0.31 on its audio attends to the video after the video's update by audio; no later version is known
-    to have mended that.
+    Since ComfyUI 0.31 the audio of a block attends to the video after this block has updated the video by the
+    audio, and not before. All later versions are taken to do the same.
     """
     # The host's own file, which every version since 0.3 has.
     from comfyui_version import __version__
@@ -242,7 +245,10 @@ class NetworkArguments(TypedDict):
 
 
 def _network_arguments(config: Config, numerics: Numerics) -> NetworkArguments:
-    """Read the configuration of the network, whose ``numerics`` are those of some version of ComfyUI."""
+    """Read the configuration of the network from ``config``, the configuration in a checkpoint.
+
+    ``numerics`` says which version of ComfyUI the network shall reproduce where versions differ.
+    """
     text = text_config(config)
     return {
         # 1e-5, where the header says 1e-6: with it the results of both networks can be compared in ComfyUI.

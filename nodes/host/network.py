@@ -140,10 +140,11 @@ class HostTransformer(Transformer):
     ) -> list[Tensor] | Tensor:
         """Compute the velocities of the latents ``x`` = [video (B, 128, F, H, W), audio (B, 8, T, 16)].
 
-        Returns a list like ``x``, or a tensor if ``x`` is only a video. ``timestep`` is what
-        ``LTX2Model.process_timestep`` returns; ``context`` holds the text contexts of both streams joined
-        along their width, and ``attention_mask`` says which of its tokens are valid. ``keyframe_idxs`` are
-        the coordinates of guides, ``denoise_mask`` is that of the video; ``conds`` are other conditioning.
+        Returns a list like ``x``, or a tensor if ``x`` is only a video. ``timestep`` has the noise levels in
+        [0, 1], each (B,) or (B, tokens): (video's, audio's), or one tensor for both. ``context`` holds the
+        text of both streams joined along the width, and ``attention_mask`` says which of its tokens are
+        valid. ``keyframe_idxs`` (B, 3, guide tokens, 2) are the coordinates of guides, ``denoise_mask`` is
+        that of the video; ``conds`` are other conditioning.
         """
         wrappers = comfy.patcher_extension.get_all_wrappers(
             comfy.patcher_extension.WrappersMP.DIFFUSION_MODEL, transformer_options
@@ -166,8 +167,8 @@ class HostTransformer(Transformer):
     def _attempted(self, *inputs: Any, **conds: Any) -> list[Tensor] | Tensor:
         """Compute the velocities, from the arguments of ``forward``; a second time if memory runs out.
 
-        A guidance pass that resumes from the saved states of another runs once, because it has written into
-        them.
+        A guidance pass that resumes from hidden states of an earlier pass is not tried again, because the
+        first attempt has written into these states.
         """
         options = inputs[5] if len(inputs) > 5 else conds.get("transformer_options", {})
         again = not isinstance(options.get(FORK), Late)

@@ -1,4 +1,4 @@
-"""What a call of the network skips, as asked for by this pack's guider and by ComfyUI's options."""
+"""Which attentions a call of the network skips, as this pack's guider and ComfyUI's options demand."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PERTURBATIONS = "ltx2_perturbations"
 
 
 def perturbations_of(options: Options, batch: int) -> Perturbations | None:
-    """Return what each of the ``batch`` samples in a call skips; None if nothing is perturbed.
+    """Return which attentions of which blocks each of the ``batch`` samples in a call skips; None for none.
 
-    ``options`` are the ``transformer_options``: they hold the perturbations of this pack's guider and
+    ``options`` are the ``transformer_options``: they hold what this pack's guider wants to be skipped and
     ComfyUI's own switches, which are combined.
     """
     off = _switched_off(options)
@@ -33,7 +33,10 @@ def perturbations_of(options: Options, batch: int) -> Perturbations | None:
 
 
 def _switched_off(options: Options) -> Perturbation:
-    """What ComfyUI's own switches in a call's ``transformer_options`` turn off, the same in every sample."""
+    """The attentions that ComfyUI's own switches in ``options``, the ``transformer_options``, turn off.
+
+    They are the same in every sample of the batch.
+    """
     passing = tuple(options.get("stg_self_attn_blocks", ()))
     return Perturbation(
         video_self_attention=passing,

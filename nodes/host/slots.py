@@ -24,15 +24,17 @@ INDICES, NUM_FRAMES = "generated_keyframe_indices", "generated_keyframe_num_fram
 
 
 def slots_of(conditioning: Conditioning) -> Slots | None:
-    """The description of the generated keyframes in a CONDITIONING; None if it has none."""
+    """The description in a CONDITIONING of keyframes that LTX-2.5 generates beside a clip; None for none."""
     return next((e[1][SLOTS] for e in conditioning if e[1].get(SLOTS) is not None), None)
 
 
 def with_slots(conditioning: Conditioning, frames: Sequence[int], video: Tensor, guides: int) -> Conditioning:
-    """A copy of a CONDITIONING that describes further generated keyframes, at the pixel frames ``frames``.
+    """A copy of a CONDITIONING that describes more keyframes for LTX-2.5 to generate itself next to the clip.
 
-    ``video`` (B, C, F, H, W) is the latent behind which they will be appended; its last ``guides`` latent
-    frames are guides and earlier keyframes. Raises ValueError if guides were added after earlier keyframes.
+    The description has the coordinates and the number of the tokens of keyframes at the pixel frames
+    ``frames``. ``video`` (B, C, F, H, W) is the latent behind which the caller appends them; its last
+    ``guides`` latent frames are guides and earlier keyframes. Raises ValueError if guides were added after
+    earlier keyframes.
     """
     _, _, first, height, width = video.shape
     slots, entries = slots_of(conditioning), _entries_of(conditioning)
@@ -72,9 +74,10 @@ def with_slots(conditioning: Conditioning, frames: Sequence[int], video: Tensor,
 
 
 def without_slots(conditioning: Conditioning, clip_frames: int) -> Conditioning:
-    """A copy of a CONDITIONING without its generated keyframes, which it must have; its guides stay.
+    """A copy of a CONDITIONING without the keyframes that the model generates itself; its guides stay.
 
-    ``clip_frames`` is the number of latent frames of the clip, without guides and generated keyframes.
+    The CONDITIONING must have such keyframes. ``clip_frames`` is the number of latent frames of the clip,
+    without guides and these keyframes.
     """
     slots, coordinates = slots_of(conditioning), guides_of(conditioning)
     assert slots is not None
@@ -99,7 +102,7 @@ def without_slots(conditioning: Conditioning, clip_frames: int) -> Conditioning:
 
 
 def guided_frames(conditioning: Conditioning) -> set[int]:
-    """The pixel frames that guides and generated keyframes of a CONDITIONING stand for."""
+    """The pixel frames for which a CONDITIONING has a guide, or a keyframe that the model generates."""
     coordinates = guides_of(conditioning)
     if coordinates is None:
         return set()

@@ -54,7 +54,7 @@ def upstream(prompt: Mapping[str, Any] | None, node: str | None) -> str:
 def _is_link(value: object) -> bool:
     """Whether ``value``, that of an input in API format, is a link to another node's output.
 
-    A link is the pair [node number, slot].
+    A link is the pair [node number, number of the output].
     """
     # In API format a link is [node, slot]; a list of other values is a widget's value.
     return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)

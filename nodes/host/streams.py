@@ -15,10 +15,10 @@ from ...ltx2_core.types import AVLatent
 
 
 class Packing:
-    """Splits the packed latent of a run into video and audio, and joins them again.
+    """Splits the packed latent of a sampling run into video and audio, and joins them again.
 
-    ``shapes`` are those of the latents [video, audio], or of the only one; None if the run has no packed
-    latent.
+    ComfyUI packs by concatenating all values of video and audio to one axis, (B, 1, values). ``shapes`` are
+    those of the latents [video, audio], or of the only one; None if the run has no packed latent.
     """
 
     def __init__(self, shapes: Sequence[Sequence[int]] | None) -> None:

@@ -146,9 +146,10 @@ class HostTextModel(nn.Module):
         return sum(map(len, tokens.get(self.name, ()))) * self.gemma.hidden_size * 4 * 64
 
     def _embeds(self, row: Row) -> Tensor:
-        """The embeddings (1, tokens, width) of a row of tokens, multiplied by Gemma's constant.
+        """The embeddings (1, tokens, width) of ``row``, a list of (token, weight).
 
-        Textual-inversion embeddings in the row stand in their places unmultiplied.
+        Those of the vocabulary are multiplied by Gemma's constant. A token that is a textual-inversion
+        embedding and not an id takes its place unmultiplied.
         """
         layer, device = self.gemma.model.embed_tokens, self.gemma.model.device
         assert isinstance(layer, ScaledEmbedding)
@@ -193,8 +194,8 @@ def _cache(config: Any) -> Any:
 
 
 def _ids(row: Row) -> Tensor:
-    """Token ids (1, tokens) of a row of (token, weight).
+    """Token ids (1, tokens) of ``row``, a list of (token, weight).
 
-    A textual-inversion embedding gets the id 0, which is not read.
+    A token that is a textual-inversion embedding and not an id gets the id 0, which is not read.
     """
     return torch.tensor([[token if isinstance(token, int) else 0 for token, _ in row]])

@@ -131,7 +131,8 @@ class RawTokenizer:
     def ids(self, text: str) -> list[int]:
         """Token ids of a text, without BOS.
 
-        In a text that begins as a conversation, each mark of a turn becomes its one special token.
+        If the text begins with the mark of a turn, "<start_of_turn>" or "<|turn>", each special token that
+        is written in it becomes one id. If not, the text is stripped and encoded whole.
         """
         if not text.startswith(CHAT):
             return self.tokenizer.encode(text.strip())

@@ -43,7 +43,7 @@ def load_upscaler(path: str | Path) -> UpscaleModel:
 
 
 class HostUpsampler(LatentUpsampler):
-    """The upscaler network with the method ``get_dtype``, which the host calls."""
+    """The network of a latent upscaler with the method ``get_dtype``, which ComfyUI calls."""
 
     def get_dtype(self) -> torch.dtype:
         """The dtype of the weights, to which the caller has to convert latents."""

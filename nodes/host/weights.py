@@ -153,7 +153,11 @@ def _for_host(
 
 
 def _entry(form: Format) -> dict[str, bool | int]:
-    """The settings of a quantised layer that tell ComfyUI of rotated weights; empty without rotation."""
+    """The settings that tell ComfyUI of rotated weights in a quantised layer of the format ``form``.
+
+    Rotated weights were multiplied by a Hadamard matrix, group by group of their inputs. The result is empty
+    without rotation.
+    """
     return {"convrot": True, "convrot_groupsize": form.rotation} if form.rotation else {}
 
 

@@ -145,7 +145,7 @@ def _distilled(widgets: RunWidgets) -> bool:
 
 
 def _refines(widgets: RunWidgets) -> bool:
-    """Whether the run is a second stage, whose schedule begins below noise level 1 and refines a clip."""
+    """Whether the run refines a clip that was sampled before: its schedule begins below noise level 1."""
     if widgets.sigmas is not None:
         return bool(widgets.sigmas[0] < 1)
     return widgets.schedule not in (LTXV, "distilled 8")

@@ -92,7 +92,7 @@ class LTX2AVNextStage(io.ComfyNode):
 def put_back(
     positive: Conditioning, negative: Conditioning, latent: Latent, video_vae: Vae, item: Attached
 ) -> tuple[Conditioning, Conditioning, Latent, str]:
-    """Add the image, clip or guide ``item`` of the previous stage again, encoded at the size of ``latent``.
+    """Add the image, clip or guide ``item`` of the previous sampling run again, at the size of ``latent``.
 
     Returns positive and negative CONDITIONING, the LATENT, and a line for the report.
     """
@@ -105,9 +105,10 @@ def put_back(
 
 
 def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
-    """Condition ``latent`` on ``item``, which ``codecs`` encode at the size of the LATENT.
+    """Condition ``latent`` on ``item``, frames or audio of an edit, which ``codecs`` encode at its size.
 
-    Items of frames are also attached to the LATENT, so that the next stage can encode them again at its size.
+    If ``item`` has frames, it is also recorded in the LATENT, so that the next sampling run, at a larger
+    size, can encode the frames again.
     """
     frames, rows, columns = video_of(latent)["samples"].shape[2:]
     size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
@@ -118,7 +119,10 @@ def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
 
 
 def applied(latent: Latent, item: ConditioningItem) -> Latent:
-    """Apply a conditioning item of the library to a LATENT; returns a LATENT with a noise mask."""
+    """Apply ``item``, such as encoded first frames or input audio, to samples and noise mask of a LATENT.
+
+    Returns a LATENT that has a noise mask.
+    """
     streams = split(latent)
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     # The library expects a mask for every stream; a LATENT may have one for some.
