@@ -116,7 +116,11 @@ class Pipeline(Encoders, Decoders, Protocol):
 
 
 class LongPipeline(Pipeline, Protocol):
-    """A pipeline whose model files and LoRAs can be read; :class:`~ltx2_core.LTX2Pipeline` is one."""
+    """A pipeline that also has the attributes ``networks``, its model files, and ``loras``, its LoRAs.
+
+    Clips that are sampled in several windows need them: their saved windows record which models made them.
+    :class:`~ltx2_core.LTX2Pipeline` is one.
+    """
 
     @property
     def networks(self) -> Components: ...

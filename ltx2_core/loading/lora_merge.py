@@ -216,8 +216,8 @@ class _Pair:
 class _Delta:
     """The weight change (O, I) of a DoRA, LoKr or LoHa, multiplied out and with its scale.
 
-    ``magnitude`` and ``merged_norm`` are those of a DoRA, see :class:`Magnitude`; ``magnitude`` is None for
-    the other kinds.
+    ``magnitude`` and ``merged_norm`` are those of a DoRA, see :class:`Magnitude`; for the other kinds
+    ``magnitude`` is None and ``merged_norm`` is not read.
     """
 
     delta: Tensor

@@ -36,9 +36,10 @@ from .write import Entry, as_bytes, write_safetensors
 class Part:
     """One model of a diffusers folder: its subfolder, the components in it, and how they are translated.
 
-    ``config`` and ``class_name`` make the model's ``config.json``, ``rules`` rename its tensors, and ``read``
-    parses the single-file configuration for comparison. ``library`` is the Python package of the model's
-    class.
+    ``config`` and ``class_name`` are functions from the configuration of a single file to the model's
+    ``config.json`` and the name of its class in the Python package ``library``; ``rules`` gives the renaming
+    of its tensors. ``read`` parses a configuration; with it the saved one is checked to describe the same
+    network as that of the single file.
     """
 
     folder: str

@@ -157,10 +157,10 @@ def _prepare(
 ) -> Tensor:
     """Fit ``frames`` (N, 3, H, W) to the size of ``clip``: returns (N, 3, height, width) in [0, 1].
 
-    ``fit`` says how frames of another shape are fitted. A single frame also goes through H.264 at ``crf`` and
-    back, before it is fitted in the official ``numerics`` and after that in those of ComfyUI. ``hdr`` is the
-    colour space of an EXR image, else None; such an image becomes log codes without H.264, which would clip
-    its light, and is always cropped.
+    ``frames`` are in [0, 1], or linear light of an EXR image, whose colour space is then ``hdr`` (else
+    None). ``fit`` says how frames of another shape are fitted. A single frame is also encoded to H.264 at
+    ``crf`` and decoded again: with official ``numerics`` before it is fitted, with those of ComfyUI after it.
+    An EXR image becomes log codes in [0, 1] instead, and is always cropped.
     """
     if hdr is not None:
         return exr_codes(frames, hdr, clip, numerics)

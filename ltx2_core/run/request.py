@@ -188,9 +188,11 @@ class Request:
 
     @classmethod
     def _unchecked(cls, parts: RequestParts, flat: RequestFields) -> Request:
-        """Make a request of ``parts`` and the keywords ``flat``, which may contradict each other.
+        """Make a request without the check for settings that contradict each other.
 
-        This is for values that no user chose together, such as those that a recipe fills in.
+        ``parts`` and ``flat`` are keywords of :class:`Request`: whole parts, such as its sampling settings,
+        and single settings. The check is left out for values that no user chose together, such as the
+        default settings of a model.
         """
         request = cls.__new__(cls)
         request._fill(parts, flat)

@@ -123,7 +123,11 @@ class ResBlock(nn.Module):
         self.conv2 = StreamConv3d(channels, channels, **options)
 
     def forward(self, x: Tensor, stream: Stream, last: bool) -> Tensor:
-        """x (B, C, T, H, W), the next piece -> (B, C, T', H, W), T' as after two :class:`StreamConv3d`."""
+        """Compute the frames of the clip's next piece ``x`` (B, C, T, H, W) that are ready: (B, C, T', H, W).
+
+        A frame needs the two frames after it (none in causal layers), so that T' is up to two smaller or,
+        with ``last`` for the clip's last piece, larger than T. ``stream`` caches frames between the pieces.
+        """
         window = stream.window(self, x, last)
         h: Tensor = self.conv1.convolve(normed(window))
         # The first convolution's outputs belong to the window's frames from the centre on. The second one

@@ -58,9 +58,9 @@ class ConnectorAttention(Attention):
 
 
 def as_host_connectors(connectors: TextConnectors) -> None:
-    """Turn connectors of the library into the classes of this file, in place.
+    """Give text connectors of ``ltx2_core`` the classes of this file, which ComfyUI and packs can call.
 
-    Only the classes change; the parameters stay the same objects.
+    The networks are changed in place: only the classes change, the parameters stay the same objects.
     """
     for module in list(connectors.modules()):
         if isinstance(module, Connector):

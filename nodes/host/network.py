@@ -120,7 +120,7 @@ class HostTransformer(Transformer):
     def recombine_audio_and_video_latents(
         self, vx: Tensor, ax: Tensor, target_shape: Sequence[int] | None = None
     ) -> list[Tensor] | Tensor:
-        """Join video ``vx`` and audio ``ax`` to [video, audio]; without audio, return the video's tensor.
+        """Join video ``vx`` and audio ``ax`` to [video, audio]; if ``ax`` is empty, return ``vx`` alone.
 
         ``target_shape`` is not read; it is in ComfyUI's signature.
         """

@@ -61,10 +61,11 @@ def preset_input() -> io.Input:
 
 
 def preset_of(values: Mapping[str, Any], model: Model) -> ChosenPreset:
-    """The preset that the widgets of :func:`preset_input` describe; ``values`` maps their names to values.
+    """Return the sampling settings that the widget "preset" and the widgets below it describe.
 
-    ``model`` decides all numbers if the choice is left to it, and otherwise only which block spatio-temporal
-    guidance perturbs if the widget for that is empty.
+    ``values`` maps the names of the widgets of :func:`preset_input` to their values. With the choice "by the
+    model" the generation of ``model`` decides all settings; otherwise it decides only which block
+    spatio-temporal guidance perturbs, if the widget for that is empty.
     """
     if values["preset"] == LEFT_TO_MODEL:
         recipe = recipe_of_model(model)

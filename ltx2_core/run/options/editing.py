@@ -292,8 +292,7 @@ def plans_options() -> Iterator[Option]:
         command=command,
         choices=("bf16", "fp8"),
         default="bf16",
-        help="Number format of the transformer's blocks in the file of the released model (see --model): "
-        "bf16 or fp8.",
+        help="Without --checkpoint: plan for the bf16 or the fp8 file of the released model of --model.",
     )
     yield Option(
         name="picture",

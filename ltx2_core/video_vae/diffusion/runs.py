@@ -167,12 +167,12 @@ class NoiseRun:
 class EnterRun:
     """Begins a denoising step: turns patches of noised frames into the input of the first diffusion block.
 
-    ``layer`` projects the patches. To these it adds the part of the conditioning features (``context``) that
-    ``block``, the first one, reads. ``corner`` is how many (rows, columns) of patches a tile has lost by then
-    at each side where it is cut out of the frame: a block computes no patch whose window crosses such a side.
-    With ``keep`` the noised patches are held in the stream until :class:`LeaveRun` ends this step. With
-    ``frees`` the memory of the conditioning features of these frames is freed afterwards; set it where no
-    later stage reads them.
+    ``layer`` projects the patches, and the conditioning features that the first block ``block`` reads are
+    added; ``context`` holds these features for the whole frame or tile. ``corner`` is how many
+    (rows, columns) of patches earlier denoising steps took off the top and left side of a tile that is cut
+    out of the frame there: the patches begin that far inside ``context``. With ``keep`` the noised patches are stored for
+    :class:`LeaveRun`, which ends the step. With ``frees`` the features of these frames are freed afterwards;
+    set it where no later step reads them.
     """
 
     def __init__(
