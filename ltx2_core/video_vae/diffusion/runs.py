@@ -168,11 +168,11 @@ class EnterRun:
     """Begins a denoising step: turns patches of noised frames into the input of the first diffusion block.
 
     ``layer`` projects the patches, and the conditioning features that the first block ``block`` reads are
-    added; ``context`` holds these features for the whole frame or tile. ``corner`` is how many
-    (rows, columns) of patches earlier denoising steps took off the top and left side of a tile that is cut
-    out of the frame there: the patches begin that far inside ``context``. With ``keep`` the noised patches are stored for
-    :class:`LeaveRun`, which ends the step. With ``frees`` the features of these frames are freed afterwards;
-    set it where no later step reads them.
+    added; ``context`` holds these features for the whole frame or tile. ``corner`` is how many (rows,
+    columns) of patches earlier denoising steps took off the top and left side of a tile that is cut out of
+    the frame there: the patches begin that far inside ``context``. With ``keep`` the noised patches are
+    stored for :class:`LeaveRun`, which ends the step. With ``frees`` the features of these frames are freed
+    afterwards; set it where no later step reads them.
     """
 
     def __init__(
