@@ -32,9 +32,10 @@ class Torchaudio(NamedTuple):
 
 @cache
 def load_torchaudio() -> Torchaudio:
-    """Import torchaudio and try the two functions of it that this package uses.
+    """Import torchaudio and call ``resample`` and ``melscale_fbanks`` of it once, to see if they work.
 
-    The result is cached for the process. Nothing is raised; a failure is logged with its reason.
+    The result is cached for the process. Nothing is raised: after a failure, which is logged, the result has
+    ``functional`` None and the reason.
     """
     try:
         functional = importlib.import_module("torchaudio.functional")

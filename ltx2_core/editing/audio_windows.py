@@ -145,7 +145,11 @@ def _store(
     windows: tuple[Window, ...],
     places: Places,
 ) -> WindowStore:
-    """The finished windows of this audio, in a subfolder that only runs with the same arguments use."""
+    """Open, or create empty, the store of the finished windows of a run that makes audio to a video.
+
+    Its folder is a subfolder of ``places.folder``, named by a digest of the request ``whole``, the
+    ``source``, the ``windows`` and the models, so that only a run with the same arguments finds it again.
+    """
     settings: JsonObject = {
         "windows": [[window.start, window.clip.frames] for window in windows],
         "source": [frames_identity(source.frames), source.fps, source.fit],

@@ -234,7 +234,10 @@ def target_of(module: str) -> tuple[Component, str]:
 
 
 class ModuleNames:
-    """Looks up which module of a model a LoRA's module name stands for; the name may be flat."""
+    """Looks up which module of a model a LoRA's module name stands for.
+
+    Some trainers write an underscore for each dot of a name, ``blocks_0_attn_to_q``; these are known too.
+    """
 
     def __init__(self, weights: Mapping[str, tuple[int, ...]]) -> None:
         """Index the modules of a model.

@@ -109,7 +109,7 @@ class TimeShare:
 
     @property
     def due(self) -> bool:
-        """Whether the job may run now."""
+        """Whether what this object limits, such as previews, has stayed within its share of time so far."""
         # The clock starts with the object, so that the first run is due at once.
         return self._spent <= self._share * (self._clock() - self._start)
 

@@ -57,8 +57,8 @@ def start_linear_decoder(
 
     The residual branches must still output zero. Each upsampling splits a block (box of pixels and frames)
     into smaller ones; the principal components of these are computed on clips of ``sizes``, rendered from
-    scenes that ``seed`` draws. Returns what the decoder's channels mean, one entry for its input layer and
-    one after each upsampling, in this order.
+    scenes that ``seed`` draws. Returns for the input layer, and then for each upsampling, the size of a block
+    and the pixel values that each channel stands for.
     """
     cells = sample_cells(sizes, torch.Generator().manual_seed(seed))
     side = SPATIAL_SCALE // POOL

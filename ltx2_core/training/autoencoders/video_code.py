@@ -80,7 +80,10 @@ class VideoCode:
 
 
 class EncodesVideo(Protocol):
-    """Interface of a video encoder: a :class:`VideoCode`, or an autoencoder trained to compute one."""
+    """Interface of a video encoder that training uses: frames to normalised latents.
+
+    The fixed linear encoder :class:`VideoCode` has it, and so has an autoencoder trained to encode like it.
+    """
 
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:

@@ -98,7 +98,10 @@ class FlowRecipe:
         return choices[int(torch.multinomial(shares, 1, generator=generator))]
 
     def batch_for(self, context: ContextChoice) -> int:
-        """Number of clips in the batch of a step with text context ``context``."""
+        """Number of clips in a training step whose prompts are padded to the length of ``context``.
+
+        Each choice of a length has its share of the full batch, since long prompts take more memory.
+        """
         # A share of a small batch may round to no sample at all.
         return max(1, round(self.batch * context.batch))
 

@@ -245,9 +245,10 @@ class Block(nn.Module):
 
 
 class _Keys:
-    """The keys and values of a strip of rows and of those around it, while a block moves down its piece.
+    """Keys and values of the image rows to which the rows of one strip attend, for an attention block.
 
-    Rows that the next strip shares with this one are moved, not computed again.
+    A block computes its frames strip by strip, a strip being some rows of tokens, from top to bottom. Rows
+    that the next strip attends to as well are moved in memory, not computed again.
     """
 
     def __init__(self, block: Block, x: Tensor, place: Place, modulation: Modulation) -> None:
