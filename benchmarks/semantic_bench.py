@@ -95,7 +95,9 @@ class Bench:
     def request(self, clip: Clip, seed: int, **options: Any) -> dict[str, Any]:
         s = self.settings
         size = {"width": s.width, "height": s.height, "num_frames": s.frames, "fps": FPS}
-        return {"prompt": clip.caption, "seed": seed, "steps": s.steps, "cfg": s.cfg, **size, **options}
+        # The distilled schedule has its own number of steps and is trained for cfg 1.
+        sampling = {} if options.get("distilled") else {"steps": s.steps, "cfg": s.cfg}
+        return {"prompt": clip.caption, "seed": seed, **sampling, **size, **options}
 
     def generate(
         self, clip: Clip, seed: int, pipeline: LTX2Pipeline | None = None, **options: Any
