@@ -83,7 +83,7 @@ def check_new_files(folder: Path, names: re.Pattern[str]) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A context that yields a temporary path, to which the caller writes what shall become the file ``path``.
+    """A context that yields a temporary path, to which the caller writes the content of the file ``path``.
 
     If the block succeeds, the temporary file is renamed to ``path``; if it fails, the temporary file is
     removed. An old file at ``path`` stays as it is until the rename. If ``path`` is a symbolic link, the file

@@ -1,4 +1,4 @@
-"""Copies what a video file holds besides its video and main audio: subtitles, other languages, chapters."""
+"""Copies what a video file holds next to its video and main audio: subtitles, other languages, chapters."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def other_tracks(
 def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
     """A sentence that names the tracks of a file which a new file of kind ``fmt`` will not hold.
 
-    None if it will hold all. With None as ``fmt`` all tracks besides the main video and audio are named,
+    None if it will hold all. With None as ``fmt`` all tracks except the main video and audio are named,
     because then the new file is encoded and has only those two. Reads only headers.
     """
     with open_media(path, "video") as container:
@@ -102,7 +102,7 @@ def copied_stream(stream: Any, output: Any) -> Any:
     """Create a stream in ``output`` for the packets of ``stream``, and return it.
 
     It has the tags and the role (such as "forced") of ``stream``. A copied audio stream is never marked as
-    the default one, because players shall choose the new audio.
+    the default one, because players should choose the new audio.
     """
     copy = output.add_stream_from_template(stream)
     copy.metadata.update(plain_tags(stream.metadata))
@@ -150,7 +150,7 @@ def _others(container: Any) -> Iterator[Any]:
     main = {stream.index for kind in ("video", "audio") for stream in getattr(container.streams, kind)[:1]}
     chapters = bool(_chapters(container))
     for stream in container.streams:
-        # QuickTime stores chapters as a text track too, which the muxer makes anew.
+        # QuickTime stores chapters as a text track too, which the muxer writes itself.
         made_anew = chapters and stream.type == "data" and stream.name == "bin_data"
         if stream.index not in main and not made_anew:
             yield stream

@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from ..config import VideoVAEConfig
-from ..shapes import ClipPlan, frames_of
+from ..shapes import TEMPORAL_SCALE, ClipPlan, frames_of
 from ..video_vae import VideoEncoder
 from .trace import Trace
 
@@ -37,7 +37,7 @@ def encoder_bytes(config: VideoVAEConfig, width: int, height: int, dtype: torch.
     the first is alive in the second.
     """
     encoder = VideoEncoder(config, dtype=dtype, device="meta")
-    frames = frames_of(2 * CHUNK_FRAMES // 8)
+    frames = frames_of(2 * CHUNK_FRAMES // TEMPORAL_SCALE)
     with torch.inference_mode(), Trace() as trace:
         clip = torch.empty(1, config.channels, frames, height, width, dtype=dtype, device="meta")
         for _ in encoder.encode_stream(chunk.clone() for chunk in clip.split(CHUNK_FRAMES, dim=2)):

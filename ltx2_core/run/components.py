@@ -104,7 +104,7 @@ class Components(NetworkSizes):
         loras = tuple(lora for lora in loras if component in lora.components)
         usual = torch.float32 if component in _FLOAT32 else self.dtype
         if dtype not in (None, usual):
-            # Not held, since the next run wants the usual one.
+            # Not held, because the next run needs the usual dtype.
             with self.clock.timed("load"):
                 other = self.file(component).load(
                     component, dtype=dtype, device=device, loras=loras, numerics=self.numerics, **self._matmul
