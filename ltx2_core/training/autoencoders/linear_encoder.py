@@ -160,8 +160,8 @@ def _fit(
     """Fit all ``weights`` of the linear encoder by ``steps`` steps of Adam, in place.
 
     ``patches`` (N, t, y, x, C) are its inputs for N cells, ``blocks`` its downsampling blocks, ``target`` (N,
-    components) what it should return. ``on_step`` is called with step and error from time to time. Returns the
-    squared error on the held-out last tenth of the cells, relative to the power of ``target``.
+    components) what it should return. ``on_step`` is called with step and error from time to time. Returns
+    the squared error on the held-out last tenth of the cells, relative to the power of ``target``.
     """
     for weight in weights:
         weight.requires_grad_(True)
