@@ -108,7 +108,10 @@ def test_a_gemma_of_the_other_generation_is_refused_before_it_is_read(gemma4, ge
         ValueError, match=r"gemma4\.safetensors is a Gemma 4, LTX-2\.3 .*with a Gemma 3\. Use gemma_3_12B_it"
     ):
         encode_with(generations["2.3"], gemma4)
-    with pytest.raises(ValueError, match=r"is a Gemma 3, LTX-2\.5 .*with a Gemma 4\. Use gemma4-12b-with"):
+    with pytest.raises(
+        ValueError,
+        match=r"is a Gemma 3, LTX-2\.5 .*with a Gemma 4\. Use the Gemma 4 file of LTX-2\.5, gemma4-",
+    ):
         encode_with(generations["2.5"], tiny23.text_encoder)
 
 
