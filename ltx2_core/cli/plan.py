@@ -76,7 +76,7 @@ def print_plan(
 
     ``stages`` are the sampling stages of ``request``. ``name`` is the label of the first line.
     """
-    clip = stages[-1].clip
+    clip = stages[-1].finished
     size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
     click.echo(f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s")
     for note in _length_notes(request, clip):
@@ -95,9 +95,11 @@ def print_plan(
             f"{stage.sampler}, {passes} passes a step" if stage.guided else f"{stage.sampler}, no guidance"
         )
         click.echo(
-            f"stage {index}   {_tokens(stage.clip, video=request.size.video)}, "
+            f"stage {index:<4}{_tokens(stage, video=request.size.video)}, "
             f"{len(stage.sigmas) - 1} steps, {guidance}"
         )
+        for note in _keyframe_notes(stage):
+            click.echo(f"          {note}")
         click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
     if pipeline.speed.keep_text_keys:
         cached = pipeline.text_keys_bytes(stages)
@@ -128,9 +130,25 @@ def _length_notes(request: Request, clip: ClipPlan) -> Iterator[str]:
     yield from clip.changes
 
 
-def _tokens(clip: ClipPlan, *, video: bool) -> str:
+def _tokens(stage: Stage, *, video: bool) -> str:
+    clip = stage.clip
+    if stage.tile is not None:
+        return f"{clip.width}x{clip.height}: {clip.video_tokens} video tokens"
     size = f"{clip.width}x{clip.height}: {clip.video_tokens} video + " if video else ""
     return f"{size}{clip.audio_tokens} audio tokens"
+
+
+def _keyframe_notes(stage: Stage) -> Iterator[str]:
+    """Yield lines on the keyframes that a stage generates, and on the tile that it samples."""
+    if stage.tile is not None:
+        tile = stage.tile
+        anchors = ", ".join(map(str, tile.anchors))
+        yield f"temporal round {stage.round}: frames {tile.start} to {tile.end}, keyframes {anchors} guide it"
+    if stage.keyframes:
+        start = 0 if stage.tile is None else stage.tile.start
+        yield "generates keyframes " + ", ".join(str(start + frame) for frame in stage.keyframes)
+    if stage.reference_tokens:
+        yield f"with the clip of stage 1 as reference, {stage.reference_tokens} tokens"
 
 
 def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
@@ -211,7 +229,8 @@ def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEsti
         decoder_weights=weights(Component.VIDEO_DECODER),
         transformer=transformer_config(networks.file(Component.TRANSFORMER).config),
         vae=video_vae_config(networks.file(Component.VIDEO_DECODER).config),
-        clips=[stage.clip for stage in stages],
+        clips=[stage.sampled for stage in stages],
+        finished=stages[-1].finished,
         dtype=networks.dtype,
         connector_weights=networks.component_bytes(Component.TEXT_CONNECTORS),
         text=networks.text_size(),

@@ -1,4 +1,4 @@
-"""The layout of LTX-2.5 dynamic frame rates (DFR): which keyframes a clip has, and how it is cut into tiles.
+"""The layout of LTX-2.5 DFR (Diffusion Fidelity Rendering): the keyframes of a clip, and its tiles.
 
 A clip is generated at its frame rate with keyframes at equal distances; the frames between two of them are a
 segment. Then come temporal rounds: each one doubles the frame rate with the temporal upscaler, and samples
@@ -81,7 +81,7 @@ def plan_canvas(frames: int) -> Canvas:
     Raises ValueError unless ``frames`` is 8k + 1, at least 9.
     """
     if frames <= TEMPORAL_SCALE or (frames - 1) % TEMPORAL_SCALE:
-        raise ValueError(f"a clip with a dynamic frame rate has 8k + 1 frames, at least 9; got {frames}")
+        raise ValueError(f"the DFR pipeline takes a clip of 8k + 1 frames, at least 9; got {frames}")
     segment = min(SEGMENTS, key=lambda length: -(frames - 1) % length)
     return Canvas(frames=frames, padded=frames + -(frames - 1) % segment, segment=segment)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ..config import transformer_config
-from ..loading import Component, Lora, LoraReport
+from ..loading import Checkpoint, Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
 from ..memory import MemoryPlan
 from ..sampling.guidance import stg_blocks_of
@@ -15,6 +15,7 @@ from ..storage.files import JsonObject
 from ..types import Numerics
 from .codecs import Codecs
 from .components import Components
+from .dfr import check_pipeline, detail_scale, dfr_stages
 from .distributed import Processes
 from .execution import Execution
 from .input_check import check_components, check_inputs, check_run_size, check_stages
@@ -30,7 +31,8 @@ class Planner(Codecs):
 
     ``networks`` loads the models. ``loras`` are merged in every stage, ``stage2_loras`` in addition to them
     in the second one. ``numerics`` says whose results are followed, those of the official pipelines or of
-    ComfyUI; ``execution`` says how networks are run.
+    ComfyUI; ``execution`` says how networks are run. The DFR pipeline alone uses ``detail_lora``, an IC-LoRA
+    for its second stage, and ``temporal_upscaler``, the file of a temporal latent upscaler; both may be None.
     """
 
     def __init__(
@@ -41,9 +43,13 @@ class Planner(Codecs):
         *,
         numerics: Numerics,
         execution: Execution,
+        detail_lora: Lora | None = None,
+        temporal_upscaler: Checkpoint | None = None,
     ) -> None:
         super().__init__(networks, loras)
         self.stage2_loras = stage2_loras
+        self.detail_lora = detail_lora
+        self.temporal_upscaler = temporal_upscaler
         warn_of_stacked((*self.loras, *self.stage2_loras))
         self.numerics = numerics
         self.execution = execution
@@ -76,7 +82,11 @@ class Planner(Codecs):
         factor = Fraction(2)
         if request.staging.count == 2:
             factor = stage_factor(self.networks.file(Component.UPSAMPLER))
-        return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
+        stages = plan_stages(request, self.numerics, self.recipe, enlargement=factor)
+        if request.staging.pipeline is None:
+            return stages
+        rounds, detail = request.staging.temporal_rounds, detail_scale(self.detail_lora)
+        return dfr_stages(stages, rounds, enlargement=factor, detail=detail)
 
     def settings(self) -> JsonObject:
         """JSON values that describe this pipeline: its files, its LoRAs and its numerics."""
@@ -93,7 +103,8 @@ class Planner(Codecs):
 
         Raises ValueError if a LoRA fits no layer.
         """
-        return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
+        detail = () if self.detail_lora is None else (self.detail_lora,)
+        return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras, *detail))
 
     def set_loras(
         self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
@@ -114,7 +125,10 @@ class Planner(Codecs):
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]:
         """All LoRAs that are merged in stage number ``index``; 0 is the first stage."""
-        return self.loras + (self.stage2_loras if index else ())
+        if index != 1:
+            return self.loras
+        detail = () if self.detail_lora is None else (self.detail_lora,)
+        return self.loras + self.stage2_loras + detail
 
     @property
     def second_text(self) -> bool:
@@ -130,7 +144,8 @@ class Planner(Codecs):
         None without one.
         """
         return self.networks.plan(
-            [stage.clip for stage in stages],
+            [stage.sampled for stage in stages],
+            finished=stages[-1].finished,
             budget=budget,
             batch=self.speed.batch(stages),
             text_keys=self.text_keys_bytes(stages),
@@ -158,7 +173,9 @@ class Planner(Codecs):
         request = self.resolve(request)
         stages = self.stages(request)
         # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
-        check_run_size(stages[-1].clip)
+        for stage in stages:
+            check_run_size(stage.sampled)
+        check_pipeline(request, self.temporal_upscaler, self.detail_lora)
         check_inputs(request, stages, self.loras)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         check_components(self.networks, request, stages, further=further)
