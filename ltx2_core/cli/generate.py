@@ -136,8 +136,8 @@ def _doubler(
 ) -> Checkpoint | None:
     """The temporal upscaler that doubles the rate of the sampled clip; None without one.
 
-    Raises ValueError for a clip without video, and if the clip of ``--from-file`` had such an upscaler or a
-    detail LoRA and none is named.
+    Raises ValueError for a clip without video, for a DFR pipeline without temporal rounds, and if the clip of
+    ``--from-file`` had such an upscaler or a detail LoRA and none is named.
     """
     for name in ("temporal_upscaler", "detail_lora"):
         before = (recorded or {}).get(name)
@@ -146,8 +146,15 @@ def _doubler(
             raise ValueError(
                 f"the file was made with {by_name(name).flag} {named}, whose folder is not known: give it again"
             )
-    # Temporal rounds of the DFR pipeline double the rate themselves.
-    if pipeline.temporal_upscaler is None or request.staging.pipeline is not None:
+    if pipeline.temporal_upscaler is None:
+        return None
+    if request.staging.pipeline is not None:
+        if not request.staging.temporal_rounds:
+            raise ValueError(
+                "--temporal-upscaler has no effect on --pipeline dfr without --temporal-rounds: use 1 for twice "
+                "the frame rate, 2 for four times"
+            )
+        # Its temporal rounds double the rate themselves.
         return None
     if not request.size.video:
         raise ValueError("--temporal-upscaler needs a clip with video")
@@ -187,6 +194,7 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None
     if recorded is None:
         if "prompt" not in fields:
             raise ValueError("--prompt is missing: describe the clip, or give --from-file")
-        fields.setdefault("stages", pipeline.recipe.stages)
+        if "pipeline" not in fields:
+            fields.setdefault("stages", pipeline.recipe.stages)
         return Request(**fields)
     return repeated_request(recorded, fields)

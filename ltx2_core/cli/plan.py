@@ -14,6 +14,7 @@ from ..editing.long_video import first_window
 from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
+from ..run.dfr import asked_clip
 from ..run.pipeline import LTX2Pipeline
 from ..run.recipes import Recipe, of_kind
 from ..run.request import Request
@@ -79,7 +80,7 @@ def print_plan(
     clip = stages[-1].finished
     size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
     click.echo(f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s")
-    for note in _length_notes(request, clip):
+    for note in _length_notes(request, stages):
         click.echo(f"          {note}")
     click.echo(f"recipe    {recipe_line(pipeline, request)}")
     click.echo(f"seed      {request.seed}")
@@ -123,11 +124,17 @@ def print_plan(
     click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
 
 
-def _length_notes(request: Request, clip: ClipPlan) -> Iterator[str]:
-    """Yield a line for a length that is predicted later, and for each value that was rounded."""
+def _length_notes(request: Request, stages: Sequence[Stage]) -> Iterator[str]:
+    """Yield lines on a length that is predicted later, a rate that is doubled, and each rounded value."""
     if request.size.auto:
         yield "length auto: predicted from the prompt in the run; planned here as above"
-    yield from clip.changes
+    if request.staging.pipeline is not None:
+        asked, sampled = asked_clip(stages), stages[0].clip
+        yield (
+            f"DFR: {asked.frames} frames at {asked.fps:g} fps, sampled as {sampled.frames}; frame rate doubled "
+            f"{stages[-1].round} times"
+        )
+    yield from stages[-1].finished.changes
 
 
 def _tokens(stage: Stage, *, video: bool) -> str:

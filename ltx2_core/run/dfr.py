@@ -155,11 +155,8 @@ def check_pipeline(request: Request, upscaler: Checkpoint | None, lora: Lora | N
             raise ValueError(f"{lora.path} has no effect without pipeline='dfr', whose detail LoRA it is")
         return
     if rounds and upscaler is None:
-        raise ValueError(f"temporal_rounds={rounds} need a temporal upscaler: name it with --temporal-upscaler")
-    if upscaler is not None and not rounds:
         raise ValueError(
-            f"{upscaler.path} has no effect without temporal rounds: use --temporal-rounds 1 for twice the "
-            "frame rate, 2 for four times"
+            f"temporal_rounds={rounds} need a temporal upscaler: name it with --temporal-upscaler"
         )
 
 
@@ -171,7 +168,7 @@ def dfr_files(request: Request, upscaler: Checkpoint | None, lora: Lora | None) 
     if request.staging.pipeline is None:
         return {}
     files: JsonObject = {} if lora is None else {"detail_lora": lora.settings}
-    return files if upscaler is None else {**files, "temporal_upscaler": upscaler.path.name}
+    return files if upscaler is None or not request.staging.temporal_rounds else {**files, "temporal_upscaler": upscaler.path.name}
 
 
 def asked_clip(stages: Sequence[Stage]) -> ClipPlan:
@@ -223,7 +220,9 @@ class DfrRun:
 
     def sample(self) -> Sampled:
         """Sample all stages; the latents have the length of the finished clip, with the first stage's audio."""
-        half, keyframes = self._stage(0, None, [*self.items[0], KeyframeSlots(frames=self.stages[0].keyframes)])
+        half, keyframes = self._stage(
+            0, None, [*self.items[0], KeyframeSlots(frames=self.stages[0].keyframes)]
+        )
         video, carried = self._full_size(half, keyframes)
         for number in range(1, self.stages[-1].round + 1):
             video, carried = self._round(number, video, carried)

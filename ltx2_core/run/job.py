@@ -38,7 +38,8 @@ def job_parts(stages: Sequence[Stage], *, windows: int = 1) -> tuple[Part, ...]:
     # Attention is quadratic and the rest linear in the tokens; at usual sizes linear is close enough for a
     # bar.
     sampling = [
-        Part(f"stage {index}", _passes(stage) * _tokens(stage.sampled)) for index, stage in enumerate(stages, start=1)
+        Part(f"stage {index}", _passes(stage) * _tokens(stage.sampled))
+        for index, stage in enumerate(stages, start=1)
     ]
     return (
         Part("text", _TEXT_PASSES * _tokens(stages[0].clip)),

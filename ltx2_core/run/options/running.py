@@ -93,7 +93,6 @@ def model_options() -> Iterator[Option]:
         metavar=_LORA,
         help="IC-LoRA for spatial detail, such as ltx-2.5-ic-lora-pixel-spatial-upscaler-x2, for the second "
         "stage of --pipeline dfr, whose reference is the clip of the first stage. Written like --lora.",
-        command="generate",
     )
     yield Option(
         name="numerics",
