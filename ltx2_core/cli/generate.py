@@ -144,15 +144,16 @@ def _doubler(
         if before is not None and chosen[name] is None:
             named = ":".join(map(str, before)) if isinstance(before, list) else before
             raise ValueError(
-                f"the file was made with {by_name(name).flag} {named}, whose folder is not known: give it again"
+                f"the file was made with {by_name(name).flag} {named}, whose folder is not known: "
+                "give it again"
             )
     if pipeline.temporal_upscaler is None:
         return None
     if request.staging.pipeline is not None:
         if not request.staging.temporal_rounds:
             raise ValueError(
-                "--temporal-upscaler has no effect on --pipeline dfr without --temporal-rounds: use 1 for twice "
-                "the frame rate, 2 for four times"
+                "--temporal-upscaler has no effect on --pipeline dfr without --temporal-rounds: use 1 for "
+                "twice the frame rate, 2 for four times"
             )
         # Its temporal rounds double the rate themselves.
         return None

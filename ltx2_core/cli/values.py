@@ -21,6 +21,7 @@ from ..media.image_writer import check_still
 from ..media.save import check_destination
 from ..media.writer import check_clip
 from ..memory import parse_budget
+from ..run.dfr_plan import DfrFiles
 from ..run.distributed import Processes
 from ..run.execution import Execution
 from ..run.flat_options import RequestFields
@@ -186,8 +187,9 @@ def open_pipeline(
         numerics=Numerics(chosen["numerics"]) if numerics is None else numerics,
         execution=execution_of(chosen) if execution is None else execution,
         video_decoder=chosen["video_decoder"],
-        detail_lora=detail[0] if detail else None,
-        temporal_upscaler=chosen["temporal_upscaler"],
+        dfr=DfrFiles(
+            detail_lora=detail[0] if detail else None, temporal_upscaler=chosen["temporal_upscaler"]
+        ),
     )
 
 

@@ -149,8 +149,8 @@ def plan_memory(
     decoding: smaller pieces of time, then tiles. A text encoder that does not fit stays in system memory and
     runs on the CPU.
 
-    ``clips`` has one entry for each sampling stage; ``finished`` is the clip that is decoded, None the last of
-    them. ``batch`` samples go through the transformer at once, and
+    ``clips`` has one entry for each sampling stage; ``finished`` is the clip that is decoded, by default the
+    last of them. ``batch`` samples go through the transformer at once, and
     ``text_keys`` bytes of cached text keys and values are held while it samples. ``source`` is the stage that
     encodes the source of an edit, None without. A positive and a negative prompt of the full length are
     assumed.

@@ -18,7 +18,7 @@ from ..sampling.noise import check_noise
 from ..shapes import ClipPlan
 from ..transformer.tiles import tile_spans
 from .components import Components
-from .dfr import asked_clip
+from .dfr_plan import asked_clip
 from .hdr_inputs import check_hdr, read_image
 from .inputs import read_input_audio, reference_scale
 from .request import Request

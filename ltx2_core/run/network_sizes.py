@@ -47,7 +47,8 @@ class NetworkSizes(ModelFiles):
         ``batch`` is how many samples share one forward pass of the transformer, ``text_keys`` how many bytes
         the cached keys and values of the text take. ``source`` is the (width, height) in pixels of an edit's
         source video, whose frames are encoded too; None without one. ``finished`` is the clip that is
-        decoded; None is the last of ``clips``. Only headers of files are read. If no plan fits into the budget, the result is the one with the lowest peak, whose ``fits`` is False.
+        decoded; None is the last of ``clips``. Only headers of files are read. If no plan fits into the
+        budget, the result is the one with the lowest peak, whose ``fits`` is False.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..conditioning.items import Conditioning
 from ..conditioning.slots import generated_keyframes
 from ..conditioning.state import drop_guides
+from ..loading import Component
 from ..loading.save_diffusers import save_diffusers
 from ..out_of_memory import clearly
 from ..sampling.caching import Evaluations
@@ -25,11 +26,13 @@ from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, Numerics
 from .components import Components
-from .dfr import DfrRun, Sampled, asked_clip, at_frames, dfr_files
+from .dfr import DfrRun
+from .dfr_plan import NO_DFR_FILES, DfrFiles, asked_clip, at_frames, detail_scale, dfr_files
+from .dfr_stages import DfrStages
 from .duration import predict_seconds, with_length
 from .execution import Execution
 from .flat_options import RequestOptions
-from .frame_rate import doubled_frames, open_temporal_upscaler
+from .frame_rate import doubled_frames
 from .generation import Generation
 from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio, source_size
@@ -68,8 +71,7 @@ class LTX2Pipeline(Planner):
             diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
-        detail_lora, temporal_upscaler: files that only the DFR pipeline uses (``pipeline="dfr"`` of a call): an
-            IC-LoRA that sharpens its second stage, and a temporal latent upscaler for its temporal rounds.
+        dfr: files that only the DFR pipeline uses, ``pipeline="dfr"`` of a call.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
         execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).
@@ -83,8 +85,7 @@ class LTX2Pipeline(Planner):
         video_decoder: str | os.PathLike[str] | None = None,
         loras: Sequence[LoraFile] = (),
         stage2_loras: Sequence[LoraFile] = (),
-        detail_lora: LoraFile | None = None,
-        temporal_upscaler: str | os.PathLike[str] | None = None,
+        dfr: DfrFiles = NO_DFR_FILES,
         numerics: Numerics = Numerics.OFFICIAL,
         execution: Execution | None = None,
         device: torch.device | str | None = None,
@@ -113,10 +114,7 @@ class LTX2Pipeline(Planner):
             open_loras(stage2_loras),
             numerics=numerics,
             execution=execution,
-            detail_lora=None if detail_lora is None else open_loras((detail_lora,))[0],
-            temporal_upscaler=None
-            if temporal_upscaler is None
-            else open_temporal_upscaler(temporal_upscaler),
+            dfr=dfr.opened(),
         )
 
     @classmethod
@@ -181,7 +179,7 @@ class LTX2Pipeline(Planner):
         if request.staging.pipeline is None:
             sampled = self._sampled(sampler, stages, items, contexts)
         else:
-            sampled = DfrRun(self, sampler, stages, items, contexts).sample()
+            sampled = self._sampled_dfr(sampler, stages, items, contexts)
         return Generation(
             codecs=self,
             run_settings={
@@ -294,10 +292,35 @@ class LTX2Pipeline(Planner):
             latents = replace(latents, audio=first_audio)
         return Sampled(latents, tuple(evaluations), keyframes)
 
+    def _sampled_dfr(
+        self,
+        sampler: StageSampler,
+        stages: Sequence[Stage],
+        items: Sequence[Sequence[Conditioning]],
+        contexts: Sequence[Contexts],
+    ) -> Sampled:
+        """Sample the DFR pipeline; the arguments are those of :meth:`_sampled`, ``items`` of two stages."""
+        networks = DfrStages(self, sampler, contexts)
+        # One load serves all tiles; between them only the small upscalers run.
+        with self.networks.holding(Component.TRANSFORMER):
+            made = DfrRun(networks, stages, items, detail_scale(self.detail_lora)).sample()
+        return Sampled(made.latents, tuple(networks.calls), made.keyframes)
+
     def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
         if request.staging.audio_stage is not None:
             return request.staging.audio_stage
         return 1 if stages[0].guided and not self.numerics.is_comfy else 2
+
+
+class Sampled(NamedTuple):
+    """What was sampled: the latents of the clip, the forward passes of each stage, and generated keyframes.
+
+    ``keyframes`` (1, 128, K, H, W) are the latents of those of the first stage; None without any.
+    """
+
+    latents: AVLatent
+    evaluations: tuple[Evaluations, ...]
+    keyframes: Tensor | None
 
 
 # Unpack is for type checkers; help() and completion in an editor read this signature.

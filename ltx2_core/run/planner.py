@@ -7,7 +7,7 @@ from dataclasses import replace
 from fractions import Fraction
 
 from ..config import transformer_config
-from ..loading import Checkpoint, Component, Lora, LoraReport
+from ..loading import Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
 from ..memory import MemoryPlan
 from ..sampling.guidance import stg_blocks_of
@@ -15,7 +15,7 @@ from ..storage.files import JsonObject
 from ..types import Numerics
 from .codecs import Codecs
 from .components import Components
-from .dfr import check_pipeline, detail_scale, dfr_stages
+from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, dfr_stages
 from .distributed import Processes
 from .execution import Execution
 from .input_check import check_components, check_inputs, check_run_size, check_stages
@@ -31,8 +31,7 @@ class Planner(Codecs):
 
     ``networks`` loads the models. ``loras`` are merged in every stage, ``stage2_loras`` in addition to them
     in the second one. ``numerics`` says whose results are followed, those of the official pipelines or of
-    ComfyUI; ``execution`` says how networks are run. The DFR pipeline alone uses ``detail_lora``, an IC-LoRA
-    for its second stage, and ``temporal_upscaler``, the file of a temporal latent upscaler; both may be None.
+    ComfyUI; ``execution`` says how networks are run. ``dfr`` are the files that the DFR pipeline alone uses.
     """
 
     def __init__(
@@ -43,13 +42,12 @@ class Planner(Codecs):
         *,
         numerics: Numerics,
         execution: Execution,
-        detail_lora: Lora | None = None,
-        temporal_upscaler: Checkpoint | None = None,
+        dfr: OpenedDfrFiles,
     ) -> None:
         super().__init__(networks, loras)
         self.stage2_loras = stage2_loras
-        self.detail_lora = detail_lora
-        self.temporal_upscaler = temporal_upscaler
+        self.detail_lora = dfr.detail_lora
+        self.temporal_upscaler = dfr.temporal_upscaler
         warn_of_stacked((*self.loras, *self.stage2_loras))
         self.numerics = numerics
         self.execution = execution

@@ -107,8 +107,8 @@ class Request:
         stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
             stage and ``sampler`` after an unguided one.
         audio_stage: the stage that the audio is taken from.
-        pipeline, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages, schedule
-            and guidance, with that many rounds that each double the frame rate (0, 1 or 2).
+        pipeline, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages,
+            schedule and guidance, with that many rounds that each double the frame rate (0, 1 or 2).
 
     Raises TypeError for unknown names, and ValueError for values out of range and for names that contradict
     each other, such as ``distilled=True`` with ``steps``.

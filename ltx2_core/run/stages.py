@@ -53,7 +53,7 @@ class Stage:
 
     @property
     def sampled(self) -> ClipPlan:
-        """``clip`` with as many latent frames more as keyframes and reference take; they decide the memory."""
+        """``clip`` with as many latent frames more as keyframes and reference take, for the memory."""
         cells = self.clip.latent_width * self.clip.latent_height
         keyframes = len(self.keyframes) + (0 if self.tile is None else len(self.tile.anchors))
         more = keyframes + math.ceil(self.reference_tokens / cells)

@@ -33,7 +33,8 @@ class SamplingSettings:
     ``distilled`` samples as for a distilled model. ``nag`` avoids a negative prompt within attention.
     ``cache`` reuses velocities between steps, ``tiles`` evaluates large frames in parts.
     ``generated_keyframes`` are the pixel frames, or how many of them spread evenly, that the model also
-    generates as single images next to the clip (LTX-2.5). A ``seed`` of None or -1 is drawn; ``noise_device`` is the device whose generator draws the noise.
+    generates as single images next to the clip (LTX-2.5). A ``seed`` of None or -1 is drawn; ``noise_device``
+    is the device whose generator draws the noise.
     """
 
     steps: int | None = None

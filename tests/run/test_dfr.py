@@ -13,6 +13,7 @@ from ltx2_core.cli.repeat import settings_of
 from ltx2_core.conditioning.guide_frames import GuideFrames
 from ltx2_core.conditioning.items import ImageInPlace
 from ltx2_core.run.dfr import tile_items
+from ltx2_core.run.dfr_plan import DfrFiles
 from ltx2_core.sampling.guidance import Guidance
 from ltx2_core.tiny.write import write_tiny_set
 
@@ -41,12 +42,12 @@ def open_pipeline(tiny25, **options):
 
 @pytest.fixture(scope="module")
 def pipeline(tiny25):
-    return open_pipeline(tiny25, temporal_upscaler=tiny25.temporal_upsampler, keep_loaded=True)
+    return open_pipeline(tiny25, dfr=DfrFiles(temporal_upscaler=tiny25.temporal_upsampler), keep_loaded=True)
 
 
 @pytest.fixture(scope="module")
 def detailed(tiny25, detail_lora):
-    return open_pipeline(tiny25, detail_lora=(detail_lora, 0.5), keep_loaded=True)
+    return open_pipeline(tiny25, dfr=DfrFiles(detail_lora=(detail_lora, 0.5)), keep_loaded=True)
 
 
 @pytest.mark.parametrize(("rounds", "frames", "fps"), [(1, 33, 48.0), (2, 65, 96.0)])
@@ -109,7 +110,9 @@ def test_a_tile_gets_the_images_and_keyframes_that_lie_in_it(pipeline):
     stages = pipeline.stages(Request(prompt="a ball", **{**SMALL, "num_frames": 97}, temporal_rounds=1))
     cell = torch.zeros(1, 128, 1, 2, 4)
     given = [ImageInPlace(latent=cell.expand(-1, -1, 2, -1, -1)), GuideFrames(latent=cell, frame=90)]
-    carried = {frame: torch.full_like(cell, frame) for frame in stages[2].tile.anchors + stages[3].tile.anchors}
+    carried = {
+        frame: torch.full_like(cell, frame) for frame in stages[2].tile.anchors + stages[3].tile.anchors
+    }
     early, late = (
         tile_items(given, torch.zeros(1, 128, stage.clip.latent_frames, 2, 4), stage, carried)
         for stage in stages[2:4]
@@ -131,7 +134,7 @@ def test_a_tile_gets_the_images_and_keyframes_that_lie_in_it(pipeline):
 def words_of(tiny25, *more):
     files = ["--checkpoint", tiny25.checkpoint, "--text-encoder", tiny25.text_encoder]
     files += ["--upscaler", tiny25.upsampler, "--temporal-upscaler", tiny25.temporal_upsampler]
-    size = "--width 128 --height 64 --frames 9 --fps 24".split()
+    size = ["--width", "128", "--height", "64", "--frames", "9", "--fps", "24"]
     return ["generate", *map(str, files), "--prompt", "a ball", *size, "--quiet", *map(str, more)]
 
 
@@ -172,7 +175,9 @@ def test_the_command_line_plans_makes_and_repeats_it(tiny25, detail_lora, tmp_pa
 def test_what_cannot_be_sampled_is_refused_before_anything_is_loaded(
     tiny25, options, more, message, monkeypatch
 ):
-    pipeline = open_pipeline(tiny25, **{name: getattr(tiny25, file) for name, file in more.items()})
+    pipeline = open_pipeline(
+        tiny25, dfr=DfrFiles(**{name: getattr(tiny25, file) for name, file in more.items()})
+    )
     monkeypatch.setattr(pipeline.networks, "use", lambda *args, **more: pytest.fail("a network was loaded"))
     with pytest.raises(ValueError, match=message):
         pipeline("a ball", **{**SMALL, **options})

@@ -207,9 +207,9 @@ def inputs_options() -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="COUNT|FRAME,FRAME,...",
-        help="Let LTX-2.5 generate single images next to the clip in the first stage, which hold it together: "
-        "a number of images, spread evenly, or their frames, such as 24,48,-1 (-1 is the last). They are not "
-        "part of the clip; each costs as much as 8 frames.",
+        help="Let LTX-2.5 generate single images next to the clip in the first stage, which hold it "
+        "together: a number of images, spread evenly, or their frames, such as 24,48,-1 (-1 is the last). "
+        "They are not part of the clip; each costs as much as 8 frames.",
         request=True,
     )
     yield Option(

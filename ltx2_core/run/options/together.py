@@ -73,8 +73,9 @@ def check_keywords(
     """Raise ValueError if keywords of a request contradict each other, or one has no effect without another.
 
     ``named`` are the keywords of the Python call, with their values. ``present`` are the names of all fields
-    that have a value in the request. ``held`` are the values of the keywords "distilled" and "pipeline" in the
-    request that is being changed. A keyword with its default value may lack the keyword that it needs, because it changes nothing.
+    that have a value in the request. ``held`` are the values of "distilled" and "pipeline" in the request
+    that is being changed. A keyword with its default value may lack the keyword that it needs, because it
+    changes nothing.
     """
     # None and False are the values of keywords that are left out.
     written = {
