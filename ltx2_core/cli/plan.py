@@ -14,7 +14,7 @@ from ..editing.long_video import first_window
 from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
-from ..run.dfr_plan import asked_clip
+from ..run.dfr_plan import asked_clip, stage_notes
 from ..run.pipeline import LTX2Pipeline
 from ..run.recipes import Recipe, of_kind
 from ..run.request import Request
@@ -87,26 +87,8 @@ def print_plan(
     for index, stage in enumerate(stages, start=1):
         for line in _stage_lines(index, stage, video=request.size.video):
             click.echo(line)
-    if pipeline.speed.keep_text_keys:
-        cached = pipeline.text_keys_bytes(stages)
-        unless = "nothing, as those of this model depend on the noise level"
-        click.echo(
-            f"memory    keys and values of the text: {size_text(cached) + ' cached' if cached else unless}"
-        )
-    budget = pipeline.networks.max_memory
-    if budget is not None:
-        for line in pipeline.plan(stages, budget).lines():
-            click.echo(f"memory    {line}")
-        return
-    memory = predict(pipeline, stages)
-    for entry in memory:
-        click.echo(
-            f"memory    {entry.stage}: {size_text(entry.weights)} weights, "
-            f"{size_text(entry.activations)} activations"
-        )
-    # Stages follow one another, so the largest one counts and not their sum.
-    peak = max(memory, key=lambda entry: entry.total)
-    click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+    for line in _memory_lines(pipeline, stages):
+        click.echo(line)
 
 
 def _clip_lines(
@@ -132,8 +114,29 @@ def _stage_lines(index: int, stage: Stage, *, video: bool) -> Iterator[str]:
         f"stage {index:<4}{_tokens(stage, video=video)}, {len(stage.sigmas) - 1} steps, {stage.sampler}, "
         f"{guidance}"
     )
-    yield from (f"          {note}" for note in _keyframe_notes(stage))
+    yield from (f"          {note}" for note in stage_notes(stage))
     yield "          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist())
+
+
+def _memory_lines(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> Iterator[str]:
+    """Yield lines on the memory of each stage, or on the plan within the budget of ``pipeline``."""
+    if pipeline.speed.keep_text_keys:
+        cached = pipeline.text_keys_bytes(stages)
+        unless = "nothing, as those of this model depend on the noise level"
+        yield f"memory    keys and values of the text: {size_text(cached) + ' cached' if cached else unless}"
+    budget = pipeline.networks.max_memory
+    if budget is not None:
+        yield from (f"memory    {line}" for line in pipeline.plan(stages, budget).lines())
+        return
+    memory = predict(pipeline, stages)
+    for entry in memory:
+        yield (
+            f"memory    {entry.stage}: {size_text(entry.weights)} weights, "
+            f"{size_text(entry.activations)} activations"
+        )
+    # Stages follow one another, so the largest one counts and not their sum.
+    peak = max(memory, key=lambda entry: entry.total)
+    yield f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})"
 
 
 def _length_notes(request: Request, stages: Sequence[Stage]) -> Iterator[str]:
@@ -155,19 +158,6 @@ def _tokens(stage: Stage, *, video: bool) -> str:
         return f"{clip.width}x{clip.height}: {clip.video_tokens} video tokens"
     size = f"{clip.width}x{clip.height}: {clip.video_tokens} video + " if video else ""
     return f"{size}{clip.audio_tokens} audio tokens"
-
-
-def _keyframe_notes(stage: Stage) -> Iterator[str]:
-    """Yield lines on the keyframes that a stage generates, and on the tile that it samples."""
-    if stage.tile is not None:
-        tile = stage.tile
-        anchors = ", ".join(map(str, tile.anchors))
-        yield f"temporal round {stage.round}: frames {tile.start} to {tile.end}, keyframes {anchors} guide it"
-    if stage.keyframes:
-        start = 0 if stage.tile is None else stage.tile.start
-        yield "generates keyframes " + ", ".join(str(start + frame) for frame in stage.keyframes)
-    if stage.reference_tokens:
-        yield f"with the clip of stage 1 as reference, {stage.reference_tokens} tokens"
 
 
 def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:

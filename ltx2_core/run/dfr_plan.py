@@ -12,11 +12,13 @@ from ..loading import Checkpoint, Lora
 from ..sampling.schedules import FIXED_SIGMAS
 from ..shapes import ClipPlan, frames_of
 from ..storage.files import JsonObject
+from ..types import Numerics
 from .dfr_layout import Tile, anchors_after, plan_canvas, plan_tiles
 from .frame_rate import open_temporal_upscaler
 from .lora_files import LoraFile, open_loras
+from .recipes import Recipe
 from .request import Request
-from .stages import Stage
+from .stages import Stage, plan_stages
 
 MAX_FPS: Final = 60.0
 """The highest frame rate that the model is told.
@@ -58,6 +60,23 @@ class DfrFiles:
 
 
 NO_DFR_FILES: Final = DfrFiles()
+
+
+def plan_dfr(
+    request: Request,
+    numerics: Numerics,
+    recipe: Recipe,
+    *,
+    enlargement: Fraction = Fraction(2),
+    detail: int | None = None,
+) -> tuple[Stage, ...]:
+    """Plan all stages of ``request`` by the DFR pipeline; the arguments are those of :func:`plan_stages`.
+
+    ``detail`` is how many times smaller than the clip the reference of the detail LoRA is; None without one.
+    Raises ValueError as :func:`plan_stages` and :func:`dfr_stages` do.
+    """
+    stages = plan_stages(request, numerics, recipe, enlargement=enlargement)
+    return dfr_stages(stages, request.staging.temporal_rounds, enlargement=enlargement, detail=detail)
 
 
 def dfr_stages(
@@ -134,6 +153,33 @@ def _tile_stage(second: Stage, tile: Tile, *, number: int, index: int) -> Stage:
         step_seed=1000 * number + index,
         reference_tokens=0,
     )
+
+
+def describe_dfr(stages: Sequence[Stage]) -> Iterator[str]:
+    """Yield lines on a planned run: the finished clip, then each stage with its keyframes and its tile."""
+    asked, clip = asked_clip(stages), stages[-1].finished
+    yield f"{clip.width} x {clip.height}, {clip.frames} frames at {clip.fps:g} fps = {clip.seconds:.3f} s"
+    yield (
+        f"{asked.frames} frames at {asked.fps:g} fps, sampled as {stages[0].clip.frames}; frame rate doubled "
+        f"{stages[-1].round} times"
+    )
+    for index, stage in enumerate(stages, start=1):
+        steps = len(stage.sigmas) - 1
+        yield f"stage {index}: {stage.clip.width} x {stage.clip.height}, {steps} steps, {stage.sampler}"
+        yield from (f"  {note}" for note in stage_notes(stage))
+
+
+def stage_notes(stage: Stage) -> Iterator[str]:
+    """Yield lines on the tile that a stage samples, the keyframes that it generates, and its reference."""
+    if stage.tile is not None:
+        tile = stage.tile
+        anchors = ", ".join(map(str, tile.anchors))
+        yield f"temporal round {stage.round}: frames {tile.start} to {tile.end}, keyframes {anchors} guide it"
+    if stage.keyframes:
+        start = 0 if stage.tile is None else stage.tile.start
+        yield "generates keyframes " + ", ".join(str(start + frame) for frame in stage.keyframes)
+    if stage.reference_tokens:
+        yield f"with the clip of stage 1 as reference, {stage.reference_tokens} tokens"
 
 
 def check_pipeline(request: Request, upscaler: Checkpoint | None, lora: Lora | None) -> None:

@@ -15,7 +15,7 @@ from ..storage.files import JsonObject
 from ..types import Numerics
 from .codecs import Codecs
 from .components import Components
-from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, dfr_stages
+from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, plan_dfr
 from .distributed import Processes
 from .execution import Execution
 from .input_check import check_components, check_inputs, check_run_size, check_stages
@@ -80,11 +80,10 @@ class Planner(Codecs):
         factor = Fraction(2)
         if request.staging.count == 2:
             factor = stage_factor(self.networks.file(Component.UPSAMPLER))
-        stages = plan_stages(request, self.numerics, self.recipe, enlargement=factor)
         if request.staging.pipeline is None:
-            return stages
-        rounds, detail = request.staging.temporal_rounds, detail_scale(self.detail_lora)
-        return dfr_stages(stages, rounds, enlargement=factor, detail=detail)
+            return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
+        detail = detail_scale(self.detail_lora)
+        return plan_dfr(request, self.numerics, self.recipe, enlargement=factor, detail=detail)
 
     def settings(self) -> JsonObject:
         """JSON values that describe this pipeline: its files, its LoRAs and its numerics."""

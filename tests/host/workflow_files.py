@@ -77,6 +77,11 @@ UPSCALER25 = File(
     "latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors",
     "latent_upscale_models",
 )
+TEMPORAL25 = File(
+    "Lightricks/LTX-2.5",
+    "latent_upscale_models/ltx-2.5-latent-temporal-upscaler-x2-bf16-1.0.safetensors",
+    "latent_upscale_models",
+)
 FILES = tuple(value for value in list(globals().values()) if isinstance(value, File))
 
 
