@@ -15,7 +15,7 @@ from workflow_files import (
     DISTILLED25,
     GEMMA3,
     GEMMA4,
-    TEMPORAL25,
+    TEMPORAL23,
     UNION23,
     UPSCALER20,
     UPSCALER23,
@@ -254,7 +254,7 @@ NOTES = {
         "then the frame rate is doubled from 24 to 48 and the clip sampled again in tiles, 4 steps each. The "
         "node's report lists all stages.",
         (PROMPT, SIZE, "**temporal_rounds**: 0 stays at 24 frames a second, 2 makes 96."),
-        (*FILES25, TEMPORAL25),
+        (*FILES25, TEMPORAL23),
         released=True,
     ),
 }

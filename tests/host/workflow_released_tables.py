@@ -12,7 +12,7 @@ from workflow_files import (
     DISTILLED25,
     GEMMA3,
     GEMMA4,
-    TEMPORAL25,
+    TEMPORAL23,
     UPSCALER23,
     UPSCALER25,
     VIDEO_VAE25,
@@ -120,7 +120,7 @@ def dfr(name: str, release: Release) -> Workflow:
         {
             "Models": {
                 **release.models(),
-                "temporal": node("LTX2AVLoadUpscaler", upscaler=TEMPORAL25.name),
+                "temporal": node("LTX2AVLoadUpscaler", upscaler=TEMPORAL23.name),
             },
             "Prompt and size": {
                 "text": node("LTX2AVPrompt", positive=PROMPT, fps=release.fps),
