@@ -84,10 +84,7 @@ def test_rounds_double_the_frame_rate_and_the_audio_ends_with_the_video(
     assert audio.shape[2] == (18 if rounds == 0 else 17)
     assert video.isfinite().all()
     (report, *_) = [
-        text
-        for output in result.outputs.values()
-        for text in output.get("text", ())
-        if "sampled as" in text
+        text for output in result.outputs.values() for text in output.get("text", ()) if "sampled as" in text
     ]
     assert f"{8 * (frames - 1) + 1} frames at {fps} fps" in report
     assert "17 frames at 24 fps, sampled as 25" in report

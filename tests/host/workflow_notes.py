@@ -253,7 +253,7 @@ NOTES = {
         "The DFR pipeline: 8 steps at half size and 3 at full size, with keyframes that the model generates; "
         "then the frame rate is doubled from 24 to 48 and the clip sampled again in tiles, 4 steps each. The "
         "node's report lists all stages.",
-        (PROMPT, SIZE, "**temporal_rounds**: 0 stays at 24 frames a second, 2 makes 96."),
+        (PROMPT, SIZE, "**DFR: all stages**: 0 temporal_rounds stay at 24 frames a second, 2 make 96."),
         (*FILES25, TEMPORAL23),
         released=True,
     ),
