@@ -65,6 +65,7 @@ class LTX2AVSampleDFR(io.ComfyNode):
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The sampled clip, for decoding."),
+                Plan.Output(display_name="plan", tooltip="Size, length and fps of the finished clip."),
                 io.Float.Output(display_name="fps", tooltip="Its frame rate, for the file."),
                 io.String.Output(display_name="report", tooltip="Stages, tiles and keyframes of the run."),
             ],
@@ -100,8 +101,8 @@ class LTX2AVSampleDFR(io.ComfyNode):
         items = [_image_items(video_vae, image, stage) for stage in stages[:2]]
         latents, _ = DfrRun(networks, stages, items, detail).sample()
         report = "\n".join(describe_dfr(stages))
-        clip = marked_guides(from_av(latents, {"type": "audio"}), 0)
-        return io.NodeOutput(clip, stages[0].finished.fps, report, ui=ui.PreviewText(report))
+        clip, finished = marked_guides(from_av(latents, {"type": "audio"}), 0), stages[0].finished
+        return io.NodeOutput(clip, finished, finished.fps, report, ui=ui.PreviewText(report))
 
 
 def plan_stages_of(

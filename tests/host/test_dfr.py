@@ -75,7 +75,7 @@ def test_rounds_double_the_frame_rate_and_the_audio_ends_with_the_video(
         **({"temporal_upscale_model": temporal(g, tiny25)} if rounds else {}),
     )
     g.dump("made", latent=made)
-    g.add("PreviewAny", source=made[2])
+    g.add("PreviewAny", source=made[3])
     result = server.run(g.prompt)
     latents = result.tensors("made")
     video, audio = latents["latent/video"], latents["latent/audio"]
@@ -134,7 +134,7 @@ def test_what_cannot_be_sampled_is_refused(
         dfr_of = dfr(g, parts, temporal_rounds=1, temporal_upscale_model=parts[4])
     else:
         dfr_of = dfr(g, loaded(g, tiny25), upscale_model=temporal(g, tiny25))
-    g.add("PreviewAny", source=dfr_of[2])
+    g.add("PreviewAny", source=dfr_of[3])
     with pytest.raises(GraphError, match=re.escape(message)):
         server.run(g.prompt)
 

@@ -138,7 +138,7 @@ def dfr(name: str, release: Release) -> Workflow:
                 ),
             },
             "Result": {
-                "video": node("LTX2AVDecodeToVideo", latent="@sampled", fps="@sampled"),
+                "video": node("LTX2AVDecodeToVideo", latent="@sampled", plan="@sampled", fps="@sampled"),
                 "save": save(name),
             },
         }
