@@ -195,7 +195,7 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None
     if recorded is None:
         if "prompt" not in fields:
             raise ValueError("--prompt is missing: describe the clip, or give --from-file")
-        if "pipeline" not in fields:
+        if "pipeline_kind" not in fields:
             fields.setdefault("stages", pipeline.recipe.stages)
         return Request(**fields)
     return repeated_request(recorded, fields)

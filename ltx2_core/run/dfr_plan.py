@@ -105,8 +105,8 @@ def dfr_stages(
     if first.clip.latent_width * first.clip.latent_height == 1:
         # The upscaler takes a single keyframe alone, and normalises over its cells.
         raise ValueError(
-            f"{clip.width}x{clip.height} is too small for the DFR pipeline: use a width or height of at least "
-            f"{2 * max(clip.width, clip.height)}"
+            f"{clip.width}x{clip.height} is too small for the DFR pipeline: use a width or height of at "
+            f"least {2 * max(clip.width, clip.height)}"
         )
     if detail is not None:
         if detail != enlargement:
@@ -190,7 +190,9 @@ def check_pipeline(request: Request, upscaler: Checkpoint | None, lora: Lora | N
     rounds = request.staging.temporal_rounds
     if request.staging.pipeline is None:
         if lora is not None:
-            raise ValueError(f"{lora.path} has no effect without pipeline='dfr', whose detail LoRA it is")
+            raise ValueError(
+                f"{lora.path} has no effect without pipeline_kind='dfr', whose detail LoRA it is"
+            )
         return
     if rounds and upscaler is None:
         raise ValueError(

@@ -69,7 +69,7 @@ class RequestOptions(TypedDict, total=False):
     stage2_sigmas: Sequence[float] | None
     stage2_sampler: str | None
     audio_stage: Literal[1, 2] | None
-    pipeline: Literal["dfr"] | None
+    pipeline_kind: Literal["dfr"] | None
     temporal_rounds: int
 
 
@@ -113,7 +113,7 @@ FIELDS: dict[str, str] = {
     "stage2_sigmas": "staging.sigmas",
     "stage2_sampler": "staging.sampler",
     "audio_stage": "staging.audio_stage",
-    "pipeline": "staging.pipeline",
+    "pipeline_kind": "staging.pipeline",
     "temporal_rounds": "staging.temporal_rounds",
 }
 """Flat name -> where it is in the parts."""

@@ -71,7 +71,7 @@ class LTX2Pipeline(Planner):
             diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
-        dfr: files that only the DFR pipeline uses, ``pipeline="dfr"`` of a call.
+        dfr: files that only the DFR pipeline uses, ``pipeline_kind="dfr"`` of a call.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
         execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).

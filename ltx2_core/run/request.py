@@ -107,7 +107,7 @@ class Request:
         stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
             stage and ``sampler`` after an unguided one.
         audio_stage: the stage that the audio is taken from.
-        pipeline, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages,
+        pipeline_kind, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages,
             schedule and guidance, with that many rounds that each double the frame rate (0, 1 or 2).
 
     Raises TypeError for unknown names, and ValueError for values out of range and for names that contradict
@@ -153,10 +153,10 @@ class Request:
                 "staging": staging or StageSettings(),
             },
             # What a pipeline decides is part of the request, but nothing that its caller has chosen.
-            cast(RequestFields, {**flat, **PIPELINES.get(flat.get("pipeline") or "", {})}),
+            cast(RequestFields, {**flat, **PIPELINES.get(flat.get("pipeline_kind") or "", {})}),
         )
-        held = {} if sampling is None else {"distilled": sampling.distilled}
-        held |= {} if staging is None else {"pipeline": staging.pipeline}
+        held: dict[str, object] = {} if sampling is None else {"distilled": sampling.distilled}
+        held |= {} if staging is None else {"pipeline_kind": staging.pipeline}
         present = {name for name in FIELDS if _is_present(getattr(self, name))}
         check_keywords(flat, present, held=held)
 
@@ -284,7 +284,7 @@ class Request:
     def _check(self) -> None:
         """Raise ValueError if values of different parts do not fit each other."""
         if self.staging.pipeline == "dfr" and not self.size.video:
-            raise ValueError("the DFR pipeline generates video: leave pipeline out for audio alone")
+            raise ValueError("the DFR pipeline generates video: leave pipeline_kind out for audio alone")
         if self.staging.pipeline == "dfr" and self.sampling.guidance is not None:
             raise ValueError("the DFR pipeline samples without guidance: leave guidance out")
         if not self.size.video and self.staging.count != 1:

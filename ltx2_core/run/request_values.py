@@ -157,7 +157,7 @@ def _sigmas(name: str, value: Any) -> Any:
 def _keyframes(name: str, value: Any) -> Any:
     """Convert the frames of generated keyframes to a tuple; a number of keyframes is returned unchanged."""
     if isinstance(value, Integral) and not isinstance(value, bool):
-        if not 1 <= value <= MAX_KEYFRAMES:
+        if not 1 <= int(value) <= MAX_KEYFRAMES:
             raise ValueError(f"{name}={value} must be from 1 to {MAX_KEYFRAMES}, or a list of frames")
         return int(value)
     numbers = isinstance(value, Sequence) and not isinstance(value, str)

@@ -114,7 +114,7 @@ def plan_stages_of(
     """
     request = Request(
         prompt="",
-        pipeline="dfr",
+        pipeline_kind="dfr",
         temporal_rounds=rounds,
         width=plan.width,
         height=plan.height,

@@ -17,7 +17,7 @@ from ltx2_core.run.dfr_plan import DfrFiles
 from ltx2_core.sampling.guidance import Guidance
 from ltx2_core.tiny.write import write_tiny_set
 
-SMALL = {"width": 128, "height": 64, "num_frames": 17, "fps": 24.0, "pipeline": "dfr"}
+SMALL = {"width": 128, "height": 64, "num_frames": 17, "fps": 24.0, "pipeline_kind": "dfr"}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_the_command_line_plans_makes_and_repeats_it(tiny25, detail_lora, tmp_pa
     ("options", "more", "message"),
     [
         ({"temporal_rounds": 1}, {}, "temporal_rounds=1 need a temporal upscaler"),
-        ({"pipeline": None}, {"detail_lora": "lora"}, "has no effect without pipeline='dfr'"),
+        ({"pipeline_kind": None}, {"detail_lora": "lora"}, "has no effect without pipeline_kind='dfr'"),
         ({}, {"detail_lora": "lora"}, "takes a reference 1 times smaller, and the upscaler enlarges by 2"),
         ({"num_frames": 1}, {}, "8k \\+ 1 frames, at least 9; got 1"),
         ({"width": 64}, {}, "64x64 is too small for the DFR pipeline"),
@@ -186,13 +186,13 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_loaded(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 4}, "pipeline='dfr' and steps=4 contradict"),
-        ({"stages": 1}, "pipeline='dfr' and stages=1 contradict"),
-        ({"generated_keyframes": 2}, "pipeline='dfr' and generated_keyframes=2 contradict"),
+        ({"steps": 4}, "pipeline_kind='dfr' and steps=4 contradict"),
+        ({"stages": 1}, "pipeline_kind='dfr' and stages=1 contradict"),
+        ({"generated_keyframes": 2}, "pipeline_kind='dfr' and generated_keyframes=2 contradict"),
         ({"video": False}, "the DFR pipeline generates video"),
         ({"guidance": Guidance()}, "samples without guidance"),
         ({"temporal_rounds": 3}, "temporal_rounds=3 must be"),
-        ({"pipeline": "fast"}, "pipeline='fast' must be one of dfr"),
+        ({"pipeline_kind": "fast"}, "pipeline_kind='fast' must be one of dfr"),
     ],
 )
 def test_contradictions_are_refused(options, message):

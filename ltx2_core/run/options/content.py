@@ -127,7 +127,7 @@ def size_options() -> Iterator[Option]:
         request=True,
     )
     yield Option(
-        name="pipeline",
+        name="pipeline_kind",
         flags=("--pipeline",),
         kind="choice",
         group=group,

@@ -49,7 +49,7 @@ _SDR: Final = {"hdr": "only ltx2 generate and ltx2 retake make HDR clips"}
 
 _OF_GENERATE: Final = {
     **dict.fromkeys(
-        ("pipeline", "temporal_rounds", "detail_lora"), "only ltx2 generate has the DFR pipeline"
+        ("pipeline_kind", "temporal_rounds", "detail_lora"), "only ltx2 generate has the DFR pipeline"
     ),
     "generated_keyframes": "only ltx2 generate generates keyframes",
 }
@@ -83,7 +83,9 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     },
     "plan": {
         **_NO_DETAIL,
-        **dict.fromkeys(("pipeline", "temporal_rounds"), "ltx2 generate --dry-run plans the DFR pipeline"),
+        **dict.fromkeys(
+            ("pipeline_kind", "temporal_rounds"), "ltx2 generate --dry-run plans the DFR pipeline"
+        ),
         **dict.fromkeys(
             (
                 *(

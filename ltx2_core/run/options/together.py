@@ -27,14 +27,14 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
     ("prompts_file", "temporal_upscaler", "the frame rate of one clip at a time is doubled"),
     ("resume", "temporal_upscaler", "saved latents have their frame rate"),
     *(
-        ("pipeline", name, "the DFR pipeline decides stages, schedule, samplers and guidance")
+        ("pipeline_kind", name, "the DFR pipeline decides stages, schedule, samplers and guidance")
         for name in (
             *("stages", "steps", "sigmas", "schedule", "sampler", "eta", "preset", "cfg", "audio_cfg"),
             *("stage2_preset", "stage2_sampler", "stage2_sigmas"),
         )
     ),
-    ("pipeline", "references", "the only reference of the DFR pipeline is that of --detail-lora"),
-    ("pipeline", "generated_keyframes", "the DFR pipeline decides the keyframes"),
+    ("pipeline_kind", "references", "the only reference of the DFR pipeline is that of --detail-lora"),
+    ("pipeline_kind", "generated_keyframes", "the DFR pipeline decides the keyframes"),
     ("num_frames", "seconds", "both set the length"),
     ("extend_frames", "extend_seconds", "both set the length to add"),
     ("resume", "dry_run", "nothing is planned when latents are decoded"),
@@ -53,8 +53,8 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("nag_alpha", "nag"),
     ("nag_tau", "nag"),
     ("contact_sheet", "seeds"),
-    ("temporal_rounds", "pipeline"),
-    ("detail_lora", "pipeline"),
+    ("temporal_rounds", "pipeline_kind"),
+    ("detail_lora", "pipeline_kind"),
 )
 """An option that has no effect without another one."""
 
@@ -73,9 +73,9 @@ def check_keywords(
     """Raise ValueError if keywords of a request contradict each other, or one has no effect without another.
 
     ``named`` are the keywords of the Python call, with their values. ``present`` are the names of all fields
-    that have a value in the request. ``held`` are the values of "distilled" and "pipeline" in the request
-    that is being changed. A keyword with its default value may lack the keyword that it needs, because it
-    changes nothing.
+    that have a value in the request. ``held`` are the values of "distilled" and "pipeline_kind" in the
+    request that is being changed. A keyword with its default value may lack the keyword that it needs,
+    because it changes nothing.
     """
     # None and False are the values of keywords that are left out.
     written = {
@@ -111,7 +111,7 @@ def check_together(
     names = {option.name for option in options_of(command)}
     known = known or {}
     # A file of distilled weights stays distilled, so its schedule is as fixed as with the option.
-    held = {name: known[name] for name in ("distilled", "pipeline") if known.get(name)}
+    held = {name: known[name] for name in ("distilled", "pipeline_kind") if known.get(name)}
     written = {**held, **explicit}
     for one, other, reason in CONFLICTS:
         if one in written and other in written:
