@@ -14,6 +14,7 @@ from ltx2_core.conditioning.guide_frames import GuideFrames
 from ltx2_core.conditioning.items import ImageInPlace
 from ltx2_core.run.dfr import tile_items
 from ltx2_core.run.dfr_plan import DfrFiles
+from ltx2_core.run.saved_latents import resume, save_latents
 from ltx2_core.sampling.guidance import Guidance
 from ltx2_core.tiny.write import write_tiny_set
 
@@ -51,13 +52,17 @@ def detailed(tiny25, detail_lora):
 
 
 @pytest.mark.parametrize(("rounds", "frames", "fps"), [(1, 33, 48.0), (2, 65, 96.0)])
-def test_rounds_double_the_frame_rate_and_leave_the_audio(pipeline, rounds, frames, fps):
+def test_rounds_double_the_frame_rate_and_leave_the_audio(pipeline, rounds, frames, fps, tmp_path):
     made = pipeline("a ball", **SMALL, temporal_rounds=rounds)
     assert (made.clip.frames, made.clip.fps) == (frames, fps)
     assert made.latents.video.shape == made.clip.video_shape()
     assert made.latents.audio.shape == made.clip.audio_shape()
     assert made.latents.video.isfinite().all()
     assert made.keyframes.shape[2] == 1
+    # Saved latents are decoded to the same clip.
+    again = resume(save_latents(made, tmp_path / "x.mp4", folder=tmp_path), made.codecs)
+    assert (again.clip.frames, again.clip.fps) == (frames, fps)
+    assert torch.equal(again.latents.video, made.latents.video)
 
 
 def test_all_stages_are_planned_before_anything_is_sampled(pipeline):
