@@ -102,7 +102,7 @@ def plan_tiles(anchors: Sequence[int], number: int) -> tuple[Tile, ...]:
     before it: 2 ** ``number``. ``anchors`` are the keyframes as pixel frames of the doubled clip, ascending;
     frame 0 is not among them, the last frame is. The segments between 0 and all anchors are shared among the
     tiles, larger shares first; with fewer segments than tiles each tile has one. Each tile but the first also
-    covers the segment before its share, so that it continues what the tile before it shows.
+    covers the segment before its share, so that it continues the tile before it.
     """
     borders = (0, *anchors)
     count = min(2**number, len(anchors))
@@ -110,7 +110,7 @@ def plan_tiles(anchors: Sequence[int], number: int) -> tuple[Tile, ...]:
     tiles, first = [], 0
     for index in range(count):
         last = first + share + (index < rest)
-        # The lead-in makes the tile continue what the tile before it shows.
+        # The lead-in makes the tile continue the one before it.
         lead = max(0, first - 1)
         own = borders[lead : last + 1]
         tiles.append(

@@ -230,7 +230,7 @@ def detail_scale(lora: Lora | None) -> int | None:
 
 
 def at_frames(request: Request, clip: ClipPlan) -> Request:
-    """``request`` with its images at frames counted from the start of ``clip``, the clip that it asks for.
+    """``request`` with its images at frames counted from the start of ``clip``, the requested clip.
 
     The clip that is sampled is longer, so that frame -1 would be another one there.
     """
