@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .conditioning.inputs import ImageAt, VideoReference
+    from .run.dfr_plan import DfrFiles
     from .run.execution import Execution
     from .run.generation import Generation
     from .run.pipeline import LTX2Pipeline, Progress, Stopped
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from .version import __version__
 
 _HOMES = {
+    "DfrFiles": "run.dfr_plan",
     "Execution": "run.execution",
     "ImageAt": "conditioning.inputs",
     "VideoReference": "conditioning.inputs",
@@ -33,6 +35,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "DfrFiles",
     "Execution",
     "Generation",
     "ImageAt",

@@ -26,6 +26,7 @@ from .editing.prepare import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
 from .loading.inspect import LTX2AVInspect
 from .loading.loaders import LTX2AVLoadAll, LTX2AVLoadCheckpoint, LTX2AVLoadTextEncoder, LTX2AVLoadUpscaler
 from .loading.lora import LTX2AVLoadLora
+from .sampling.dfr import LTX2AVSampleDFR
 from .sampling.guidance import LTX2AVGuider, LTX2AVStreamGuidance
 from .sampling.guidance_ranges import LTX2AVGuidanceRange
 from .sampling.samplers import LTX2AVSampler
@@ -66,6 +67,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVGuidanceRange,
     LTX2AVGuider,
     LTX2AVSampleStage,
+    LTX2AVSampleDFR,
     LTX2AVDecodeVideo,
     LTX2AVDecodeAudio,
     LTX2AVDecodeToVideo,

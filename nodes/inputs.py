@@ -47,6 +47,22 @@ def positive_input() -> io.Input:
     return io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt.")
 
 
+def conditioning_inputs(positive: str) -> list[io.Input]:
+    """The inputs for both conditionings of a node that changes them; ``positive`` is a tooltip."""
+    return [
+        io.Conditioning.Input("positive", tooltip=positive),
+        io.Conditioning.Input("negative", tooltip="The negative conditioning that belongs to positive."),
+    ]
+
+
+def conditioning_outputs(positive: str, negative: str) -> list[io.Output]:
+    """The outputs for both conditionings, with these tooltips."""
+    return [
+        io.Conditioning.Output(display_name="positive", tooltip=positive),
+        io.Conditioning.Output(display_name="negative", tooltip=negative),
+    ]
+
+
 def sampled_inputs(off: str) -> list[io.Input]:
     """The inputs for the model and for both conditionings of a sampling run.
 

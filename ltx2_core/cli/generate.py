@@ -94,7 +94,7 @@ def _generated(chosen: Chosen) -> str | None:
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
     pipeline = open_recorded(chosen, recorded, execution)
     request = _request(chosen, pipeline, recorded)
-    doubler = _doubler(chosen, recorded, request)
+    doubler = _doubler(chosen, pipeline, recorded, request)
     # Before a dry run prints anything, so that what it prints can also be run.
     stages = pipeline.check(request)
     _report(chosen, pipeline, request)
@@ -102,13 +102,13 @@ def _generated(chosen: Chosen) -> str | None:
     if chosen["dry_run"]:
         print_plan(pipeline, request, stages)
         if doubler is not None:
-            clip = at_double_rate(stages[-1].clip)
+            clip = at_double_rate(stages[-1].finished)
             click.echo(f"rate      doubled by {doubler.path}: {clip.frames} frames at {clip.fps:g} fps")
         for job in jobs:
             click.echo(f"file      {job.path}: {job.what}")
         return None
     # On stderr, because stdout holds the path of the file alone, or the file itself.
-    for change in stages[-1].clip.changes:
+    for change in stages[-1].finished.changes:
         click.echo(change, err=True)
     if jobs:
         run_several(pipeline, jobs, output, sheet=chosen["contact_sheet"], writes=processes.rank == 0)
@@ -131,25 +131,35 @@ def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
         click.echo(f"seed {request.seed}", err=True)
 
 
-def _doubler(chosen: Chosen, recorded: ParsedJson | None, request: Request) -> Checkpoint | None:
-    """Open the temporal upscaler that the user named; None without one.
+def _doubler(
+    chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None, request: Request
+) -> Checkpoint | None:
+    """The temporal upscaler that doubles the rate of the sampled clip; None without one.
 
-    Raises ValueError for a clip without video, and if the clip of ``--from-file`` had one and none is named.
+    Raises ValueError for a clip without video, for a DFR pipeline without temporal rounds, and if the clip of
+    ``--from-file`` had such an upscaler or a detail LoRA and none is named.
     """
-    from ..run.frame_rate import open_temporal_upscaler
-
-    path = chosen["temporal_upscaler"]
-    if path is None:
-        before = (recorded or {}).get("temporal_upscaler")
-        if before is not None:
+    for name in ("temporal_upscaler", "detail_lora"):
+        before = (recorded or {}).get(name)
+        if before is not None and chosen[name] is None:
+            named = ":".join(map(str, before)) if isinstance(before, list) else before
             raise ValueError(
-                f"the file was made with --temporal-upscaler {before}, whose folder is not known: give it "
-                "again"
+                f"the file was made with {by_name(name).flag} {named}, whose folder is not known: "
+                "give it again"
             )
+    if pipeline.temporal_upscaler is None:
+        return None
+    if request.staging.pipeline is not None:
+        if not request.staging.temporal_rounds:
+            raise ValueError(
+                "--temporal-upscaler has no effect on --pipeline dfr without --temporal-rounds: use 1 for "
+                "twice the frame rate, 2 for four times"
+            )
+        # Its temporal rounds double the rate themselves.
         return None
     if not request.size.video:
         raise ValueError("--temporal-upscaler needs a clip with video")
-    return open_temporal_upscaler(path)
+    return pipeline.temporal_upscaler
 
 
 def _recorded(chosen: Chosen) -> ParsedJson | None:
@@ -185,6 +195,7 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None
     if recorded is None:
         if "prompt" not in fields:
             raise ValueError("--prompt is missing: describe the clip, or give --from-file")
-        fields.setdefault("stages", pipeline.recipe.stages)
+        if "pipeline_kind" not in fields:
+            fields.setdefault("stages", pipeline.recipe.stages)
         return Request(**fields)
     return repeated_request(recorded, fields)

@@ -35,9 +35,9 @@ import click
 def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     """Write a tiny random model set below DIR, in the folders that ComfyUI uses.
 
-    Checkpoint, text encoder, latent upscaler and LoRA, for 2.5 a duration head too, have the layout of the
-    released files, so that every program that reads those can be tried with them; what they generate is
-    noise.
+    Checkpoint, text encoder, latent upscaler and LoRA, for 2.5 a duration head and a temporal upscaler too,
+    have the layout of the released files, so that every program that reads those can be tried with them; what
+    they generate is noise.
     """
     import torch
 
@@ -51,6 +51,6 @@ def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     if generation == "2.5":
         decoder = folder / "vae" / "ltx2-tiny-2.5-video-vae.safetensors"
         write_diffusion_vae(decoder, open_checkpoint(files.checkpoint), seed=seed, dtype=dtypes[dtype])
-    paths = (files.checkpoint, files.text_encoder, files.upsampler, files.lora, files.duration_head, decoder)
-    for path in filter(None, paths):
+    paths = (files.checkpoint, files.text_encoder, files.upsampler, files.temporal_upsampler, files.lora)
+    for path in filter(None, (*paths, files.duration_head, decoder)):
         click.echo(path)

@@ -14,11 +14,11 @@ from ..editing.long_video import first_window
 from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
+from ..run.dfr_plan import asked_clip, stage_notes
 from ..run.pipeline import LTX2Pipeline
 from ..run.recipes import Recipe, of_kind
 from ..run.request import Request
 from ..run.stages import Stage
-from ..shapes import ClipPlan
 from ..storage.files import ParsedJson
 from ..storage.quantized import loaded_bytes
 
@@ -76,13 +76,8 @@ def print_plan(
 
     ``stages`` are the sampling stages of ``request``. ``name`` is the label of the first line.
     """
-    clip = stages[-1].clip
-    size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
-    click.echo(f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s")
-    for note in _length_notes(request, clip):
-        click.echo(f"          {note}")
-    click.echo(f"recipe    {recipe_line(pipeline, request)}")
-    click.echo(f"seed      {request.seed}")
+    for line in _clip_lines(pipeline, request, stages, name):
+        click.echo(line)
     for line in _file_lines(pipeline):
         click.echo(f"files     {line}")
     for line in _input_lines(request):
@@ -90,45 +85,77 @@ def print_plan(
     if request.sampling.sigmas is None and not request.sampling.distilled:
         click.echo(f"schedule  {_schedule(pipeline, request, stages[0])}")
     for index, stage in enumerate(stages, start=1):
-        passes = len(stage.guidance.passes())
-        guidance = (
-            f"{stage.sampler}, {passes} passes a step" if stage.guided else f"{stage.sampler}, no guidance"
-        )
-        click.echo(
-            f"stage {index}   {_tokens(stage.clip, video=request.size.video)}, "
-            f"{len(stage.sigmas) - 1} steps, {guidance}"
-        )
-        click.echo("          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist()))
+        for line in _stage_lines(index, stage, video=request.size.video):
+            click.echo(line)
+    for line in _memory_lines(pipeline, stages):
+        click.echo(line)
+
+
+def _clip_lines(
+    pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage], name: str
+) -> Iterator[str]:
+    """Yield the lines on the finished clip, under the label ``name``, its recipe and its seed."""
+    clip = stages[-1].finished
+    size = f"{clip.width}x{clip.height}, " if request.size.video else "audio alone, "
+    yield f"{name:<10}{size}{clip.frames} frames at {clip.fps:g} fps, {clip.seconds:.3f} s"
+    yield from (f"          {note}" for note in _length_notes(request, stages))
+    yield f"recipe    {recipe_line(pipeline, request)}"
+    yield f"seed      {request.seed}"
+
+
+def _stage_lines(index: int, stage: Stage, *, video: bool) -> Iterator[str]:
+    """Yield the lines on sampling stage number ``index`` from 1: tokens, steps, keyframes, noise levels.
+
+    ``video`` is False for a run of audio alone.
+    """
+    passes = len(stage.guidance.passes())
+    guidance = f"{passes} passes a step" if stage.guided else "no guidance"
+    yield (
+        f"stage {index:<4}{_tokens(stage, video=video)}, {len(stage.sigmas) - 1} steps, {stage.sampler}, "
+        f"{guidance}"
+    )
+    yield from (f"          {note}" for note in stage_notes(stage))
+    yield "          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist())
+
+
+def _memory_lines(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> Iterator[str]:
+    """Yield lines on the memory of each stage, or on the plan within the budget of ``pipeline``."""
     if pipeline.speed.keep_text_keys:
         cached = pipeline.text_keys_bytes(stages)
         unless = "nothing, as those of this model depend on the noise level"
-        click.echo(
-            f"memory    keys and values of the text: {size_text(cached) + ' cached' if cached else unless}"
-        )
+        yield f"memory    keys and values of the text: {size_text(cached) + ' cached' if cached else unless}"
     budget = pipeline.networks.max_memory
     if budget is not None:
-        for line in pipeline.plan(stages, budget).lines():
-            click.echo(f"memory    {line}")
+        yield from (f"memory    {line}" for line in pipeline.plan(stages, budget).lines())
         return
     memory = predict(pipeline, stages)
     for entry in memory:
-        click.echo(
+        yield (
             f"memory    {entry.stage}: {size_text(entry.weights)} weights, "
             f"{size_text(entry.activations)} activations"
         )
     # Stages follow one another, so the largest one counts and not their sum.
     peak = max(memory, key=lambda entry: entry.total)
-    click.echo(f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})")
+    yield f"peak      about {size_text(peak.total)} in {peak.stage} ({pipeline.networks.dtype})"
 
 
-def _length_notes(request: Request, clip: ClipPlan) -> Iterator[str]:
-    """Yield a line for a length that is predicted later, and for each value that was rounded."""
+def _length_notes(request: Request, stages: Sequence[Stage]) -> Iterator[str]:
+    """Yield lines on a length that is predicted later, a rate that is doubled, and each rounded value."""
     if request.size.auto:
         yield "length auto: predicted from the prompt in the run; planned here as above"
-    yield from clip.changes
+    if request.staging.pipeline is not None:
+        asked, sampled = asked_clip(stages), stages[0].clip
+        yield (
+            f"DFR: {asked.frames} frames at {asked.fps:g} fps, sampled as {sampled.frames}; frame rate "
+            f"doubled {stages[-1].round} times"
+        )
+    yield from stages[-1].finished.changes
 
 
-def _tokens(clip: ClipPlan, *, video: bool) -> str:
+def _tokens(stage: Stage, *, video: bool) -> str:
+    clip = stage.clip
+    if stage.tile is not None:
+        return f"{clip.width}x{clip.height}: {clip.video_tokens} video tokens"
     size = f"{clip.width}x{clip.height}: {clip.video_tokens} video + " if video else ""
     return f"{size}{clip.audio_tokens} audio tokens"
 
@@ -211,7 +238,8 @@ def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEsti
         decoder_weights=weights(Component.VIDEO_DECODER),
         transformer=transformer_config(networks.file(Component.TRANSFORMER).config),
         vae=video_vae_config(networks.file(Component.VIDEO_DECODER).config),
-        clips=[stage.clip for stage in stages],
+        clips=[stage.sampled for stage in stages],
+        finished=stages[-1].finished,
         dtype=networks.dtype,
         connector_weights=networks.component_bytes(Component.TEXT_CONNECTORS),
         text=networks.text_size(),

@@ -62,7 +62,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output, doubler: Check
     stages = pipeline.stages(request)
     if request.size.video:
         # An encoder may refuse a size, which would otherwise appear after minutes of sampling.
-        clip = stages[-1].clip
+        clip = stages[-1].finished
         output.check_clip(clip if doubler is None else at_double_rate(clip))
     with (
         job_bar(job_parts(stages), quiet=output.quiet) as bar,

@@ -21,6 +21,7 @@ from ..media.image_writer import check_still
 from ..media.save import check_destination
 from ..media.writer import check_clip
 from ..memory import parse_budget
+from ..run.dfr_plan import DfrFiles
 from ..run.distributed import Processes
 from ..run.execution import Execution
 from ..run.flat_options import RequestFields
@@ -176,6 +177,7 @@ def open_pipeline(
         tiny = embedded_set()
         checkpoints = (tiny.checkpoint,)
         text_encoder, upscaler = text_encoder or tiny.text_encoder, upscaler or tiny.upsampler
+    detail = loras_of(chosen, "detail_lora")
     return LTX2Pipeline(
         *checkpoints,
         text_encoder=text_encoder,
@@ -185,13 +187,17 @@ def open_pipeline(
         numerics=Numerics(chosen["numerics"]) if numerics is None else numerics,
         execution=execution_of(chosen) if execution is None else execution,
         video_decoder=chosen["video_decoder"],
+        dfr=DfrFiles(
+            detail_lora=detail[0] if detail else None, temporal_upscaler=chosen["temporal_upscaler"]
+        ),
     )
 
 
 def loras_of(chosen: Chosen, name: str) -> tuple[LoraSpec, ...]:
-    """Parse the LoRA files and strengths in the option called ``name``: "loras" or "stage2_loras"."""
+    """Parse the LoRA files and strengths in the option called ``name``, such as "stage2_loras"."""
+    texts = chosen[name] or ()
     with naming(BY_NAME[name].flag):
-        return tuple(parse_lora(text) for text in chosen[name])
+        return tuple(parse_lora(text) for text in ((texts,) if isinstance(texts, str) else texts))
 
 
 @contextmanager
@@ -262,7 +268,25 @@ def parse_tiles(text: str) -> Tiles | None:
     return None if tiles.columns == tiles.rows == 1 else tiles
 
 
+def parse_keyframes(text: str) -> int | tuple[int, ...]:
+    """Parse the value of --generated-keyframes: "4" is a number of keyframes, "24,48,-1" are frames.
+
+    A single frame has a comma after it. Raises ValueError for other text.
+    """
+    try:
+        numbers = tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = ()
+    if not numbers or (len(numbers) > 1 and text.strip().endswith(",")):
+        raise ValueError(
+            f"--generated-keyframes {text:.40} must be a number of keyframes, such as 4, or frames, such as "
+            "24,48,-1 (one frame alone as 24,)"
+        )
+    return numbers if "," in text else numbers[0]
+
+
 _READERS: Mapping[str, Any] = {
+    "generated_keyframes": parse_keyframes,
     "snap": Snap,
     "sigmas": lambda text: parse_sigmas(text).tolist(),
     "stage2_sigmas": lambda text: parse_sigmas(text).tolist(),

@@ -141,6 +141,7 @@ def plan_memory(
     batch: int = 1,
     text_keys: int = 0,
     source: PlannedStage | None = None,
+    finished: ClipPlan | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
@@ -148,7 +149,8 @@ def plan_memory(
     decoding: smaller pieces of time, then tiles. A text encoder that does not fit stays in system memory and
     runs on the CPU.
 
-    ``clips`` has one entry for each sampling stage. ``batch`` samples go through the transformer at once, and
+    ``clips`` has one entry for each sampling stage; ``finished`` is the clip that is decoded, by default the
+    last of them. ``batch`` samples go through the transformer at once, and
     ``text_keys`` bytes of cached text keys and values are held while it samples. ``source`` is the stage that
     encodes the source of an edit, None without. A positive and a negative prompt of the full length are
     assumed.
@@ -156,6 +158,7 @@ def plan_memory(
     Raises ValueError for a budget below 1.
     """
     check_budget(budget)
+    decoded = clips[-1] if finished is None else finished
     room, blocks, itemsize = usable(budget), size.transformer.num_layers, dtype.itemsize
 
     def working(chunk_tokens: int | None) -> list[int]:
@@ -168,7 +171,7 @@ def plan_memory(
     resident, on_device = _resident_blocks(size, room - max(steps))
     offloaded = (blocks - resident) * size.block_weights
 
-    decode = choose_decode(room - size.decoder_weights, vae=size.vae, clip=clips[-1], dtype=dtype)
+    decode = choose_decode(room - size.decoder_weights, vae=size.vae, clip=decoded, dtype=dtype)
     # The connectors are small and always run on the device, even if the encoder does not.
     encoder, connectors = text_stages(size.text_weights, size.connector_weights, size.text, itemsize)
     stages = [
@@ -184,7 +187,7 @@ def plan_memory(
     ]
     # Audio is decoded before the video, which is the order of these rows.
     if size.audio is not None:
-        weights, activations = audio_bytes(size.audio, clips[-1].audio_latents)
+        weights, activations = audio_bytes(size.audio, decoded.audio_latents)
         stages.append(PlannedStage(stage="audio", weights=weights, activations=activations))
     stages.append(
         PlannedStage(

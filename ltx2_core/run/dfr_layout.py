@@ -1,4 +1,4 @@
-"""The layout of LTX-2.5 dynamic frame rates (DFR): which keyframes a clip has, and how it is cut into tiles.
+"""The layout of LTX-2.5 DFR (Diffusion Fidelity Rendering): the keyframes of a clip, and its tiles.
 
 A clip is generated at its frame rate with keyframes at equal distances; the frames between two of them are a
 segment. Then come temporal rounds: each one doubles the frame rate with the temporal upscaler, and samples
@@ -81,7 +81,7 @@ def plan_canvas(frames: int) -> Canvas:
     Raises ValueError unless ``frames`` is 8k + 1, at least 9.
     """
     if frames <= TEMPORAL_SCALE or (frames - 1) % TEMPORAL_SCALE:
-        raise ValueError(f"a clip with a dynamic frame rate has 8k + 1 frames, at least 9; got {frames}")
+        raise ValueError(f"the DFR pipeline takes a clip of 8k + 1 frames, at least 9; got {frames}")
     segment = min(SEGMENTS, key=lambda length: -(frames - 1) % length)
     return Canvas(frames=frames, padded=frames + -(frames - 1) % segment, segment=segment)
 
@@ -102,7 +102,7 @@ def plan_tiles(anchors: Sequence[int], number: int) -> tuple[Tile, ...]:
     before it: 2 ** ``number``. ``anchors`` are the keyframes as pixel frames of the doubled clip, ascending;
     frame 0 is not among them, the last frame is. The segments between 0 and all anchors are shared among the
     tiles, larger shares first; with fewer segments than tiles each tile has one. Each tile but the first also
-    covers the segment before its share, so that it continues what the tile before it shows.
+    covers the segment before its share, so that it continues the tile before it.
     """
     borders = (0, *anchors)
     count = min(2**number, len(anchors))
@@ -110,7 +110,7 @@ def plan_tiles(anchors: Sequence[int], number: int) -> tuple[Tile, ...]:
     tiles, first = [], 0
     for index in range(count):
         last = first + share + (index < rest)
-        # The lead-in makes the tile continue what the tile before it shows.
+        # The lead-in makes the tile continue the one before it.
         lead = max(0, first - 1)
         own = borders[lead : last + 1]
         tiles.append(

@@ -62,12 +62,15 @@ class RequestOptions(TypedDict, total=False):
     nag: Nag | None
     cache: StepCache | None
     tiles: Tiles | None
+    generated_keyframes: Sequence[int] | int | None
     seed: int | None
     noise_device: str
     stages: Literal[1, 2]
     stage2_sigmas: Sequence[float] | None
     stage2_sampler: str | None
     audio_stage: Literal[1, 2] | None
+    pipeline_kind: Literal["dfr"] | None
+    temporal_rounds: int
 
 
 class RequestFields(RequestOptions, total=False):
@@ -103,13 +106,15 @@ FIELDS: dict[str, str] = {
         name: f"sampling.{name}"
         for name in (
             *("steps", "sigmas", "schedule", "denoise", "sampler", "eta", "distilled", "cfg", "audio_cfg"),
-            *("guidance", "nag", "cache", "tiles", "seed", "noise_device"),
+            *("guidance", "nag", "cache", "tiles", "generated_keyframes", "seed", "noise_device"),
         )
     },
     "stages": "staging.count",
     "stage2_sigmas": "staging.sigmas",
     "stage2_sampler": "staging.sampler",
     "audio_stage": "staging.audio_stage",
+    "pipeline_kind": "staging.pipeline",
+    "temporal_rounds": "staging.temporal_rounds",
 }
 """Flat name -> where it is in the parts."""
 

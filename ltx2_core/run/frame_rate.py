@@ -59,7 +59,7 @@ def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Check
         raise ValueError("there is no video whose frame rate could be doubled")
     file = upscaler if isinstance(upscaler, Checkpoint) else open_temporal_upscaler(upscaler)
     clip, audio = at_double_rate(generation.clip), generation.latents.audio
-    video = _upscaled(generation.codecs.networks, file, generation.latents.video)
+    video = doubled_frames(generation.codecs.networks, file, generation.latents.video)
     return replace(
         generation,
         latents=AVLatent(video, None if audio is None else audio[:, :, : clip.audio_latents]),
@@ -68,8 +68,8 @@ def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Check
     )
 
 
-def _upscaled(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
-    """Upscale a normalised video latent in time: (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W).
+def doubled_frames(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
+    """Double the frames of a normalised video latent: (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W).
 
     ``file`` is the temporal upscaler; ``networks`` loads it and the statistics of the latents.
     """

@@ -18,6 +18,7 @@ from ..sampling.noise import check_noise
 from ..shapes import ClipPlan
 from ..transformer.tiles import tile_spans
 from .components import Components
+from .dfr_plan import asked_clip
 from .hdr_inputs import check_hdr, read_image
 from .inputs import read_input_audio, reference_scale
 from .request import Request
@@ -41,6 +42,12 @@ def check_stages(request: Request, stages: tuple[Stage, ...], config: Transforme
 
     ``config`` is the transformer's, which tells how many blocks it has.
     """
+    if any(stage.keyframes for stage in stages) and not config.keyframe_embedding:
+        what = "generated_keyframes need" if request.staging.pipeline is None else "the DFR pipeline needs"
+        raise ValueError(
+            f"{what} a checkpoint that generates keyframes, which LTX-2.5 introduced, and this one does not: "
+            "use one of LTX-2.5"
+        )
     tiles = request.sampling.tiles
     for stage in stages:
         if Pass.PERTURBED in stage.guidance.passes():
@@ -86,7 +93,7 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
     at what scale references are encoded. Raises ValueError or FileNotFoundError that names the keyword and
     the file.
     """
-    inputs, clip = request.inputs, stages[-1].clip
+    inputs, clip = request.inputs, asked_clip(stages)
     check_hdr(request)
     if inputs.image.source is not None:
         with _named("image"):
@@ -106,7 +113,7 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
     if inputs.noise is not None:
         check_noise(inputs.noise, stages[0].clip, video=request.size.video)
     with _named("audio"):
-        read_input_audio(request, stages[-1])
+        read_input_audio(request, stages[0])
     voice = inputs.reference_audio
     if voice.source is not None and not isinstance(voice.source, tuple):
         with _named("reference_audio"):

@@ -20,6 +20,7 @@ from ..conditioning.guides import place_guide
 from ..conditioning.inputs import Fit, ImageAt, Inputs, VideoReference
 from ..conditioning.items import Conditioning, ImageInPlace, InputAudio
 from ..conditioning.reference import ReferenceAudio
+from ..conditioning.slots import KeyframeSlots
 from ..loading import Lora
 from ..media import compress_image, fit_image, read_audio, read_video
 from ..media.clip_frames import ClipFrames, Frames
@@ -84,7 +85,7 @@ def conditioning(
     ``audio`` is what :func:`read_input_audio` returned; None without input audio. ``run`` receives progress.
     """
     inputs, colour = request.inputs, parse_colour(request.inputs.background)
-    by_input: list[list[Conditioning]] = []
+    by_input: list[Sequence[Conditioning | None]] = []
     if inputs.image.source is not None:
         run.report("image", 0, 1)
         frames, crf = _image_frames(inputs.image.source, colour), _crf(inputs.image.crf, request)
@@ -108,10 +109,15 @@ def conditioning(
         crf = _crf(image.crf, request)
         # Every stage has a size of its own, so the image is encoded for each.
         by_input.append([_keyframe(codecs, image, stage.clip, crf, inputs) for stage in stages])
+    slots = [stage.keyframes for stage in stages]
+    if request.staging.pipeline is None and any(slots):
+        # The official order: references come after them.
+        by_input.append([KeyframeSlots(frames=frames) if frames else None for frames in slots])
     for reference in inputs.references:
         run.report("reference", 0, 1)
         by_input.append([_video_reference(codecs, reference, stage.clip, inputs) for stage in stages])
-    return [[in_stages[index] for in_stages in by_input] for index in range(len(stages))]
+    each = ([in_stages[index] for in_stages in by_input] for index in range(len(stages)))
+    return [[item for item in items if item is not None] for items in each]
 
 
 def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:

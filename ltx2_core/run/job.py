@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..shapes import ClipPlan
 from .progress import Progress
 from .stages import Stage
 
@@ -37,12 +38,13 @@ def job_parts(stages: Sequence[Stage], *, windows: int = 1) -> tuple[Part, ...]:
     # Attention is quadratic and the rest linear in the tokens; at usual sizes linear is close enough for a
     # bar.
     sampling = [
-        Part(f"stage {index}", _passes(stage) * _tokens(stage)) for index, stage in enumerate(stages, start=1)
+        Part(f"stage {index}", _passes(stage) * _tokens(stage.sampled))
+        for index, stage in enumerate(stages, start=1)
     ]
     return (
-        Part("text", _TEXT_PASSES * _tokens(stages[0])),
+        Part("text", _TEXT_PASSES * _tokens(stages[0].clip)),
         *sampling * windows,
-        Part(DECODE, _DECODE_PASSES * _tokens(stages[-1]) * windows),
+        Part(DECODE, _DECODE_PASSES * _tokens(stages[-1].finished) * windows),
     )
 
 
@@ -50,8 +52,8 @@ def _passes(stage: Stage) -> int:
     return (len(stage.sigmas) - 1) * len(stage.guidance.passes())
 
 
-def _tokens(stage: Stage) -> int:
-    return stage.clip.video_tokens + stage.clip.audio_tokens
+def _tokens(clip: ClipPlan) -> int:
+    return clip.video_tokens + clip.audio_tokens
 
 
 class Job:

@@ -40,13 +40,15 @@ class NetworkSizes(ModelFiles):
         batch: int = 1,
         text_keys: int = 0,
         source: tuple[int, int] | None = None,
+        finished: ClipPlan | None = None,
     ) -> MemoryPlan:
         """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes of the device.
 
         ``batch`` is how many samples share one forward pass of the transformer, ``text_keys`` how many bytes
         the cached keys and values of the text take. ``source`` is the (width, height) in pixels of an edit's
-        source video, whose frames are encoded too; None without one. Only headers of files are read. If no
-        plan fits into the budget, the result is the one with the lowest peak, whose ``fits`` is False.
+        source video, whose frames are encoded too; None without one. ``finished`` is the clip that is
+        decoded; None is the last of ``clips``. Only headers of files are read. If no plan fits into the
+        budget, the result is the one with the lowest peak, whose ``fits`` is False.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -68,7 +70,14 @@ class NetworkSizes(ModelFiles):
         )
         reading = None if source is None else self._source_stage(source, clips[-1])
         return plan_memory(
-            budget, size, clips=clips, dtype=self.dtype, batch=batch, text_keys=text_keys, source=reading
+            budget,
+            size,
+            clips=clips,
+            finished=finished,
+            dtype=self.dtype,
+            batch=batch,
+            text_keys=text_keys,
+            source=reading,
         )
 
     def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..conditioning.items import Conditioning
 from ..conditioning.slots import generated_keyframes
 from ..conditioning.state import drop_guides
+from ..loading import Component
 from ..loading.save_diffusers import save_diffusers
 from ..out_of_memory import clearly
 from ..sampling.caching import Evaluations
@@ -25,9 +26,13 @@ from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, Numerics
 from .components import Components
+from .dfr import DfrRun
+from .dfr_plan import NO_DFR_FILES, DfrFiles, asked_clip, at_frames, detail_scale, dfr_files
+from .dfr_stages import DfrStages
 from .duration import predict_seconds, with_length
 from .execution import Execution
 from .flat_options import RequestOptions
+from .frame_rate import doubled_frames
 from .generation import Generation
 from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio, source_size
@@ -66,6 +71,7 @@ class LTX2Pipeline(Planner):
             diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
+        dfr: files that only the DFR pipeline uses, ``pipeline_kind="dfr"`` of a call.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
         execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).
@@ -79,6 +85,7 @@ class LTX2Pipeline(Planner):
         video_decoder: str | os.PathLike[str] | None = None,
         loras: Sequence[LoraFile] = (),
         stage2_loras: Sequence[LoraFile] = (),
+        dfr: DfrFiles = NO_DFR_FILES,
         numerics: Numerics = Numerics.OFFICIAL,
         execution: Execution | None = None,
         device: torch.device | str | None = None,
@@ -102,7 +109,12 @@ class LTX2Pipeline(Planner):
             video_decoder=video_decoder,
         )
         super().__init__(
-            networks, open_loras(loras), open_loras(stage2_loras), numerics=numerics, execution=execution
+            networks,
+            open_loras(loras),
+            open_loras(stage2_loras),
+            numerics=numerics,
+            execution=execution,
+            dfr=dfr.opened(),
         )
 
     @classmethod
@@ -154,14 +166,20 @@ class LTX2Pipeline(Planner):
                 # Size and memory were checked for the usual length.
                 stages = self.check(request, further=bool(extra), source=source_size(extra))
                 plan = self._memory_plan(stages, source_size(extra))
-        input_audio = read_input_audio(request, stages[-1])
-        items = encoded_inputs(self, request, stages, input_audio, run)
-        for stage, more in zip(stages, items, strict=True):
+        input_audio = read_input_audio(request, stages[0])
+        whole = [stage for stage in stages if stage.tile is None]
+        if request.staging.pipeline is not None:
+            request = at_frames(request, asked_clip(stages))
+        items = encoded_inputs(self, request, whole, input_audio, run)
+        for stage, more in zip(whole, items, strict=True):
             more.extend(one.at(self, stage.clip) for one in extra)
         sampler = StageSampler(
             self.networks, request, run, speed=self.speed, numerics=self.numerics, plan=plan
         )
-        latents, evaluations, keyframes = self._sampled(sampler, stages, items, contexts)
+        if request.staging.pipeline is None:
+            sampled = self._sampled(sampler, stages, items, contexts)
+        else:
+            sampled = self._sampled_dfr(sampler, stages, items, contexts)
         return Generation(
             codecs=self,
             run_settings={
@@ -169,15 +187,16 @@ class LTX2Pipeline(Planner):
                 "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
                 "conditioning": [describe(item) for item in extra],
                 "inputs": files,
+                **dfr_files(request, self.temporal_upscaler, self.detail_lora),
                 **({} if predicted_s is None else {"predicted_s": round(predicted_s, 3)}),
             },
-            latents=latents,
-            clip=stages[-1].clip,
+            latents=sampled.latents,
+            clip=stages[-1].finished,
             request=request,
             sigmas=tuple(tuple(round(v, 6) for v in s.sigmas.tolist()) for s in stages),
             input_audio=input_audio,
-            evaluations=evaluations,
-            keyframes=keyframes,
+            evaluations=sampled.evaluations,
+            keyframes=sampled.keyframes,
         )
 
     def clips(
@@ -206,6 +225,15 @@ class LTX2Pipeline(Planner):
             self.check(request)
         return sample_each(self, requests, on_step, stop)
 
+    def double_frames(self, video: Tensor) -> Tensor:
+        """Double the frames of a video latent: (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W), F latent frames.
+
+        The ``temporal_upscaler`` of this pipeline makes them. Raises ValueError if none is named.
+        """
+        if self.temporal_upscaler is None:
+            raise ValueError("no temporal upscaler is named: give temporal_upscaler=FILE")
+        return doubled_frames(self.networks, self.temporal_upscaler, video)
+
     def encode_prompt(self, prompt: str, negative_prompt: str | None = None) -> PromptEmbeds:
         """Encode a prompt and a negative prompt once; pass them to any number of runs as ``prompt_embeds``.
 
@@ -230,12 +258,10 @@ class LTX2Pipeline(Planner):
         stages: Sequence[Stage],
         items: Sequence[Sequence[Conditioning]],
         contexts: Sequence[Contexts],
-    ) -> tuple[AVLatent, tuple[Evaluations, ...], Tensor | None]:
+    ) -> Sampled:
         """Sample all stages, each from the upscaled result of the one before it.
 
-        ``items`` are the conditioning of each stage, ``contexts`` its encoded prompts. Returns the latents of
-        the clip, for each stage how often the transformer was called, and the latents (1, 128, K, H, W) of
-        the K keyframes that were generated next to the clip, None without them.
+        ``items`` are the conditioning of each stage, ``contexts`` its encoded prompts.
         """
         request, run = sampler.request, sampler.run
         latents = request.inputs.latents
@@ -264,12 +290,37 @@ class LTX2Pipeline(Planner):
         assert latents is not None
         if first_audio is not None:
             latents = replace(latents, audio=first_audio)
-        return latents, tuple(evaluations), keyframes
+        return Sampled(latents, tuple(evaluations), keyframes)
+
+    def _sampled_dfr(
+        self,
+        sampler: StageSampler,
+        stages: Sequence[Stage],
+        items: Sequence[Sequence[Conditioning]],
+        contexts: Sequence[Contexts],
+    ) -> Sampled:
+        """Sample the DFR pipeline; the arguments are those of :meth:`_sampled`, ``items`` of two stages."""
+        networks = DfrStages(self, sampler, contexts)
+        # One load serves all tiles; between them only the small upscalers run.
+        with self.networks.holding(Component.TRANSFORMER):
+            made = DfrRun(networks, stages, items, detail_scale(self.detail_lora)).sample()
+        return Sampled(made.latents, tuple(networks.calls), made.keyframes)
 
     def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
         if request.staging.audio_stage is not None:
             return request.staging.audio_stage
         return 1 if stages[0].guided and not self.numerics.is_comfy else 2
+
+
+class Sampled(NamedTuple):
+    """What was sampled: the latents of the clip, the forward passes of each stage, and generated keyframes.
+
+    ``keyframes`` (1, 128, K, H, W) are the latents of those of the first stage; None without any.
+    """
+
+    latents: AVLatent
+    evaluations: tuple[Evaluations, ...]
+    keyframes: Tensor | None
 
 
 # Unpack is for type checkers; help() and completion in an editor read this signature.

@@ -15,6 +15,7 @@ from ..storage.files import JsonObject
 from ..types import Numerics
 from .codecs import Codecs
 from .components import Components
+from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, plan_dfr
 from .distributed import Processes
 from .execution import Execution
 from .input_check import check_components, check_inputs, check_run_size, check_stages
@@ -30,7 +31,7 @@ class Planner(Codecs):
 
     ``networks`` loads the models. ``loras`` are merged in every stage, ``stage2_loras`` in addition to them
     in the second one. ``numerics`` says whose results are followed, those of the official pipelines or of
-    ComfyUI; ``execution`` says how networks are run.
+    ComfyUI; ``execution`` says how networks are run. ``dfr`` are the files that the DFR pipeline alone uses.
     """
 
     def __init__(
@@ -41,9 +42,12 @@ class Planner(Codecs):
         *,
         numerics: Numerics,
         execution: Execution,
+        dfr: OpenedDfrFiles,
     ) -> None:
         super().__init__(networks, loras)
         self.stage2_loras = stage2_loras
+        self.detail_lora = dfr.detail_lora
+        self.temporal_upscaler = dfr.temporal_upscaler
         warn_of_stacked((*self.loras, *self.stage2_loras))
         self.numerics = numerics
         self.execution = execution
@@ -76,7 +80,10 @@ class Planner(Codecs):
         factor = Fraction(2)
         if request.staging.count == 2:
             factor = stage_factor(self.networks.file(Component.UPSAMPLER))
-        return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
+        if request.staging.pipeline is None:
+            return plan_stages(request, self.numerics, self.recipe, enlargement=factor)
+        detail = detail_scale(self.detail_lora)
+        return plan_dfr(request, self.numerics, self.recipe, enlargement=factor, detail=detail)
 
     def settings(self) -> JsonObject:
         """JSON values that describe this pipeline: its files, its LoRAs and its numerics."""
@@ -93,7 +100,8 @@ class Planner(Codecs):
 
         Raises ValueError if a LoRA fits no layer.
         """
-        return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras))
+        detail = () if self.detail_lora is None else (self.detail_lora,)
+        return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras, *detail))
 
     def set_loras(
         self, loras: Sequence[LoraFile] = (), *, stage2_loras: Sequence[LoraFile] | None = None
@@ -114,7 +122,10 @@ class Planner(Codecs):
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]:
         """All LoRAs that are merged in stage number ``index``; 0 is the first stage."""
-        return self.loras + (self.stage2_loras if index else ())
+        if index != 1:
+            return self.loras
+        detail = () if self.detail_lora is None else (self.detail_lora,)
+        return self.loras + self.stage2_loras + detail
 
     @property
     def second_text(self) -> bool:
@@ -130,7 +141,8 @@ class Planner(Codecs):
         None without one.
         """
         return self.networks.plan(
-            [stage.clip for stage in stages],
+            [stage.sampled for stage in stages],
+            finished=stages[-1].finished,
             budget=budget,
             batch=self.speed.batch(stages),
             text_keys=self.text_keys_bytes(stages),
@@ -158,7 +170,9 @@ class Planner(Codecs):
         request = self.resolve(request)
         stages = self.stages(request)
         # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
-        check_run_size(stages[-1].clip)
+        for stage in stages:
+            check_run_size(stage.sampled)
+        check_pipeline(request, self.temporal_upscaler, self.detail_lora)
         check_inputs(request, stages, self.loras)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         check_components(self.networks, request, stages, further=further)

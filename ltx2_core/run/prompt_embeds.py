@@ -55,12 +55,13 @@ def stage_contexts(models: TextModels, text: Prompt, stages: Sequence[Stage], ru
     """
     needed = any(stage.needs_negative for stage in stages)
     if text.embeds is not None:
-        each = [text.embeds.of_stage(index) for index in range(len(stages))]
+        each = [text.embeds.of_stage(int(index == 1)) for index in range(len(stages))]
         return [(positive, negative if needed else None) for positive, negative in each]
     negative = text.negative if needed else None
     contexts: list[Contexts] = []
     for index in range(len(stages)):
-        if index == 0 or models.second_text:
+        # Stages after the second, those of temporal rounds, have the LoRAs of the first.
+        if index == 0 or (index == 1 and models.second_text):
             loras = models.stage_loras(index)
             contexts.append(models.encode_text(text.prompt, negative, loras=loras, run=run))
         else:

@@ -37,6 +37,19 @@ class RequestParts(TypedDict):
     staging: StageSettings
 
 
+PIPELINES: Mapping[str, RequestOptions] = {
+    # Every stage of it runs distilled weights; audio is that of the first, as no later one refines it.
+    "dfr": {
+        "stages": 2,
+        "distilled": True,
+        "sampler": "euler",
+        "stage2_sampler": "euler",
+        "audio_stage": 1,
+    }
+}
+"""Name of a pipeline -> the values of a request that it decides."""
+
+
 @dataclass(frozen=True, kw_only=True, init=False)
 class Request:
     """Everything that a run can be asked for.
@@ -86,12 +99,16 @@ class Request:
         nag: guides away from the negative prompt where no pass does, at cfg 1 and in the second stage.
         cache: reuses velocities between steps, which is faster and not exact.
         tiles: computes each step of a large frame in tiles.
+        generated_keyframes: images that LTX-2.5 generates next to the clip in the first stage, to hold it
+            together: how many, spread evenly, or their frames, such as [24, 48, -1].
         seed, noise_device: the same seed gives the same clip, None or -1 draws one; noise of "cpu" is equal
             on every machine.
         stages: 1, or 2: half size first, then the upscaler and a second stage at full size.
         stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
             stage and ``sampler`` after an unguided one.
         audio_stage: the stage that the audio is taken from.
+        pipeline_kind, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages,
+            schedule and guidance, with that many rounds that each double the frame rate (0, 1 or 2).
 
     Raises TypeError for unknown names, and ValueError for values out of range and for names that contradict
     each other, such as ``distilled=True`` with ``steps``.
@@ -135,11 +152,13 @@ class Request:
                 "sampling": sampling or SamplingSettings(),
                 "staging": staging or StageSettings(),
             },
-            flat,
+            # What a pipeline decides is part of the request, but nothing that its caller has chosen.
+            cast(RequestFields, {**flat, **PIPELINES.get(flat.get("pipeline_kind") or "", {})}),
         )
-        distilled = sampling is not None and sampling.distilled
+        held: dict[str, object] = {} if sampling is None else {"distilled": sampling.distilled}
+        held |= {} if staging is None else {"pipeline_kind": staging.pipeline}
         present = {name for name in FIELDS if _is_present(getattr(self, name))}
-        check_keywords(flat, present, distilled=distilled)
+        check_keywords(flat, present, held=held)
 
     def _fill(self, parts: RequestParts, flat: RequestFields) -> None:
         """Set all fields to ``parts``, with the values of the keywords ``flat`` put into them.
@@ -264,6 +283,10 @@ class Request:
 
     def _check(self) -> None:
         """Raise ValueError if values of different parts do not fit each other."""
+        if self.staging.pipeline == "dfr" and not self.size.video:
+            raise ValueError("the DFR pipeline generates video: leave pipeline_kind out for audio alone")
+        if self.staging.pipeline == "dfr" and self.sampling.guidance is not None:
+            raise ValueError("the DFR pipeline samples without guidance: leave guidance out")
         if not self.size.video and self.staging.count != 1:
             raise ValueError("audio alone is generated in one stage: give stages=1")
         if self.inputs.latents is not None and self.staging.count != 1:

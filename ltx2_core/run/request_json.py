@@ -69,6 +69,7 @@ _JSON_TYPES: Mapping[str, object] = {
     "sigmas": list[float] | None,
     "stage2_sigmas": list[float] | None,
     "guidance": _AnyGuidance | None,
+    "generated_keyframes": list[int] | int | None,
 }
 """What JSON holds where a keyword also takes values that JSON does not have."""
 

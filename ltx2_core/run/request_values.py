@@ -29,6 +29,8 @@ from .options import BY_NAME
 
 # The noise levels of 10000 steps, which is the bound of ComfyUI's KSampler.
 MAX_SIGMAS = 10_001
+MAX_KEYFRAMES = 1000
+"""The most keyframes that a run generates next to its clip."""
 MAX_RATE = 768_000
 """The highest sample rate of audio in Hz."""
 
@@ -152,6 +154,18 @@ def _sigmas(name: str, value: Any) -> Any:
     return values
 
 
+def _keyframes(name: str, value: Any) -> Any:
+    """Convert the frames of generated keyframes to a tuple; a number of keyframes is returned unchanged."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        if not 1 <= int(value) <= MAX_KEYFRAMES:
+            raise ValueError(f"{name}={value} must be from 1 to {MAX_KEYFRAMES}, or a list of frames")
+        return int(value)
+    numbers = isinstance(value, Sequence) and not isinstance(value, str)
+    if not numbers or not all(isinstance(one, Integral) and not isinstance(one, bool) for one in value):
+        raise TypeError(f"{name}={value!r:.80} must be a number of keyframes, or frames such as [24, 48, -1]")
+    return tuple(map(int, value))
+
+
 def _instance(kinds: type | tuple[type, ...], example: str, name: str, value: Any) -> Any:
     if not isinstance(value, kinds):
         raise TypeError(f"{name}={value!r:.80} must be {example}")
@@ -199,6 +213,7 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "nag": partial(_instance, Nag, "a Nag, such as Nag(scale=11)"),
     "cache": partial(_instance, StepCache, "a StepCache, such as StepCache(threshold=0.1)"),
     "tiles": partial(_instance, Tiles, "a Tiles, such as Tiles(columns=2, rows=1)"),
+    "generated_keyframes": _keyframes,
     "noise_device": _noise_device,
     "audio_stage": _audio_stage,
 }

@@ -52,12 +52,16 @@ class StageSampler:
         self.speed = speed
         self.numerics = numerics
         self.plan = plan
-        seed, device = request.sampling.seed, request.sampling.noise_device
-        assert seed is not None
         # It draws the noise of the second stage, too, like that of the official pipelines.
-        self._start_noise = torch.Generator(device).manual_seed(seed)
+        self._start_noise = self._generator(0)
         # The official samplers draw theirs from a generator of its own, this far from the seed.
-        self._step_noise = torch.Generator(device).manual_seed((seed + 10000) % 2**64)
+        self._step_noise = self._generator(10000)
+
+    def _generator(self, distance: int) -> torch.Generator:
+        """A random generator whose seed is ``distance`` from that of the request."""
+        sampling = self.request.sampling
+        assert sampling.seed is not None
+        return torch.Generator(sampling.noise_device).manual_seed((sampling.seed + distance) % 2**64)
 
     def state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
         """The state that ``stage`` starts from, without conditioning.
@@ -65,7 +69,11 @@ class StageSampler:
         It holds ``latents``, the result of an earlier stage or what the request gives, or zeros if that is
         None. If ``latents`` has video but no audio, the audio is zeros.
         """
-        state = empty_state(stage.clip, video=self.request.size.video, device=self.networks.device)
+        # A tile of the DFR pipeline is sampled without audio.
+        with_audio = stage.tile is None
+        state = empty_state(
+            stage.clip, video=self.request.size.video, audio=with_audio, device=self.networks.device
+        )
         if latents is None:
             return state
         # Samplers compute in float32, whatever the networks compute in.
@@ -83,7 +91,9 @@ class StageSampler:
         ValueError if the estimate of the first step holds NaN or infinite values, and Stopped if the run is
         stopped.
         """
-        name = f"stage {index + 1}"
+        name, step_noise = f"stage {index + 1}", self._step_noise
+        if stage.step_seed is not None:
+            step_noise = self._generator(stage.step_seed)
         self.run.report(name, 0, len(stage.sigmas) - 1)
         with (
             self.networks.clock.timed("sampling"),
@@ -106,7 +116,7 @@ class StageSampler:
                 x,
                 stage.sigmas,
                 lambda step, steps, x0: self.run.report_estimate(name, step, steps, x0, where),
-                generator=self._step_noise,
+                generator=step_noise,
                 preserve=denoise.preserve,
                 noise_by_token=stage.noise_by_token,
             )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from torch import Tensor
 
+from ..conditioning.slots import check_keyframes, spread_keyframes
 from ..sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass
 from ..sampling.samplers import PAIRED
 from ..sampling.schedules import FIXED_SIGMAS, as_sigmas, last_sigmas, ltxv_sigmas, partial_sigmas
-from ..shapes import AUTO, SPATIAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
+from ..shapes import AUTO, SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
 from ..types import AVLatent, Numerics
+from .dfr_layout import Tile
 from .recipes import DEFAULT, Recipe, of_kind
 from .request import Request
 
@@ -23,10 +27,17 @@ class Stage:
     ``clip`` is its size and length, ``sigmas`` its noise levels. ``image_strength`` is how much of the first
     image is preserved, from 0 to 1. ``eta`` is the sampler's share of fresh noise; None is its default.
     ``noise_by_token`` draws that noise token by token, as the official pipelines do, and not channel by
-    channel.
+    channel. ``finished`` is the size and length of the clip that the whole run makes. ``keyframes`` are the
+    pixel frames of the images that are generated next to the clip (LTX-2.5).
+
+    Further fields are for the DFR pipeline. ``tile`` is the part of the clip that the stage samples in the
+    temporal round with the number ``round``; None samples the whole clip. ``step_seed`` is the distance from
+    the run's seed of the seed for noise of the sampler; None continues the noise of the stage before.
+    ``reference_tokens`` is how many tokens the reference has.
     """
 
     clip: ClipPlan
+    finished: ClipPlan
     sigmas: Tensor
     guidance: Guidance | GuidanceSchedule
     image_strength: float
@@ -34,6 +45,19 @@ class Stage:
     eta: float | None = None
     nag: Nag | None = None
     noise_by_token: bool = False
+    keyframes: tuple[int, ...] = ()
+    tile: Tile | None = None
+    round: int = 0
+    step_seed: int | None = None
+    reference_tokens: int = 0
+
+    @property
+    def sampled(self) -> ClipPlan:
+        """``clip`` with as many latent frames more as keyframes and reference take, for the memory."""
+        cells = self.clip.latent_width * self.clip.latent_height
+        keyframes = len(self.keyframes) + (0 if self.tile is None else len(self.tile.anchors))
+        more = keyframes + math.ceil(self.reference_tokens / cells)
+        return replace(self.clip, frames=self.clip.frames + TEMPORAL_SCALE * more) if more else self.clip
 
     @property
     def guided(self) -> bool:
@@ -72,6 +96,8 @@ def plan_stages(
     assert sampling.sampler is not None
     stage = Stage(
         clip=first,
+        finished=clip,
+        keyframes=keyframes_in(sampling.generated_keyframes, clip.frames),
         sigmas=_first_sigmas(request, first, numerics, recipe),
         guidance=guidance,
         image_strength=request.inputs.image.strength,
@@ -88,6 +114,8 @@ def plan_stages(
     return stage, replace(
         stage,
         clip=clip,
+        # The official pipelines generate them in the first stage.
+        keyframes=(),
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
         # The second stage of the official pipelines runs distilled weights, which have guidance built in.
         guidance=Guidance(),
@@ -99,6 +127,30 @@ def plan_stages(
         # Without guidance nothing else makes this stage avoid the negative prompt.
         nag=sampling.nag,
     )
+
+
+def keyframes_in(generated: Sequence[int] | int | None, frames: int) -> tuple[int, ...]:
+    """The pixel frames of the keyframes that are ``generated`` next to a clip of ``frames`` pixel frames.
+
+    ``generated`` is how many of them spread evenly, or their frames, where -1 is the last; None is none.
+    Raises ValueError for more keyframes than frames between the first and the last, for frames outside the
+    clip, and for frames that do not ascend.
+    """
+    if generated is None:
+        return ()
+    if isinstance(generated, int):
+        if generated > frames - 2:
+            raise ValueError(
+                f"generated_keyframes={generated} are more than lie between the first and the last of "
+                f"{frames} frames: use at most {max(0, frames - 2)}"
+            )
+        return spread_keyframes(generated, frames)
+    placed = tuple(frame + frames if frame < 0 else frame for frame in generated)
+    try:
+        check_keyframes(placed, frames)
+    except ValueError as error:
+        raise ValueError(f"generated_keyframes={[*generated]}: {error}") from None
+    return placed
 
 
 def _clip(request: Request, numerics: Numerics, recipe: Recipe) -> ClipPlan:

@@ -31,8 +31,10 @@ class SamplingSettings:
     official pipelines, "clip" if it reproduces ComfyUI. ``denoise`` below 1 runs only that share of the
     steps, the last ones, and needs latents to start from. ``eta`` is the sampler's share of fresh noise,
     ``distilled`` samples as for a distilled model. ``nag`` avoids a negative prompt within attention.
-    ``cache`` reuses velocities between steps, ``tiles`` evaluates large frames in parts. A ``seed`` of None
-    or -1 is drawn; ``noise_device`` is the device whose generator draws the noise.
+    ``cache`` reuses velocities between steps, ``tiles`` evaluates large frames in parts.
+    ``generated_keyframes`` are the pixel frames, or how many of them spread evenly, that the model also
+    generates as single images next to the clip (LTX-2.5). A ``seed`` of None or -1 is drawn; ``noise_device``
+    is the device whose generator draws the noise.
     """
 
     steps: int | None = None
@@ -48,6 +50,7 @@ class SamplingSettings:
     nag: Nag | None = None
     cache: StepCache | None = None
     tiles: Tiles | None = None
+    generated_keyframes: Sequence[int] | int | None = None
     seed: int | None = 0
     noise_device: str = "cpu"
 
@@ -73,13 +76,16 @@ class StageSettings:
     ``sigmas`` of None are those of the checkpoint's recipe (its usual settings); a ``sampler`` of None is
     Euler after a guided first stage, else that of the first stage. ``audio_stage`` is the number of the
     stage, 1 or 2, that the audio is taken from; None is 1 with guidance and 2 without, as in the official
-    pipelines, and always 2 if the run reproduces ComfyUI.
+    pipelines, and always 2 if the run reproduces ComfyUI. ``pipeline`` "dfr" samples by the DFR pipeline of
+    LTX-2.5, with ``temporal_rounds`` rounds that each double the frame rate; None samples ``count`` stages.
     """
 
     count: Literal[1, 2] = 1
     sigmas: Sequence[float] | None = None
     sampler: str | None = None
     audio_stage: Literal[1, 2] | None = None
+    pipeline: Literal["dfr"] | None = None
+    temporal_rounds: int = 0
 
     def __post_init__(self) -> None:
         """Append a missing final 0 to ``sigmas``. Raises ValueError for an unknown sampler."""

@@ -47,6 +47,8 @@ class TinySet:
     """A LoRA with random weights. The trained set has ``distilled`` and ``edges`` instead."""
     duration_head: Path | None = None
     """The network that predicts the length of a clip; None except for sets of LTX-2.5."""
+    temporal_upsampler: Path | None = None
+    """The latent upscaler that doubles the frame rate; None except for sets of LTX-2.5."""
 
     @property
     def distilled(self) -> Path:
@@ -67,6 +69,9 @@ class TinySet:
             folder / "latent_upscale_models" / "ltx2-tiny-spatial-upscaler-x2.safetensors",
             folder / "loras" / "ltx2-tiny-lora.safetensors",
             folder / "model_patches" / "ltx2-tiny-duration-head.safetensors" if generation == "2.5" else None,
+            folder / "latent_upscale_models" / "ltx2-tiny-temporal-upscaler-x2.safetensors"
+            if generation == "2.5"
+            else None,
         )
 
 
@@ -122,14 +127,21 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
         # The header is like that of a released file, so that every reader of it is exercised.
         {"config": json.dumps(config), "model_version": _version(generation)},
     )
-    flat = tiny_upsampler_config()
-    network = build(Component.UPSAMPLER, flat, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
-    _save(files.upsampler, random_weights(network, seed), dtype, {"config": json.dumps(flat)})
+    _save_upsampler(files.upsampler, seed, dtype, temporal=False)
+    if files.temporal_upsampler is not None:
+        _save_upsampler(files.temporal_upsampler, seed, dtype, temporal=True)
     if files.duration_head is not None:
         save_duration_head(files.duration_head, seed, dtype)
     _save(files.lora, lora_tensors(config, seed), dtype, {"reference_downscale_factor": "1"})
     write_encoder = write_tiny_gemma4 if generation == "2.5" else write_tiny_gemma
     write_encoder(files.text_encoder, seed=seed, dtype=dtype, hidden_size=TEXT_WIDTH, layers=TEXT_LAYERS)
+
+
+def _save_upsampler(path: Path, seed: int, dtype: torch.dtype, *, temporal: bool) -> None:
+    """Write a latent upscaler with random weights: spatial x2, or with ``temporal`` for the frame rate."""
+    config = {**tiny_upsampler_config(), "spatial_upsample": not temporal, "temporal_upsample": temporal}
+    network = build(Component.UPSAMPLER, config, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
+    _save(path, random_weights(network, seed), dtype, {"config": json.dumps(config)})
 
 
 def _version(generation: TinyGeneration) -> str:

@@ -10,7 +10,14 @@ from torch import Tensor
 from ..convert import compress
 from ..host.latents import Latent
 from ..host.values import Conditioning, Vae
-from ..inputs import downscale_input, iclora_parameters_input, image_crf_input, strength_input
+from ..inputs import (
+    conditioning_inputs,
+    conditioning_outputs,
+    downscale_input,
+    iclora_parameters_input,
+    image_crf_input,
+    strength_input,
+)
 from .attached import AttachedGuide
 from .guide_latents import add_guide, crop_guides
 from .iclora import downscale_of, every_of
@@ -40,10 +47,7 @@ class LTX2AVAddGuide(io.ComfyNode):
             description="Conditions the video on an image or a clip: a keyframe at any frame, or a control "
             "or reference video for an IC-LoRA. Remove guides after sampling with LTX-2 Crop Guides.",
             inputs=[
-                io.Conditioning.Input("positive", tooltip="From LTX-2 Prompt or another LTX-2 Add Guide."),
-                io.Conditioning.Input(
-                    "negative", tooltip="The negative conditioning that belongs to positive."
-                ),
+                *conditioning_inputs("From LTX-2 Prompt or another LTX-2 Add Guide."),
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes the guide."),
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
                 io.Image.Input(
@@ -86,8 +90,7 @@ class LTX2AVAddGuide(io.ComfyNode):
                 iclora_parameters_input(),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="For the sampler's positive."),
-                io.Conditioning.Output(display_name="negative", tooltip="For the sampler's negative."),
+                *conditioning_outputs("For the sampler's positive.", "For the sampler's negative."),
                 io.Latent.Output(display_name="latent", tooltip="The latent with the guide at its end."),
                 io.String.Output(display_name="report", tooltip="Which frames are used, and where."),
             ],
@@ -136,21 +139,11 @@ class LTX2AVCropGuides(io.ComfyNode):
             description="Removes the guide frames from a sampled latent and from the conditioning. Use it "
             "right after the sampler, before LTX-2 Latent Upscale and before decoding.",
             inputs=[
-                io.Conditioning.Input(
-                    "positive", tooltip="The conditioning that the latent was sampled with."
-                ),
-                io.Conditioning.Input(
-                    "negative", tooltip="The negative conditioning that belongs to positive."
-                ),
+                *conditioning_inputs("The conditioning that the latent was sampled with."),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or video only."),
             ],
             outputs=[
-                io.Conditioning.Output(
-                    display_name="positive", tooltip="For the next stage, without guides."
-                ),
-                io.Conditioning.Output(
-                    display_name="negative", tooltip="For the next stage, without guides."
-                ),
+                *conditioning_outputs(*["For the next stage, without guides."] * 2),
                 io.Latent.Output(display_name="latent", tooltip="The clip without guide frames."),
             ],
         )

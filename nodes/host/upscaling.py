@@ -38,6 +38,20 @@ def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) 
     return larger.to(device=comfy.model_management.intermediate_device(), dtype=samples.dtype)
 
 
+def check_temporal(upscale_model: UpscaleModel, *, wanted: bool) -> None:
+    """Raise ValueError unless an upscaler doubles the frames (``wanted`` True), or none of them (False)."""
+    network = upscale_model if isinstance(upscale_model, nn.Module) else upscale_model.model
+    settings = network.config if isinstance(network, LatentUpsampler) else network
+    temporal = bool(getattr(settings, "temporal", False) or getattr(settings, "temporal_upsample", False))
+    if temporal and not wanted:
+        raise ValueError("upscale_model doubles the frames: connect a spatial latent upscaler, such as x2")
+    if wanted and not temporal:
+        raise ValueError(
+            "temporal_upscale_model enlarges the frames: connect a temporal latent upscaler, which doubles "
+            "their number"
+        )
+
+
 def _check_grid(network: nn.Module, samples: Tensor) -> None:
     """Raise ValueError if the upscaler's factor would give a fraction of a latent row or column.
 

@@ -31,6 +31,7 @@ from ..host.guides import guide_frames_of
 from ..host.latents import Latent
 from ..host.masks import frame_mask
 from ..host.values import Conditioning, UpscaleModel, Vae
+from ..inputs import conditioning_outputs
 
 
 class LTX2AVNextStage(io.ComfyNode):
@@ -53,8 +54,7 @@ class LTX2AVNextStage(io.ComfyNode):
                 io.Vae.Input("video_vae", tooltip="Video VAE that encodes images, guides and source."),
             ],
             outputs=[
-                io.Conditioning.Output(display_name="positive", tooltip="For the next stage."),
-                io.Conditioning.Output(display_name="negative", tooltip="For the next stage."),
+                *conditioning_outputs(*["For the next stage."] * 2),
                 io.Latent.Output(display_name="latent", tooltip="For the next LTX-2 Sample Stage."),
                 io.String.Output(display_name="report", tooltip="The changes to the latent, in order."),
             ],

@@ -34,7 +34,11 @@ def test_the_set_lies_in_the_folders_of_comfyui_and_nothing_else_is_left(made):
     folder = files.checkpoint.parents[1]
     found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     gemma = f"text_encoders/{files.text_encoder.name}"
-    more = ("model_patches/ltx2-tiny-duration-head.safetensors", "vae/ltx2-tiny-2.5-video-vae.safetensors")
+    more = (
+        "latent_upscale_models/ltx2-tiny-temporal-upscaler-x2.safetensors",
+        "model_patches/ltx2-tiny-duration-head.safetensors",
+        "vae/ltx2-tiny-2.5-video-vae.safetensors",
+    )
     of_25 = set(more) if generation == "2.5" else set()
     assert found == of_25 | {
         f"checkpoints/ltx2-tiny-{generation}.safetensors",

@@ -13,14 +13,16 @@ from ltx2_core.conditioning.masks import mask_like, token_mask
 from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpatchify_audio
 from ltx2_core.conditioning.slots import KeyframeSlots, generated_keyframes, spread_keyframes
 from ltx2_core.conditioning.state import drop_guides
-from ltx2_core.run.dfr_layout import anchors_after, plan_canvas, plan_tiles
+from ltx2_core.run.dfr_layout import plan_canvas
+from ltx2_core.run.dfr_plan import plan_dfr
 from ltx2_core.run.recipes import recipe_for
+from ltx2_core.run.request import Request
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.noise import make_noise
 from ltx2_core.sampling.samplers import ancestral_step, get_sampler
 from ltx2_core.sampling.schedules import FIXED_SIGMAS
 from ltx2_core.shapes import frames_of, latent_frames_of
-from ltx2_core.types import AVLatent, LatentState, TextContext
+from ltx2_core.types import AVLatent, LatentState, Numerics, TextContext
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -170,7 +172,7 @@ def test_keyframes_and_lengths_are_placed_as_officially(golden):
 
 
 @pytest.mark.golden("numbers_ltx25")
-def test_the_layout_of_dynamic_frame_rates_is_the_official_one(golden):
+def test_the_layout_of_the_dfr_pipeline_is_the_official_one(golden):
     rows = golden.sidecar["dfr_canvas"]
     assert rows
     for row in rows:
@@ -179,12 +181,22 @@ def test_the_layout_of_dynamic_frame_rates_is_the_official_one(golden):
         assert list(canvas.keyframes) == row["positions"]
         rounds = range(len(row["output_frames_after_rounds"]))
         assert [canvas.frames_after(number) for number in rounds] == row["output_frames_after_rounds"]
-        keyframes, slots = canvas.keyframes, ()
+        request = Request(
+            prompt="",
+            pipeline_kind="dfr",
+            temporal_rounds=len(row["rounds"]),
+            width=128,
+            height=64,
+            num_frames=row["frames"],
+            fps=24.0,
+        )
+        first, second, *stages = plan_dfr(request, Numerics.OFFICIAL, recipe_for("2.5"))
+        assert first.keyframes == second.keyframes == canvas.keyframes
         for number, expected in enumerate(row["rounds"], start=1):
-            keyframes = anchors_after(keyframes, slots)
-            assert list(keyframes) == expected["seams"]
-            assert keyframes[-1] + 1 == expected["frames"]
-            tiles = plan_tiles(keyframes, number)
+            tiles = [stage.tile for stage in stages if stage.round == number]
+            seams = sorted({anchor for tile in tiles for anchor in tile.anchors})
+            assert seams == expected["seams"]
+            assert seams[-1] + 1 == expected["frames"]
             found = [
                 {
                     "pixel_start": tile.start,
@@ -198,4 +210,3 @@ def test_the_layout_of_dynamic_frame_rates_is_the_official_one(golden):
                 for tile in tiles
             ]
             assert found == expected["tiles"]
-            slots = tuple(slot for tile in tiles for slot in tile.slots)

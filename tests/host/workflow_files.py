@@ -55,6 +55,10 @@ DISTILLED23 = File(
 UPSCALER23 = File(
     "Lightricks/LTX-2.3", "ltx-2.3-spatial-upscaler-x2-1.1.safetensors", "latent_upscale_models"
 )
+TEMPORAL23 = File(
+    "Lightricks/LTX-2.3", "ltx-2.3-temporal-upscaler-x2-1.0.safetensors", "latent_upscale_models"
+)
+"""It doubles the frame rate of clips of LTX-2.3 and 2.5."""
 UNION23 = File(
     "Lightricks/LTX-2.3-22b-IC-LoRA-Union-Control",
     "ltx-2.3-22b-ic-lora-union-control-ref0.5.safetensors",

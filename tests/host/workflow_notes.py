@@ -15,6 +15,7 @@ from workflow_files import (
     DISTILLED25,
     GEMMA3,
     GEMMA4,
+    TEMPORAL23,
     UNION23,
     UPSCALER20,
     UPSCALER23,
@@ -247,6 +248,15 @@ NOTES = {
         FILES25,
         released=True,
     ),
+    "ltx25_dfr": Note(
+        "LTX-2.5: DFR, 48 frames a second",
+        "The DFR pipeline: 8 steps at half size and 3 at full size, with keyframes that the model generates; "
+        "then the frame rate is doubled from 24 to 48 and the clip sampled again in tiles, 4 steps each. The "
+        "node's report lists all stages.",
+        (PROMPT, SIZE, "**DFR: all stages**: 0 temporal_rounds stay at 24 frames a second, 2 make 96."),
+        (*FILES25, TEMPORAL23),
+        released=True,
+    ),
 }
 
 TITLES = {
@@ -255,6 +265,8 @@ TITLES = {
     "LTX2AVPrompt": "Prompt",
     "LTX2AVLoadLora": "LoRA",
     "LTX2AVSampleStage": "Sampling",
+    "LTX2AVSampleDFR": "DFR: all stages",
+    "LTX2AVLoadUpscaler": "Temporal upscaler",
     "LTX2AVLatentUpscale": "Double the size",
     "LTX2AVNextStage": "To full size, with images again",
     "LTX2AVImgToVideoInplace": "Image as first frame",

@@ -12,6 +12,7 @@ from workflow_files import (
     DISTILLED25,
     GEMMA3,
     GEMMA4,
+    TEMPORAL23,
     UPSCALER23,
     UPSCALER25,
     VIDEO_VAE25,
@@ -114,6 +115,36 @@ def image_to_video(name: str, release: Release) -> Workflow:
     )
 
 
+def dfr(name: str, release: Release) -> Workflow:
+    return Workflow(
+        {
+            "Models": {
+                **release.models(),
+                "temporal": node("LTX2AVLoadUpscaler", upscaler=TEMPORAL23.name),
+            },
+            "Prompt and size": {
+                "text": node("LTX2AVPrompt", positive=PROMPT, fps=release.fps),
+                "plan": plan(release),
+            },
+            "Two stages, then twice the frame rate": {
+                "sampled": node(
+                    "LTX2AVSampleDFR",
+                    positive="@text",
+                    plan="@plan",
+                    upscale_model="@models",
+                    temporal_upscale_model="@temporal",
+                    seed=42,
+                    temporal_rounds=1,
+                ),
+            },
+            "Result": {
+                "video": node("LTX2AVDecodeToVideo", latent="@sampled", plan="@sampled", fps="@sampled"),
+                "save": save(name),
+            },
+        }
+    )
+
+
 def plan(release: Release, **more: Any) -> Node:
     return node(
         "LTX2AVClipPlan",
@@ -137,4 +168,5 @@ RELEASED = {
     "ltx23_image_to_video": image_to_video("ltx23_image_to_video", LTX23),
     "ltx25_text_to_video": text_to_video("ltx25_text_to_video", LTX25),
     "ltx25_image_to_video": image_to_video("ltx25_image_to_video", LTX25),
+    "ltx25_dfr": dfr("ltx25_dfr", LTX25),
 }

@@ -30,7 +30,7 @@ RELEASED = [name for name in NAMES if name.startswith("ltx2")]
 """Workflows with the files of a released generation; all others have the tiny ones."""
 NOTE = "MarkdownNote"
 FOLDERS = {"checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "latent_upscale_models"}
-LOADERS = ("LTX2AVLoadAll", "LTX2AVLoadLora")
+LOADERS = ("LTX2AVLoadAll", "LTX2AVLoadLora", "LTX2AVLoadUpscaler")
 OURS = "LTX2AV"
 CORE = {
     "LoadImage": (["image"], 2),

@@ -126,6 +126,29 @@ def size_options() -> Iterator[Option]:
         edit_default=1,
         request=True,
     )
+    yield Option(
+        name="pipeline_kind",
+        flags=("--pipeline",),
+        kind="choice",
+        group=group,
+        choices=("dfr",),
+        help="Sample by another pipeline than one or two stages. dfr (Diffusion Fidelity Rendering, for "
+        "LTX-2.5) samples two stages with generated keyframes, sharpens the second with --detail-lora, and "
+        "doubles the frame rate --temporal-rounds times, sampling the clip again each time. It needs "
+        "distilled weights: a distilled checkpoint, or the distilled LoRA with --lora.",
+        request=True,
+    )
+    yield Option(
+        name="temporal_rounds",
+        flags=("--temporal-rounds",),
+        kind="int",
+        group=group,
+        help="How many times --pipeline dfr doubles the frame rate, with the model of --temporal-upscaler: 1 "
+        "makes 48 frames a second of 24, 2 makes 96. --fps and --frames are those before doubling.",
+        range=(0, 2),
+        default=0,
+        request=True,
+    )
 
 
 def inputs_options() -> Iterator[Option]:
@@ -176,6 +199,17 @@ def inputs_options() -> Iterator[Option]:
         help="Image that guides the clip at a frame, as FILE@FRAME or FILE@FRAME:STRENGTH, such as "
         "mid.png@48 or end.png@-1:0.8. Frames count from 0, and -1 is the last. STRENGTH 1 (the default) "
         "follows the image, less lets the model change it. May be repeated.",
+        request=True,
+    )
+    yield Option(
+        name="generated_keyframes",
+        flags=("--generated-keyframes",),
+        kind="text",
+        group=group,
+        metavar="COUNT|FRAME,FRAME,...",
+        help="Let LTX-2.5 generate single images next to the clip in the first stage, which hold it "
+        "together: a number of images, spread evenly, or their frames, such as 24,48,-1 (-1 is the last). "
+        "They are not part of the clip; each costs as much as 8 frames.",
         request=True,
     )
     yield Option(

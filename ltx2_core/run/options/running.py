@@ -60,7 +60,8 @@ def model_options() -> Iterator[Option]:
         kind="path",
         group=group,
         help="Model file of a temporal latent upscaler. After sampling it doubles the frame rate of the "
-        "clip, such as from 24 to 48; the audio is not changed.",
+        "clip, such as from 24 to 48; the audio is not changed. --pipeline dfr uses it in each of its "
+        "--temporal-rounds.",
     )
     yield Option(
         name="loras",
@@ -83,6 +84,15 @@ def model_options() -> Iterator[Option]:
         help="LoRA for the second stage only, as FILE, FILE:STRENGTH or FILE:STRENGTH:AUDIO_STRENGTH, such "
         "as distilled.safetensors:0.8. STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by "
         "default STRENGTH. May be repeated.",
+    )
+    yield Option(
+        name="detail_lora",
+        flags=("--detail-lora",),
+        kind="text",
+        group=group,
+        metavar=_LORA,
+        help="IC-LoRA for spatial detail, such as ltx-2.5-ic-lora-pixel-spatial-upscaler-x2, for the second "
+        "stage of --pipeline dfr, whose reference is the clip of the first stage. Written like --lora.",
     )
     yield Option(
         name="numerics",

@@ -47,17 +47,27 @@ _TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "sta
 
 _SDR: Final = {"hdr": "only ltx2 generate and ltx2 retake make HDR clips"}
 
+_OF_GENERATE: Final = {
+    **dict.fromkeys(
+        ("pipeline_kind", "temporal_rounds", "detail_lora"), "only ltx2 generate has the DFR pipeline"
+    ),
+    "generated_keyframes": "only ltx2 generate generates keyframes",
+}
+_NO_DETAIL: Final = {"detail_lora": "only ltx2 generate has the DFR pipeline"}
+
 WITHOUT: Final[dict[str, dict[str, str]]] = {
-    "extend": {**_SDR, "temporal_upscaler": "the clip has the frame rate of its source"},
-    "retake": {"temporal_upscaler": "the clip has the frame rate of its source"},
+    "extend": {**_SDR, **_NO_DETAIL, "temporal_upscaler": "the clip has the frame rate of its source"},
+    "retake": {**_NO_DETAIL, "temporal_upscaler": "the clip has the frame rate of its source"},
     "sound": {
         **_SDR,
+        **_NO_DETAIL,
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
         **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
     },
     "dub": {
         **_SDR,
+        **_NO_DETAIL,
         "temporal_upscaler": "the clip has the frame rate of its source",
         "stage2_loras": "both stages have the LoRA of Dub-It",
         "negative_prompt": "a dub is sampled without guidance",
@@ -65,28 +75,35 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     },
     "long": {
         **_SDR,
+        **_OF_GENERATE,
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
         "temporal_upscaler": "windows have one frame rate",
         "prompt": "--prompts has all prompts of the clip",
         "references": "--video is the control video of a long clip",
     },
-    "plan": dict.fromkeys(
-        (
-            *(
-                "upscaler",
-                "temporal_upscaler",
-                "loras",
-                "stage2_loras",
-                "numerics",
-                "max_memory",
-                "device",
-                "guidance_parallel",
-            ),
-            *("fused", "keep_text_keys", "cuda_graphs", "fp8_matmul", "nvfp4_matmul", "fp8_blocks"),
-            *_OUTPUT,
+    "plan": {
+        **_NO_DETAIL,
+        **dict.fromkeys(
+            ("pipeline_kind", "temporal_rounds"), "ltx2 generate --dry-run plans the DFR pipeline"
         ),
-        "a plan runs nothing",
-    ),
+        **dict.fromkeys(
+            (
+                *(
+                    "upscaler",
+                    "temporal_upscaler",
+                    "loras",
+                    "stage2_loras",
+                    "numerics",
+                    "max_memory",
+                    "device",
+                    "guidance_parallel",
+                ),
+                *("fused", "keep_text_keys", "cuda_graphs", "fp8_matmul", "nvfp4_matmul", "fp8_blocks"),
+                *_OUTPUT,
+            ),
+            "a plan runs nothing",
+        ),
+    },
 }
 """Command -> the options that it lacks although they are in its groups, each with the reason."""
 # An edit has its size and images from the source, so that of those groups only these options remain.

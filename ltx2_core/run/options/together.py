@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from types import MappingProxyType
 from typing import Any, Final
 
 from .table import by_name, options_of
@@ -25,6 +26,15 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
     ("seeds", "temporal_upscaler", "the frame rate of one clip at a time is doubled"),
     ("prompts_file", "temporal_upscaler", "the frame rate of one clip at a time is doubled"),
     ("resume", "temporal_upscaler", "saved latents have their frame rate"),
+    *(
+        ("pipeline_kind", name, "the DFR pipeline decides stages, schedule, samplers and guidance")
+        for name in (
+            *("stages", "steps", "sigmas", "schedule", "sampler", "eta", "preset", "cfg", "audio_cfg"),
+            *("stage2_preset", "stage2_sampler", "stage2_sigmas"),
+        )
+    ),
+    ("pipeline_kind", "references", "the only reference of the DFR pipeline is that of --detail-lora"),
+    ("pipeline_kind", "generated_keyframes", "the DFR pipeline decides the keyframes"),
     ("num_frames", "seconds", "both set the length"),
     ("extend_frames", "extend_seconds", "both set the length to add"),
     ("resume", "dry_run", "nothing is planned when latents are decoded"),
@@ -43,6 +53,8 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("nag_alpha", "nag"),
     ("nag_tau", "nag"),
     ("contact_sheet", "seeds"),
+    ("temporal_rounds", "pipeline_kind"),
+    ("detail_lora", "pipeline_kind"),
 )
 """An option that has no effect without another one."""
 
@@ -55,17 +67,20 @@ ALTERNATIVES: Final[dict[str, tuple[str, ...]]] = {
 """An option -> others that give it an effect too."""
 
 
-def check_keywords(named: Mapping[str, Any], present: Set[str], *, distilled: bool = False) -> None:
+def check_keywords(
+    named: Mapping[str, Any], present: Set[str], *, held: Mapping[str, Any] = MappingProxyType({})
+) -> None:
     """Raise ValueError if keywords of a request contradict each other, or one has no effect without another.
 
     ``named`` are the keywords of the Python call, with their values. ``present`` are the names of all fields
-    that have a value in the request. ``distilled`` says that the request being changed is distilled already.
-    A keyword with its default value may lack the keyword that it needs, because it changes nothing.
+    that have a value in the request. ``held`` are the values of "distilled" and "pipeline_kind" in the
+    request that is being changed. A keyword with its default value may lack the keyword that it needs,
+    because it changes nothing.
     """
     # None and False are the values of keywords that are left out.
-    written = {name: value for name, value in named.items() if value is not None and value is not False}
-    if distilled and named.get("distilled") is not False:
-        written["distilled"] = True
+    written = {
+        name: value for name, value in {**held, **named}.items() if value is not None and value is not False
+    }
     for one, other, reason in CONFLICTS:
         if one in written and other in written:
             raise ValueError(
@@ -96,7 +111,8 @@ def check_together(
     names = {option.name for option in options_of(command)}
     known = known or {}
     # A file of distilled weights stays distilled, so its schedule is as fixed as with the option.
-    written = {**({"distilled": True} if known.get("distilled") else {}), **explicit}
+    held = {name: known[name] for name in ("distilled", "pipeline_kind") if known.get(name)}
+    written = {**held, **explicit}
     for one, other, reason in CONFLICTS:
         if one in written and other in written:
             raise ValueError(
