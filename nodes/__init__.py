@@ -20,6 +20,7 @@ from .conditioning.keyframes import (
     LTX2AVSeparateGeneratedKeyframes,
 )
 from .conditioning.time_mask import LTX2AVTimeMask
+from .editing.dub import LTX2AVDub
 from .editing.finish import LTX2AVFinishEdit
 from .editing.long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
 from .editing.prepare import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
@@ -73,6 +74,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVExtend,
     LTX2AVRetake,
     LTX2AVSound,
+    LTX2AVDub,
     LTX2AVFinishEdit,
     LTX2AVSpatialTiles,
     LTX2AVSpeed,

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.items import Conditioning
 from ..conditioning.reference import OwnAudio, ReferenceAudio
 from ..loading import Component
-from ..media import fit_image
-from ..media.clip_frames import ClipFrames
 from ..run.generation import as_long_as
 from ..run.request import RequestOptions
 from ..shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, latent_frames_of, plan_clip
@@ -23,7 +21,7 @@ from ..types import Numerics
 from .edit import make_edit
 from .footage import Footage
 from .joints import cropped
-from .protocols import Encoders, LongPipeline, SampledClip, StageInput, Waveform
+from .protocols import Encoders, LongPipeline, SampledClip, Waveform
 from .result import Edit
 
 STAGES: Final = 2
@@ -82,7 +80,7 @@ class Dub:
     scale: int
     regenerates_video = True
 
-    def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
+    def conditioning(self, codecs: Encoders) -> Sequence[DubbedFrames | DubbedAudio]:
         audio = self.source.audio
         assert audio is not None
         frames = self.source.part(0, self.clip.frames).on_grid(self.clip)
@@ -153,11 +151,8 @@ class DubbedFrames:
         return self.footage.size
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
-        frames, size = self.footage.frames, (clip.width // self.scale, clip.height // self.scale)
-        if isinstance(frames, ClipFrames):
-            latent = codecs.encode_video(frames.fitted(*size, "official"))
-        else:
-            latent = codecs.encode_video(fit_image(frames, *size))
+        smaller = replace(clip, width=clip.width // self.scale, height=clip.height // self.scale)
+        latent = codecs.encode_video(self.footage.fitted(smaller).frames)
         return GuideFrames(latent=latent, frame=0, scale=self.scale)
 
     def describe(self) -> str:
