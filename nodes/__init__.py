@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .clip.duration import LTX2AVDurationPredictor
+from .clip.hdr import LTX2AVDecodeHDR, LTX2AVLoadEXR, LTX2AVSaveHDR
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .clip.memory_plan import LTX2AVMemoryPlan
 from .clip.plan import LTX2AVClipPlan
@@ -71,6 +72,9 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVDecodeAudio,
     LTX2AVDecodeToVideo,
     LTX2AVNextStage,
+    LTX2AVLoadEXR,
+    LTX2AVDecodeHDR,
+    LTX2AVSaveHDR,
     LTX2AVExtend,
     LTX2AVRetake,
     LTX2AVSound,

@@ -143,7 +143,7 @@ class LTX2Pipeline(Planner):
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
         stages = self.check(request, further=bool(extra), source=source_size(extra))
-        plan = self._memory_plan(stages, source_size(extra))
+        plan = self._memory_plan(request, stages, source_size(extra))
         files, predicted_s = file_records(request), None
         # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
         with self.networks.clock.timed("text"):
@@ -153,7 +153,7 @@ class LTX2Pipeline(Planner):
                 request = with_length(request, predicted_s)
                 # Size and memory were checked for the usual length.
                 stages = self.check(request, further=bool(extra), source=source_size(extra))
-                plan = self._memory_plan(stages, source_size(extra))
+                plan = self._memory_plan(request, stages, source_size(extra))
         input_audio = read_input_audio(request, stages[-1])
         items = encoded_inputs(self, request, stages, input_audio, run)
         for stage, more in zip(stages, items, strict=True):
