@@ -185,6 +185,7 @@ def open_pipeline(
         numerics=Numerics(chosen["numerics"]) if numerics is None else numerics,
         execution=execution_of(chosen) if execution is None else execution,
         video_decoder=chosen["video_decoder"],
+        enhancer=chosen["enhancer"],
     )
 
 

@@ -46,18 +46,23 @@ _OUTPUT = tuple(option.name for option in output_options())
 _TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
 
 _SDR: Final = {"hdr": "only ltx2 generate and ltx2 retake make HDR clips"}
+_AS_WRITTEN: Final = dict.fromkeys(
+    ("enhance_prompt", "enhancer"), "only ltx2 generate rewrites prompts, and others take them as written"
+)
 
 WITHOUT: Final[dict[str, dict[str, str]]] = {
-    "extend": {**_SDR, "temporal_upscaler": "the clip has the frame rate of its source"},
-    "retake": {"temporal_upscaler": "the clip has the frame rate of its source"},
+    "extend": {**_SDR, **_AS_WRITTEN, "temporal_upscaler": "the clip has the frame rate of its source"},
+    "retake": {**_AS_WRITTEN, "temporal_upscaler": "the clip has the frame rate of its source"},
     "sound": {
         **_SDR,
+        **_AS_WRITTEN,
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
         **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
     },
     "dub": {
         **_SDR,
+        **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
         "stage2_loras": "both stages have the LoRA of Dub-It",
         "negative_prompt": "a dub is sampled without guidance",
@@ -65,6 +70,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     },
     "long": {
         **_SDR,
+        **_AS_WRITTEN,
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
         "temporal_upscaler": "windows have one frame rate",
         "prompt": "--prompts has all prompts of the clip",
@@ -75,6 +81,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
             *(
                 "upscaler",
                 "temporal_upscaler",
+                "enhancer",
                 "loras",
                 "stage2_loras",
                 "numerics",
