@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .clip.duration import LTX2AVDurationPredictor
+from .clip.enhance import LTX2AVEnhancePrompt
 from .clip.hdr import LTX2AVDecodeHDR, LTX2AVLoadEXR, LTX2AVSaveHDR
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .clip.memory_plan import LTX2AVMemoryPlan
@@ -47,6 +48,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVClipPlan,
     LTX2AVMemoryPlan,
     LTX2AVPrompt,
+    LTX2AVEnhancePrompt,
     LTX2AVDurationPredictor,
     LTX2AVEmptyLatent,
     LTX2AVConcatLatent,

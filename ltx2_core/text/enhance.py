@@ -74,10 +74,10 @@ def conversation(prompt: str, generation: Generation, *, from_image: bool = Fals
 def cleaned(answer: str, prompt: str) -> str:
     """The enhanced prompt in an ``answer`` of the language model; ``prompt`` itself if nothing is left of it.
 
-    Thoughts between "<think>" and "</think>" are removed, also without an end, and everything before the first
-    letter. Typographic quotation marks, dashes and spaces become those of ASCII.
+    Thoughts between "<think>" and "</think>" are removed, also where one of the two is missing, and everything
+    before the first letter. Typographic quotation marks, dashes and spaces become those of ASCII.
     """
-    text = _THOUGHT.sub("", answer).translate(_ASCII)
+    text = _THOUGHT.sub("", answer).rpartition("</think>")[2].translate(_ASCII)
     first = next((place for place, sign in enumerate(text) if sign.isalpha()), None)
     if first is None:
         log.warning("the language model wrote nothing: the prompt stays as it is")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...ltx2_core.editing.dub import plan_dub
 from ...ltx2_core.types import Numerics
-from ..clip.plan import Plan, empty_latent
+from ..clip.plan import empty_latent
 from ..conditioning.iclora import downscale_of
 from ..host.values import Audio, Conditioning, Vae
 from ..inputs import downscale_input, iclora_parameters_input, positive_input
@@ -56,7 +56,6 @@ class LTX2AVDub(io.ComfyNode):
                 io.Conditioning.Output(display_name="positive", tooltip="For the first LTX-2 Sample Stage."),
                 io.Conditioning.Output(display_name="negative", tooltip="For the first LTX-2 Sample Stage."),
                 io.Latent.Output(display_name="latent", tooltip="For the first LTX-2 Sample Stage."),
-                Plan.Output(display_name="plan", tooltip="Size, length and frame rate of the dub."),
                 EditType.Output(display_name="edit", tooltip="For LTX-2 Finish Edit."),
                 io.String.Output(display_name="report", tooltip="What the reference is, and the size."),
             ],
@@ -84,4 +83,4 @@ class LTX2AVDub(io.ComfyNode):
             positive, negative, latent = dubbed(positive, negative, codecs, latent, item)
         size = f"{edit.clip.width} x {edit.clip.height} at {edit.clip.fps:g} fps"
         report = "\n".join((edit.describe(), size, *edit.clip.changes))
-        return io.NodeOutput(positive, negative, latent, edit.clip, edit, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(positive, negative, latent, edit, report, ui=ui.PreviewText(report))

@@ -80,7 +80,7 @@ def test_a_dub_runs_in_two_stages_and_has_the_audio_of_the_first(
     second = bench.stage(larger, larger[2], **SECOND)
     cropped = bench.g.add("LTX2AVCropGuides", positive=larger, negative=larger[1], latent=second)
     vaes = {"video_vae": bench.loaded[1], "audio_vae": bench.loaded[2]}
-    done = bench.g.add("LTX2AVFinishEdit", edit=start[4], latent=cropped[2], **vaes)
+    done = bench.g.add("LTX2AVFinishEdit", edit=start[3], latent=cropped[2], **vaes)
     for name, latent in {"start": start[2], "first": sampled, "larger": larger[2], "second": second}.items():
         bench.g.dump(name, latent=latent)
     bench.g.dump("done", image=done, audio=done[1])

@@ -161,6 +161,7 @@ def test_a_conversation_has_the_prompt_and_the_marks_of_its_generation(
         ("<think>a</think>A<think>b</think> ball", "A ball"),
         ("A ball<think>and then", "A ball"),
         ("<think>only a plan", "a prompt"),
+        ("a plan</think>A ball", "A ball"),
         ("", "a prompt"),
         ("123 !?", "a prompt"),
         ("\u4e00\u4e2a\u7403", "\u4e00\u4e2a\u7403"),
