@@ -26,8 +26,8 @@ from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, Numerics
 from .components import Components
-from .enhancer import enhance_prompt
 from .duration import predict_seconds, with_length
+from .enhancer import enhance_prompt
 from .execution import Execution
 from .flat_options import RequestOptions
 from .generation import Generation

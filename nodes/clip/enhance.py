@@ -28,8 +28,11 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
             description="Rewrites a short prompt to the kind of caption that LTX-2 was trained on. Connect "
             "the text encoder of LTX-2.0 or 2.3; LTX-2.5 needs an instruction-tuned Gemma, such as Gemma 4 E2B.",
             inputs=[
-                io.Clip.Input("clip", tooltip="Language model that writes: Gemma 3, or an instruction-tuned "
-                    "Gemma 4 from ComfyUI's Load CLIP."),
+                io.Clip.Input(
+                    "clip",
+                    tooltip="Language model that writes: Gemma 3, or an instruction-tuned "
+                    "Gemma 4 from ComfyUI's Load CLIP.",
+                ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
@@ -49,8 +52,14 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
                     max=4096,
                     tooltip="Longest answer in tokens; 0 takes 512 for Gemma 3 and 600 for Gemma 4.",
                 ),
-                quantity("seed", SEED, low=0, control_after_generate=True, text="Seed of Gemma 3, which draws "
-                    "its words at random; Gemma 4 always takes the most probable one"),
+                quantity(
+                    "seed",
+                    SEED,
+                    low=0,
+                    control_after_generate=True,
+                    text="Seed of Gemma 3, which draws "
+                    "its words at random; Gemma 4 always takes the most probable one",
+                ),
             ],
             outputs=[io.String.Output(display_name="prompt", tooltip="For positive of LTX-2 Prompt.")],
         )

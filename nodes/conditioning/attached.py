@@ -46,9 +46,7 @@ class AttachedGuide:
     every: int = 1
 
 
-Attached: TypeAlias = (
-    AttachedImage | AttachedGuide | FirstFrames | SourceFrames | DubbedFrames | DubbedAudio
-)
+Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames | DubbedFrames | DubbedAudio
 
 
 def attached_to(latent: Latent) -> tuple[Attached, ...]:

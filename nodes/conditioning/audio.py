@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+
 import comfy.samplers
 import node_helpers
 import torch

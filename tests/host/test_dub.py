@@ -150,9 +150,7 @@ def test_the_first_stage_is_what_a_guide_and_a_reference_audio_give(
 
 def test_a_clip_without_audio_is_refused(server: Server, models: TinyModels, tiny25: str) -> None:
     bench = Bench(models, tiny25)
-    silent = bench.g.add(
-        "GetVideoComponents", video=bench.g.add("CreateVideo", images=bench.images, fps=FPS)
-    )
+    silent = bench.g.add("GetVideoComponents", video=bench.g.add("CreateVideo", images=bench.images, fps=FPS))
     bench.g.dump("start", latent=bench.dub(audio=silent[1])[2])
     with pytest.raises(GraphError, match=re.escape("the video has no audio: a dub takes the voice from it")):
         server.run(bench.g.prompt)

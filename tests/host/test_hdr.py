@@ -86,7 +86,9 @@ def test_a_latent_is_decoded_to_light(
     g.dump("light", image=light)
     result = server.run(g.prompt, timeout_s=120)
     codes, found = (result.tensors(name)["image"].movedim(-1, 1) for name in ("codes", "light"))
-    expected = logc3_decode(codes).clamp(min=0) if curve == "logc3" else HDR_SPACES["srgb-linear"].of_codes(codes)
+    expected = (
+        logc3_decode(codes).clamp(min=0) if curve == "logc3" else HDR_SPACES["srgb-linear"].of_codes(codes)
+    )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 

@@ -216,7 +216,7 @@ NOTES = {
         (
             CLIP,
             "**Prompt**: what is said, in quotes, and how.",
-            "**LoRA**: the distilled one and Dub-It; with a distilled checkpoint leave the first out.",
+            "**LoRA: Dub-It**: its file. With a distilled checkpoint leave the distilled LoRA out.",
         ),
         (DEV23, GEMMA3, UPSCALER23, DISTILLED23, DUBIT23),
     ),

@@ -161,7 +161,10 @@ def test_the_plan_counts_the_decoder_of_an_hdr_clip_in_float32(tiny_set):
         stages, dtype = pipeline.stages(request), decode_dtype_of(request)
         planned = pipeline.plan(stages, 10**9, decode_dtype=dtype).stages[-1]
         predicted = predict(pipeline, stages, dtype)[-1]
-        rows[hdr] = [one.weights for one in (planned, predicted)], [one.activations for one in (planned, predicted)]
+        rows[hdr] = (
+            [one.weights for one in (planned, predicted)],
+            [one.activations for one in (planned, predicted)],
+        )
     (sdr, sdr_work), (hdr, hdr_work) = rows[None], rows["acescg"]
     assert hdr == [2 * weights for weights in sdr]
     assert all(large > 1.5 * small for large, small in zip(hdr_work, sdr_work, strict=True))

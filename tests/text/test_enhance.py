@@ -92,9 +92,7 @@ def answer_of_transformers(folder: Path, text: str, rules: WritingRules, seed: i
 
 
 @pytest.mark.parametrize("generation", [3, 4])
-def test_an_answer_is_that_of_transformers(
-    request: pytest.FixtureRequest, generation: int
-) -> None:
+def test_an_answer_is_that_of_transformers(request: pytest.FixtureRequest, generation: int) -> None:
     folder = request.getfixturevalue(f"gemma{generation}")
     gemma, tokenizer = load_gemma(folder, dtype=torch.float32), load_tokenizer(folder)
     assert gemma.generation == generation
@@ -156,7 +154,7 @@ def test_a_conversation_has_the_prompt_and_the_marks_of_its_generation(
     [
         ("A ball rolls.", "A ball rolls."),
         ("  \n**A ball** rolls. \n", "A ball** rolls."),
-        ("\u201cHello\u201d \u2014 she says\u2026 it\u2019s\u00a0her", 'Hello" - she says... it\'s her'),
+        ("\u201cHello\u201d \u2014 she says\u2026 it\u2019s\u00a0her", "Hello\" - she says... it's her"),
         ("<think>plan it</think>A ball", "A ball"),
         ("<think>a</think>A<think>b</think> ball", "A ball"),
         ("A ball<think>and then", "A ball"),
