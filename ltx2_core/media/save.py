@@ -44,7 +44,7 @@ class Clip:
 
     Attributes:
         frames: a function that yields the frames; None for audio alone.
-        audio: a function that returns consecutive pieces (C, S) and their rate in Hz; None for a silent video.
+        audio: a function that returns consecutive pieces (C, S) and their rate in Hz; None is a silent video.
         tags: texts by name, for a kind of file that has tags.
         hdr: a key of ``HDR_SPACES`` for an HDR clip, whose frames are codes of ACEScct; None for SDR.
     """

@@ -46,10 +46,10 @@ def estimate_memory(
     """The memory of each stage of a run with a batch of one: text, sampling of each clip, decoding.
 
     The ``*_weights`` are bytes; those of the connectors are part of ``text_weights``. ``clips`` has one entry
-    for each sampling stage. Without ``text`` the activations of text encoding count 0. ``decode_dtype`` is the
-    number format in which the video is decoded, None for ``dtype``. Only one network is assumed to be loaded
-    at a time, so the peak of the run is the largest entry. An estimate, not a bound: attention is assumed to
-    be fused, and allocators round up.
+    for each sampling stage. Without ``text`` the activations of text encoding count 0. ``decode_dtype`` is
+    the number format in which the video is decoded, None for ``dtype``. Only one network is assumed to be
+    loaded at a time, so the peak of the run is the largest entry. An estimate, not a bound: attention is
+    assumed to be fused, and allocators round up.
     """
     itemsize = dtype.itemsize
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)

@@ -20,11 +20,11 @@ from .components import Components
 
 
 def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None) -> Generation:
-    """Check, from headers alone, that prompts can be enhanced, and return the generation of Gemma that does it.
+    """Check from headers that prompts can be enhanced, and return the generation of the Gemma that does it.
 
-    ``enhancer`` is the folder of an instruction-tuned Gemma; None stands for the text encoder of ``networks``.
-    Raises ValueError if there is no text encoder, if it is that of LTX-2.5, which cannot write text, and if
-    the folder has no Gemma or no tokenizer.
+    ``enhancer`` is the folder of an instruction-tuned Gemma; None is the text encoder of ``networks``. Raises
+    ValueError if there is no text encoder, if it is that of LTX-2.5, which cannot write text, and if the
+    folder has no Gemma or no tokenizer with the marks of a conversation.
     """
     path = networks.text_encoder if enhancer is None else Path(enhancer)
     if path is None:

@@ -66,8 +66,8 @@ class LTX2Pipeline(Planner):
         upscaler: latent upscaler file, needed for two stages.
         video_decoder: file of a video VAE that decodes instead of the checkpoint's own decoder, such as the
             diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
-        enhancer: folder of an instruction-tuned Gemma that rewrites prompts in :meth:`enhance_prompt`; without
-            it the text encoder does, if it is a Gemma 3.
+        enhancer: folder of an instruction-tuned Gemma that rewrites prompts in :meth:`enhance_prompt`.
+            Without it the text encoder does, if it is a Gemma 3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
         numerics: where the official pipelines and ComfyUI give different results, which of them to give.
@@ -229,8 +229,8 @@ class LTX2Pipeline(Planner):
 
         Without an ``enhancer`` the text encoder does it, which must be a Gemma 3 then; that of LTX-2.5 cannot
         write text. ``from_image`` says that the clip begins with an image, which the language model does not
-        see. ``seed`` decides answers that are drawn at random, those of Gemma 3. ``stop`` is called after each
-        token; if it returns True, the answer ends there. The result is ``prompt`` itself if the language
+        see. ``seed`` decides answers that are drawn at random, those of Gemma 3. ``stop`` is called after
+        each token; if it returns True, the answer ends there. The result is ``prompt`` itself if the language
         model writes nothing. Raises ValueError if there is no language model.
         """
         return enhance_prompt(

@@ -1,4 +1,4 @@
-"""Prompt enhancement: a language model rewrites a short prompt to the kind of caption that LTX-2 is trained on.
+"""Prompt enhancement: a language model rewrites a short prompt to a caption as LTX-2 was trained on.
 
 It runs before a clip is sampled. Gemma 3, the text encoder of LTX-2.0 and 2.3, rewrites prompts itself; the
 encoder of LTX-2.5 cannot write text, so that a separate instruction-tuned Gemma is needed.
@@ -74,7 +74,7 @@ def conversation(prompt: str, generation: Generation, *, from_image: bool = Fals
 def cleaned(answer: str, prompt: str) -> str:
     """The enhanced prompt in an ``answer`` of the language model; ``prompt`` itself if nothing is left of it.
 
-    Thoughts between "<think>" and "</think>" are removed, also where one of the two is missing, and everything
+    Thoughts between "<think>" and "</think>" are removed, also where one of the two is missing, and all text
     before the first letter. Typographic quotation marks, dashes and spaces become those of ASCII.
     """
     text = _THOUGHT.sub("", answer).rpartition("</think>")[2].translate(_ASCII)

@@ -57,8 +57,8 @@ class Tokenizer:
 
         ``vocab_size`` is the number of tokens, ``bos_id`` and ``pad_id`` are ids, ``max_tokens`` is the
         length to which prompts are truncated. ``special`` maps those tokens that divide a conversation into
-        turns (``MARKERS``, such as "<start_of_turn>") to ids, as far as this tokenizer has them. ``eos_id`` is
-        the id of the token that ends a text, None if there is none.
+        turns (``MARKERS``, such as "<start_of_turn>") to ids, as far as this tokenizer has them. ``eos_id``
+        is the id of the token that ends a text, None if there is none.
         """
         self.eos_id = eos_id
         self.encode = encode

@@ -14,7 +14,7 @@ from .gemma import Gemma
 from .tokenizer import Tokenizer
 
 MULTIPLE: Final = 8
-"""Conversations are padded on the left to a multiple of this number of tokens, as in the official pipelines."""
+"""Conversations are padded on the left to a multiple of so many tokens, as in the official pipelines."""
 
 _CLASSES: Final = {
     "gemma3_text": "Gemma3ForCausalLM",
@@ -77,7 +77,7 @@ class _Stop:
     def __init__(self, stop: Callable[[], bool]) -> None:
         self.stop = stop
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return torch.full((len(input_ids),), self.stop(), device=input_ids.device)
 
 
@@ -111,9 +111,9 @@ def _with_head(gemma: Gemma) -> Any:
 
 
 def check_writer(generation: int, path: str | os.PathLike[str]) -> None:
-    """Raise ValueError if the text encoder at ``path``, a Gemma of ``generation``, cannot write text itself."""
+    """Raise ValueError if a text encoder, the Gemma of ``generation`` at ``path``, cannot write text."""
     if generation == 4:
         raise ValueError(
-            f"the text encoder {os.fspath(path)} of LTX-2.5 cannot write text: name an instruction-tuned Gemma "
-            "with enhancer (--enhancer FOLDER), such as gemma-4-E2B-it"
+            f"the text encoder {os.fspath(path)} of LTX-2.5 cannot write text: name an instruction-tuned "
+            "Gemma with enhancer (--enhancer FOLDER), such as gemma-4-E2B-it"
         )

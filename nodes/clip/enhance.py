@@ -26,7 +26,8 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
             search_aliases=["prompt enhancer", "rewrite prompt", "llm", "gemma", "caption", "expand prompt"],
             category="LTX-2/conditioning",
             description="Rewrites a short prompt to the kind of caption that LTX-2 was trained on. Connect "
-            "the text encoder of LTX-2.0 or 2.3; LTX-2.5 needs an instruction-tuned Gemma, such as Gemma 4 E2B.",
+            "the text encoder of LTX-2.0 or 2.3; LTX-2.5 needs an instruction-tuned Gemma, such as Gemma 4 "
+            "E2B.",
             inputs=[
                 io.Clip.Input(
                     "clip",

@@ -36,14 +36,14 @@ def save_light(
 ) -> None:
     """Save images ``light`` (N, 3, H, W) of the colour space ``colours`` as EXR files in a folder.
 
-    With ``as_folder`` that folder is ``path``; else ``path`` is an HLG master in MP4 at ``fps`` frames a second
-    with ``audio``, if there is any, and the folder is next to it. Raises what
+    With ``as_folder`` that folder is ``path``; else ``path`` is an HLG master in MP4, at ``fps`` frames a
+    second and with ``audio``, if there is any, and the folder is next to it. Raises what
     :func:`~ltx2_core.media.save.save_clip` raises.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     space, count, (rows, columns) = HDR_SPACES[colours], len(light), light.shape[2:]
 
-    def frames(*, as_bytes: bool) -> Iterator[Tensor]:
+    def frames(*, as_bytes: bool) -> Iterator[Tensor]:  # noqa: ARG001 light is never 8-bit
         for part in light.split(CHUNK_FRAMES):
             check_interrupted()
             # The writers take what a decoder returns: codes in [-1, 1].

@@ -1,4 +1,4 @@
-"""A node that prepares a dub: new speech in the voice of a clip, with lips that follow (Dub-It, an IC-LoRA)."""
+"""A node that prepares a dub: new speech in the voice of a clip, and lips that follow (Dub-It)."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ class AppliedLora:
     clip: Clip | None
     report: str
     parameters: dict[str, object]
-    """The factors of an IC-LoRA's reference, under their names in the file's metadata, and the log codes of an
-    HDR IC-LoRA under ``hdr_transform``."""
+    """The factors of an IC-LoRA's reference, under their names in the file's metadata, and the log codes of
+    an HDR IC-LoRA under ``hdr_transform``."""
 
 
 def apply_lora(

@@ -27,6 +27,7 @@ from .host_vae import HostVAE
 from .patcher import Patcher, is_dynamic
 from .progress import check_interrupted, count_bar
 from .recipe import remember_recipe
+from .values import Vae
 from .weights import load_exactly, read_weights
 
 ENCODE_CHUNK = 16
@@ -87,8 +88,9 @@ def in_float32(vae: Vae) -> Vae:
     make, *rest = getattr(vae.patcher, "cached_patcher_init", None) or (None,)
     if make is not _video_vae_patcher:
         raise ValueError(
-            f"HDR is decoded in float32, and this VAE computes in {str(vae.vae_dtype).removeprefix('torch.')}: "
-            "load it with LTX-2 Load All or LTX-2 Load Checkpoint"
+            "HDR is decoded in float32, and this VAE computes in "
+            f"{str(vae.vae_dtype).removeprefix('torch.')}: load it with LTX-2 Load All or LTX-2 Load "
+            "Checkpoint"
         )
     return load_video_vae(*rest[0], dtype=torch.float32)
 

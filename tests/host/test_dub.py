@@ -1,4 +1,4 @@
-"""The node that prepares a dub, on the tiny LTX-2.5: the voice before the clip, the new audio in both stages."""
+"""The node that prepares a dub, on the tiny LTX-2.5: a voice before the clip, and audio that is preserved."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def texts(result: Result) -> list[str]:
 
 @pytest.fixture(scope="module")
 def plates(server: Server) -> list[torch.Tensor]:
-    """The images of the folder ``plates`` in the host's input folder, up to twenty times as bright as white."""
+    """The images of the folder ``plates`` in the host's input folder, up to 20 times as bright as white."""
     folder = server.base / "input" / "plates"
     folder.mkdir(exist_ok=True)
     drawn = [

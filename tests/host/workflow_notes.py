@@ -222,8 +222,8 @@ NOTES = {
     ),
     "hdr_from_video": Note(
         "HDR from an SDR clip",
-        "The HDR IC-LoRA samples the clip again in log codes. They are decoded in float32 to linear light and "
-        "saved as EXR images and as a 10-bit HLG master.",
+        "The HDR IC-LoRA samples the clip again in log codes. They are decoded in float32 to linear light "
+        "and saved as EXR images and as a 10-bit HLG master.",
         (
             CLIP,
             SIZE,

@@ -32,7 +32,7 @@ def gemma3(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def gemma4(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Gemma 4 as E2B is: embeddings for each layer, and layers that take keys and values of earlier ones."""
+    """A Gemma 4 as E2B is: embeddings for each layer, and layers that take keys of earlier ones."""
     transformers = pytest.importorskip("transformers")
     if not hasattr(transformers, "Gemma4TextConfig"):
         pytest.skip("this transformers has no Gemma 4")

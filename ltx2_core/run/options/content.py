@@ -42,8 +42,8 @@ def text_options() -> Iterator[Option]:
         flags=("--enhance-prompt",),
         kind="flag",
         group=group,
-        help="Have a language model rewrite the prompt to a full caption before the clip is sampled: the text "
-        "encoder, or for LTX-2.5 the Gemma of --enhancer. The file records the result.",
+        help="Have a language model rewrite the prompt to a full caption before the clip is sampled: the "
+        "text encoder, or for LTX-2.5 the Gemma of --enhancer. The file records the result.",
         default=False,
     )
     yield Option(
