@@ -11,8 +11,8 @@ from ...ltx2_core.conditioning.guide_frames import GuideFrames
 from ...ltx2_core.conditioning.items import Conditioning as ConditioningItem
 from ...ltx2_core.conditioning.masks import expand_mask, mask_like
 from ...ltx2_core.conditioning.patchify import patchify_audio
-from ...ltx2_core.editing.conditioning import FirstFrames, SourceFrames
-from ...ltx2_core.editing.dub import DubbedAudio, DubbedFrames
+from ...ltx2_core.editing.conditioning import FirstFrames, ReferenceFrames, SourceFrames
+from ...ltx2_core.editing.dub import DubbedAudio
 from ...ltx2_core.editing.protocols import StageInput
 from ...ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ...ltx2_core.types import AVLatent, LatentState
@@ -106,7 +106,7 @@ def put_back(
         line = f"{len(item.image)} images in place of the first frames"
         return positive, negative, place_image(video_vae, latent, item), line
     codecs = HostCodecs(video_vae)
-    if isinstance(item, DubbedFrames | DubbedAudio):
+    if isinstance(item, ReferenceFrames | DubbedAudio):
         return *dubbed(positive, negative, codecs, latent, item), item.describe()
     return positive, negative, placed(codecs, latent, item), item.describe()
 
@@ -116,7 +116,7 @@ def dubbed(
     negative: Conditioning,
     codecs: HostCodecs,
     latent: Latent,
-    item: DubbedFrames | DubbedAudio,
+    item: ReferenceFrames | DubbedAudio,
 ) -> tuple[Conditioning, Conditioning, Latent]:
     """Condition a sampling run on ``item``, the frames or the audio of a dub, which ``codecs`` encode.
 
