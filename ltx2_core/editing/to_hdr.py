@@ -35,13 +35,14 @@ SETTINGS: RequestOptions = {
 }
 """Fields that the request of every such run has, as in the official pipeline: name -> value."""
 
+HDR: Final = "srgb-linear"
+"""The usual colour space of the result."""
+
 SILENCE: Final = (2, 48000)
 """Channels and sample rate of the audio of a source that has none."""
 
 
-def to_hdr(
-    pipeline: LongPipeline, prompt: str, source: Footage, *, hdr: str = "srgb-linear", **options: Any
-) -> Edit:
+def to_hdr(pipeline: LongPipeline, prompt: str, source: Footage, *, hdr: str = HDR, **options: Any) -> Edit:
     """Make an HDR clip of ``source``, which is SDR, in the colour space ``hdr``, a key of ``HDR_SPACES``.
 
     The checkpoint must have distilled weights, and the pipeline exactly one LoRA, the HDR IC-LoRA, whose
@@ -147,9 +148,7 @@ class VideoAlone:
 
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` without its audio."""
-        return replace(
-            state, latent=replace(state.latent, audio=None), mask=replace(state.mask, audio=None)
-        )
+        return replace(state, latent=replace(state.latent, audio=None), mask=replace(state.mask, audio=None))
 
     def describe(self) -> str:
         return "video alone"

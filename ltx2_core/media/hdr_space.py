@@ -164,7 +164,8 @@ def light_of(codes: Tensor, curve: HdrCurve, space: HdrSpace) -> Tensor:
     """
     if curve == "acescct":
         return space.of_codes(codes)
-    light = change_primaries(logc3_decode(codes), "rec709", space.primaries)
+    # Codes below black are negative light, which other primaries would mix into all channels.
+    light = change_primaries(logc3_decode(codes).clamp(min=0), "rec709", space.primaries)
     return acescct_encode(light) if space.is_log else light.clamp(min=0)
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -69,7 +68,7 @@ def _writer(
     """A context that yields the language model and its tokenizer."""
     if enhancer is None:
         with networks.use_text_encoder() as encoder:
-            yield cast(Gemma, encoder.gemma), encoder.tokenizer
+            yield encoder.gemma, encoder.tokenizer
         return
     _, infos, _ = find_encoder(Path(enhancer))
     budget, device = networks.max_memory, networks.device

@@ -86,7 +86,7 @@ def _configuration(rules: WritingRules, tokenizer: Tokenizer) -> Any:
 
     drawn = rules.temperature is not None
     ends = [tokenizer.eos_id, *(tokenizer.special[name] for name in tokenizer.ends)]
-    return GenerationConfig(
+    return GenerationConfig(  # type: ignore[no-untyped-call]
         max_new_tokens=rules.max_tokens,
         do_sample=drawn,
         # The defaults of transformers would also cut the least probable tokens.

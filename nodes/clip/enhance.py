@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io, ui
 
-from ...ltx2_core.text.enhance import SEED, WritingRules, enhanced
+from ...ltx2_core.text.enhance import SEED, Generation, WritingRules, enhanced
 from ..host.text_model import HostTextModel
 from ..host.values import Clip
 from ..quantity import quantity
@@ -67,7 +67,7 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: Clip, prompt: str, from_image: bool, max_tokens: int, seed: int) -> io.NodeOutput:
-        generation = 4 if "gemma4" in getattr(clip.tokenizer, "clip_name", "") else 3
+        generation: Generation = 4 if "gemma4" in getattr(clip.tokenizer, "clip_name", "") else 3
         if generation == 4 and isinstance(clip.cond_stage_model, HostTextModel):
             raise ValueError(
                 "the text encoder of LTX-2.5 cannot write text: connect an instruction-tuned Gemma, such as "

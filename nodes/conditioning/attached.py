@@ -46,7 +46,9 @@ class AttachedGuide:
     every: int = 1
 
 
-Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames | ReferenceFrames | DubbedAudio
+Attached: TypeAlias = (
+    AttachedImage | AttachedGuide | FirstFrames | SourceFrames | ReferenceFrames | DubbedAudio
+)
 
 
 def attached_to(latent: Latent) -> tuple[Attached, ...]:

@@ -13,6 +13,7 @@ COMPLETE = {
     "retake": "--video {clip} --prompt ball --steps 1",
     "sound": "--prompt ball --steps 1",
     "dub": "{clip} --prompt hello",
+    "hdr": "{clip} --prompt hello -o x.mp4",
     "long": "--width 64 --height 64 --fps 8 --steps 1",
 }
 """Command -> what makes its request complete, in place of ``B``."""
@@ -530,6 +531,14 @@ DUBS: tuple[Row, ...] = (
     ("dub", "{missing} --prompt hello --lora {lora}", "missing.bin"),
     ("dub", "{exr_folder} --prompt hello --lora {lora}", "EXR"),
     ("dub", "B --lora {lora} --steps 3", "--steps"),
+    ("hdr", "B", "exactly one LoRA, the HDR IC-LoRA"),
+    ("hdr", "B --lora {lora} --lora {lora}", "exactly one LoRA, the HDR IC-LoRA"),
+    ("hdr", "B --lora {lora}", "is no HDR IC-LoRA"),
+    ("hdr", "{clip} --lora {lora}", "--prompt"),
+    ("hdr", "--prompt hello --lora {lora}", "--video"),
+    ("hdr", "{clip} --prompt hello --lora {lora} -o x.webm", "--hdr srgb-linear"),
+    ("hdr", "{exr_folder} --prompt hello --lora {lora} -o x.mp4", "EXR"),
+    ("hdr", "B --lora {lora} --steps 3", "--steps"),
 )
 
 ROWS: tuple[Row, ...] = (*HDR, *DUBS, *NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OUTPUT, *OTHERS)

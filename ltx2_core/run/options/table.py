@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "retake": ("source", "edit", "text", *_SHARED),
     "sound": ("source", "edit", "text", *_SHARED),
     "dub": ("source", "text", "model", "execution", "output"),
+    "hdr": ("source", "text", "model", "execution", "output"),
     "long": ("text", "source", "window", "size", "inputs", *_SHARED),
     "plan": ("size", "model", "execution", "output"),
 }
@@ -45,7 +46,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 _OUTPUT = tuple(option.name for option in output_options())
 _TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
 
-_SDR: Final = {"hdr": "only ltx2 generate and ltx2 retake make HDR clips"}
+_SDR: Final = {"hdr": "only ltx2 generate, ltx2 retake and ltx2 hdr make HDR clips"}
 _AS_WRITTEN: Final = dict.fromkeys(
     ("enhance_prompt", "enhancer"), "only ltx2 generate rewrites prompts, and others take them as written"
 )
@@ -67,6 +68,13 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         "stage2_loras": "both stages have the LoRA of Dub-It",
         "negative_prompt": "a dub is sampled without guidance",
         **dict.fromkeys(("passes_per_call", "guidance_parallel"), "a dub is sampled without guidance"),
+    },
+    "hdr": {
+        **_AS_WRITTEN,
+        "temporal_upscaler": "the clip has the frame rate of its source",
+        "stage2_loras": "both stages have the HDR IC-LoRA",
+        "negative_prompt": "it is sampled without guidance",
+        **dict.fromkeys(("passes_per_call", "guidance_parallel"), "it is sampled without guidance"),
     },
     "long": {
         **_SDR,
@@ -102,6 +110,7 @@ _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
     "dub": ("background", "seed", "tiles"),
+    "hdr": ("background", "seed", "tiles"),
 }
 
 
