@@ -134,8 +134,8 @@ class ToHdr:
     def describe(self) -> str:
         smaller = "at the size of the clip" if self.scale == 1 else f"{self.scale} times smaller"
         return (
-            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the result "
-            f"is HDR ({self.hdr}), generated in {self.curve}, with the audio of the source"
+            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the "
+            f"result is HDR ({self.hdr}), generated in {self.curve}, with the audio of the source"
         )
 
 

@@ -43,7 +43,7 @@ def save_light(
     path.parent.mkdir(parents=True, exist_ok=True)
     space, count, (rows, columns) = HDR_SPACES[colours], len(light), light.shape[2:]
 
-    def frames(*, as_bytes: bool) -> Iterator[Tensor]:  # noqa: ARG001 light is never 8-bit
+    def frames(*, as_bytes: bool) -> Iterator[Tensor]:  # noqa: ARG001 light is never asked for as bytes
         for part in light.split(CHUNK_FRAMES):
             check_interrupted()
             # The writers take what a decoder returns: codes in [-1, 1].
