@@ -92,7 +92,7 @@ def enhanced(
     *,
     from_image: bool = False,
 ) -> str:
-    """Rewrite ``prompt`` by ``write``, which continues a conversation by the given rules.
+    """Rewrite ``prompt`` by ``write``, which continues a conversation by the rules it is passed.
 
     ``generation`` is that of the Gemma that writes; ``from_image`` says that the clip begins with an image,
     which the language model does not see. Raises ValueError for an empty prompt.

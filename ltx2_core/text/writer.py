@@ -72,7 +72,7 @@ def writer_of(
 
 
 class _Stop:
-    """A stopping criterion of transformers that asks a function whether to end the answer."""
+    """A stopping criterion of transformers that calls a function, which says whether to end the answer."""
 
     def __init__(self, stop: Callable[[], bool]) -> None:
         self.stop = stop
