@@ -34,7 +34,7 @@ def talking(tiny_set: TinySet, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RULES, 3, WritingRules(max_tokens=8, temperature=0.7))  # type: ignore[arg-type]
+    monkeypatch.setitem(RULES, 3, WritingRules(max_tokens=4, temperature=0.7))  # type: ignore[arg-type]
 
 
 def test_the_text_encoder_and_a_separate_model_write_the_same(tiny_set: TinySet, talking: Path) -> None:
@@ -43,10 +43,11 @@ def test_the_text_encoder_and_a_separate_model_write_the_same(tiny_set: TinySet,
         tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, enhancer=talking, device="cpu"
     )
     first = own.enhance_prompt("a ball rolls")
-    assert first == own.enhance_prompt("a ball rolls") == apart.enhance_prompt("a ball rolls")
+    assert first == apart.enhance_prompt("a ball rolls")
     assert first != own.enhance_prompt("a ball rolls", seed=1)
 
 
+@pytest.mark.slow
 def test_a_file_records_the_prompt_that_was_written(tiny_set: TinySet, talking: Path, tmp_path: Path) -> None:
     clip = tmp_path / "clip.mp4"
     call = (
