@@ -34,7 +34,7 @@ def talking(tiny_set: TinySet, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(RULES, 3, WritingRules(max_tokens=4, temperature=0.7))  # type: ignore[arg-type]
+    monkeypatch.setitem(RULES, 3, WritingRules(max_tokens=8, temperature=0.7))  # type: ignore[arg-type]
 
 
 def test_the_text_encoder_and_a_separate_model_write_the_same(tiny_set: TinySet, talking: Path) -> None:
