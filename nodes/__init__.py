@@ -6,6 +6,8 @@ from comfy_api.latest import ComfyExtension, io
 
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .clip.duration import LTX2AVDurationPredictor
+from .clip.enhance import LTX2AVEnhancePrompt
+from .clip.hdr import LTX2AVDecodeHDR, LTX2AVLoadEXR, LTX2AVSaveHDR
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .clip.memory_plan import LTX2AVMemoryPlan
 from .clip.plan import LTX2AVClipPlan
@@ -20,6 +22,7 @@ from .conditioning.keyframes import (
     LTX2AVSeparateGeneratedKeyframes,
 )
 from .conditioning.time_mask import LTX2AVTimeMask
+from .editing.dub import LTX2AVDub
 from .editing.finish import LTX2AVFinishEdit
 from .editing.long_video import LTX2AVDecodeLongVideo, LTX2AVLongVideo
 from .editing.prepare import LTX2AVExtend, LTX2AVRetake, LTX2AVSound
@@ -46,6 +49,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVClipPlan,
     LTX2AVMemoryPlan,
     LTX2AVPrompt,
+    LTX2AVEnhancePrompt,
     LTX2AVDurationPredictor,
     LTX2AVEmptyLatent,
     LTX2AVConcatLatent,
@@ -72,9 +76,13 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVDecodeAudio,
     LTX2AVDecodeToVideo,
     LTX2AVNextStage,
+    LTX2AVLoadEXR,
+    LTX2AVDecodeHDR,
+    LTX2AVSaveHDR,
     LTX2AVExtend,
     LTX2AVRetake,
     LTX2AVSound,
+    LTX2AVDub,
     LTX2AVFinishEdit,
     LTX2AVSpatialTiles,
     LTX2AVSpeed,

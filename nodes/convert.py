@@ -29,6 +29,9 @@ from ..ltx2_core.shapes import (
 from .host.latents import Latent, concat_av, each_stream, to_av
 from .host.values import Audio
 
+BRIGHTEST = 1.2
+"""Value of an SDR image that no resize exceeds: sharp filters overshoot white by less than a fifth."""
+
 VIDEO_AUDIO_RATE = 48000
 JOIN = (
     "connect the latent of LTX-2 Clip Plan or LTX-2 Empty AV Latent, or join the two with LTX-2 Concat AV "
@@ -112,10 +115,15 @@ def frames_from_image(image: Tensor) -> Tensor:
     """Convert an IMAGE (frames, height, width, channels) in [0, 1] to frames (frames, 3, height, width).
 
     Values stay in [0, 1]. Transparency is dropped, and one grey channel is repeated for all colours. Raises
-    ValueError for other than 1, 3 or 4 channels.
+    ValueError for other than 1, 3 or 4 channels, and for light above white, which would be clipped.
     """
     if image.ndim != 4 or image.shape[-1] not in (1, 3, 4):
         raise ValueError(f"an image is (N, H, W, channels) with 1, 3 or 4 channels; got {tuple(image.shape)}")
+    if image.numel() and float(image.max()) > BRIGHTEST:
+        raise ValueError(
+            f"these images have values up to {float(image.max()):.3g}: they are linear light (HDR), which "
+            "would be clipped here. Connect the codes of LTX-2 Load EXR, or save them with LTX-2 Save HDR"
+        )
     frames = rearrange(image, "n h w c -> n c h w")
     return frames.expand(-1, 3, -1, -1) if frames.shape[1] == 1 else frames[:, :3]
 

@@ -25,6 +25,9 @@ AS_ABOVE = "as above"
 SECONDS, FRAMES = "seconds", "frames"
 """The two values of the widget ``length_unit``."""
 
+AUTO = "auto"
+"""A value of the widget ``length_unit`` of LTX-2 Clip Plan: the length is the predicted one."""
+
 # The largest size of the host's own nodes.
 MAX_SIZE = 16384
 MAX_FPS = 240.0
@@ -112,16 +115,17 @@ def batch_input(what: str = "clips") -> io.Input:
     )
 
 
-def length_unit_input(*, default: str | None = None) -> io.Input:
+def length_unit_input(*, default: str | None = None, auto: bool = False) -> io.Input:
     """A widget that says whether the widget ``length`` counts seconds or frames.
 
-    With ``default`` None the first choice, seconds, is chosen.
+    With ``default`` None the first choice, seconds, is chosen. ``auto`` adds that of a predicted length.
     """
+    more = " auto takes predicted_seconds in place of length." if auto else ""
     return io.Combo.Input(
         "length_unit",
-        options=[SECONDS, FRAMES],
+        options=[SECONDS, FRAMES, *[AUTO] * auto],
         default=default,
-        tooltip="Whether length counts seconds or frames.",
+        tooltip=f"Whether length counts seconds or frames.{more}",
     )
 
 

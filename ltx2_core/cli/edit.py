@@ -1,4 +1,4 @@
-"""The commands ``ltx2 extend``, ``retake``, ``sound`` and ``dub``, which edit a video."""
+"""The commands ``ltx2 extend``, ``retake``, ``sound``, ``dub`` and ``hdr``, which edit a video."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .saving import EditRun
     from .values import Output
 
-EditKind = Literal["extend", "retake", "sound", "audio", "dub"]
+EditKind = Literal["extend", "retake", "sound", "audio", "dub", "hdr"]
 
 _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
     "extend": {
@@ -43,6 +43,7 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
     },
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
     "dub": {},
+    "hdr": {},
 }
 """Kind of edit -> the options that only this kind has, each with the name of its function's argument."""
 
@@ -74,6 +75,12 @@ def sound(chosen: Chosen) -> None:
 def dub(chosen: Chosen) -> None:
     """Dub a video: new speech in its voice, and lips that follow. It needs the IC-LoRA of Dub-It."""
     edit("dub", chosen)
+
+
+@command("hdr", argument="source")
+def hdr(chosen: Chosen) -> None:
+    """Make an HDR clip of an SDR video: linear light as EXR images. It needs the HDR IC-LoRA."""
+    edit("hdr", chosen)
 
 
 def edit(kind: EditKind, chosen: Chosen) -> None:
@@ -121,6 +128,7 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
 
     Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
+    from ..editing.to_hdr import HDR
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
     from .values import Output
@@ -132,6 +140,8 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
         check_command(recorded, "sound" if kind == "audio" else kind, chosen["from_file"])
     chosen.check()
     output = Output.of(chosen, audio_alone=kind == "audio")
+    if kind == "hdr" and chosen["hdr"] is None:
+        output = output.of_space(HDR)
     if kind == "sound":
         output.destination.check_audio()
     if recorded is not None and "hdr" not in chosen.explicit:

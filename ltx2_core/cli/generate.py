@@ -98,6 +98,7 @@ def _generated(chosen: Chosen) -> str | None:
     # Before a dry run prints anything, so that what it prints can also be run.
     stages = pipeline.check(request)
     _report(chosen, pipeline, request)
+    request = _enhanced(chosen, pipeline, request)
     jobs = several_jobs(chosen, request)
     if chosen["dry_run"]:
         print_plan(pipeline, request, stages)
@@ -119,6 +120,27 @@ def _generated(chosen: Chosen) -> str | None:
     else:
         run(pipeline, request, output, doubler)
     return output.printed
+
+
+def _enhanced(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> Request:
+    """With ``--enhance-prompt`` return the request with the prompt that a language model has written.
+
+    The prompt is printed on stderr; with ``--dry-run`` nothing is written. Raises ValueError if there is no
+    language model.
+    """
+    if not chosen["enhance_prompt"]:
+        return request
+    from ..run.enhancer import check_enhancer
+
+    check_enhancer(pipeline.networks, pipeline.enhancer)
+    if chosen["dry_run"]:
+        click.echo("prompt    rewritten by a language model in the run")
+        return request
+    inputs = request.inputs
+    first = inputs.image.source is not None or any(image.frame == 0 for image in inputs.images)
+    prompt = pipeline.enhance_prompt(request.text.prompt, from_image=first)
+    click.echo(f"prompt    {prompt}", err=True)
+    return request.changed(prompt=prompt)
 
 
 def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:

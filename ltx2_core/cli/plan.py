@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +16,14 @@ from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.dfr_plan import asked_clip, stage_notes
 from ..run.pipeline import LTX2Pipeline
+from ..run.planner import decode_dtype_of
 from ..run.recipes import Recipe, of_kind
 from ..run.request import Request
 from ..run.stages import Stage
 from ..storage.files import ParsedJson
-from ..storage.quantized import loaded_bytes
+
+if TYPE_CHECKING:
+    import torch
 
 
 def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
@@ -126,9 +129,10 @@ def _memory_lines(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> Iterator[s
         yield f"memory    keys and values of the text: {size_text(cached) + ' cached' if cached else unless}"
     budget = pipeline.networks.max_memory
     if budget is not None:
-        yield from (f"memory    {line}" for line in pipeline.plan(stages, budget).lines())
+        memory = pipeline.plan(stages, budget, decode_dtype=decode_dtype_of(request))
+        yield from (f"memory    {line}" for line in memory.lines())
         return
-    memory = predict(pipeline, stages)
+    memory = predict(pipeline, stages, decode_dtype_of(request))
     for entry in memory:
         yield (
             f"memory    {entry.stage}: {size_text(entry.weights)} weights, "
@@ -224,18 +228,20 @@ def _scales_text(recipe: Recipe) -> str:
     return f"stg {recipe.stg:g} in block {blocks}, modality {recipe.modality:g}, rescale {recipe.rescale:g}"
 
 
-def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEstimate, ...]:
-    """Estimate the memory in bytes of each stage with the model files and number format of ``pipeline``."""
+def predict(
+    pipeline: LTX2Pipeline, stages: Sequence[Stage], decode_dtype: torch.dtype | None = None
+) -> tuple[MemoryEstimate, ...]:
+    """Estimate the memory in bytes of each stage with the model files and number format of ``pipeline``.
+
+    ``decode_dtype`` is the number format in which the video is decoded, None for that of the run.
+    """
     networks = pipeline.networks
-
-    def weights(*components: Component) -> int:
-        return sum(loaded_bytes(networks.file(c).infos(c).values(), networks.dtype) for c in components)
-
+    weights = networks.component_bytes
     return estimate_memory(
         text_weights=networks.text_encoder_bytes()
         + weights(Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS),
         transformer_weights=weights(Component.TRANSFORMER),
-        decoder_weights=weights(Component.VIDEO_DECODER),
+        decoder_weights=weights(Component.VIDEO_DECODER, dtype=decode_dtype),
         transformer=transformer_config(networks.file(Component.TRANSFORMER).config),
         vae=video_vae_config(networks.file(Component.VIDEO_DECODER).config),
         clips=[stage.sampled for stage in stages],
@@ -243,4 +249,5 @@ def predict(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> tuple[MemoryEsti
         dtype=networks.dtype,
         connector_weights=networks.component_bytes(Component.TEXT_CONNECTORS),
         text=networks.text_size(),
+        decode_dtype=decode_dtype,
     )

@@ -26,7 +26,14 @@ from ..types import Numerics
 from .options import Chosen
 from .values import execution_of, open_pipeline
 
-_EDITS = {"extend": "extend", "retake": "retake", "add_audio": "sound", "dub": "dub", "window": "long"}
+_EDITS = {
+    "extend": "extend",
+    "retake": "retake",
+    "add_audio": "sound",
+    "dub": "dub",
+    "to_hdr": "hdr",
+    "window": "long",
+}
 """Key that only an edit or a long clip writes into a file's settings -> the command that makes it."""
 
 # Without this table a repeated run would hold both its old sigmas and new steps, and a request refuses both.

@@ -190,6 +190,7 @@ def open_pipeline(
         dfr=DfrFiles(
             detail_lora=detail[0] if detail else None, temporal_upscaler=chosen["temporal_upscaler"]
         ),
+        enhancer=chosen["enhancer"],
     )
 
 

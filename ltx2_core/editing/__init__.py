@@ -17,6 +17,7 @@ from .result import Edit
 from .retake import retake
 from .sources import FramesInFile, FramesInMemory
 from .task import EditTask
+from .to_hdr import to_hdr
 
 __all__ = [
     "Edit",
@@ -33,6 +34,7 @@ __all__ = [
     "long_video",
     "retake",
     "text_to_audio",
+    "to_hdr",
 ]
 
 RENAMED = {"add_sound": "add_audio", "PictureReel": "FramesInMemory", "FileReel": "FramesInFile"}

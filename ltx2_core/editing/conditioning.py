@@ -5,7 +5,7 @@ Letters: N frames, F latent frames, T audio latents, S samples.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import torch
@@ -168,3 +168,26 @@ def check_scale(clip: ClipPlan, scale: int) -> None:
             f"a reference {scale} times smaller does not fit {clip.width} x {clip.height}: use a width and "
             f"height that are multiples of {SPATIAL_SCALE * scale}"
         )
+
+
+@dataclass(frozen=True, eq=False)
+class ReferenceFrames:
+    """A conditioning item: the frames of ``footage``, the source, as the reference of an IC-LoRA.
+
+    They are encoded ``scale`` times smaller than the clip of the sampling stage.
+    """
+
+    footage: Footage
+    scale: int
+
+    @property
+    def footage_size(self) -> tuple[int, int]:
+        return self.footage.size
+
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        smaller = replace(clip, width=clip.width // self.scale, height=clip.height // self.scale)
+        latent = codecs.encode_video(self.footage.fitted(smaller).frames)
+        return GuideFrames(latent=latent, frame=0, scale=self.scale)
+
+    def describe(self) -> str:
+        return f"{len(self.footage.frames)} frames of the source as the reference"

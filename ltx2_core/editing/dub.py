@@ -10,20 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.items import Conditioning
 from ..conditioning.reference import OwnAudio, ReferenceAudio
 from ..loading import Component
-from ..media import fit_image
-from ..media.clip_frames import ClipFrames
 from ..run.generation import as_long_as
 from ..run.request import RequestOptions
 from ..shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, latent_frames_of, plan_clip
 from ..types import Numerics
+from .conditioning import ReferenceFrames
 from .edit import make_edit
 from .footage import Footage
 from .joints import cropped
-from .protocols import Encoders, LongPipeline, SampledClip, StageInput, Waveform
+from .protocols import Encoders, LongPipeline, SampledClip, Waveform
 from .result import Edit
 
 STAGES: Final = 2
@@ -82,11 +80,11 @@ class Dub:
     scale: int
     regenerates_video = True
 
-    def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
+    def conditioning(self, codecs: Encoders) -> Sequence[ReferenceFrames | DubbedAudio]:
         audio = self.source.audio
         assert audio is not None
         frames = self.source.part(0, self.clip.frames).on_grid(self.clip)
-        return [DubbedFrames(frames, self.scale), DubbedAudio(audio, self.clip)]
+        return [ReferenceFrames(frames, self.scale), DubbedAudio(audio, self.clip)]
 
     def finish(self, sampled: SampledClip) -> Edit:
         """Make the result of what was ``sampled``: its frames without their padding, and its audio.
@@ -118,50 +116,32 @@ class Dub:
 def plan_dub(source: Footage, scale: int, *, numerics: Numerics) -> Dub:
     """Plan a dub whose reference is encoded ``scale`` times smaller than the clip.
 
+    The clip is that of :func:`reference_clip`. Raises ValueError for a source without audio.
+    """
+    if source.audio is None:
+        raise ValueError("the video has no audio: a dub takes the voice from it; give a video with audio")
+    clip = reference_clip(source, scale, numerics=numerics)
+    return Dub(source=source, clip=clip, scale=scale)
+
+
+def reference_clip(source: Footage, scale: int, *, numerics: Numerics) -> ClipPlan:
+    """Plan a clip of two sampling stages whose reference is ``source``, encoded ``scale`` times smaller.
+
     The clip has the first 8k + 1 frames of ``source``. Its width and height in pixels are multiples of 64 x
     ``scale`` (128 for a scale of 2), so that the first sampling stage, at half the size, still has whole
     latent cells of 32 pixels in a reference that is ``scale`` times smaller. They are the source's width and
     height, rounded up to such a multiple if the ``fit`` of the source is "own", else to the nearest one, and
     at least one multiple. ``numerics`` is the implementation whose rounding is followed, the official one or
-    ComfyUI's. Raises ValueError for a source without audio.
+    ComfyUI's.
     """
-    if source.audio is None:
-        raise ValueError("the video has no audio: a dub takes the voice from it; give a video with audio")
     multiple = SPATIAL_SCALE * STAGES * scale
     # Rounded up, because a source at its own size is padded and never cut.
     rounded = math.ceil if source.fit == "own" else round
     width, height = (max(1, rounded(size / multiple)) * multiple for size in source.size)
     frames = frames_of(latent_frames_of(len(source.frames)))
-    clip = plan_clip(
+    return plan_clip(
         width, height, frames=frames, fps=source.fps, snap=Snap.ERROR, stages=STAGES, numerics=numerics
     )
-    return Dub(source=source, clip=clip, scale=scale)
-
-
-@dataclass(frozen=True, eq=False)
-class DubbedFrames:
-    """A conditioning item: the frames of ``footage``, the source, as the reference of a dub.
-
-    They are encoded ``scale`` times smaller than the clip of the sampling stage.
-    """
-
-    footage: Footage
-    scale: int
-
-    @property
-    def footage_size(self) -> tuple[int, int]:
-        return self.footage.size
-
-    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
-        frames, size = self.footage.frames, (clip.width // self.scale, clip.height // self.scale)
-        if isinstance(frames, ClipFrames):
-            latent = codecs.encode_video(frames.fitted(*size, "official"))
-        else:
-            latent = codecs.encode_video(fit_image(frames, *size))
-        return GuideFrames(latent=latent, frame=0, scale=self.scale)
-
-    def describe(self) -> str:
-        return f"{len(self.footage.frames)} frames of the source as the reference"
 
 
 @dataclass(frozen=True, eq=False)

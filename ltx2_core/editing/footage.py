@@ -167,17 +167,18 @@ class Footage:
             return replace(self, frames=self.frames.fitted(clip.width, clip.height, mode))
         return replace(self, frames=fit_image(self.frames, clip.width, clip.height, mode=mode))
 
-    def on_grid(self, clip: ClipPlan) -> Footage:
+    def on_grid(self, clip: ClipPlan, *, mirrored: bool = False) -> Footage:
         """Return the source as the model sees it: if its ``fit`` is "own", padded to the size of ``clip``.
 
-        Else the source is returned unchanged. A first sampling stage of smaller size scales the padded frames
+        The last row and column are repeated, or with ``mirrored`` the frames are reflected. Else the source
+        is returned unchanged. A first sampling stage of smaller size scales the padded frames
         down, which crops nothing, because the proportions are equal.
         """
         if self.fit != "own":
             return self
         if isinstance(self.frames, ClipFrames):
-            return replace(self, frames=self.frames.padded(clip.width, clip.height))
-        return replace(self, frames=pad_image(self.frames, clip.width, clip.height))
+            return replace(self, frames=self.frames.padded(clip.width, clip.height, mirrored=mirrored))
+        return replace(self, frames=pad_image(self.frames, clip.width, clip.height, mirrored=mirrored))
 
     def beside(self, clip: ClipPlan) -> Footage:
         """Return the source at the size of the result of the edit.

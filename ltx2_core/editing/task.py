@@ -21,8 +21,10 @@ from .footage import Footage
 from .protocols import LongPipeline, OnSampled, Waveform
 from .result import Edit
 from .retake import Retake, plan_retake, retake
+from .to_hdr import HDR, plan_hdr_of, to_hdr
+from .to_hdr import SETTINGS as HDR_SETTINGS
 
-EditKind = Literal["extend", "retake", "sound", "audio", "dub"]
+EditKind = Literal["extend", "retake", "sound", "audio", "dub", "hdr"]
 
 
 class EditArguments(TypedDict, total=False):
@@ -57,7 +59,12 @@ class RetakeRegions(TypedDict):
     rounding: Rounding
 
 
-FIXED: Mapping[EditKind, RequestOptions] = {"sound": {"stages": 1}, "audio": {"stages": 1}, "dub": SETTINGS}
+FIXED: Mapping[EditKind, RequestOptions] = {
+    "sound": {"stages": 1},
+    "audio": {"stages": 1},
+    "dub": SETTINGS,
+    "hdr": HDR_SETTINGS,
+}
 """Fields of the request that a kind of edit decides."""
 
 _OWN = frozenset(EditArguments.__annotations__)
@@ -109,6 +116,8 @@ class EditTask:
             return extend(pipeline, self.prompt, source, **options)
         if self.kind == "dub":
             return dub(pipeline, self.prompt, source, **options)
+        if self.kind == "hdr":
+            return to_hdr(pipeline, self.prompt, source, **options)
         if self.kind == "sound":
             return add_audio(pipeline, self.prompt, source, **options)
         return retake(pipeline, self.prompt, source, **{**options, **_retake_regions(options)})
@@ -139,6 +148,8 @@ class EditTask:
         source, stages = self._footage(), self.options.get("stages", 1)
         if self.kind == "dub":
             return plan_dub_of(pipeline, source)
+        if self.kind == "hdr":
+            return plan_hdr_of(pipeline, source, self.options.get("hdr", HDR))
         if self.kind == "sound":
             return plan_audio_of(pipeline, source, own.get("ceiling_db", CEILING_DB))
         if self.kind == "extend":
@@ -168,7 +179,8 @@ class EditTask:
         return Footage.read(
             self.source,
             background=parse_colour(self.options.get("background", "black")),
-            hdr=self.options.get("hdr"),
+            # The source of this kind is SDR, and its result alone is HDR.
+            hdr=None if self.kind == "hdr" else self.options.get("hdr"),
             fps=self.options.get("source_fps"),
         )
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..storage.files import ParsedJson, read_object
 from ..storage.header import Header, read_header
@@ -42,6 +42,14 @@ STACKED = (
 # The range of ComfyUI's LoraLoader, so that its workflows load with the same numbers.
 MAX_STRENGTH = 100
 """The largest strength of a LoRA, in either direction."""
+
+_HDR_CURVES: Mapping[str, Literal["acescct", "logc3"]] = {
+    "logc3": "logc3",
+    "acescct": "acescct",
+    "true": "logc3",
+    "1": "logc3",
+}
+"""Value of ``hdr_transform`` in an HDR IC-LoRA's metadata, in lower case -> its log codes."""
 
 _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
@@ -103,6 +111,23 @@ class Lora:
     def reference_temporal_scale_factor(self) -> int:
         """n if an IC-LoRA was trained with every n-th frame of its reference videos; 1 if not stated."""
         return self._factor(REFERENCE_KEYS[1])
+
+    @property
+    def hdr_curve(self) -> Literal["acescct", "logc3"] | None:
+        """The log codes in which an HDR IC-LoRA generates frames; None for other LoRAs.
+
+        It is the ``hdr_transform`` of the file's metadata, where "true" is LogC3, as in the official
+        pipeline. Raises ValueError for an unknown one.
+        """
+        stated = str(self.metadata.get("hdr_transform", self.metadata.get("use_hdr_transform", ""))).lower()
+        if stated in ("", "none", "false", "0"):
+            return None
+        if stated not in _HDR_CURVES:
+            raise ValueError(
+                f"{self.path.name}: hdr_transform={stated!r} in its metadata is unknown; known are "
+                f"{', '.join(_HDR_CURVES)}"
+            )
+        return _HDR_CURVES[stated]
 
     @property
     def ranks(self) -> tuple[int, ...]:

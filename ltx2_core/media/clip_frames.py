@@ -25,8 +25,8 @@ class ClipFrames:
 
     Only the frames of a slice are in memory. Consecutive slices are decoded without seeking; any other slice
     starts decoding at the keyframe before it. If ``padding`` is set, a (width, height), frames are padded to
-    that size at the right and below; if ``size`` is set, a (width, height), they are then fitted to it by the
-    mode ``fit`` of :func:`~ltx2_core.media.fit_image`.
+    that size at the right and below, with ``mirrored`` by their reflection; if ``size`` is set, a (width,
+    height), they are then fitted to it by the mode ``fit`` of :func:`~ltx2_core.media.fit_image`.
     """
 
     clip: VideoClip
@@ -35,6 +35,7 @@ class ClipFrames:
     padding: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
     fit: FitMode = "official"
+    mirrored: bool = False
     _position: int = field(default=0, init=False, repr=False)
     _decoded: Iterator[Tensor] | None = field(default=None, init=False, repr=False)
 
@@ -78,7 +79,7 @@ class ClipFrames:
         # In this order, because ``size`` has the proportions of the padded frames, so that fitting crops
         # nothing.
         if self.padding is not None:
-            pixels = pad_image(pixels, *self.padding)
+            pixels = pad_image(pixels, *self.padding, mirrored=self.mirrored)
         return self.clip.coded(pixels if self.size is None else fit_image(pixels, *self.size, mode=self.fit))
 
     def split(self, length: int) -> Iterator[Tensor]:
@@ -94,12 +95,13 @@ class ClipFrames:
         low, high, _ = slice(first, stop).indices(len(self))
         return replace(self, first=self.first + low, stop=self.first + max(low, high))
 
-    def padded(self, width: int, height: int) -> ClipFrames:
+    def padded(self, width: int, height: int, *, mirrored: bool = False) -> ClipFrames:
         """Return these frames padded at the right and below to ``width`` x ``height`` pixels.
 
-        Neither side may be smaller than that of the frames. Nothing is decoded.
+        The last row and column are repeated, or with ``mirrored`` the frames are reflected. Neither side may
+        be smaller than that of the frames. Nothing is decoded.
         """
-        return replace(self, padding=(width, height))
+        return replace(self, padding=(width, height), mirrored=mirrored)
 
     def fitted(self, width: int, height: int, fit: FitMode) -> ClipFrames:
         """Return these frames fitted to ``width`` x ``height`` pixels; nothing is decoded.

@@ -152,6 +152,23 @@ HDR_SPACES: Final[dict[str, HdrSpace]] = {
 assert tuple(HDR_SPACES) == HDR_NAMES
 
 
+HdrCurve: TypeAlias = Literal["acescct", "logc3"]
+"""Which log codes a model was trained with: ACEScct by LTX-2.5 itself, LogC3 by the HDR IC-LoRA."""
+
+
+def light_of(codes: Tensor, curve: HdrCurve, space: HdrSpace) -> Tensor:
+    """Convert log codes (..., 3, H, W) in [0, 1] of ``curve`` to float32 pixels of ``space``.
+
+    Codes of ACEScct are on the primaries of ACEScg, those of LogC3 on Rec. 709. Codes outside [0, 1] are
+    clipped.
+    """
+    if curve == "acescct":
+        return space.of_codes(codes)
+    # Codes below black are negative light, which other primaries would mix into all channels.
+    light = change_primaries(logc3_decode(codes).clamp(min=0), "rec709", space.primaries)
+    return acescct_encode(light) if space.is_log else light.clamp(min=0)
+
+
 def codes_to_rec709(codes: Tensor) -> Tensor:
     """Convert ACEScct codes (..., 3, H, W), as a run computes them, to linear light of BT.709, 0 or more."""
     return HDR_SPACES["srgb-linear"].of_codes(codes)

@@ -115,10 +115,11 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
     raise ValueError(f"mode must be 'official', 'comfy', 'pad' or 'stretch'; got {mode!r}")
 
 
-def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
+def pad_image(frames: Tensor, width: int, height: int, *, mirrored: bool = False) -> Tensor:
     """Pad frames (N, 3, H, W) at the right and below by repeating the last column and row.
 
-    The result is (N, 3, height, width). Raises ValueError for a size that is smaller than the frames.
+    With ``mirrored`` the frames are reflected there instead, as far as they are large enough for that. The
+    result is (N, 3, height, width). Raises ValueError for a size that is smaller than the frames.
     """
     rows, columns = frames.shape[-2:]
     if height < rows or width < columns:
@@ -126,7 +127,9 @@ def pad_image(frames: Tensor, width: int, height: int) -> Tensor:
     if (rows, columns) == (height, width):
         return frames
     # Repeated pixels are closer to the training data than a black bar, which the model may continue.
-    return F.pad(frames, (0, width - columns, 0, height - rows), mode="replicate")
+    missing = (0, width - columns, 0, height - rows)
+    reflected = mirrored and missing[1] < columns and missing[3] < rows
+    return F.pad(frames, missing, mode="reflect" if reflected else "replicate")
 
 
 def as_frames(frames: Tensor | NDArray[Any]) -> Tensor:

@@ -44,7 +44,7 @@ class Clip:
 
     Attributes:
         frames: a function that yields the frames; None for audio alone.
-        audio: a function that returns consecutive pieces (C, S) and their rate in Hz.
+        audio: a function that returns consecutive pieces (C, S) and their rate in Hz; None is a silent video.
         tags: texts by name, for a kind of file that has tags.
         hdr: a key of ``HDR_SPACES`` for an HDR clip, whose frames are codes of ACEScct; None for SDR.
     """
@@ -54,7 +54,7 @@ class Clip:
     fps: float
     frame_count: int
     frames: Frames | None
-    audio: Callable[[], tuple[Iterable[Tensor], int]]
+    audio: Callable[[], tuple[Iterable[Tensor], int]] | None
     tags: Mapping[str, str] = field(default_factory=dict)
     hdr: str | None = None
 
@@ -107,6 +107,7 @@ def save_clip(
         log.info(note)
     # An audio file of a clip with video does not decode its frames, the longest part of the work.
     if clip.frames is None or not destination.format.video:
+        assert clip.audio is not None
         pieces, rate = clip.audio()
         with timed("encode"):
             write_audio(destination, pieces, rate, metadata=clip.tags, encoding=encoding)
@@ -148,7 +149,7 @@ def _save_video(
     audio = audio_encoding(destination.format, encoding)
     pieces: Iterable[Tensor] = ()
     rate = None
-    if audio is not None:
+    if audio is not None and clip.audio is not None:
         pieces, own = clip.audio()
         rate = audio.codec.rate_for(own)
         # Not every codec has the rate of the vocoder.

@@ -42,14 +42,15 @@ def estimate_memory(
     connector_weights: int = 0,
     text: TextSize | None = None,
     finished: ClipPlan | None = None,
+    decode_dtype: torch.dtype | None = None,
 ) -> tuple[MemoryEstimate, ...]:
     """The memory of each stage of a run with a batch of one: text, sampling of each clip, decoding.
 
     The ``*_weights`` are bytes; those of the connectors are part of ``text_weights``. ``clips`` has one entry
     for each sampling stage; ``finished`` is the clip that is decoded, None the last of them. Without ``text``
-    the activations of text encoding count 0. Only one network is
-    assumed to be loaded at a time, so the peak of the run is the largest entry. An estimate, not a bound:
-    attention is assumed to be fused, and allocators round up.
+    the activations of text encoding count 0. ``decode_dtype`` is the number format in which the video is
+    decoded, None for ``dtype``. Only one network is assumed to be loaded at a time, so the peak of the run is
+    the largest entry. An estimate, not a bound: attention is assumed to be fused, and allocators round up.
     """
     itemsize = dtype.itemsize
     encoder, connectors = (0, 0) if text is None else text_bytes(text, itemsize)
@@ -70,7 +71,7 @@ def estimate_memory(
             stage="decode",
             weights=decoder_weights,
             # Only the result of the last stage is decoded.
-            activations=decoding(vae, finished or clips[-1], itemsize).peak,
+            activations=decoding(vae, finished or clips[-1], (decode_dtype or dtype).itemsize).peak,
         )
     )
     return tuple(stages)

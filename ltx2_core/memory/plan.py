@@ -142,6 +142,7 @@ def plan_memory(
     text_keys: int = 0,
     source: PlannedStage | None = None,
     finished: ClipPlan | None = None,
+    decode_dtype: torch.dtype | None = None,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
@@ -152,8 +153,9 @@ def plan_memory(
     ``clips`` has one entry for each sampling stage; ``finished`` is the clip that is decoded, by default the
     last of them. ``batch`` samples go through the transformer at once, and
     ``text_keys`` bytes of cached text keys and values are held while it samples. ``source`` is the stage that
-    encodes the source of an edit, None without. A positive and a negative prompt of the full length are
-    assumed.
+    encodes the source of an edit, None without. ``decode_dtype`` is the number format in which the video is
+    decoded, None for ``dtype``; the decoder's weights in ``size`` are in that format. A positive and a
+    negative prompt of the full length are assumed.
 
     Raises ValueError for a budget below 1.
     """
@@ -171,7 +173,9 @@ def plan_memory(
     resident, on_device = _resident_blocks(size, room - max(steps))
     offloaded = (blocks - resident) * size.block_weights
 
-    decode = choose_decode(room - size.decoder_weights, vae=size.vae, clip=decoded, dtype=dtype)
+    decode = choose_decode(
+        room - size.decoder_weights, vae=size.vae, clip=decoded, dtype=decode_dtype or dtype
+    )
     # The connectors are small and always run on the device, even if the encoder does not.
     encoder, connectors = text_stages(size.text_weights, size.connector_weights, size.text, itemsize)
     stages = [

@@ -78,7 +78,7 @@ class Components(NetworkSizes):
                     self._held.pop(component, None)
             if not self._holds(Component.TEXT_ENCODER):
                 self._held_text = None
-            self._release()
+            self.release()
 
     def _holds(self, component: Component) -> bool:
         return self.keep_loaded or component in self._holding
@@ -114,7 +114,7 @@ class Components(NetworkSizes):
             finally:
                 # The name would hold the weights while memory is released.
                 del other
-                self._release()
+                self.release()
             return
         dtype = usual
         # Taken out, so that a network whose exchange of LoRAs was interrupted is never used again.
@@ -148,7 +148,7 @@ class Components(NetworkSizes):
             self._offload(network, component)
             # The name would hold the weights while memory is released.
             del network
-            self._release()
+            self.release()
 
     @contextmanager
     def use_transformer(
@@ -239,7 +239,7 @@ class Components(NetworkSizes):
                 self._offload(encoder, Component.TEXT_ENCODER)
                 # The name would hold the weights while memory is released.
                 del encoder
-        self._release()
+        self.release()
 
     def _place(self, network: nn.Module, device: torch.device) -> None:
         """Move an offloaded network back to ``device``; without ``max_memory`` nothing is offloaded."""
@@ -250,7 +250,8 @@ class Components(NetworkSizes):
         if self.max_memory is not None and self._holds(component):
             network.to("cpu")
 
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Return the memory of freed networks to the device, unless the networks of this run stay on it."""
         # Freed memory stays with PyTorch's allocator, where other processes cannot use it.
         if self.device.type == "cuda" and (self.max_memory is not None or not self.keep_loaded):
             torch.cuda.empty_cache()

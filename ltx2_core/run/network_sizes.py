@@ -41,14 +41,16 @@ class NetworkSizes(ModelFiles):
         text_keys: int = 0,
         source: tuple[int, int] | None = None,
         finished: ClipPlan | None = None,
+        decode_dtype: torch.dtype | None = None,
     ) -> MemoryPlan:
         """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes of the device.
 
         ``batch`` is how many samples share one forward pass of the transformer, ``text_keys`` how many bytes
         the cached keys and values of the text take. ``source`` is the (width, height) in pixels of an edit's
         source video, whose frames are encoded too; None without one. ``finished`` is the clip that is
-        decoded; None is the last of ``clips``. Only headers of files are read. If no plan fits into the
-        budget, the result is the one with the lowest peak, whose ``fits`` is False.
+        decoded; None is the last of ``clips``. ``decode_dtype`` is the number format in which the video is
+        decoded, None for that of the run. Only headers of files are read. If no plan fits into the budget,
+        the result is the one with the lowest peak, whose ``fits`` is False.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER)
@@ -61,7 +63,7 @@ class NetworkSizes(ModelFiles):
             transformer_weights=weights - saved * max(0, transformer.num_layers - 2),
             # The first and the last block are larger, in 16 bits; the difference counts as resident.
             block_weights=blocks // transformer.num_layers - saved,
-            decoder_weights=self.component_bytes(Component.VIDEO_DECODER),
+            decoder_weights=self.component_bytes(Component.VIDEO_DECODER, dtype=decode_dtype),
             transformer=transformer,
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
             connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
@@ -78,6 +80,7 @@ class NetworkSizes(ModelFiles):
             batch=batch,
             text_keys=text_keys,
             source=reading,
+            decode_dtype=decode_dtype,
         )
 
     def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
@@ -100,22 +103,24 @@ class NetworkSizes(ModelFiles):
         """
         if self.max_memory is None:
             return None
-        dtype, decoder = dtype or self.dtype, self.file(Component.VIDEO_DECODER)
         return choose_decode(
             # The weights of the decoder share the budget with what it computes.
-            usable(self.max_memory) - loaded_bytes(decoder.infos(Component.VIDEO_DECODER).values(), dtype),
-            vae=video_vae_config(decoder.config),
+            usable(self.max_memory) - self.component_bytes(Component.VIDEO_DECODER, dtype=dtype),
+            vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
             clip=clip,
-            dtype=dtype,
+            dtype=dtype or self.dtype,
         )
 
-    def component_bytes(self, *components: Component, within: str = "") -> int:
-        """Bytes that the tensors of ``components`` take once they are loaded in this run's number format.
+    def component_bytes(
+        self, *components: Component, within: str = "", dtype: torch.dtype | None = None
+    ) -> int:
+        """Bytes that the tensors of ``components`` take once they are loaded in ``dtype``.
 
-        Only tensors whose name begins with ``within`` are counted, such as ``transformer_blocks.``.
+        Only tensors whose name begins with ``within`` are counted, such as ``transformer_blocks.``. The
+        number format ``dtype`` is by default that of the run.
         """
         infos = (item for c in components for item in self.file(c).infos(c).items())
-        return loaded_bytes((info for name, info in infos if name.startswith(within)), self.dtype)
+        return loaded_bytes((info for name, info in infos if name.startswith(within)), dtype or self.dtype)
 
     def text_bytes(self) -> int:
         """Bytes of the text encoder, the text projection and the connectors once they are loaded."""

@@ -22,6 +22,7 @@ from ..loading import Component
 from ..loading.save_diffusers import save_diffusers
 from ..out_of_memory import clearly
 from ..sampling.caching import Evaluations
+from ..text.enhance import SEED
 from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
 from ..types import AVLatent, Numerics
@@ -30,6 +31,7 @@ from .dfr import DfrRun
 from .dfr_plan import NO_DFR_FILES, DfrFiles, asked_clip, at_frames, detail_scale, dfr_files
 from .dfr_stages import DfrStages
 from .duration import predict_seconds, with_length
+from .enhancer import enhance_prompt
 from .execution import Execution
 from .flat_options import RequestOptions
 from .frame_rate import doubled_frames
@@ -69,6 +71,8 @@ class LTX2Pipeline(Planner):
         upscaler: latent upscaler file, needed for two stages.
         video_decoder: file of a video VAE that decodes instead of the checkpoint's own decoder, such as the
             diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
+        enhancer: folder of an instruction-tuned Gemma that rewrites prompts in :meth:`enhance_prompt`.
+            Without it the text encoder does, if it is a Gemma 3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
         dfr: files that only the DFR pipeline uses, ``pipeline_kind="dfr"`` of a call.
@@ -83,6 +87,7 @@ class LTX2Pipeline(Planner):
         text_encoder: str | os.PathLike[str] | None = None,
         upscaler: str | os.PathLike[str] | None = None,
         video_decoder: str | os.PathLike[str] | None = None,
+        enhancer: str | os.PathLike[str] | None = None,
         loras: Sequence[LoraFile] = (),
         stage2_loras: Sequence[LoraFile] = (),
         dfr: DfrFiles = NO_DFR_FILES,
@@ -108,6 +113,7 @@ class LTX2Pipeline(Planner):
             numerics=numerics,
             video_decoder=video_decoder,
         )
+        self.enhancer = enhancer
         super().__init__(
             networks,
             open_loras(loras),
@@ -155,7 +161,7 @@ class LTX2Pipeline(Planner):
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
         stages = self.check(request, further=bool(extra), source=source_size(extra))
-        plan = self._memory_plan(stages, source_size(extra))
+        plan = self._memory_plan(request, stages, source_size(extra))
         files, predicted_s = file_records(request), None
         # Text first: unless networks are held, its encoder is freed before the transformer is loaded.
         with self.networks.clock.timed("text"):
@@ -165,7 +171,7 @@ class LTX2Pipeline(Planner):
                 request = with_length(request, predicted_s)
                 # Size and memory were checked for the usual length.
                 stages = self.check(request, further=bool(extra), source=source_size(extra))
-                plan = self._memory_plan(stages, source_size(extra))
+                plan = self._memory_plan(request, stages, source_size(extra))
         input_audio = read_input_audio(request, stages[0])
         whole = [stage for stage in stages if stage.tile is None]
         if request.staging.pipeline is not None:
@@ -243,6 +249,21 @@ class LTX2Pipeline(Planner):
         """
         text = self.resolve(Request(prompt=prompt, negative_prompt=negative_prompt)).text
         return encode_prompts(self, text)
+
+    def enhance_prompt(
+        self, prompt: str, *, from_image: bool = False, seed: int = SEED, stop: Stop | None = None
+    ) -> str:
+        """Rewrite a short prompt to a full caption by the language model ``enhancer``, or the text encoder.
+
+        Without an ``enhancer`` the text encoder does it, which must be a Gemma 3 then; that of LTX-2.5 cannot
+        write text. ``from_image`` says that the clip begins with an image, which the language model does not
+        see. ``seed`` decides answers that are drawn at random, those of Gemma 3. ``stop`` is called after
+        each token; if it returns True, the answer ends there. The result is ``prompt`` itself if the language
+        model writes nothing. Raises ValueError if there is no language model.
+        """
+        return enhance_prompt(
+            self.networks, self.enhancer, prompt, from_image=from_image, seed=seed, stop=stop
+        )
 
     def save_diffusers(self, folder: str | os.PathLike[str]) -> None:
         """Write the model files of this pipeline, without LoRAs, as a new diffusers folder.

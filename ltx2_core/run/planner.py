@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 
+import torch
+
 from ..config import transformer_config
 from ..loading import Component, Lora, LoraReport
 from ..loading.file_set import stage_factor
@@ -133,12 +135,18 @@ class Planner(Codecs):
         return any(TEXT_PARTS & lora.components for lora in self.stage2_loras)
 
     def plan(
-        self, stages: Sequence[Stage], budget: int, *, source: tuple[int, int] | None = None
+        self,
+        stages: Sequence[Stage],
+        budget: int,
+        *,
+        source: tuple[int, int] | None = None,
+        decode_dtype: torch.dtype | None = None,
     ) -> MemoryPlan:
         """Plan how ``stages`` run within ``budget`` bytes of device memory, from headers of files alone.
 
         ``source`` is the (width, height) in pixels of an edit's source video, whose frames are encoded too;
-        None without one.
+        None without one. ``decode_dtype`` is the number format in which the video is decoded, None for that
+        of the run; see :func:`decode_dtype_of`.
         """
         return self.networks.plan(
             [stage.sampled for stage in stages],
@@ -147,6 +155,7 @@ class Planner(Codecs):
             batch=self.speed.batch(stages),
             text_keys=self.text_keys_bytes(stages),
             source=source,
+            decode_dtype=decode_dtype,
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
@@ -183,18 +192,30 @@ class Planner(Codecs):
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
             )
-        plan = self._memory_plan(stages, source)
+        plan = self._memory_plan(request, stages, source)
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
         return stages
 
-    def _memory_plan(self, stages: Sequence[Stage], source: tuple[int, int] | None) -> MemoryPlan | None:
-        """Plan how ``stages`` run within ``max_memory``; None if the run has no such budget.
+    def _memory_plan(
+        self, request: Request, stages: Sequence[Stage], source: tuple[int, int] | None
+    ) -> MemoryPlan | None:
+        """Plan how ``stages`` of ``request`` run within ``max_memory``; None if the run has no such budget.
 
         ``source`` is the (width, height) in pixels of an edit's source video; None without one.
         """
         budget = self.networks.max_memory
-        return None if budget is None else self.plan(stages, budget, source=source)
+        if budget is None:
+            return None
+        return self.plan(stages, budget, source=source, decode_dtype=decode_dtype_of(request))
 
     def _recipe_of(self, request: Request) -> Recipe:
         return of_kind(self.recipe, distilled=request.sampling.distilled)
+
+
+def decode_dtype_of(request: Request) -> torch.dtype | None:
+    """The number format in which the video of ``request`` is decoded: float32 for an HDR clip.
+
+    None is the number format of the run.
+    """
+    return None if request.inputs.hdr is None else torch.float32

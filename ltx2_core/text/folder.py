@@ -11,7 +11,10 @@ from ..storage.header import TensorInfo, read_header
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
 """Prefixes of the language model's tensors: Google's release, newer transformers, text-only, inner module."""
 
-_NAME = r"(?:layers\.\d+|embed_tokens|norm)\..+"
+_NAME = (
+    r"(?:layers\.\d+|embed_tokens|norm"
+    r"|embed_tokens_per_layer|per_layer_model_projection|per_layer_projection_norm)\..+"
+)
 _LANGUAGE_KEY = re.compile(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})({_NAME})$")
 
 

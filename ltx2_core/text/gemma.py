@@ -135,6 +135,7 @@ def _from_infos(
 ) -> Gemma:
     check_layers(config, infos)
     model = _empty(config)
+    infos = _without_shared(infos, model)
     shapes = _shapes(model)
     layers = find_quantized(infos, read_markers(infos, metadata))
     # Scales have no counterpart in the model of transformers and would count as unexpected.
@@ -180,6 +181,15 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
     "gemma4_text": ("Gemma4TextConfig", "Gemma4TextModel"),
     "gemma4_unified_text": ("Gemma4UnifiedTextConfig", "Gemma4UnifiedTextModel"),
 }
+
+
+def _without_shared(infos: Mapping[str, TensorInfo], model: Any) -> dict[str, TensorInfo]:
+    """Leave out tensors that files hold and the network does not read.
+
+    They are keys and values of layers of a Gemma 4 that take those of an earlier layer.
+    """
+    unread = tuple(f"{name}." for name in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    return {name: info for name, info in infos.items() if not name.startswith(unread)}
 
 
 def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
@@ -243,6 +253,8 @@ def _restore_constants(model: Any) -> None:
     """Compute constants that checkpoints do not store, in place: embedding scale and rotary frequencies."""
     # In float32: transformers casts it to the dtype of the weights when it is used.
     model.embed_tokens.embed_scale = torch.tensor(model.config.hidden_size**0.5)
+    if width := getattr(model.config, "hidden_size_per_layer_input", None):
+        model.embed_tokens_per_layer.embed_scale = torch.tensor(width**0.5)
     for name, module in list(model.named_children()):
         if name.startswith("rotary_emb"):
             setattr(model, name, type(module)(module.config))

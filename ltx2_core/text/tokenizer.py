@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +26,11 @@ MAX_TOKENS = 1024
 
 MARKERS = ("<start_of_turn>", "<end_of_turn>", "<|turn>", "<turn|>")
 """Tokens that divide a conversation into turns, of Gemma 3 and Gemma 4."""
+ENDS = ("<end_of_turn>", "<turn|>")
+"""Those of the ``MARKERS`` that end a turn."""
+
+
+_MARK = re.compile(f"({'|'.join(map(re.escape, MARKERS))})")
 
 
 class Tokenizer:
@@ -45,13 +51,16 @@ class Tokenizer:
         max_tokens: int = MAX_TOKENS,
         decode: Callable[[list[int]], str] | None = None,
         special: Mapping[str, int] = MappingProxyType({}),
+        eos_id: int | None = None,
     ) -> None:
         """Wrap ``encode``, which maps text to token ids without special tokens, and ``decode``, its reverse.
 
         ``vocab_size`` is the number of tokens, ``bos_id`` and ``pad_id`` are ids, ``max_tokens`` is the
         length to which prompts are truncated. ``special`` maps those tokens that divide a conversation into
-        turns (``MARKERS``, such as "<start_of_turn>") to ids, as far as this tokenizer has them.
+        turns (``MARKERS``, such as "<start_of_turn>") to ids, as far as this tokenizer has them. ``eos_id``
+        is the id of the token that ends a text, None if there is none.
         """
+        self.eos_id = eos_id
         self.encode = encode
         self.decode = decode
         self.special = special
@@ -80,6 +89,26 @@ class Tokenizer:
             ids[index, longest - len(one) :] = torch.tensor(one)
             mask[index, longest - len(one) :] = 1
         return ids, mask
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Those of the ``ENDS``, the marks at the end of a turn, that this tokenizer has."""
+        return tuple(name for name in ENDS if name in self.special)
+
+    def conversation_ids(self, text: str) -> list[int]:
+        """Token ids of a conversation, BOS first; each mark of a turn in ``text`` becomes one id.
+
+        Raises ValueError if ``text`` has marks that this tokenizer lacks.
+        """
+        ids = [self.bos_id]
+        for part in _MARK.split(text):
+            if part in MARKERS and part not in self.special:
+                raise ValueError(
+                    f"this tokenizer has no {part}: it belongs to no language model that answers, so that it "
+                    "cannot enhance prompts"
+                )
+            ids += [self.special[part]] if part in MARKERS else self.encode(part)
+        return ids
 
     def _ids(self, prompt: str) -> list[int]:
         # Stripped as in the official encoder: a space at the end is a token of its own and changes the
@@ -148,7 +177,13 @@ def _from_json(path: Path, content: bytes) -> Tokenizer:
     found = {marker: fast.token_to_id(marker) for marker in MARKERS}
     special = {marker: number for marker, number in found.items() if number is not None}
     return Tokenizer(
-        encode, vocab_size=fast.get_vocab_size(), bos_id=bos, pad_id=pad, decode=decode, special=special
+        encode,
+        vocab_size=fast.get_vocab_size(),
+        bos_id=bos,
+        pad_id=pad,
+        decode=decode,
+        special=special,
+        eos_id=fast.token_to_id("<eos>"),
     )
 
 
@@ -186,4 +221,5 @@ def _from_sentencepiece(path: Path, content: bytes) -> Tokenizer:
         pad_id=pieces.pad_id(),
         decode=decode,
         special=special,
+        eos_id=pieces.eos_id(),
     )

@@ -12,6 +12,7 @@ from ...ltx2_core.types import AVLatent, Numerics
 from ..conditioning.attached import marked_guides
 from ..host.latents import Latent, from_av
 from ..inputs import (
+    AUTO,
     FRAMES,
     SECONDS,
     Plan,
@@ -56,7 +57,7 @@ class LTX2AVClipPlan(io.ComfyNode):
             inputs=[
                 size_input("width", 768, "In pixels"),
                 size_input("height", 512, "In pixels"),
-                length_unit_input(default=SECONDS),
+                length_unit_input(default=SECONDS, auto=True),
                 length_input(
                     5.0,
                     "Length of the clip. The number of frames is rounded to 8k + 1 (9, 17, ... 121, ...) and "
@@ -90,6 +91,12 @@ class LTX2AVClipPlan(io.ComfyNode):
                     tooltip="Size of the clip with an image connected, in millions of pixels: 1 is about "
                     "1280 x 768. More is sharper and needs more memory and time.",
                 ),
+                io.Float.Input(
+                    "predicted_seconds",
+                    optional=True,
+                    force_input=True,
+                    tooltip="From seconds of LTX-2 Duration Predictor, for length_unit auto.",
+                ),
             ],
             outputs=[
                 Plan.Output(display_name="plan", tooltip="For nodes that need frame rate and length."),
@@ -117,14 +124,17 @@ class LTX2AVClipPlan(io.ComfyNode):
         batch_size: int,
         image: Tensor | None = None,
         megapixels: float = 1.0,
+        predicted_seconds: float | None = None,
     ) -> io.NodeOutput:
+        if length_unit == AUTO:
+            length = _predicted(predicted_seconds)
         if image is not None:
             width, height = size_of(image, megapixels, SPATIAL_SCALE * int(stages))
         plan = plan_clip(
             width,
             height,
             frames=whole_frames(length) if length_unit == FRAMES else None,
-            seconds=length if length_unit == SECONDS else None,
+            seconds=None if length_unit == FRAMES else length,
             fps=fps,
             snap=Snap(snap),
             stages=int(stages),
@@ -156,6 +166,16 @@ def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
     # 32.
     width, height = (max(1, round(size * scale / multiple)) * multiple for size in (columns, rows))
     return width, height
+
+
+def _predicted(seconds: float | None) -> float:
+    """Return the predicted length. Raises ValueError if none is connected (None)."""
+    if seconds is None:
+        raise ValueError(
+            f"length_unit={AUTO} takes a predicted length and none is connected: connect seconds of LTX-2 "
+            f"Duration Predictor to predicted_seconds, or set length_unit to {SECONDS}"
+        )
+    return seconds
 
 
 def whole_frames(length: float) -> int:

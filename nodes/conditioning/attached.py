@@ -10,7 +10,8 @@ from typing import TypeAlias
 
 from torch import Tensor
 
-from ...ltx2_core.editing.conditioning import FirstFrames, SourceFrames
+from ...ltx2_core.editing.conditioning import FirstFrames, ReferenceFrames, SourceFrames
+from ...ltx2_core.editing.dub import DubbedAudio
 from ..host.latents import ATTACHED, GUIDE_FRAMES, Latent, to_av
 
 
@@ -45,7 +46,9 @@ class AttachedGuide:
     every: int = 1
 
 
-Attached: TypeAlias = AttachedImage | AttachedGuide | FirstFrames | SourceFrames
+Attached: TypeAlias = (
+    AttachedImage | AttachedGuide | FirstFrames | SourceFrames | ReferenceFrames | DubbedAudio
+)
 
 
 def attached_to(latent: Latent) -> tuple[Attached, ...]:

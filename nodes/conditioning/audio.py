@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import TypedDict
 
 import comfy.samplers
 import node_helpers
@@ -19,7 +18,7 @@ from ...ltx2_core.types import AVLatent
 from ..host.audio_vae import audio_rate_of, encode_audio
 from ..host.guider import without_reference
 from ..host.latents import AUDIO_ONLY, Latent, concat_av, from_av
-from ..host.values import Audio, Conditioning, Model, Options, Vae
+from ..host.values import Audio, Conditioning, Model, Options, ReferenceAudio, Vae
 from ..inputs import (
     MAX_SECONDS,
     batch_input,
@@ -36,12 +35,6 @@ from .images import CATEGORY
 
 SIDE = 2
 """Rows and columns of the unused video latent that goes with audio alone."""
-
-
-class ReferenceAudio(TypedDict):
-    """ComfyUI's conditioning value ``ref_audio``: ``tokens`` (B, audio latent frames, 128) of a reference."""
-
-    tokens: Tensor
 
 
 class LTX2AVTextToAudio(io.ComfyNode):

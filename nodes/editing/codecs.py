@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...ltx2_core.audio.mel import resample, to_stereo
 from ...ltx2_core.editing.footage import Footage
 from ...ltx2_core.editing.protocols import Waveform
 from ...ltx2_core.media.clip_frames import Frames
@@ -40,18 +41,18 @@ class HostCodecs:
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
         """Encode a waveform (channels, samples) at ``sample_rate`` Hz to a normalised latent (1, 8, T, 16).
 
-        T is ``latent_frames``, which must be stated: the waveform is first cut or padded with silence to this
-        length. Raises ValueError if there is no audio VAE.
+        T is ``latent_frames``: the waveform is first cut or padded with silence to this length; None encodes
+        all of it. Raises ValueError if there is no audio VAE.
         """
-        # The protocol has a default for other callers; an edit always passes the length of its run.
-        assert latent_frames is not None
         if self.audio_vae is None:
             raise ValueError(
                 "audio is connected and audio_vae is not: connect the VAE that encodes the audio"
             )
-        audio = Audio(waveform=waveform[None], sample_rate=sample_rate)
+        audio, target = Audio(waveform=waveform[None], sample_rate=sample_rate), audio_rate_of(self.audio_vae)
+        if latent_frames is None:
+            whole = resample(to_stereo(audio["waveform"]), sample_rate, target)
+            return encode_audio(self.audio_vae, whole, target)
         cut, rate, _ = clip_audio(audio, 0.0, latent_frames)
-        target = audio_rate_of(self.audio_vae)
         return encode_audio(self.audio_vae, encoder_audio(cut, rate, target, latent_frames), target)
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:

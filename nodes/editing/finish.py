@@ -35,7 +35,7 @@ class LTX2AVFinishEdit(io.ComfyNode):
             description="Decodes the sampled latent and joins it to the source clip: preserved frames and "
             "audio are taken from the source, its frames cut to the grid, and joints are faded.",
             inputs=[
-                EditType.Input("edit", tooltip="From LTX-2 Extend, LTX-2 Retake or LTX-2 Video To Audio."),
+                EditType.Input("edit", tooltip="From the node that prepared the edit, such as LTX-2 Retake."),
                 io.Audio.Input(
                     "audio", optional=True, tooltip="Decoded audio to use in place of the latent's."
                 ),

@@ -25,6 +25,7 @@ from .host_attention import attend_for
 from .modalities import audio_modality, velocities_of, video_modality
 from .perturbing import perturbations_of
 from .progress import check_interrupted
+from .values import ReferenceAudio
 
 Options = Mapping[str, Any]
 """ComfyUI's ``transformer_options``, which come with every call of the network: name -> value."""
@@ -53,7 +54,7 @@ class Call:
         denoise_mask: mask of the video (B, C or 1, F, H, W); negative values mark tokens that a guide lacks.
         entries: number of tokens and attention weight of each guide.
         keyframes: latent frames that stand for one pixel frame and not for eight; None if only the first one.
-        reference: a reference audio, clean tokens (B, tokens, 128) under the key "tokens"; None without one.
+        reference: a reference audio whose tokens stand beside those of the clip; None without one.
     """
 
     video: Tensor
@@ -67,7 +68,7 @@ class Call:
     denoise_mask: Tensor | None
     entries: list[Entry]
     keyframes: Slots | None
-    reference: dict[str, Tensor] | None
+    reference: ReferenceAudio | None
 
     def guides(self) -> GuideTokens | None:
         """Which of the video's tokens are guides, and where they lie; None without guides."""
@@ -143,7 +144,8 @@ def velocities(
         streams = fork.passing(run, call.options["cond_or_uncond"], samples)
     else:
         streams = run()
-    return velocities_of(streams, call.video, call.audio, guides)
+    follows = call.reference is not None and call.reference.get("follows", False)
+    return velocities_of(streams, call.video, call.audio, guides, follows=follows)
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:

@@ -42,14 +42,15 @@ class AppliedLora:
 
     ``clip`` is None if no CLIP was given. ``parameters`` are the factors by which the reference of an IC-LoRA
     is smaller than the clip, by the names ``reference_downscale_factor`` (width and height) and
-    ``reference_temporal_scale_factor`` (frames).
+    ``reference_temporal_scale_factor`` (frames), and for an HDR IC-LoRA its log codes, by ``hdr_transform``.
     """
 
     model: Model
     clip: Clip | None
     report: str
-    parameters: dict[str, int]
-    """The factors of an IC-LoRA's reference, under their names in the file's metadata."""
+    parameters: dict[str, object]
+    """The factors of an IC-LoRA's reference, under their names in the file's metadata, and the log codes of
+    an HDR IC-LoRA under ``hdr_transform``."""
 
 
 def apply_lora(
@@ -106,10 +107,12 @@ def apply_lora(
             parts[Component.TEXT_PROJECTION],
             stored,
         )
-    parameters = {
+    parameters: dict[str, object] = {
         "reference_downscale_factor": lora.reference_downscale_factor,
         "reference_temporal_scale_factor": lora.reference_temporal_scale_factor,
     }
+    if lora.hdr_curve is not None:
+        parameters["hdr_transform"] = lora.hdr_curve
     return AppliedLora(patched, clip, text, parameters)
 
 

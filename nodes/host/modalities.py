@@ -17,9 +17,10 @@ from ...ltx2_core.conditioning.patchify import (
     unpatchify_video,
     video_positions,
 )
-from ...ltx2_core.conditioning.reference import reference_audio_positions
+from ...ltx2_core.conditioning.reference import beside_reference, reference_audio_positions
 from ...ltx2_core.transformer import Modality
 from .guides import Entry, GuideTokens, guide_attention
+from .values import ReferenceAudio
 
 
 def video_modality(
@@ -67,24 +68,24 @@ def video_modality(
 
 
 def audio_modality(
-    latent: Tensor, timestep: Tensor, context: Tensor, reference: dict[str, Tensor] | None
+    latent: Tensor, timestep: Tensor, context: Tensor, reference: ReferenceAudio | None
 ) -> Modality:
     """Convert an audio latent (B, C, T, bins) to tokens with positions and noise levels.
 
     ``timestep`` has the noise levels, (B,) or one for each token; ``context`` is the text (B, tokens, width).
-    The tokens of a ``reference`` audio, clean and under the key "tokens", come first; None without one.
+    The clean tokens of a ``reference`` audio come first, or last if it says so; None without one.
     """
     tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
     positions = audio_positions(tokens.shape[1])
     if reference is not None:
         reference_tokens = reference["tokens"].to(tokens)
-        length = reference_tokens.shape[1]
+        length, follows = reference_tokens.shape[1], reference.get("follows", False)
+        positions = beside_reference(reference_audio_positions(length), positions, axis=2, follows=follows)
         # The reference is clean, which a timestep of 0 states.
-        positions = torch.cat((reference_audio_positions(length), positions), dim=2)
-        timesteps = torch.cat(
-            (timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])), dim=1
-        )
-        tokens = torch.cat((reference_tokens.expand(len(latent), -1, -1), tokens), dim=1)
+        clean, own = timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])
+        timesteps = beside_reference(clean, own, axis=1, follows=follows)
+        reference_tokens = reference_tokens.expand(len(latent), -1, -1)
+        tokens = beside_reference(reference_tokens, tokens, axis=1, follows=follows)
     return Modality(
         tokens=tokens,
         timesteps=timesteps,
@@ -104,12 +105,15 @@ def velocities_of(
     video: Tensor,
     audio: Tensor | None,
     guides: GuideTokens | None,
+    *,
+    follows: bool = False,
 ) -> list[Tensor] | Tensor:
     """Convert the velocities of tokens, ``streams`` = (video, audio), to velocities of latents.
 
     The results have the shapes of the latents ``video`` and ``audio``. Returns [video, audio], or the video's
     alone if ``audio`` is None or empty. Cells for which ``guides`` on a coarser grid have no token, and
-    streams that did not run (None), get velocity 0.
+    streams that did not run (None), get velocity 0. The tokens of a reference audio precede those of the
+    clip's audio, or with ``follows`` come after them; they are no part of the latent.
     """
     tokens, audio_tokens = streams
     if tokens is None:
@@ -125,5 +129,6 @@ def velocities_of(
         return velocity
     if audio_tokens is None:
         return [velocity, torch.zeros_like(audio)]
-    # Tokens of a reference precede those of the clip and are no part of the latent.
-    return [velocity, unpatchify_audio(audio_tokens[:, -audio.shape[2] :])]
+    length = audio.shape[2]
+    own = audio_tokens[:, :length] if follows else audio_tokens[:, -length:]
+    return [velocity, unpatchify_audio(own)]

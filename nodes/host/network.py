@@ -27,6 +27,7 @@ from .guides import Entry, Slots
 from .host_blocks import as_host_block
 from .host_connectors import as_host_connectors
 from .notices import USE_CORE, notice_once
+from .values import ReferenceAudio
 
 WITHOUT_EFFECT = {"latent_shapes", "audio_denoise_mask"}
 """Arguments of a call that need no notice: others of their kind, or the model itself, have read them."""
@@ -185,7 +186,7 @@ class HostTransformer(Transformer):
         keyframe_idxs: Tensor | None,
         denoise_mask: Tensor | None = None,
         guide_attention_entries: list[Entry] | None = None,
-        ref_audio: dict[str, Tensor] | None = None,
+        ref_audio: ReferenceAudio | None = None,
         generated_keyframes: Slots | None = None,
         **unused: Any,
     ) -> list[Tensor] | Tensor:

@@ -32,6 +32,17 @@ Options: TypeAlias = dict[str, Any]
 """A dict of the host to which any node may add keys, such as the options of a MODEL."""
 
 
+class ReferenceAudio(TypedDict, total=False):
+    """ComfyUI's conditioning value ``ref_audio``: a reference whose audio the clip imitates.
+
+    ``tokens`` (B, audio latent frames, 128) are clean. With ``follows``, a key of this pack, they come after
+    the tokens of the clip, as in dubs, and otherwise before them.
+    """
+
+    tokens: Tensor
+    follows: bool
+
+
 class Audio(TypedDict):
     """ComfyUI's AUDIO: ``waveform`` is (B, channels, samples), ``sample_rate`` is in Hz."""
 

@@ -27,6 +27,7 @@ from .host_vae import HostVAE
 from .patcher import Patcher, is_dynamic
 from .progress import check_interrupted, count_bar
 from .recipe import remember_recipe
+from .values import Vae
 from .weights import load_exactly, read_weights
 
 ENCODE_CHUNK = 16
@@ -39,11 +40,14 @@ DIFFUSION_SHARE = 0.7
 """Part of the device's memory that the diffusion decoder may use before it decodes in tiles."""
 
 
-def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.sd.VAE:
+def load_video_vae(
+    *paths: str | Path, disable_dynamic: bool = False, dtype: torch.dtype | None = None
+) -> comfy.sd.VAE:
     """Load the video VAE from a checkpoint, a VAE file, or two files with its encoder and decoder.
 
     With ``disable_dynamic`` weights are loaded and not streamed from the file, where ComfyUI can do so.
-    Raises ValueError if the files lack encoder or decoder, or if weights do not fit.
+    ``dtype`` is the number format of weights and computation, None for the one that ComfyUI chooses. Raises
+    ValueError if the files lack encoder or decoder, or if weights do not fit.
     """
     weights = read_weights(*paths)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
@@ -51,7 +55,7 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     if config.diffusion is not None:
         tensors = diffusion_vae.made(tensors)
     encoder = weights.source(Component.VIDEO_ENCODER)
-    dtype = comfy.model_management.vae_dtype(
+    dtype = dtype or comfy.model_management.vae_dtype(
         comfy.model_management.vae_device(), [torch.bfloat16, torch.float32]
     )
     # These operations skip the random initialisation, which loading overwrites.
@@ -71,6 +75,24 @@ def load_video_vae(*paths: str | Path, disable_dynamic: bool = False) -> comfy.s
     vae.memory_used_encode = lambda shape, dtype: _encode_bytes(config, tuple(shape), dtype)
     vae.patcher.cached_patcher_init = (_video_vae_patcher, tuple(map(str, paths)))
     return vae
+
+
+def in_float32(vae: Vae) -> Vae:
+    """A VAE with the weights of ``vae`` that decodes in float32, as HDR clips need.
+
+    It is ``vae`` itself if that computes in float32 already, else it is loaded again from the files of
+    ``vae``. Raises ValueError for a VAE of another loader, whose files are unknown.
+    """
+    if vae.vae_dtype == torch.float32:
+        return vae
+    make, *rest = getattr(vae.patcher, "cached_patcher_init", None) or (None,)
+    if make is not _video_vae_patcher:
+        raise ValueError(
+            "HDR is decoded in float32, and this VAE computes in "
+            f"{str(vae.vae_dtype).removeprefix('torch.')}: load it with LTX-2 Load All or LTX-2 Load "
+            "Checkpoint"
+        )
+    return load_video_vae(*rest[0], dtype=torch.float32)
 
 
 def _decode_bytes(config: VideoVAEConfig, shape: tuple[int, ...], dtype: torch.dtype) -> int:

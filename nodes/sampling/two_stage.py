@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import node_helpers
 import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ...ltx2_core.conditioning.guide_frames import GuideFrames
 from ...ltx2_core.conditioning.items import Conditioning as ConditioningItem
 from ...ltx2_core.conditioning.masks import expand_mask, mask_like
-from ...ltx2_core.editing.conditioning import FirstFrames, SourceFrames
+from ...ltx2_core.conditioning.patchify import patchify_audio
+from ...ltx2_core.editing.conditioning import FirstFrames, ReferenceFrames, SourceFrames
+from ...ltx2_core.editing.dub import DubbedAudio
 from ...ltx2_core.editing.protocols import StageInput
 from ...ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ...ltx2_core.types import AVLatent, LatentState
@@ -23,14 +27,14 @@ from ..conditioning.attached import (
     remember,
     without_attached,
 )
-from ..conditioning.guide_latents import add_guide, crop_guides
+from ..conditioning.guide_latents import add_guide, attach_guide, crop_guides
 from ..conditioning.images import place_image
 from ..convert import Streams, split, video_of
 from ..editing.codecs import HostCodecs
 from ..host.guides import guide_frames_of
 from ..host.latents import Latent
 from ..host.masks import frame_mask
-from ..host.values import Conditioning, UpscaleModel, Vae
+from ..host.values import Conditioning, ReferenceAudio, UpscaleModel, Vae
 from ..inputs import conditioning_outputs
 
 
@@ -101,7 +105,40 @@ def put_back(
     if isinstance(item, AttachedImage):
         line = f"{len(item.image)} images in place of the first frames"
         return positive, negative, place_image(video_vae, latent, item), line
-    return positive, negative, placed(HostCodecs(video_vae), latent, item), item.describe()
+    codecs = HostCodecs(video_vae)
+    if isinstance(item, ReferenceFrames | DubbedAudio):
+        return *dubbed(positive, negative, codecs, latent, item), item.describe()
+    return positive, negative, placed(codecs, latent, item), item.describe()
+
+
+def dubbed(
+    positive: Conditioning,
+    negative: Conditioning,
+    codecs: HostCodecs,
+    latent: Latent,
+    item: ReferenceFrames | DubbedAudio,
+) -> tuple[Conditioning, Conditioning, Latent]:
+    """Condition a sampling run on ``item``, the frames or the audio of a dub, which ``codecs`` encode.
+
+    Frames become a guide, and audio a reference; returned are both CONDITIONINGs and the LATENT with them.
+    The item is recorded in the LATENT, so that the next sampling run can encode it for its own size.
+    """
+    encoded = item.at(codecs, _clip_of(latent))
+    if isinstance(encoded, GuideFrames):
+        positive, negative, latent = attach_guide(positive, negative, latent, encoded)
+    else:
+        streams = split(latent)
+        state = encoded.apply(_state_of(streams))
+        assert state.reference_audio is not None
+        reference = ReferenceAudio(
+            tokens=patchify_audio(state.reference_audio), follows=state.reference_follows
+        )
+        positive, negative = (
+            node_helpers.conditioning_set_values(prompt, {"ref_audio": reference})
+            for prompt in (positive, negative)
+        )
+        latent = _latent_of(streams, state)
+    return positive, negative, remember(latent, item)
 
 
 def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
@@ -110,10 +147,7 @@ def placed(codecs: HostCodecs, latent: Latent, item: StageInput) -> Latent:
     If ``item`` has frames, it is also recorded in the LATENT, so that the next sampling run, at a larger
     size, can encode the frames again.
     """
-    frames, rows, columns = video_of(latent)["samples"].shape[2:]
-    size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
-    # The frame rate of a LATENT is not known, and no item of an edit depends on it.
-    conditioned = applied(latent, item.at(codecs, ClipPlan(**size, frames=frames_of(frames), fps=1.0)))
+    conditioned = applied(latent, item.at(codecs, _clip_of(latent)))
     # Audio is the same in every stage, so only frames have to be encoded again for the next one.
     return remember(conditioned, item) if isinstance(item, FirstFrames | SourceFrames) else conditioned
 
@@ -124,6 +158,19 @@ def applied(latent: Latent, item: ConditioningItem) -> Latent:
     Returns a LATENT that has a noise mask.
     """
     streams = split(latent)
+    return _latent_of(streams, item.apply(_state_of(streams)))
+
+
+def _clip_of(latent: Latent) -> ClipPlan:
+    """Size and length in pixels of the video in a LATENT; the frame rate, which it does not state, is 1."""
+    frames, rows, columns = video_of(latent)["samples"].shape[2:]
+    size = {"width": columns * SPATIAL_SCALE, "height": rows * SPATIAL_SCALE}
+    # No item of an edit depends on the frame rate.
+    return ClipPlan(**size, frames=frames_of(frames), fps=1.0)
+
+
+def _state_of(streams: Streams) -> LatentState:
+    """The state of the library with the samples and the noise masks of a LATENT's streams."""
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     # The library expects a mask for every stream; a LATENT may have one for some.
     mask = mask_like(samples)
@@ -131,7 +178,11 @@ def applied(latent: Latent, item: ConditioningItem) -> Latent:
         mask = expand_mask(AVLatent(frame_mask(streams.video)[:, :1], mask.audio), samples)
     if streams.audio is not None and "noise_mask" in streams.audio:
         mask = AVLatent(mask.video, streams.audio["noise_mask"][:, :1, :, :1].expand_as(mask.audio))
-    state = item.apply(LatentState(latent=samples, mask=mask, fps=1.0))
+    return LatentState(latent=samples, mask=mask, fps=1.0)
+
+
+def _latent_of(streams: Streams, state: LatentState) -> Latent:
+    """The LATENT of ``streams`` with the samples and the masks of ``state``."""
     return Streams(
         _with_samples(streams.video, state.latent.video, state.mask.video),
         _with_samples(streams.audio, state.latent.audio, state.mask.audio),

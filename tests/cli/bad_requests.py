@@ -13,6 +13,7 @@ COMPLETE = {
     "retake": "--video {clip} --prompt ball --steps 1",
     "sound": "--prompt ball --steps 1",
     "dub": "{clip} --prompt hello",
+    "hdr": "{clip} --prompt hello -o x.mp4",
     "long": "--width 64 --height 64 --fps 8 --steps 1",
 }
 """Command -> what makes its request complete, in place of ``B``."""
@@ -43,6 +44,11 @@ NUMBERS: tuple[Row, ...] = (
     ("generate", "--prompt x --seconds inf", "--seconds inf"),
     ("generate", "--prompt x --seconds 1e9", "--seconds 1000000000"),
     ("generate", "--prompt x --fps 100 --seconds 80000", "video tokens"),
+    ("generate", "B --enhancer {clip}", "--enhancer has no effect without --enhance-prompt"),
+    ("generate", "B --enhance-prompt", "has no <start_of_turn>"),
+    ("generate", "B --enhance-prompt --enhancer gone", "text encoder gone does not exist"),
+    ("generate", "B --enhance-prompt --enhancer {clip}", "not a safetensors file"),
+    ("generate", "--enhance-prompt --prompts-file {clip}", "--prompts-file and --enhance-prompt"),
     ("generate", "--prompt x --seconds auto", "--seconds auto needs the duration head"),
     ("generate", "--prompt x --seconds auto --frames 9", "--frames and --seconds"),
     ("generate", "--prompt x --seconds automatic", "'--seconds'"),
@@ -542,6 +548,14 @@ DUBS: tuple[Row, ...] = (
     ("dub", "{missing} --prompt hello --lora {lora}", "missing.bin"),
     ("dub", "{exr_folder} --prompt hello --lora {lora}", "EXR"),
     ("dub", "B --lora {lora} --steps 3", "--steps"),
+    ("hdr", "B", "exactly one LoRA, the HDR IC-LoRA"),
+    ("hdr", "B --lora {lora} --lora {lora}", "exactly one LoRA, the HDR IC-LoRA"),
+    ("hdr", "B --lora {lora}", "is no HDR IC-LoRA"),
+    ("hdr", "{clip} --lora {lora}", "--prompt"),
+    ("hdr", "--prompt hello --lora {lora}", "--video"),
+    ("hdr", "{clip} --prompt hello --lora {lora} -o x.webm", "--hdr srgb-linear"),
+    ("hdr", "{exr_folder} --prompt hello --lora {lora} -o x.mp4", "EXR"),
+    ("hdr", "B --lora {lora} --steps 3", "--steps"),
 )
 
 ROWS: tuple[Row, ...] = (*HDR, *DUBS, *NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OUTPUT, *OTHERS)

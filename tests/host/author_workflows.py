@@ -86,6 +86,8 @@ SIZES = {
     "LTX2AVLongVideo": [420, 900],
     "LTX2AVRetake": [400, 420],
     "LTX2AVSound": [400, 240],
+    "LTX2AVDub": [400, 300],
+    "LTX2AVSaveHDR": [400, 300],
     "LTX2AVTimeMask": [400, 420],
     "LTX2AVNextStage": [320, 240],
     "LTX2AVAddGuide": [320, 330],

@@ -8,6 +8,7 @@ import pytest
 import torch
 from host_graph import Graph, Link, load
 from host_server import GraphError, Server
+from node_graphs import plan_node
 from tiny_models import TinyModels
 
 from ltx2_core.text.duration import frames_for
@@ -47,6 +48,24 @@ def test_a_prediction_is_reported_with_its_frames(server: Server, models: TinyMo
     match = re.fullmatch(r"predicted ([\d.]+) s: (\d+) frames at 24 fps, ([\d.]+) s", report)
     assert match, report
     assert int(match[2]) == frames_for(float(match[1]), 24.0, shortest_s=0.5)
+
+
+def test_a_plan_takes_the_predicted_length(server: Server, models: TinyModels, head: str) -> None:
+    g = Graph()
+    seconds = predicted(g, models)
+    g.add("PreviewAny", source=plan_node(g, length_unit="auto", length=9.0, predicted_seconds=seconds[1])[6])
+    reports = shown(server, g)
+    (report, *_) = [text for text in reports if text.startswith("predicted")]
+    match = re.search(r"(\d+) frames at 24 fps", report)
+    assert match, report
+    assert any(f", {match[1]} frames at 24 fps = " in text for text in reports), reports
+
+
+def test_an_automatic_length_without_a_prediction_is_refused(server: Server) -> None:
+    g = Graph()
+    g.add("PreviewAny", source=plan_node(g, length_unit="auto")[6])
+    with pytest.raises(GraphError, match="connect seconds of LTX-2 Duration Predictor to predicted_seconds"):
+        server.run(g.prompt)
 
 
 def test_bounds_that_cross_and_files_that_are_missing_are_refused(

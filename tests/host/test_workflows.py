@@ -44,7 +44,11 @@ def test_a_workflow_of_released_files_runs_on_the_tiny_ones(runs: Runs, name: st
     assert clip.frames.shape == (17, 3, *SIZE)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "text_to_audio"])
+OTHER_FILES = {"text_to_audio", "hdr_from_video"}
+"""The workflows that save no video with the host's own node."""
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OTHER_FILES])
 def test_a_workflow_writes_a_video_with_audio_of_the_planned_size_and_length(runs: Runs, name: str):
     frames = LENGTHS.get(name, FRAMES)
     with av.open(str(runs.run(name).path)) as file:
@@ -66,6 +70,18 @@ def test_audio_alone_is_saved_with_the_requested_length(runs: Runs):
     with av.open(str(result.output / saved["subfolder"] / saved["filename"])) as file:
         heard = sum(frame.samples for frame in file.decode(audio=0))
         assert heard == round(1.96 * file.streams.audio[0].rate)
+
+
+def test_an_hdr_workflow_saves_images_and_a_master(runs: Runs):
+    result = runs.run("hdr_from_video").result
+    texts = [text for output in result.outputs.values() for text in output.get("text", ())]
+    master = Path(next(text for text in texts if text.endswith(".mp4")))
+    assert len(list(master.with_name(f"{master.stem}_exr").glob("*.exr"))) == FRAMES
+    with av.open(str(master)) as file:
+        video = file.streams.video[0]
+        assert (video.codec_context.width, video.codec_context.height) == SIZE
+        assert video.codec_context.pix_fmt == "yuv420p10le"
+        assert len(file.streams.audio) == 1
 
 
 def test_the_saved_file_carries_the_graph_and_the_streams_that_were_written_first(runs: Runs):

@@ -8,6 +8,7 @@ from workflow_parts import (
     control_plan,
     crop,
     editing,
+    fast_stage,
     finished,
     guide,
     last_stage,
@@ -27,6 +28,8 @@ OTHER = "a green circle bounces on a white background, a knock at each bounce"
 CONTROL = "a white triangle bounces on a red background, a knock at each bounce"
 REDRAWN = "a yellow triangle bounces on a blue background, a knock at each bounce"
 GUIDED = {"positive": "@guide", "negative": "@guide"}
+DUBBED = {"positive": "@edit", "negative": "@edit"}
+NEXT = {"positive": "@next", "negative": "@next"}
 
 EDITING = {
     "extend_video": Workflow(
@@ -100,6 +103,68 @@ EDITING = {
             "Prompt": {"text": prompt(BOUNCE)},
             "Audio only; the video is preserved": {"first": stage("@edit")},
             "The clip with its audio": finished("video_to_audio", "@first"),
+        }
+    ),
+    "dub_video": Workflow(
+        {
+            "Clip to dub": source("clip.mp4"),
+            "Models, and both LoRAs": {
+                "models": models(True),
+                "distilled": lora(),
+                "dubit": lora(EDGES, model="@distilled"),
+            },
+            "What is said": {
+                "text": prompt(BOUNCE, fps="@clip"),
+                "edit": editing("LTX2AVDub", audio="@clip", iclora_parameters="@dubit"),
+            },
+            "First stage: half size, new speech": {
+                "first": fast_stage("@edit.latent", model="@dubit", sampler="euler", **DUBBED),
+            },
+            "Second stage: the speech is preserved": {
+                "next": next_stage("@first", "@edit"),
+                "second": last_stage("@next.latent", model="@dubit", sampler="euler", **NEXT),
+                "cropped": crop("@second", "@next"),
+            },
+            "The dubbed clip": finished("dub_video", "@cropped.latent"),
+        }
+    ),
+    "hdr_from_video": Workflow(
+        {
+            "SDR clip": source("clip.mp4"),
+            f"Models and size ({REAL})": {
+                "models": models(),
+                "plan": plan(seconds=1.96, fps="@clip"),
+                "video": node("LTX2AVSeparateLatent", latent="@plan"),
+            },
+            "Prompt and LoRAs": {
+                "text": prompt(BOUNCE, fps="@clip"),
+                "distilled": lora(),
+                "hdr": lora(EDGES, model="@distilled"),
+            },
+            "The clip next to the new one": {
+                "guide": guide("@clip.images", "@video", iclora_parameters="@hdr"),
+            },
+            "Video alone, guide off again": {
+                "first": fast_stage("@guide.latent", model="@hdr", **GUIDED),
+                "cropped": crop("@first", "@guide"),
+            },
+            "Light, saved as EXR and as HLG master": {
+                "light": node(
+                    "LTX2AVDecodeHDR",
+                    latent="@cropped.latent",
+                    curve="logc3",
+                    colours="srgb-linear",
+                    iclora_parameters="@hdr",
+                ),
+                "save": node(
+                    "LTX2AVSaveHDR",
+                    images="@light",
+                    colours="srgb-linear",
+                    audio="@clip",
+                    fps="@clip",
+                    filename_prefix="hdr/hdr_from_video",
+                ),
+            },
         }
     ),
     "video_to_video": Workflow(

@@ -64,6 +64,8 @@ UNION23 = File(
     "ltx-2.3-22b-ic-lora-union-control-ref0.5.safetensors",
     "loras",
 )
+DUBIT23 = File("Lightricks/LTX-2.3-22b-IC-LoRA-DubIt", "ltx-2.3-22b-ic-lora-dubit-0.9.safetensors", "loras")
+HDR23 = File("Lightricks/LTX-2.3-22b-IC-LoRA-HDR", "ltx-2.3-22b-ic-lora-hdr-0.9.safetensors", "loras")
 DISTILLED25 = File(
     "Lightricks/LTX-2.5",
     "diffusion_models/ltx-2.5-22b-distilled-transformer-comfy-int8-convrot.safetensors",

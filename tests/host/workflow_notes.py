@@ -13,8 +13,10 @@ from workflow_files import (
     DISTILLED20,
     DISTILLED23,
     DISTILLED25,
+    DUBIT23,
     GEMMA3,
     GEMMA4,
+    HDR23,
     TEMPORAL23,
     UNION23,
     UPSCALER20,
@@ -208,6 +210,29 @@ NOTES = {
         (CLIP, "**Size and length**: the final size.", "**LoRA**: a detailer IC-LoRA."),
         (DEV20, GEMMA3),
     ),
+    "dub_video": Note(
+        "New speech in the voice of a clip",
+        "The speaker says something else: same voice, and lips that follow. The frames are the reference in "
+        "both stages, the voice in the first.",
+        (
+            CLIP,
+            "**Prompt**: what is said, in quotes, and how.",
+            "**LoRA: Dub-It**: its file. With a distilled checkpoint leave the distilled LoRA out.",
+        ),
+        (DEV23, GEMMA3, UPSCALER23, DISTILLED23, DUBIT23),
+    ),
+    "hdr_from_video": Note(
+        "HDR from an SDR clip",
+        "The HDR IC-LoRA samples the clip again in log codes. They are decoded in float32 to linear light "
+        "and saved as EXR images and as a 10-bit HLG master.",
+        (
+            CLIP,
+            SIZE,
+            "**Decode HDR**: curve; by the LoRA takes what its file states.",
+            "**Save HDR**: what is written. It needs the package OpenEXR (`pip install OpenEXR`).",
+        ),
+        (DEV23, GEMMA3, DISTILLED23, HDR23),
+    ),
     "long_video": Note(
         "A clip of any length",
         "Windows of a few seconds that overlap, with a prompt for each stretch of time. A run that was "
@@ -278,6 +303,10 @@ TITLES = {
     "LTX2AVRetake": "What to regenerate",
     "LTX2AVTimeMask": "What to regenerate",
     "LTX2AVSound": "Clip that gets audio",
+    "LTX2AVDub": "Clip that gets new speech",
+    "LTX2AVSeparateLatent": "Video without audio",
+    "LTX2AVDecodeHDR": "Decode HDR",
+    "LTX2AVSaveHDR": "Save HDR",
     "LTX2AVSetAudio": "Video follows this audio",
     "LTX2AVReferenceAudio": "Voice of the clip",
     "LTX2AVTextToAudio": "Length",
@@ -308,6 +337,8 @@ TITLES_OF = {
     "second": "Sampling, second stage",
     "distilled": "LoRA: distilled",
     "control": "LoRA: control",
+    "dubit": "LoRA: Dub-It",
+    "hdr": "LoRA: HDR",
     "again": "Image as first frame, again",
 }
 """Plain title of a node, by its name in the tables, where its kind says too little."""

@@ -12,6 +12,7 @@ from ltx2_core.media.hdr_space import (
     acescct_decode,
     acescct_encode,
     change_primaries,
+    light_of,
     logc3_decode,
     logc3_encode,
 )
@@ -59,3 +60,13 @@ def test_grey_has_no_colour_in_the_planes_of_a_master():
     assert y[:, 0, 0].tolist() == [64, 502, 940]
     assert y.shape == (3, 4, 6)
     assert set(u.flatten().tolist()) == set(v.flatten().tolist()) == {512}
+
+
+@pytest.mark.parametrize("curve", ["acescct", "logc3"])
+@pytest.mark.parametrize("name", HDR_SPACES)
+def test_codes_of_each_curve_become_the_same_light_in_every_space(curve, name):
+    light = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(1)) * 5
+    codes = logc3_encode(light) if curve == "logc3" else HDR_SPACES["srgb-linear"].to_codes(light)
+    found = light_of(codes, curve, HDR_SPACES[name])
+    back = light_of(HDR_SPACES[name].to_codes(found), "acescct", HDR_SPACES["srgb-linear"])
+    torch.testing.assert_close(back, light, rtol=1e-3, atol=1e-4)

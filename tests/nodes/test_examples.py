@@ -24,6 +24,8 @@ LARGER = {
     "ic_lora_two_stages": 14,
     "ic_lora_image_two_stages": 17,
     "ltx23_image_to_video": 13,
+    "dub_video": 13,
+    "hdr_from_video": 13,
 }
 """Workflows that need more than 12 nodes."""
 RELEASED = [name for name in NAMES if name.startswith("ltx2")]

@@ -10,10 +10,13 @@ import torch
 from PIL import Image
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.cli.plan import predict
 from ltx2_core.conditioning.inputs import ImageAt, VideoReference
 from ltx2_core.editing import Footage, retake
 from ltx2_core.media import exr, fit_image, read_metadata
 from ltx2_core.media.hdr_space import HDR_SPACES
+from ltx2_core.run.planner import decode_dtype_of
+from ltx2_core.run.request import Request
 
 pytest.importorskip("OpenEXR")
 
@@ -146,3 +149,22 @@ def test_other_primaries_than_those_of_the_image_and_sdr_images_are_warned_of(
 def test_a_folder_needs_a_colour_space_and_a_frame_rate(plates, hdr, fps, words):
     with pytest.raises(ValueError, match=words):
         Footage.read(plates, hdr=hdr, fps=fps)
+
+
+def test_the_plan_counts_the_decoder_of_an_hdr_clip_in_float32(tiny_set):
+    pipeline = LTX2Pipeline(
+        tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, device="cpu", dtype=torch.bfloat16
+    )
+    rows = {}
+    for hdr in (None, "acescg"):
+        request = Request(prompt="a ball", hdr=hdr, **CLIP)
+        stages, dtype = pipeline.stages(request), decode_dtype_of(request)
+        planned = pipeline.plan(stages, 10**9, decode_dtype=dtype).stages[-1]
+        predicted = predict(pipeline, stages, dtype)[-1]
+        rows[hdr] = (
+            [one.weights for one in (planned, predicted)],
+            [one.activations for one in (planned, predicted)],
+        )
+    (sdr, sdr_work), (hdr, hdr_work) = rows[None], rows["acescg"]
+    assert hdr == [2 * weights for weights in sdr]
+    assert all(large > 1.5 * small for large, small in zip(hdr_work, sdr_work, strict=True))

@@ -38,6 +38,15 @@ def text_options() -> Iterator[Option]:
         request=True,
     )
     yield Option(
+        name="enhance_prompt",
+        flags=("--enhance-prompt",),
+        kind="flag",
+        group=group,
+        help="Have a language model rewrite the prompt to a full caption before the clip is sampled: the "
+        "text encoder, or for LTX-2.5 the Gemma of --enhancer. The file records the result.",
+        default=False,
+    )
+    yield Option(
         name="from_file",
         flags=("--from-file",),
         kind="path",

@@ -64,6 +64,14 @@ def model_options() -> Iterator[Option]:
         "--temporal-rounds.",
     )
     yield Option(
+        name="enhancer",
+        flags=("--enhancer",),
+        kind="path",
+        group=group,
+        help="Folder of an instruction-tuned Gemma that rewrites the prompt (--enhance-prompt), such as "
+        "gemma-4-E2B-it. LTX-2.5 needs one; for earlier generations the text encoder does it.",
+    )
+    yield Option(
         name="loras",
         flags=("--lora",),
         kind="text",

@@ -37,6 +37,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "retake": ("source", "edit", "text", *_SHARED),
     "sound": ("source", "edit", "text", *_SHARED),
     "dub": ("source", "text", "model", "execution", "output"),
+    "hdr": ("source", "text", "model", "execution", "output"),
     "long": ("text", "source", "window", "size", "inputs", *_SHARED),
     "plan": ("size", "model", "execution", "output"),
 }
@@ -45,7 +46,10 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 _OUTPUT = tuple(option.name for option in output_options())
 _TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
 
-_SDR: Final = {"hdr": "only ltx2 generate and ltx2 retake make HDR clips"}
+_SDR: Final = {"hdr": "only ltx2 generate, ltx2 retake and ltx2 hdr make HDR clips"}
+_AS_WRITTEN: Final = dict.fromkeys(
+    ("enhance_prompt", "enhancer"), "only ltx2 generate rewrites prompts, and others take them as written"
+)
 
 _OF_GENERATE: Final = {
     **dict.fromkeys(
@@ -56,11 +60,21 @@ _OF_GENERATE: Final = {
 _NO_DETAIL: Final = {"detail_lora": "only ltx2 generate has the DFR pipeline"}
 
 WITHOUT: Final[dict[str, dict[str, str]]] = {
-    "extend": {**_SDR, **_NO_DETAIL, "temporal_upscaler": "the clip has the frame rate of its source"},
-    "retake": {**_NO_DETAIL, "temporal_upscaler": "the clip has the frame rate of its source"},
+    "extend": {
+        **_SDR,
+        **_NO_DETAIL,
+        **_AS_WRITTEN,
+        "temporal_upscaler": "the clip has the frame rate of its source",
+    },
+    "retake": {
+        **_NO_DETAIL,
+        **_AS_WRITTEN,
+        "temporal_upscaler": "the clip has the frame rate of its source",
+    },
     "sound": {
         **_SDR,
         **_NO_DETAIL,
+        **_AS_WRITTEN,
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
         **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
@@ -68,14 +82,24 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     "dub": {
         **_SDR,
         **_NO_DETAIL,
+        **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
         "stage2_loras": "both stages have the LoRA of Dub-It",
         "negative_prompt": "a dub is sampled without guidance",
         **dict.fromkeys(("passes_per_call", "guidance_parallel"), "a dub is sampled without guidance"),
     },
+    "hdr": {
+        **_NO_DETAIL,
+        **_AS_WRITTEN,
+        "temporal_upscaler": "the clip has the frame rate of its source",
+        "stage2_loras": "both stages have the HDR IC-LoRA",
+        "negative_prompt": "it is sampled without guidance",
+        **dict.fromkeys(("passes_per_call", "guidance_parallel"), "it is sampled without guidance"),
+    },
     "long": {
         **_SDR,
         **_OF_GENERATE,
+        **_AS_WRITTEN,
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
         "temporal_upscaler": "windows have one frame rate",
         "prompt": "--prompts has all prompts of the clip",
@@ -91,6 +115,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
                 *(
                     "upscaler",
                     "temporal_upscaler",
+                    "enhancer",
                     "loras",
                     "stage2_loras",
                     "numerics",
@@ -112,6 +137,7 @@ _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
     "dub": ("background", "seed", "tiles"),
+    "hdr": ("background", "seed", "tiles"),
 }
 
 

@@ -19,6 +19,7 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
     ("distilled", "schedule", "the distilled schedule is fixed"),
     ("seeds", "seed", "both set seeds"),
     ("prompts_file", "prompt", "both set prompts"),
+    ("prompts_file", "enhance_prompt", "one prompt is rewritten"),
     ("seeds", "from_file", "a file is repeated with one seed"),
     ("prompts_file", "from_file", "a file is repeated with one prompt"),
     ("seeds", "resume", "one clip is decoded at a time: name its file with -o"),
@@ -55,6 +56,7 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("contact_sheet", "seeds"),
     ("temporal_rounds", "pipeline_kind"),
     ("detail_lora", "pipeline_kind"),
+    ("enhancer", "enhance_prompt"),
 )
 """An option that has no effect without another one."""
 

@@ -1,0 +1,154 @@
+"""Makes an HDR clip of an SDR one by the HDR IC-LoRA, which generates it again in log codes.
+
+Letters: N frames, H W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from torch import Tensor
+
+from ..conditioning.items import Conditioning
+from ..loading import Component
+from ..media.exr import open_exr
+from ..media.hdr_space import HDR_SPACES, HdrCurve, light_of
+from ..run.request import RequestOptions
+from ..shapes import ClipPlan
+from ..types import LatentState
+from .conditioning import ReferenceFrames
+from .dub import STAGES, reference_clip
+from .edit import make_edit
+from .footage import Footage
+from .joints import cropped
+from .protocols import Encoders, LongPipeline, SampledClip, StageInput
+from .result import Edit
+
+SETTINGS: RequestOptions = {
+    "stages": STAGES,
+    "distilled": True,
+    "sampler": "euler",
+    "stage2_sampler": "euler",
+    "stage2_sigmas": (0.909375, 0.725, 0.0),
+}
+"""Fields that the request of every such run has, as in the official pipeline: name -> value."""
+
+HDR: Final = "srgb-linear"
+"""The usual colour space of the result."""
+
+SILENCE: Final = (2, 48000)
+"""Channels and sample rate of the audio of a source that has none."""
+
+
+def to_hdr(pipeline: LongPipeline, prompt: str, source: Footage, *, hdr: str = HDR, **options: Any) -> Edit:
+    """Make an HDR clip of ``source``, which is SDR, in the colour space ``hdr``, a key of ``HDR_SPACES``.
+
+    The checkpoint must have distilled weights, and the pipeline exactly one LoRA, the HDR IC-LoRA, whose
+    metadata states its log codes. Both stages generate video alone, with the frames of the source as the
+    reference; the frames of the result are decoded in float32, and its audio is that of the source. The
+    result has the first 8k + 1 frames of the source. ``options`` are those of :func:`extend`. The second
+    stage is sampled whole, and not in tiles as in the official pipeline.
+
+    Raises ValueError for another number of LoRAs, for a LoRA that is not for HDR, for a source that is HDR
+    already, and without the library OpenEXR.
+    """
+    plan = plan_hdr_of(pipeline, source, hdr)
+    return make_edit(pipeline, plan, prompt, **{**options, **SETTINGS, "hdr": hdr})
+
+
+def plan_hdr_of(pipeline: LongPipeline, source: Footage, hdr: str) -> ToHdr:
+    """Plan an HDR clip of ``source`` in the colour space ``hdr``, with the LoRA of ``pipeline``.
+
+    Raises what :func:`to_hdr` raises.
+    """
+    open_exr()
+    loras = pipeline.loras
+    if len(loras) != 1:
+        raise ValueError(
+            f"HDR takes exactly one LoRA, the HDR IC-LoRA, and {len(loras)} are named: give it alone, with "
+            "loras (--lora FILE)"
+        )
+    curve = loras[0].hdr_curve
+    if curve is None:
+        raise ValueError(
+            f"{loras[0].path.name} is no HDR IC-LoRA: its metadata has no hdr_transform, which says in which "
+            "log codes it generates frames"
+        )
+    if source.hdr is not None:
+        raise ValueError(f"the source is HDR already (hdr={source.hdr}): give an SDR video")
+    # Known from headers, and needed only after the text is encoded.
+    pipeline.networks.file(Component.UPSAMPLER)
+    scale = loras[0].reference_downscale_factor
+    clip = reference_clip(source, scale, numerics=pipeline.numerics)
+    return ToHdr(source=source, clip=clip, scale=scale, curve=curve, hdr=hdr)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ToHdr:
+    """A planned HDR clip of the first frames of ``source``, in the colour space ``hdr``.
+
+    ``clip`` is the size and length of what the second sampling stage generates, in log codes of ``curve``. In
+    each stage the frames of the source are encoded ``scale`` times smaller than the clip.
+    """
+
+    source: Footage
+    clip: ClipPlan
+    scale: int
+    curve: HdrCurve
+    hdr: str
+    regenerates_video = True
+
+    def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
+        frames = self.source.part(0, self.clip.frames).on_grid(self.clip, mirrored=True)
+        return [VideoAlone(), ReferenceFrames(frames, self.scale)]
+
+    def finish(self, sampled: SampledClip) -> Edit:
+        """Make the result of what was ``sampled``: its light without the padding, and the source's audio."""
+        width, height = self.source.size if self.source.fit == "own" else (self.clip.width, self.clip.height)
+        channels, rate = SILENCE
+        if self.source.audio is not None:
+            channels, rate = len(self.source.audio[0]), self.source.audio[1]
+        track = self.source.track(channels, rate, self.clip.seconds)
+        return Edit(
+            frame_chunks=lambda: self._recoded(cropped(sampled.frames(), (width, height))),
+            audio_chunks=lambda: iter((track,)),
+            frame_count=self.clip.frames,
+            width=width,
+            height=height,
+            fps=self.source.fps,
+            rate=rate,
+            settings={**sampled.settings(), "to_hdr": {}},
+        )
+
+    def _recoded(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Convert frames (N, 3, H, W) in [-1, 1] from log codes of ``curve`` to those of ACEScct.
+
+        All writers of HDR clips take the latter.
+        """
+        space = HDR_SPACES["acescg"]
+        for chunk in chunks:
+            yield space.to_codes(light_of((chunk + 1) / 2, self.curve, space)) * 2 - 1
+
+    def describe(self) -> str:
+        smaller = "at the size of the clip" if self.scale == 1 else f"{self.scale} times smaller"
+        return (
+            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the "
+            f"result is HDR ({self.hdr}), generated in {self.curve}, with the audio of the source"
+        )
+
+
+@dataclass(frozen=True)
+class VideoAlone:
+    """A conditioning item that removes the audio from a run, so that video alone is generated."""
+
+    def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
+        return self
+
+    def apply(self, state: LatentState) -> LatentState:
+        """Return a copy of ``state`` without its audio."""
+        return replace(state, latent=replace(state.latent, audio=None), mask=replace(state.mask, audio=None))
+
+    def describe(self) -> str:
+        return "video alone"

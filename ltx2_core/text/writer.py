@@ -1,0 +1,119 @@
+"""Gemma as a language model that continues a conversation, by the generation loop of transformers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+
+from ..torchaudio_import import without_broken_torchaudio
+from .enhance import SEED, WritingRules
+from .gemma import Gemma
+from .tokenizer import Tokenizer
+
+MULTIPLE: Final = 8
+"""Conversations are padded on the left to a multiple of so many tokens, as in the official pipelines."""
+
+_CLASSES: Final = {
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma4_text": "Gemma4ForCausalLM",
+    "gemma4_unified_text": "Gemma4UnifiedForCausalLM",
+}
+"""Model type of a Gemma -> the class of transformers that adds the head that predicts tokens."""
+
+
+@torch.inference_mode()
+def write_text(
+    gemma: Gemma,
+    tokenizer: Tokenizer,
+    text: str,
+    rules: WritingRules,
+    *,
+    seed: int = SEED,
+    stop: Callable[[], bool] | None = None,
+) -> str:
+    """Continue a conversation ``text``, which has marks of turns in it, up to the end of the answer.
+
+    ``rules`` say how tokens are chosen, ``seed`` seeds those that are drawn at random; the random state of
+    torch is left as it was. ``stop`` is called after each token; if it returns True, the answer ends there.
+    Raises ValueError if the tokenizer lacks the marks of turns, as those of text encoders without a language
+    model do.
+    """
+    ids = tokenizer.conversation_ids(text)
+    padding = -len(ids) % MULTIPLE
+    device = gemma.model.device
+    tokens = torch.tensor([[tokenizer.pad_id] * padding + ids], device=device)
+    mask = torch.ones_like(tokens)
+    mask[:, :padding] = 0
+    model, devices = _with_head(gemma), [] if device.type == "cpu" else [device]
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        made = model.generate(
+            tokens,
+            attention_mask=mask,
+            generation_config=_configuration(rules, tokenizer),
+            stopping_criteria=[] if stop is None else [_Stop(stop)],
+        )
+    assert tokenizer.decode is not None
+    marks = {*tokenizer.special.values()}
+    return tokenizer.decode([token for token in made[0, tokens.shape[1] :].tolist() if token not in marks])
+
+
+def writer_of(
+    gemma: Gemma, tokenizer: Tokenizer, *, seed: int = SEED, stop: Callable[[], bool] | None = None
+) -> Callable[[str, WritingRules], str]:
+    """A function that continues a conversation with ``gemma``, for :func:`~.enhance.enhanced`.
+
+    ``seed`` and ``stop`` are those of :func:`write_text`.
+    """
+    return lambda text, rules: write_text(gemma, tokenizer, text, rules, seed=seed, stop=stop)
+
+
+class _Stop:
+    """A stopping criterion of transformers that calls a function, which says whether to end the answer."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self.stop = stop
+
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self.stop(), device=input_ids.device)
+
+
+def _configuration(rules: WritingRules, tokenizer: Tokenizer) -> Any:
+    from transformers import GenerationConfig
+
+    drawn = rules.temperature is not None
+    ends = [tokenizer.eos_id, *(tokenizer.special[name] for name in tokenizer.ends)]
+    return GenerationConfig(  # type: ignore[no-untyped-call]
+        max_new_tokens=rules.max_tokens,
+        do_sample=drawn,
+        # The defaults of transformers would also cut the least probable tokens.
+        **({"temperature": rules.temperature, "top_k": 0, "top_p": 1.0} if drawn else {}),
+        no_repeat_ngram_size=rules.no_repeat,
+        pad_token_id=tokenizer.pad_id,
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=[end for end in ends if end is not None],
+    )
+
+
+def _with_head(gemma: Gemma) -> Any:
+    """Put the text model of ``gemma`` under a head whose weights are its embeddings, without a copy."""
+    with without_broken_torchaudio():
+        import transformers
+    config = gemma.model.config
+    with torch.device("meta"):
+        model = getattr(transformers, _CLASSES[config.model_type])(config)
+    model.model = gemma.model
+    model.lm_head.weight = gemma.model.embed_tokens.weight
+    return model.eval()
+
+
+def check_writer(generation: int, path: str | os.PathLike[str]) -> None:
+    """Raise ValueError if a text encoder, the Gemma of ``generation`` at ``path``, cannot write text."""
+    if generation == 4:
+        raise ValueError(
+            f"the text encoder {os.fspath(path)} of LTX-2.5 cannot write text: name an instruction-tuned "
+            "Gemma with enhancer (--enhancer FOLDER), such as gemma-4-E2B-it"
+        )

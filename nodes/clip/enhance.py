@@ -1,0 +1,95 @@
+"""A node that rewrites a short prompt to a full caption, by the language model of a CLIP."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ...ltx2_core.text.enhance import SEED, Generation, WritingRules, enhanced
+from ..host.text_model import HostTextModel
+from ..host.values import Clip
+from ..quantity import quantity
+
+REPETITION_PENALTY = 1.15
+"""Penalty for tokens that Gemma 4 has written before, as in core's templates.
+
+ComfyUI's loop cannot forbid repeated sequences, as the official pipelines do.
+"""
+
+
+class LTX2AVEnhancePrompt(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2AVEnhancePrompt",
+            has_intermediate_output=True,
+            display_name="LTX-2 Enhance Prompt",
+            search_aliases=["prompt enhancer", "rewrite prompt", "llm", "gemma", "caption", "expand prompt"],
+            category="LTX-2/conditioning",
+            description="Rewrites a short prompt to the kind of caption that LTX-2 was trained on. Connect "
+            "the text encoder of LTX-2.0 or 2.3; LTX-2.5 needs an instruction-tuned Gemma, such as Gemma 4 "
+            "E2B.",
+            inputs=[
+                io.Clip.Input(
+                    "clip",
+                    tooltip="Language model that writes: Gemma 3, or an instruction-tuned "
+                    "Gemma 4 from ComfyUI's Load CLIP.",
+                ),
+                io.String.Input(
+                    "prompt",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="What happens, in a few words. Quoted speech stays as it is.",
+                ),
+                io.Boolean.Input(
+                    "from_image",
+                    default=False,
+                    tooltip="The clip begins with an image: only what follows it is described. The language "
+                    "model does not see the image.",
+                ),
+                io.Int.Input(
+                    "max_tokens",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="Longest answer in tokens; 0 takes 512 for Gemma 3 and 600 for Gemma 4.",
+                ),
+                quantity(
+                    "seed",
+                    SEED,
+                    low=0,
+                    control_after_generate=True,
+                    text="Seed of Gemma 3, which draws "
+                    "its words at random; Gemma 4 always takes the most probable one",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="prompt", tooltip="For positive of LTX-2 Prompt.")],
+        )
+
+    @classmethod
+    def execute(cls, clip: Clip, prompt: str, from_image: bool, max_tokens: int, seed: int) -> io.NodeOutput:
+        generation: Generation = 4 if "gemma4" in getattr(clip.tokenizer, "clip_name", "") else 3
+        if generation == 4 and isinstance(clip.cond_stage_model, HostTextModel):
+            raise ValueError(
+                "the text encoder of LTX-2.5 cannot write text: connect an instruction-tuned Gemma, such as "
+                "gemma4_e2b_it, from ComfyUI's Load CLIP"
+            )
+
+        def write(text: str, rules: WritingRules) -> str:
+            drawn = rules.temperature is not None
+            tokens = clip.tokenize(text, skip_template=True, min_length=1)
+            ids = clip.generate(
+                tokens,
+                do_sample=drawn,
+                max_length=max_tokens or rules.max_tokens,
+                temperature=rules.temperature or 1.0,
+                top_k=0,
+                top_p=1.0,
+                min_p=0.0,
+                repetition_penalty=REPETITION_PENALTY if rules.no_repeat else 1.0,
+                seed=seed,
+            )
+            written: str = clip.decode(ids)
+            return written
+
+        text = enhanced(prompt, generation, write, from_image=from_image)
+        return io.NodeOutput(text, ui=ui.PreviewText(text))

@@ -1,0 +1,53 @@
+"""The node that rewrites prompts: it writes as core's node for text does, told by our instructions."""
+
+from __future__ import annotations
+
+import pytest
+from host_graph import Graph, Link
+from host_server import GraphError, Server
+from node_graphs import text_encoder
+from tiny_models import TinyModels
+
+from ltx2_core.text.enhance import cleaned, conversation
+
+SHORT = 16
+
+
+def texts(server: Server, g: Graph) -> list[str]:
+    outputs = server.run(g.prompt, timeout_s=120).outputs
+    return [text for output in outputs.values() for text in output.get("text", ())]
+
+
+def enhanced(g: Graph, clip: Link, prompt: str = "a red ball", seed: int = 42) -> Link:
+    values = {"prompt": prompt, "from_image": False, "max_tokens": SHORT, "seed": seed}
+    return g.add("LTX2AVEnhancePrompt", clip=clip, **values)
+
+
+def test_a_prompt_is_rewritten_as_core_writes_text(server: Server, models: TinyModels) -> None:
+    g = Graph()
+    g.add("PreviewAny", source=enhanced(g, text_encoder(g, models)))
+    ours, _ = texts(server, g)
+    g = Graph()
+    sampling = {"sampling_mode": "on", "temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    sampling |= {"repetition_penalty": 1.0, "seed": 42, "presence_penalty": 0.0}
+    core = g.add(
+        "TextGenerate",
+        clip=text_encoder(g, models),
+        prompt=conversation("a red ball", 3),
+        max_length=SHORT,
+        thinking=False,
+        use_default_template=False,
+        sampling_mode="on",
+        **{f"sampling_mode.{name}": value for name, value in sampling.items() if name != "sampling_mode"},
+    )
+    g.add("PreviewAny", source=core)
+    (answer,) = texts(server, g)
+    assert ours == cleaned(answer, "a red ball")
+    assert ours != "a red ball"
+
+
+def test_an_empty_prompt_is_refused(server: Server, models: TinyModels) -> None:
+    g = Graph()
+    g.add("PreviewAny", source=enhanced(g, text_encoder(g, models), "  "))
+    with pytest.raises(GraphError, match="no prompt to enhance"):
+        server.run(g.prompt)

@@ -1,0 +1,79 @@
+"""The language model of a pipeline rewrites prompts: its own text encoder, or a separate Gemma."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ltx2_core import LTX2Pipeline
+from ltx2_core.cli.main import main
+from ltx2_core.media import read_metadata
+from ltx2_core.run import enhancer as module
+from ltx2_core.run.enhancer import check_enhancer
+from ltx2_core.text.enhance import RULES, WritingRules
+from ltx2_core.tiny.write import TinySet, write_tiny_set
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from talking_gemma import with_marks
+
+CLIP = "--width 64 --height 64 --frames 9 --fps 8 --steps 1 --stages 1 --device cpu"
+
+
+@pytest.fixture(scope="module")
+def talking(tiny_set: TinySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("talking") / "gemma"
+    shutil.copytree(tiny_set.text_encoder, folder)
+    return with_marks(folder)
+
+
+@pytest.fixture(autouse=True)
+def short_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RULES, 3, WritingRules(max_tokens=8, temperature=0.7))  # type: ignore[arg-type]
+
+
+def test_the_text_encoder_and_a_separate_model_write_the_same(tiny_set: TinySet, talking: Path) -> None:
+    own = LTX2Pipeline(tiny_set.checkpoint, text_encoder=talking, device="cpu")
+    apart = LTX2Pipeline(
+        tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, enhancer=talking, device="cpu"
+    )
+    first = own.enhance_prompt("a ball rolls")
+    assert first == apart.enhance_prompt("a ball rolls")
+    assert first != own.enhance_prompt("a ball rolls", seed=1)
+
+
+@pytest.mark.slow
+def test_a_file_records_the_prompt_that_was_written(tiny_set: TinySet, talking: Path, tmp_path: Path) -> None:
+    clip = tmp_path / "clip.mp4"
+    call = (
+        f"generate --checkpoint {tiny_set.checkpoint} --text-encoder {tiny_set.text_encoder} "
+        f"--enhance-prompt --enhancer {talking} --prompt ball {CLIP} -o {clip}"
+    )
+    planned = CliRunner().invoke(main, f"{call} --dry-run".split())
+    assert planned.exit_code == 0, planned.output
+    assert "rewritten by a language model" in planned.output
+    result = CliRunner().invoke(main, call.split())
+    assert result.exit_code == 0, result.output
+    pipeline = LTX2Pipeline(tiny_set.checkpoint, enhancer=talking, device="cpu")
+    recorded = json.loads(read_metadata(clip)["ltx2"])["request"]["prompt"]
+    assert recorded == pipeline.enhance_prompt("ball") != "ball"
+
+
+def test_what_cannot_write_is_refused_before_a_weight_is_read(
+    tiny_set: TinySet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "load_gemma", lambda *a, **k: pytest.fail("weights were read"))
+    silent = LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, device="cpu")
+    with pytest.raises(ValueError, match="has no <start_of_turn>"):
+        silent.enhance_prompt("a ball")
+    with pytest.raises(ValueError, match="no text encoder is named"):
+        LTX2Pipeline(tiny_set.checkpoint, device="cpu").enhance_prompt("a ball")
+    later = write_tiny_set(tmp_path, generation="2.5")
+    encoder = LTX2Pipeline(later.checkpoint, text_encoder=later.text_encoder, device="cpu")
+    with pytest.raises(ValueError, match=r"of LTX-2\.5 cannot write text"):
+        check_enhancer(encoder.networks, None)
