@@ -11,8 +11,8 @@ from math import prod
 
 from ..config import DiffusionDecoderConfig, VideoVAEConfig
 from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, tile_size
-from ..video_vae.diffusion.layers import MLP_TOKENS, STRIP_BYTES
-from ..video_vae.diffusion.reach import ROWS_AT_ONCE, piece_bytes
+from ..video_vae.diffusion.blocks import MLP_TOKENS, STRIP_BYTES
+from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, piece_bytes
 from ..video_vae.space_tiles import SpaceTiles
 from .decoder_memory import DecoderMemory
 
@@ -62,7 +62,7 @@ def rows_of(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: i
     as ``limit`` is the default.
     """
     if limit is None:
-        return ROWS_AT_ONCE
+        return FRAMES_AT_ONCE
     return max(1, limit // piece_bytes(vae, cells, itemsize, 1))
 
 
