@@ -16,8 +16,8 @@ from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, piece_bytes
 from ..video_vae.space_tiles import SpaceTiles
 from .decoder_memory import DecoderMemory
 
-ROWS = (16, 12, 8, 6, 4, 2)
-"""Numbers of frames that the decoder may compute at a time, the fastest first.
+FRAMES = (16, 8, 4, 2)
+"""Numbers of pixel frames that the decoder may compute at a time, the fastest first.
 
 With fewer at a time, attention keys of the cached frames are computed more often.
 """
@@ -45,17 +45,17 @@ class _Area:
 
 
 def tile_piece_bytes(
-    vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, rows: int
+    vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, at_once: int
 ) -> int:
-    """The ``max_piece_bytes`` with which the decoder computes ``rows`` pixel frames at a time.
+    """The ``max_piece_bytes`` with which the decoder computes ``at_once`` pixel frames at a time.
 
     ``cells`` are the latent (rows, columns) of the whole frame, which ``tiles`` cut; None decodes it whole.
     ``itemsize`` is the bytes of one number.
     """
-    return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, rows)
+    return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, at_once)
 
 
-def rows_of(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
+def frames_at_once(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
     """How many pixel frames the decoder computes at a time if its ``max_piece_bytes`` is ``limit``.
 
     ``cells`` are the latent (rows, columns) of the frame or tile, ``itemsize`` the bytes of one number. None
@@ -73,11 +73,11 @@ def diffusion_memory(
     cells: tuple[int, int],
     tiles: SpaceTiles | None = None,
     itemsize: int,
-    rows: int,
+    at_once: int,
 ) -> DecoderMemory:
     """Bytes of working memory to decode a latent of ``cells`` (rows, columns), some frames at a time.
 
-    ``latent_frames`` is its length; ``rows`` is how many pixel frames are computed at a time.
+    ``latent_frames`` is its length; ``at_once`` is how many pixel frames are computed at a time.
 
     With ``tiles`` they are the bytes of the largest tile and of the stages before the tiles; None decodes
     whole frames. ``itemsize`` is the bytes of one number. The estimate is within 10 % of what
@@ -89,7 +89,7 @@ def diffusion_memory(
     size = cells if tiles is None else tiles.largest(cells)
     cut = (0, 0) if tiles is None else (min(2, tiles.rows - 1), min(2, tiles.columns - 1))
     # A clip that is shorter than what a block waits for has smaller caches.
-    share = min(1.0, config.strides[0] * latent_frames / (rows + config.kernel[0] + config.depth))
+    share = min(1.0, config.strides[0] * latent_frames / (at_once + config.kernel[0] + config.depth))
     before = _early_state(config, cells, size, itemsize)
     _, scale, across = config.strides
     last = config.stages[-1]
@@ -101,13 +101,13 @@ def diffusion_memory(
     value = config.channels * itemsize
     caches = sum((config.kernel[0] - 1) * area.after(n, config.kernel) * value for n in range(config.depth))
     # Features are held from the first block's context on to the last one's, and by whole pieces.
-    held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * rows
+    held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * at_once
     features = held / last.strides[0] * area.after(0, config.kernel) * last.channels * itemsize
     features /= last.strides[1] * last.strides[2]
-    piece = (area.after(0, config.kernel) + area.after(1, config.kernel)) * rows * value
+    piece = (area.after(0, config.kernel) + area.after(1, config.kernel)) * at_once * value
     state = before + share * (caches * config.steps + features)
     return DecoderMemory(
-        peak=int(state + share * piece + _strip(config, area, rows, itemsize)), state=int(state)
+        peak=int(state + share * piece + _strip(config, area, at_once, itemsize)), state=int(state)
     )
 
 
@@ -128,20 +128,20 @@ def _early_state(
     return total
 
 
-def _strip(config: DiffusionDecoderConfig, area: _Area, rows: int, itemsize: int) -> float:
+def _strip(config: DiffusionDecoderConfig, area: _Area, at_once: int, itemsize: int) -> float:
     """Bytes that a block of the diffusion stage needs while it computes one strip of rows of ``area``.
 
-    ``area`` has the height and width of the tile or frame in patches. ``rows`` is the number of pixel frames
-    (no image rows) that the block computes at a time, ``itemsize`` the bytes of one number.
+    ``area`` has the height and width of the tile or frame in patches. ``at_once`` is the number of pixel
+    frames that the block computes at a time, ``itemsize`` the bytes of one number.
     """
     value = config.channels * itemsize
     tile = tile_size(config.kernel)[1]
-    row = (rows + config.kernel[0] - 1) * area.width * value
+    row = (at_once + config.kernel[0] - 1) * area.width * value
     strip = min(area.height, max(tile, STRIP_BYTES // row // tile * tile))
     keys = 2 * min(area.height, strip + config.kernel[1] - 1) * row
-    queries = rows * strip * area.width * value
+    queries = at_once * strip * area.width * value
     attention = 3 * queries + 2.6 * min(BATCH_BYTES, 4 * keys)
-    hidden = 12 * min(MLP_TOKENS, rows * strip * area.width) * value
+    hidden = 12 * min(MLP_TOKENS, at_once * strip * area.width) * value
     return (
         min(MASK_BYTES, keys)
         + keys

@@ -15,6 +15,7 @@ from ltx2_core.config import video_vae_config
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.convert import convert, single_parts
 from ltx2_core.loading.describe import describe
+from ltx2_core.loading.save_diffusers import WEIGHTS, save_diffusers
 from ltx2_core.tiny.diffusion_vae import write_diffusion_vae
 from ltx2_core.tiny.write import write_tiny_set
 from ltx2_core.video_vae import DiffusionVideoDecoder
@@ -131,6 +132,20 @@ def test_a_diffusers_folder_gives_the_same_decoder(plain, tmp_path):
     source = open_checkpoint(folder)
     convert(tmp_path / "out.safetensors", [source], single_parts([source]), fp8=False)
     assert equal(tmp_path / "out.safetensors", plain)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_saved_diffusers_folder_has_both_decoders(plain, tiny, tmp_path, layout):
+    source = _rewritten(plain, tmp_path / "x.safetensors", LAYOUTS[layout])
+    folder = tmp_path / "folder"
+    parts = save_diffusers(folder, [open_checkpoint(tiny.checkpoint), open_checkpoint(source)])
+    assert {"vae", "diffusion_decoder"} <= set(parts)
+    names = set(load_file(folder / "diffusion_decoder" / "diffusion_pytorch_model.safetensors"))
+    assert names == {*load_file(_diffusers_folder(plain, tmp_path / "by hand") / WEIGHTS)}
+    assert equal(folder / "diffusion_decoder", plain)
+    assert equal(folder, plain)
+    with pytest.raises(ValueError, match="also holds the convolutional video decoder: add its file"):
+        save_diffusers(tmp_path / "other", [open_checkpoint(source)])
 
 
 def test_tensors_tell_the_decoder_whatever_the_header_calls_it(plain, tmp_path):
