@@ -80,8 +80,8 @@ def diffusion_memory(
     ``latent_frames`` is its length; ``at_once`` is how many pixel frames are computed at a time.
 
     With ``tiles`` they are the bytes of the largest tile and of the stages before the tiles; None decodes
-    whole frames. ``itemsize`` is the bytes of one number. The estimate is within 10 % of what
-    ``memory.trace.Trace`` counts in a real decode. Weights, the latent and the frames already yielded are not
+    whole frames. ``itemsize`` is the bytes of one number. For clips of 14 latent frames and more the estimate is
+    within 10 % of what ``memory.trace.Trace`` counts in a real decode; shorter ones may need less. Weights, the latent and the frames already yielded are not
     included.
     """
     config = vae.diffusion
@@ -104,7 +104,9 @@ def diffusion_memory(
     held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * at_once
     features = held / last.strides[0] * area.after(0, config.kernel) * last.channels * itemsize
     features /= last.strides[1] * last.strides[2]
-    piece = (area.after(0, config.kernel) + area.after(1, config.kernel)) * at_once * value
+    # The first result of a block has also the frames by which it lags.
+    result = at_once + config.kernel[0] // 2
+    piece = (at_once * area.after(0, config.kernel) + result * area.after(1, config.kernel)) * value
     state = before + share * (caches * config.steps + features)
     return DecoderMemory(
         peak=int(state + share * piece + _strip(config, area, at_once, itemsize)), state=int(state)
