@@ -82,5 +82,3 @@ def parts(infos: Mapping[str, TensorInfo]) -> dict[str, Entry]:
 
 def _third(read: Callable[[], Tensor], number: int) -> Tensor:
     return read().chunk(3)[number].contiguous()
-
-

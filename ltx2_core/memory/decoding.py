@@ -41,7 +41,9 @@ def decoder_memory(
     """
     if vae.diffusion is not None:
         at_once = frames_at_once(vae, cells, itemsize, piece_bytes)
-        return diffusion_memory(vae, latent_frames=latent_frames, cells=cells, itemsize=itemsize, at_once=at_once)
+        return diffusion_memory(
+            vae, latent_frames=latent_frames, cells=cells, itemsize=itemsize, at_once=at_once
+        )
     # Longer clips do not raise the peak, and their simulation would only take longer.
     frames = min(latent_frames, _ENOUGH_LATENTS)
     return _simulated(vae, frames, cells, itemsize, piece_bytes or MAX_PIECE_BYTES)

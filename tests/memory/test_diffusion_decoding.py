@@ -31,15 +31,18 @@ def test_a_decode_needs_what_is_said_of_it(cells, tiles, at_once):
             pieces = decoder.decode_tiles(latent, tiles, max_piece_bytes=limit)
         for piece in pieces:
             del piece
-    said = diffusion_memory(
-        RELEASED, latent_frames=14, cells=cells, tiles=tiles, itemsize=2, at_once=at_once
-    )
+    said = diffusion_memory(RELEASED, latent_frames=14, cells=cells, tiles=tiles, itemsize=2, at_once=at_once)
     assert said.peak == pytest.approx(trace.peak, rel=0.1)
 
 
 @pytest.mark.parametrize(
     ("width", "height", "room", "tiles"),
-    [(768, 512, 2.0e9, None), (1920, 1088, 6.0e9, (2, 1)), (1920, 1088, 12e9, None), (1280, 704, 3e9, (2, 1))],
+    [
+        (768, 512, 2.0e9, None),
+        (1920, 1088, 6.0e9, (2, 1)),
+        (1920, 1088, 12e9, None),
+        (1280, 704, 3e9, (2, 1)),
+    ],
 )
 def test_tiles_are_chosen_only_where_whole_frames_do_not_fit(width, height, room, tiles):
     long, short = (plan_clip(width, height, frames=frames) for frames in (1441, 121))

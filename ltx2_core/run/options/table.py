@@ -54,7 +54,9 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         **_SDR,
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
-        **dict.fromkeys(("feather", "exact_outside", "decoder_seed"), "the frames of the source are not changed"),
+        **dict.fromkeys(
+            ("feather", "exact_outside", "decoder_seed"), "the frames of the source are not changed"
+        ),
     },
     "dub": {
         **_SDR,
