@@ -1,4 +1,4 @@
-"""Translates the diffusion video decoder of a single file to the folder ``diffusion_decoder`` of diffusers."""
+"""Translates the diffusion video decoder of a single file to diffusers' folder ``diffusion_decoder``."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def read_decoder(config: Any) -> object:
 def parts(infos: Mapping[str, TensorInfo]) -> dict[str, Entry]:
     """The tensors to write by their official names, but queries, keys and values as three tensors.
 
-    ``infos`` are the header entries of the decoder's tensors in the single file. Constant gates are multiplied
-    into the layers that they scale.
+    ``infos`` are the header entries of the decoder's tensors in the single file. Constant gates are
+    multiplied into the layers that they scale.
     """
     found: dict[str, Entry] = {}
     for name, (dtype, shape, read) in diffusion_vae.entries(infos).items():

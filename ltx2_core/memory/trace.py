@@ -154,7 +154,7 @@ class _Fused(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _moved(self, x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """Stand in for ``x.to(device, dtype)`` of the meta tensor ``x``; None if nothing changes its device."""
+        """Stand in for ``x.to(device, dtype)`` of the meta tensor ``x``; None if it stays on its device."""
         if device.type == "meta" and self._is_offloaded(x):
             return self._created("to", x.shape, dtype)
         if device.type != "cpu":

@@ -96,8 +96,8 @@ class ModelFiles:
         file = self.file(Component.VIDEO_DECODER)
         if not file.has_diffusion_decoder:
             raise ValueError(
-                f"decoder_seed={self.decoder_seed} is for the diffusion decoder of LTX-2.5; the video decoder "
-                f"of {file.path} uses no noise: leave it out, or name that decoder in video_decoder"
+                f"decoder_seed={self.decoder_seed} is for the diffusion decoder of LTX-2.5; the video "
+                f"decoder of {file.path} uses no noise: leave it out, or name that decoder in video_decoder"
             )
 
     def file(self, component: Component) -> Checkpoint:
