@@ -131,7 +131,8 @@ def case_of(options: argparse.Namespace, method: str, frames: int) -> Case:
 
 def in_own_process(case: Case) -> Result:
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(case.threads)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(case.threads)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return Result(**json.loads(done.stdout.splitlines()[-1]))
 
