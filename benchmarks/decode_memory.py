@@ -1,9 +1,11 @@
 """Peak memory and time of the video decoder over the length of the clip, against diffusers' autoencoder.
 
     python benchmarks/decode_memory.py --frames 25 49 97 193 --size 384 --width 32 --piece-mib 8
+    python benchmarks/decode_memory.py --decoder diffusion --frames 121 241 --size 160 --piece-mib 1
 
-The peer is AutoencoderKLLTX2Video. A random LTX-2.0 decoder of small width runs on the CPU, each case in a
-process of its own. Columns:
+The peer is AutoencoderKLLTX2Video, with ``--decoder diffusion`` LTX2VideoDiffusionDecoderModel, whose
+attention is ``na3d`` of comfy-kitchen and whose frames start from other noise (their difference says
+nothing). A random LTX-2.0 decoder of small width runs on the CPU, each case in a process of its own. Columns:
 
 - `live MiB`: peak of the bytes in tensors, without the returned frames; the same in each run;
 - `rss MiB`: peak growth of the resident set, without the returned frames;
@@ -56,6 +58,7 @@ class Case:
     piece_bytes: int
     threads: int
     repeats: int
+    decoder: str = "conv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +87,7 @@ def main() -> None:
         default=8.0,
         help="largest activation of `streamed`; `whole` uses the default",
     )
+    parser.add_argument("--decoder", choices=("conv", "diffusion"), default="conv")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2, help="runs of each case; the fastest counts")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -121,12 +125,14 @@ def case_of(options: argparse.Namespace, method: str, frames: int) -> Case:
         piece_bytes=int(options.piece_mib * MIB),
         threads=options.threads,
         repeats=options.repeats,
+        decoder=options.decoder,
     )
 
 
 def in_own_process(case: Case) -> Result:
     command = [sys.executable, __file__, "--case", json.dumps(asdict(case))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(case.threads)}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": str(case.threads)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return Result(**json.loads(done.stdout.splitlines()[-1]))
 
@@ -152,7 +158,8 @@ def measure(case: Case) -> Result:
     output_bytes = out.nbytes
     out.zero_()
     del out
-    decode(latent[:, :, :1])
+    # One latent frame is less than diffusers' diffusion decoder takes.
+    decode(latent[:, :, : 1 if case.decoder == "conv" else 3])
     release_memory()
 
     baseline = resident_bytes()
@@ -171,7 +178,36 @@ def measure(case: Case) -> Result:
     return Result(live_bytes=live.peak - output_bytes, rss_bytes=rss, seconds=min(seconds), sample=sample)
 
 
+def diffusion_decoder_of(case: Case) -> Callable[[Tensor], Tensor]:
+    """The diffusion decoder of LTX-2.5, or diffusers' with the same weights, at small width."""
+    from diffusion_decode import Na3d, peer_of, small
+
+    from ltx2_core.config import video_vae_config
+    from ltx2_core.tiny.weights import random_weights
+    from ltx2_core.video_vae import DiffusionVideoDecoder
+
+    config = small("small", LATENT_CHANNELS)
+    decoder = DiffusionVideoDecoder(video_vae_config(config)).eval()
+    decoder.load_state_dict(random_weights(decoder, 0))
+    if not case.method.startswith("diffusers"):
+        limit = case.piece_bytes if case.method == "streamed" else 1 << 40
+        return lambda latent: decoder.decode(latent, max_piece_bytes=limit)
+    peer = peer_of(decoder, config)
+    peer.set_attn_processor(Na3d())
+    if case.method == "diffusers tiled":
+        peer.enable_tiling()
+
+    def decode(latent: Tensor) -> Tensor:
+        raw = decoder.per_channel_statistics.un_normalize(latent)
+        frames: Tensor = peer.decode(raw, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
+        return frames
+
+    return decode
+
+
 def decoder_of(case: Case) -> Callable[[Tensor], Tensor]:
+    if case.decoder == "diffusion":
+        return diffusion_decoder_of(case)
     from ltx2_core.config import video_vae_config
     from ltx2_core.video_vae import MAX_PIECE_BYTES, VideoDecoder
 

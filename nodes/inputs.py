@@ -173,6 +173,19 @@ def ceiling_input(default: float, more: str = "", *, optional: bool = False) -> 
     return quantity("ceiling_db", default, name="ceiling", low=-60.0, step=0.1, more=more, optional=optional)
 
 
+def decoder_seed_input() -> io.Input:
+    """The input for the seed of a diffusion VAE; optional, because older workflows lack it."""
+    return io.Int.Input(
+        "decoder_seed",
+        default=0,
+        min=0,
+        max=2**64 - 1,
+        optional=True,
+        tooltip="Seed of the noise from which the diffusion VAE of LTX-2.5 makes frames; another one changes "
+        "fine detail. Other VAEs use no noise: leave it at 0.",
+    )
+
+
 def video_regions_input() -> io.Input:
     """A widget for the time regions of the video to regenerate, in seconds."""
     return io.String.Input(

@@ -90,7 +90,7 @@ def print_plan(
     for index, stage in enumerate(stages, start=1):
         for line in _stage_lines(index, stage, video=request.size.video):
             click.echo(line)
-    for line in _memory_lines(pipeline, stages):
+    for line in _memory_lines(pipeline, request, stages):
         click.echo(line)
 
 
@@ -121,7 +121,7 @@ def _stage_lines(index: int, stage: Stage, *, video: bool) -> Iterator[str]:
     yield "          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist())
 
 
-def _memory_lines(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> Iterator[str]:
+def _memory_lines(pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage]) -> Iterator[str]:
     """Yield lines on the memory of each stage, or on the plan within the budget of ``pipeline``."""
     if pipeline.speed.keep_text_keys:
         cached = pipeline.text_keys_bytes(stages)
@@ -129,8 +129,8 @@ def _memory_lines(pipeline: LTX2Pipeline, stages: Sequence[Stage]) -> Iterator[s
         yield f"memory    keys and values of the text: {size_text(cached) + ' cached' if cached else unless}"
     budget = pipeline.networks.max_memory
     if budget is not None:
-        memory = pipeline.plan(stages, budget, decode_dtype=decode_dtype_of(request))
-        yield from (f"memory    {line}" for line in memory.lines())
+        planned = pipeline.plan(stages, budget, decode_dtype=decode_dtype_of(request))
+        yield from (f"memory    {line}" for line in planned.lines())
         return
     memory = predict(pipeline, stages, decode_dtype_of(request))
     for entry in memory:

@@ -24,10 +24,12 @@ from ..config import (
 from ..storage.quantized import QUANTISED_DTYPES
 from ..text.folder import find_tokenizer
 from . import diffusers_out as out
+from . import diffusion_out, diffusion_vae
 from .checkpoint import Checkpoint, open_checkpoint
 from .convert import TensorReader
 from .detect import Component
 from .diffusers_out import Json
+from .folder import DIFFUSION_DECODER
 from .sections import joined_config
 from .write import Entry, as_bytes, write_safetensors
 
@@ -39,7 +41,7 @@ class Part:
     ``config`` and ``class_name`` are functions from the configuration of a single file to the model's
     ``config.json`` and the name of its class in the Python package ``library``; ``rules`` gives the renaming
     of its tensors. ``read`` parses a configuration; with it the saved one is checked to describe the same
-    network as that of the single file.
+    network as that of the single file. ``diffusion`` says which kind of video decoder the part holds.
     """
 
     folder: str
@@ -49,6 +51,7 @@ class Part:
     rules: Callable[[Json], Any]
     read: Callable[[Any], Any]
     library: str = "diffusers"
+    diffusion: bool = False
 
 
 PARTS: Final = (
@@ -76,6 +79,15 @@ PARTS: Final = (
         config=out.video_vae_out,
         rules=lambda written: out.video_vae_rules(len(written["block_out_channels"])),
         read=video_vae_config,
+    ),
+    Part(
+        folder=DIFFUSION_DECODER,
+        components=(Component.VIDEO_DECODER,),
+        class_name=lambda _: "LTX2VideoDiffusionDecoderModel",
+        config=diffusion_out.decoder_out,
+        rules=lambda _: diffusion_out.RULES,
+        read=diffusion_out.read_decoder,
+        diffusion=True,
     ),
     Part(
         folder="audio_vae",
@@ -178,8 +190,8 @@ def _write(
         target.mkdir(parents=True)
         _write_json(target / "config.json", config)
         write_safetensors(target / WEIGHTS, entries, {"format": "pt"})
-        # In diffusers the upsampler belongs to a pipeline of its own.
-        if part.folder != "latent_upsampler":
+        # In diffusers the upsampler and the diffusion decoder belong to pipelines of their own.
+        if part.folder not in ("latent_upsampler", DIFFUSION_DECODER):
             index[part.folder] = [part.library, config["_class_name"]]
         _verify(part, target, chosen[part])
     (folder / "scheduler").mkdir()
@@ -204,14 +216,23 @@ def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Check
         for component in part.components
         # Reversed, so that of several sources with a component the first one is set last.
         for source in reversed(sources)
-        if component in source.components
+        if component in source.components and _is_of(part, component, source)
     }
     missing = [str(component) for component in part.components if component not in found]
     if found and missing:
+        kind = "convolutional " if any(source.has_diffusion_decoder for source in sources) else ""
         raise ValueError(
-            f"a diffusers folder {part.folder} also holds the {', '.join(missing)}: add its file"
+            f"a diffusers folder {part.folder} also holds the {kind}{', '.join(missing)}: add its file"
         )
     return found
+
+
+def _is_of(part: Part, component: Component, source: Checkpoint) -> bool:
+    """Whether ``component`` of the file ``source`` is of the kind that ``part`` holds.
+
+    Only video decoders have two kinds, which diffusers has in two folders.
+    """
+    return component is not Component.VIDEO_DECODER or source.has_diffusion_decoder == part.diffusion
 
 
 def _config(found: Mapping[Component, Checkpoint]) -> Json:
@@ -236,7 +257,11 @@ def _planned(part: Part, found: dict[Component, Checkpoint]) -> tuple[Json, dict
                     f"{file.path} holds quantised weights ({own} is {info.dtype}), which a diffusers folder "
                     "does not take: use the file in bf16"
                 )
-            entries[out.renamed(own, rules)] = Entry(info.dtype, info.shape, partial(read, info))
+            if not part.diffusion:
+                entries[out.renamed(own, rules)] = Entry(info.dtype, info.shape, partial(read, info))
+        if part.diffusion:
+            made = diffusion_out.parts(file.infos(component))
+            entries |= {out.renamed(own, rules): entry for own, entry in made.items()}
     return written, dict(sorted(entries.items()))
 
 
@@ -250,13 +275,26 @@ def _verify(part: Part, target: Path, found: dict[Component, Checkpoint]) -> Non
         names = ", ".join(sorted({str(source.path) for source in found.values()}))
         raise ValueError(f"the configuration of {names} is none that diffusers has for a {part.folder}")
     for component, source in found.items():
-        if component not in written.components or written.shapes(component) != source.shapes(component):
+        one, other = (_tensors(part, file, component, read) for file in (source, written))
+        if {own: entry.shape for own, entry in one.items()} != {n: e.shape for n, e in other.items()}:
             raise ValueError(f"the {component} of {source.path} has tensors that diffusers does not name")
-        infos = written.infos(component)
-        for own, info in source.infos(component).items():
-            if not torch.equal(as_bytes(read(info)), as_bytes(read(infos[own]))):
+        for own, entry in one.items():
+            if not torch.equal(as_bytes(entry.make()), as_bytes(other[own].make())):
                 raise ValueError(f"{own} read back from {target} differs; the disk may be damaged")
         written.check(component)
+
+
+def _tensors(part: Part, file: Checkpoint, component: Component, read: TensorReader) -> dict[str, Entry]:
+    """The tensors of ``component`` in ``file`` as the network has them, by their official names.
+
+    Empty if the file does not have the component. ``read`` reads the tensor of a header entry.
+    """
+    if component not in file.components:
+        return {}
+    infos = file.infos(component)
+    if part.diffusion:
+        return {own: Entry(*entry) for own, entry in diffusion_vae.entries(infos).items()}
+    return {own: Entry(info.dtype, info.shape, partial(read, info)) for own, info in infos.items()}
 
 
 def _copy_text_encoder(source: Path, folder: Path) -> None:

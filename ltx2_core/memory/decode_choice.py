@@ -15,7 +15,7 @@ from ..video_vae.space_tiles import LATENTS_AT_ONCE, SpaceTiles, field_of_view
 from ..video_vae.streaming import MAX_PIECE_BYTES
 from .decoder_memory import DecoderMemory
 from .decoding import decoder_memory
-from .diffusion_decoding import ROWS, diffusion_memory, tile_piece_bytes
+from .diffusion_decoding import FRAMES, diffusion_memory, tile_piece_bytes
 
 SMALLEST_PIECE = 8 * 2**20
 _PIECES = tuple(MAX_PIECE_BYTES >> halvings for halvings in range(5))
@@ -122,17 +122,17 @@ def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: tor
     """
     cells, halo, smallest = (clip.latent_height, clip.latent_width), field_of_view(vae), None
     for tiles in (None, *_cuts(cells, halo, halo)):
-        for rows in ROWS:
+        for at_once in FRAMES:
             memory = diffusion_memory(
                 vae,
                 latent_frames=clip.latent_frames,
                 cells=cells,
                 tiles=tiles,
                 itemsize=dtype.itemsize,
-                rows=rows,
+                at_once=at_once,
             )
             choice = DecodeChoice(
-                piece_bytes=tile_piece_bytes(vae, cells, tiles, dtype.itemsize, rows),
+                piece_bytes=tile_piece_bytes(vae, cells, tiles, dtype.itemsize, at_once),
                 memory=memory,
                 tiles=tiles,
                 host=_diffusion_host(tiles, memory, clip, vae),

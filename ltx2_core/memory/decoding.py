@@ -14,7 +14,7 @@ from typing import Literal
 from ..config import VideoVAEConfig
 from ..video_vae.streaming import MAX_PIECE_BYTES, TAPS
 from .decoder_memory import DecoderMemory
-from .diffusion_decoding import diffusion_memory, rows_of
+from .diffusion_decoding import diffusion_memory, frames_at_once
 
 _CACHED = TAPS - 1
 """Input frames that a convolution caches from one piece to the next."""
@@ -40,8 +40,10 @@ def decoder_memory(
     Weights, the latent and the frames already yielded are not included.
     """
     if vae.diffusion is not None:
-        rows = rows_of(vae, cells, itemsize, piece_bytes)
-        return diffusion_memory(vae, latent_frames=latent_frames, cells=cells, itemsize=itemsize, rows=rows)
+        at_once = frames_at_once(vae, cells, itemsize, piece_bytes)
+        return diffusion_memory(
+            vae, latent_frames=latent_frames, cells=cells, itemsize=itemsize, at_once=at_once
+        )
     # Longer clips do not raise the peak, and their simulation would only take longer.
     frames = min(latent_frames, _ENOUGH_LATENTS)
     return _simulated(vae, frames, cells, itemsize, piece_bytes or MAX_PIECE_BYTES)

@@ -11,13 +11,13 @@ from math import prod
 
 from ..config import DiffusionDecoderConfig, VideoVAEConfig
 from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, tile_size
-from ..video_vae.diffusion.layers import MLP_TOKENS, STRIP_BYTES
-from ..video_vae.diffusion.reach import ROWS_AT_ONCE, piece_bytes
+from ..video_vae.diffusion.blocks import MLP_TOKENS, STRIP_BYTES
+from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, piece_bytes
 from ..video_vae.space_tiles import SpaceTiles
 from .decoder_memory import DecoderMemory
 
-ROWS = (16, 12, 8, 6, 4, 2)
-"""Numbers of frames that the decoder may compute at a time, the fastest first.
+FRAMES = (16, 8, 4, 2)
+"""Numbers of pixel frames that the decoder may compute at a time, the fastest first.
 
 With fewer at a time, attention keys of the cached frames are computed more often.
 """
@@ -37,32 +37,33 @@ class _Area:
 
     def after(self, blocks: int, kernel: tuple[int, int, int]) -> float:
         """How many patches are left after ``blocks`` blocks with attention windows of size ``kernel``."""
-        height, width = (
-            size - sides * blocks * (window // 2)
-            for size, sides, window in zip((self.height, self.width), self.cut, kernel[1:], strict=True)
-        )
-        return height * width
+        height = self.height - self.cut[0] * blocks * (kernel[1] // 2)
+        return height * self.width_after(blocks, kernel)
+
+    def width_after(self, blocks: int, kernel: tuple[int, int, int]) -> float:
+        """How many columns of patches are left after ``blocks`` blocks with windows of size ``kernel``."""
+        return self.width - self.cut[1] * blocks * (kernel[2] // 2)
 
 
 def tile_piece_bytes(
-    vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, rows: int
+    vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, at_once: int
 ) -> int:
-    """The ``max_piece_bytes`` with which the decoder computes ``rows`` pixel frames at a time.
+    """The ``max_piece_bytes`` with which the decoder computes ``at_once`` pixel frames at a time.
 
     ``cells`` are the latent (rows, columns) of the whole frame, which ``tiles`` cut; None decodes it whole.
     ``itemsize`` is the bytes of one number.
     """
-    return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, rows)
+    return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, at_once)
 
 
-def rows_of(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
+def frames_at_once(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
     """How many pixel frames the decoder computes at a time if its ``max_piece_bytes`` is ``limit``.
 
     ``cells`` are the latent (rows, columns) of the frame or tile, ``itemsize`` the bytes of one number. None
     as ``limit`` is the default.
     """
     if limit is None:
-        return ROWS_AT_ONCE
+        return FRAMES_AT_ONCE
     return max(1, limit // piece_bytes(vae, cells, itemsize, 1))
 
 
@@ -73,15 +74,16 @@ def diffusion_memory(
     cells: tuple[int, int],
     tiles: SpaceTiles | None = None,
     itemsize: int,
-    rows: int,
+    at_once: int,
 ) -> DecoderMemory:
     """Bytes of working memory to decode a latent of ``cells`` (rows, columns), some frames at a time.
 
-    ``latent_frames`` is its length; ``rows`` is how many pixel frames are computed at a time.
+    ``latent_frames`` is its length; ``at_once`` is how many pixel frames are computed at a time.
 
     With ``tiles`` they are the bytes of the largest tile and of the stages before the tiles; None decodes
-    whole frames. ``itemsize`` is the bytes of one number. The estimate is within 10 % of what
-    ``memory.trace.Trace`` counts in a real decode. Weights, the latent and the frames already yielded are not
+    whole frames. ``itemsize`` is the bytes of one number. For clips of 14 latent frames and more the estimate
+    for whole frames is within 10 % of what ``memory.trace.Trace`` counts in a real decode; shorter ones, and
+    small tiles, may need up to a fifth less. Weights, the latent and the frames already yielded are not
     included.
     """
     config = vae.diffusion
@@ -89,7 +91,7 @@ def diffusion_memory(
     size = cells if tiles is None else tiles.largest(cells)
     cut = (0, 0) if tiles is None else (min(2, tiles.rows - 1), min(2, tiles.columns - 1))
     # A clip that is shorter than what a block waits for has smaller caches.
-    share = min(1.0, config.strides[0] * latent_frames / (rows + config.kernel[0] + config.depth))
+    share = min(1.0, config.strides[0] * latent_frames / (at_once + config.kernel[0] + config.depth))
     before = _early_state(config, cells, size, itemsize)
     _, scale, across = config.strides
     last = config.stages[-1]
@@ -101,14 +103,21 @@ def diffusion_memory(
     value = config.channels * itemsize
     caches = sum((config.kernel[0] - 1) * area.after(n, config.kernel) * value for n in range(config.depth))
     # Features are held from the first block's context on to the last one's, and by whole pieces.
-    held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * rows
+    held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * at_once
     features = held / last.strides[0] * area.after(0, config.kernel) * last.channels * itemsize
     features /= last.strides[1] * last.strides[2]
-    piece = (area.after(0, config.kernel) + area.after(1, config.kernel)) * rows * value
     state = before + share * (caches * config.steps + features)
-    return DecoderMemory(
-        peak=int(state + share * piece + _strip(config, area, rows, itemsize)), state=int(state)
+    # The first block of a tile is the widest one. The last one's first result comes when all caches are full,
+    # and has also the frames by which a block lags.
+    lag, deepest = config.kernel[0] // 2, config.depth - 1
+    working = max(
+        share
+        * value
+        * (at_once * area.after(block, config.kernel) + result * area.after(block + 1, config.kernel))
+        + _strip(config, area, block, at_once, itemsize)
+        for block, result in ((0, at_once), (deepest, at_once + lag))
     )
+    return DecoderMemory(peak=int(state + working), state=int(state))
 
 
 def _early_state(
@@ -128,22 +137,40 @@ def _early_state(
     return total
 
 
-def _strip(config: DiffusionDecoderConfig, area: _Area, rows: int, itemsize: int) -> float:
-    """Bytes that a block of the diffusion stage needs while it computes one strip of rows of ``area``.
+def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, at_once: int, itemsize: int) -> float:
+    """Bytes that block number ``block`` of the diffusion stage needs for one strip of rows.
 
-    ``area`` has the height and width of the tile or frame in patches. ``rows`` is the number of pixel frames
-    (no image rows) that the block computes at a time, ``itemsize`` the bytes of one number.
+    ``area`` has the height and width of the tile or frame in patches. ``at_once`` is the number of pixel
+    frames that the block computes at a time, ``itemsize`` the bytes of one number.
     """
     value = config.channels * itemsize
     tile = tile_size(config.kernel)[1]
-    row = (rows + config.kernel[0] - 1) * area.width * value
-    strip = min(area.height, max(tile, STRIP_BYTES // row // tile * tile))
-    keys = 2 * min(area.height, strip + config.kernel[1] - 1) * row
-    queries = rows * strip * area.width * value
-    attention = 3 * queries + 2.6 * min(BATCH_BYTES, 4 * keys)
-    hidden = 12 * min(MLP_TOKENS, rows * strip * area.width) * value
+    width, height = area.width_after(block, config.kernel), area.height
+    row = (at_once + config.kernel[0] - 1) * width * value
+    strip = min(height, max(tile, STRIP_BYTES // row // tile * tile))
+    keys = 2 * min(height, strip + config.kernel[1] - 1) * row
+    queries = at_once * strip * width * value
+    attention = 3 * queries + _copies(config, (at_once, strip, width - config.kernel[2] + 1), value)
+    hidden = 12 * min(MLP_TOKENS, at_once * strip * width) * value
     return (
         min(MASK_BYTES, keys)
         + keys
         + max(5 * queries * max(1, 4 / itemsize / 2), attention, queries + hidden)
     )
+
+
+def _copies(config: DiffusionDecoderConfig, queries: tuple[float, float, float], value: int) -> float:
+    """Bytes of the copies of keys and values, queries and results, for one call of attention.
+
+    ``queries`` are how many positions in time, rows and columns have the attention mask of the interior, and
+    ``value`` is the bytes of a position.
+    """
+    sizes = tile_size(config.kernel)
+    box = prod(size + window - 1 for size, window in zip(sizes, config.kernel, strict=True)) * value
+    times, rows, columns = (max(1, int(n // size)) for n, size in zip(queries, sizes, strict=True))
+    # As in ``windows.batches``, which groups along columns first.
+    most = max(1, int(BATCH_BYTES // box))
+    across = min(columns, most)
+    down = min(rows, max(1, most // across))
+    along = min(times, max(1, most // (across * down)))
+    return across * down * along * 2 * (box + prod(sizes) * value)

@@ -30,7 +30,7 @@ class MemoryEstimate:
         return self.weights + self.activations
 
 
-def estimate_memory(
+def estimate_memory(  # noqa: PLR0913 the sizes of four networks, none of which has a default
     *,
     text_weights: int,
     transformer_weights: int,

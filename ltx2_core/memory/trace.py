@@ -21,7 +21,8 @@ class Trace(TorchDispatchMode):
 
     Tensors that existed before, such as weights, count only if passed as ``held``. Views and in-place results
     count once. On the meta device attention and RMS norm count as fused kernels, as on accelerators: only
-    their result is counted. Workspace inside kernels is not counted.
+    their result is counted. Workspace inside kernels is not counted. A meta tensor moved to the CPU becomes a
+    meta tensor that stands for one in system memory: it does not count until it is moved to "meta" again.
 
     ``limit`` simulates a device of that many bytes: an operation that would exceed it raises
     ``torch.OutOfMemoryError``, and its result is freed. None is no limit.
@@ -72,11 +73,11 @@ class Trace(TorchDispatchMode):
         If the same name is entered again, the larger number stays.
         """
         self._stage.append(name)
-        self._note()
+        self._note(self.live)
         try:
             yield
         finally:
-            self._note()
+            self._note(self.live)
             self._stage.pop()
 
     def __enter__(self) -> Trace:
@@ -110,10 +111,9 @@ class Trace(TorchDispatchMode):
         if self.limit is not None and live > self.limit:
             self.refused += 1
             raise torch.OutOfMemoryError(f"{name} would leave {live} bytes alive of {self.limit}")
-        self._note()
+        self._note(live)
 
-    def _note(self) -> None:
-        live = self.live
+    def _note(self, live: int) -> None:
         self.peak = max(self.peak, live)
         for name in self._stage:
             self.stages[name] = max(self.stages.get(name, 0), live)
@@ -130,6 +130,8 @@ class _Fused(TorchFunctionMode):
     def __init__(self, trace: Trace) -> None:
         super().__init__()
         self._trace = trace
+        self._offloaded: dict[int, StorageWeakRef] = {}
+        """Storages of meta tensors that stand for tensors in system memory."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -143,7 +145,32 @@ class _Fused(TorchFunctionMode):
                     return out.transpose(1, 2)
         elif func in _RMS_NORMS and args[0].is_meta:
             return self._created("rms_norm", args[0].shape, args[0].dtype)
+        elif func is Tensor.to and args[0].is_meta and (device := _device(args[1:], kwargs)) is not None:
+            moved = self._moved(args[0], device, _dtype(args[1:], kwargs) or args[0].dtype)
+            return func(*args, **kwargs) if moved is None else moved
+        elif func in _LIKE and args[0].is_meta and self._is_offloaded(args[0]):
+            with _disable_current_modes():
+                return self._offload(func(*args, **kwargs))
         return func(*args, **kwargs)
+
+    def _moved(self, x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
+        """Stand in for ``x.to(device, dtype)`` of the meta tensor ``x``; None if it stays on its device."""
+        if device.type == "meta" and self._is_offloaded(x):
+            return self._created("to", x.shape, dtype)
+        if device.type != "cpu":
+            return None
+        with _disable_current_modes():
+            return self._offload(torch.empty_like(x, dtype=dtype))
+
+    def _is_offloaded(self, x: Tensor) -> bool:
+        reference = self._offloaded.get(x.untyped_storage()._cdata)
+        return reference is not None and not reference.expired()
+
+    def _offload(self, x: Tensor) -> Tensor:
+        """Note that the meta tensor ``x`` is in system memory, and return it."""
+        storage = x.untyped_storage()
+        self._offloaded[storage._cdata] = StorageWeakRef(storage)
+        return x
 
     def _created(self, name: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         with _disable_current_modes():
@@ -152,4 +179,17 @@ class _Fused(TorchFunctionMode):
         return out
 
 
+def _device(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.device | None:
+    """The device that the arguments of ``Tensor.to`` name; None if they name only a dtype, or a tensor."""
+    named = kwargs.get("device", args[0] if args else None)
+    return torch.device(named) if isinstance(named, str | torch.device) else None
+
+
+def _dtype(args: Sequence[Any], kwargs: dict[str, Any]) -> torch.dtype | None:
+    """The dtype that the arguments of ``Tensor.to`` name, if they name one."""
+    named = (*args, kwargs.get("dtype"))
+    return next((value for value in named if isinstance(value, torch.dtype)), None)
+
+
 _RMS_NORMS = (F.rms_norm, torch.rms_norm)
+_LIKE = (Tensor.new_empty, Tensor.new_zeros)

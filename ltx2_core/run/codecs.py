@@ -29,6 +29,7 @@ from ..out_of_memory import attempt
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
 from ..upsampler import upsample_latent
+from ..video_vae import DiffusionVideoDecoder
 from .components import Components
 from .decode import decode_chunks
 from .progress import Run, Stop
@@ -162,6 +163,8 @@ class Codecs:
         """
         dtype = dtype or self.networks.dtype
         with self.networks.use(Component.VIDEO_DECODER, dtype=dtype) as decoder:
+            if isinstance(decoder, DiffusionVideoDecoder):
+                decoder.noise = decoder.noise.seeded(self.networks.decoder_seed)
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
             first = next(pieces, None)
             if first is None:

@@ -63,6 +63,9 @@ class ModelFiles:
         self.video_decoder = None if video_decoder is None else open_video_decoder(video_decoder)
         if self.video_decoder is not None:
             check_generations((*self.checkpoints, self.video_decoder))
+        self.decoder_seed = execution.decoder_seed
+        if self.decoder_seed:
+            self._check_decoder_seed()
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
         # A diffusers folder has its text encoder next to the other components; one that is named takes
         # precedence.
@@ -87,6 +90,15 @@ class ModelFiles:
             self.fp8_product = kernel_product
         elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
+
+    def _check_decoder_seed(self) -> None:
+        """Raise ValueError if the video decoder uses no noise, for which ``decoder_seed`` is the seed."""
+        file = self.file(Component.VIDEO_DECODER)
+        if not file.has_diffusion_decoder:
+            raise ValueError(
+                f"decoder_seed={self.decoder_seed} is for the diffusion decoder of LTX-2.5; the video "
+                f"decoder of {file.path} uses no noise: leave it out, or name that decoder in video_decoder"
+            )
 
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` is loaded from. Raises ValueError if none of the files holds it."""

@@ -81,7 +81,7 @@ class LTX2Pipeline(Planner):
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 users name one file or value with each
         self,
         *checkpoints: str | os.PathLike[str],
         text_encoder: str | os.PathLike[str] | None = None,
@@ -268,10 +268,13 @@ class LTX2Pipeline(Planner):
     def save_diffusers(self, folder: str | os.PathLike[str]) -> None:
         """Write the model files of this pipeline, without LoRAs, as a new diffusers folder.
 
-        Tensors are copied bit for bit, read back and compared. Raises ValueError for quantised weights and
+        Tensors are copied bit for bit, read back and compared. A diffusion decoder (``video_decoder``) is
+        written beside the checkpoint's own decoder. Raises ValueError for quantised weights and
         for models that diffusers has no classes for.
         """
-        save_diffusers(Path(folder), self.networks.checkpoints, self.networks.text_encoder)
+        files = self.networks
+        decoders = () if files.video_decoder is None else (files.video_decoder,)
+        save_diffusers(Path(folder), (*files.checkpoints, *decoders), files.text_encoder)
 
     def _sampled(
         self,

@@ -13,29 +13,20 @@ import torch
 from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
-from .half import AutoencoderHalf, check_5d, check_reflection
+from .half import DecodingHalf, check_5d, check_reflection
 from .layers import ConvOptions, ResBlocks, StreamConv3d, Upsample, normed, stages_of, unpatchify
 from .space_tiles import Convert, SpaceTiles, StageTiles, decode_in_tiles, field_of_view
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
 
-class VideoDecoder(AutoencoderHalf):
+class VideoDecoder(DecodingHalf):
     """The decoding half of the video autoencoder: normalised latents to frames.
 
     State dict: ``decoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call the
     methods under ``torch.inference_mode()`` unless the decoder is being trained.
     """
 
-    def __init__(
-        self,
-        config: VideoVAEConfig,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        operations: Any = nn,
-    ) -> None:
-        super().__init__(config, dtype=dtype, device=device, operations=operations)
-        self.decoder = Decoder(config, dtype=dtype, device=device, operations=operations)
+    decoder: Decoder
 
     def decode(
         self, latent: Tensor, *, causal: bool | None = None, max_piece_bytes: int = MAX_PIECE_BYTES
@@ -117,6 +108,9 @@ class VideoDecoder(AutoencoderHalf):
             scale=self.space_scale,
             convert=convert,
         )
+
+    def _network(self, config: VideoVAEConfig, **options: Any) -> Decoder:
+        return Decoder(config, **options)
 
     def _stages(self) -> list[Stage]:
         # A stage too, so that a long latent is un-normalised piece by piece.

@@ -1,4 +1,4 @@
-"""Common base of video encoder and decoder: configuration, scale factors, latent statistics and checks."""
+"""Common bases of video encoder and decoders: configuration, scale factors, latent statistics and checks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .statistics import PerChannelStatistics
 
 
 class AutoencoderHalf(nn.Module):
-    """Base class of ``VideoEncoder`` and ``VideoDecoder``; ``VideoVAE`` inherits from both.
+    """Base class of the encoder and of the decoders; ``VideoVAE`` inherits from both halves.
 
     One latent cell covers ``time_scale`` pixel frames and ``space_scale`` pixel rows and columns, except that
     the first latent frame covers a single pixel frame. Raises ValueError if the blocks of encoder and decoder
@@ -42,6 +42,28 @@ class AutoencoderHalf(nn.Module):
         self.time_scale = time
         self.space_scale = height * config.patch_size
         self.per_channel_statistics = PerChannelStatistics(config.latent_channels, dtype=dtype, device=device)
+
+
+class DecodingHalf(AutoencoderHalf):
+    """Base class of both kinds of decoder: the network ``decoder`` and the latent statistics.
+
+    State dict: ``decoder.*`` and ``per_channel_statistics.*``. Subclasses build the network.
+    """
+
+    def __init__(
+        self,
+        config: VideoVAEConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__(config, dtype=dtype, device=device, operations=operations)
+        self.decoder = self._network(config, dtype=dtype, device=device, operations=operations)
+
+    def _network(self, config: VideoVAEConfig, **options: Any) -> nn.Module:
+        """Build the network that ``config`` describes; ``options`` are dtype, device and operations."""
+        raise NotImplementedError
 
 
 def check_5d(x: Tensor, channels: int, what: str) -> None:

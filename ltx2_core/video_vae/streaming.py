@@ -107,11 +107,13 @@ class Stage(NamedTuple):
     """One step of the chain, called as ``run(x, stream, last)``.
 
     ``x`` is the next piece, ``stream`` holds the caches, and ``last`` is True for the last piece of the clip.
-    ``growth`` is the size of the result over the size of ``x``, but at least 1.
+    ``growth`` is the size of the result over the size of ``x``, but at least 1. ``lag`` is how many frames of
+    the result come later than their input, and so with the last piece in addition to its own.
     """
 
     run: Callable[[Tensor, Stream, bool], Tensor]
     growth: float = 1.0
+    lag: int = 0
 
 
 def run_stages(
@@ -138,7 +140,11 @@ def run_stages(
     while pieces:
         # At least one frame, whatever it takes: time cannot be cut further, and only spatial tiles make it
         # smaller.
-        _cut(pieces, max(1, int(max_piece_bytes / stream.parts / frame_bytes)))
+        frames = max(1, int(max_piece_bytes / stream.parts / frame_bytes))
+        _cut(pieces, frames)
+        if last and len(pieces) == 1 and head.lag:
+            # The frames by which the stage lags come too.
+            _cut(pieces, max(1, frames - head.lag))
         ends = last and len(pieces) == 1
         result = _attempt(head, pieces, stream, ends)
         if result is None:

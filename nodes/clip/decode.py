@@ -15,7 +15,8 @@ from ..convert import audio_from_decoder, audio_of, track_of, video_of
 from ..host.latents import Latent
 from ..host.values import Audio, Vae
 from ..host.video import write_video
-from ..inputs import ceiling_input, file_crf_input, fps_input, plan_input
+from ..host.video_vae import decoder_noise
+from ..inputs import ceiling_input, decoder_seed_input, file_crf_input, fps_input, plan_input
 from ..numbers import real_input
 from ..sampling.checks import CROP, check_audio
 
@@ -35,6 +36,7 @@ class LTX2AVDecodeVideo(io.ComfyNode):
             inputs=[
                 io.Vae.Input("video_vae", tooltip="Video VAE of the checkpoint."),
                 io.Latent.Input("latent", tooltip="Sampled latent: audio-video, or video only."),
+                decoder_seed_input(),
             ],
             outputs=[
                 io.Image.Output(
@@ -44,10 +46,11 @@ class LTX2AVDecodeVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, video_vae: Vae, latent: Latent) -> io.NodeOutput:
+    def execute(cls, video_vae: Vae, latent: Latent, decoder_seed: int = 0) -> io.NodeOutput:
         # Guide frames would be decoded as frames at the end of the clip.
         refuse_guides(latent, "LTX-2 Decode Video")
-        return io.NodeOutput(decoded_images(video_vae, latent))
+        with decoder_noise(video_vae, decoder_seed):
+            return io.NodeOutput(decoded_images(video_vae, latent))
 
 
 class LTX2AVDecodeAudio(io.ComfyNode):
@@ -124,6 +127,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
                     tooltip="Audio to use instead of the latent's, such as that of LTX-2 Set Audio.",
                 ),
                 plan_input("Takes the frame rate from an LTX-2 Clip Plan and checks the length against it."),
+                decoder_seed_input(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The finished clip, for Save Video.")],
         )
@@ -139,6 +143,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
         audio_vae: Vae | None = None,
         audio: Audio | None = None,
         plan: ClipPlan | None = None,
+        decoder_seed: int = 0,
     ) -> io.NodeOutput:
         # Guide frames would be decoded as frames at the end of the clip.
         refuse_guides(latent, "LTX-2 Decode To Video")
@@ -151,7 +156,8 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
             check_audio(samples.shape[2], own.shape[2], rate)
             audio = decoded_audio(audio_vae, {"samples": _one(own, batch_index)})
         track = None if audio is None else track_of(audio, batch_index)
-        return io.NodeOutput(write_video(video_vae, samples, rate, track, crf))
+        with decoder_noise(video_vae, decoder_seed):
+            return io.NodeOutput(write_video(video_vae, samples, rate, track, crf))
 
 
 def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,29 @@ def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: tor
     width, height = (max(1, size) * SPATIAL_SCALE for size in reversed(cells))
     clip = ClipPlan(width=width, height=height, frames=max(1, TEMPORAL_SCALE * (frames - 1) + 1), fps=24.0)
     return choose_decode(room, vae=config, clip=clip, dtype=dtype)
+
+
+@contextmanager
+def decoder_noise(vae: comfy.sd.VAE, seed: int) -> Iterator[None]:
+    """A context in which the diffusion decoder of ``vae`` starts from noise of this ``seed``.
+
+    Raises ValueError for a seed other than 0 if ``vae`` has another decoder, which uses no noise, or is not
+    of this pack.
+    """
+    network = vae.first_stage_model
+    if not seed:
+        yield
+        return
+    if not isinstance(network, HostDiffusionVAE):
+        raise ValueError(
+            f"decoder_seed={seed} is for the diffusion VAE of LTX-2.5, loaded by a node of this pack; set it "
+            "to 0 for another VAE"
+        )
+    before, network.noise = network.noise, network.noise.seeded(seed)
+    try:
+        yield
+    finally:
+        network.noise = before
 
 
 class _ChunkedVAE(VideoEncoder):

@@ -43,7 +43,8 @@ def part_inputs() -> list[io.Input]:
         combo(
             "video_vae",
             file_lists.VIDEO_VAES,
-            "Where the video VAE is, if not in ckpt_name: a file in models/vae.",
+            "Where the video VAE is, if not in ckpt_name: a file in models/vae. The diffusion VAE of LTX-2.5 "
+            "also decodes clips of 2.3.",
             SAME,
             NONE,
             optional=True,

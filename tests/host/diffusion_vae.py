@@ -42,6 +42,18 @@ def main() -> None:
         "tiled": _difference(ours.decode_tiled(latent, tile_x=3, tile_y=3, overlap=1, tile_t=2), whole),
         "bytes": ours.memory_used_decode(latent.shape, torch.float32),
     }
+    import nodes as core_nodes
+
+    samples = {"samples": latent}
+    for name, node, options in (
+        ("VAEDecode", core_nodes.VAEDecode, ()),
+        ("VAEDecodeTiled", core_nodes.VAEDecodeTiled, (64, 32, 8, 4)),
+    ):
+        (images,) = node().decode(ours, samples, *options)
+        report[name] = _difference(images, whole.flatten(0, 1))
+    decode = importlib.import_module("pack.nodes.clip.decode").LTX2AVDecodeVideo
+    images, seeded, again = (decode.execute(ours, samples, seed).result[0] for seed in (0, 7, 0))
+    report["node"], report["seeded"] = _difference(images, again), _difference(images, seeded)
     sd, metadata = comfy.utils.load_torch_file(FILE, return_metadata=True)
     try:
         core = comfy.sd.VAE(sd=sd, metadata=metadata)

@@ -41,6 +41,13 @@ def test_tiles_of_the_hosts_node_are_exact(report: dict[str, object]) -> None:
     assert report["shape"] == [1, 17, 96, 192, 3]
     assert report["tiled"] <= 1e-5
     assert report["bytes"] >= 1 << 30
+    assert report["VAEDecode"] <= 1e-5
+    assert report["VAEDecodeTiled"] <= 1e-5
+
+
+def test_the_seed_of_the_decode_node_changes_its_frames_alone(report: dict[str, object]) -> None:
+    assert report["node"] == 0
+    assert report["seeded"] > 0.01
 
 
 def test_frames_and_latents_are_those_of_the_hosts_own_vae(report: dict[str, object]) -> None:

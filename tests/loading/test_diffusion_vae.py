@@ -15,9 +15,11 @@ from ltx2_core.config import video_vae_config
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.convert import convert, single_parts
 from ltx2_core.loading.describe import describe
+from ltx2_core.loading.save_diffusers import WEIGHTS, save_diffusers
 from ltx2_core.tiny.diffusion_vae import write_diffusion_vae
 from ltx2_core.tiny.write import write_tiny_set
-from ltx2_core.video_vae import DiffusionVideoDecoder
+from ltx2_core.types import Numerics
+from ltx2_core.video_vae import DiffusionVideoDecoder, FrameNoise, VolumeNoise
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +135,20 @@ def test_a_diffusers_folder_gives_the_same_decoder(plain, tmp_path):
     assert equal(tmp_path / "out.safetensors", plain)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_saved_diffusers_folder_has_both_decoders(plain, tiny, tmp_path, layout):
+    source = _rewritten(plain, tmp_path / "x.safetensors", LAYOUTS[layout])
+    folder = tmp_path / "folder"
+    parts = save_diffusers(folder, [open_checkpoint(tiny.checkpoint), open_checkpoint(source)])
+    assert {"vae", "diffusion_decoder"} <= set(parts)
+    names = set(load_file(folder / "diffusion_decoder" / "diffusion_pytorch_model.safetensors"))
+    assert names == {*load_file(_diffusers_folder(plain, tmp_path / "by hand") / WEIGHTS)}
+    assert equal(folder / "diffusion_decoder", plain)
+    assert equal(folder, plain)
+    with pytest.raises(ValueError, match="also holds the convolutional video decoder: add its file"):
+        save_diffusers(tmp_path / "other", [open_checkpoint(source)])
+
+
 def test_tensors_tell_the_decoder_whatever_the_header_calls_it(plain, tmp_path):
     config = json.loads(json.dumps(open_checkpoint(plain).metadata["config"]))
     config["vae"].pop("_class_name")
@@ -177,3 +193,24 @@ def test_frames_of_a_pipeline_are_those_of_the_decoder(plain, tiny):
     with torch.inference_mode():
         expected = open_checkpoint(plain).load(Component.VIDEO_DECODER).decode(latent)
     torch.testing.assert_close(frames, expected[0].transpose(0, 1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("numerics", "noise"), [(Numerics.OFFICIAL, FrameNoise(7)), (Numerics.COMFY, VolumeNoise(7))]
+)
+def test_the_seed_of_a_run_is_that_of_the_decoders_noise(plain, tiny, numerics, noise):
+    options = {"video_decoder": plain, "device": "cpu", "numerics": numerics}
+    latent = torch.randn(1, 128, 3, 3, 5, generator=torch.Generator().manual_seed(1))
+    seeded = LTX2Pipeline(tiny.checkpoint, **options, decoder_seed=7)
+    frames = torch.cat(list(seeded.decode_video(latent)))
+    with torch.inference_mode():
+        decoder = open_checkpoint(plain).load(Component.VIDEO_DECODER, numerics=numerics)
+        expected = decoder.decode(latent, noise=noise)
+    torch.testing.assert_close(frames, expected[0].transpose(0, 1), atol=1e-5, rtol=1e-5)
+    first = torch.cat(list(LTX2Pipeline(tiny.checkpoint, **options).decode_video(latent)))
+    assert (first - frames).abs().max() > 0.01
+
+
+def test_a_seed_without_a_decoder_that_uses_noise_is_refused(tiny):
+    with pytest.raises(ValueError, match="decoder_seed=7 is for the diffusion decoder"):
+        LTX2Pipeline(tiny.checkpoint, device="cpu", decoder_seed=7)

@@ -58,3 +58,17 @@ def test_attention_and_norm_are_one_operation_on_the_meta_device():
     assert trace.peak == 2 * q.numel() * 4
     assert out.shape == normed.shape == q.shape
     assert out.transpose(1, 2).is_contiguous()
+
+
+def test_a_meta_tensor_on_the_cpu_counts_only_when_it_is_back():
+    with torch.inference_mode(), Trace() as trace:
+        x = torch.empty(256, device="meta")
+        x = x.to(device="cpu").to("cpu")
+        canvas = x.new_zeros(1024)
+        assert x.is_meta
+        assert canvas.is_meta
+        assert trace.live == 0
+        x = x.to(torch.device("meta"))
+        assert trace.live == KB
+        assert x.to(torch.bfloat16).dtype == torch.bfloat16
+    assert trace.peak == KB + KB // 2

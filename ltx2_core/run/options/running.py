@@ -155,6 +155,16 @@ def execution_options() -> Iterator[Option]:
         default=1,
     )
     yield Option(
+        name="decoder_seed",
+        flags=("--decoder-seed",),
+        kind="int",
+        group=group,
+        help="Seed of the noise from which the diffusion video decoder of LTX-2.5 makes frames. Another seed "
+        "changes fine detail; other video decoders use no noise.",
+        range=(0, 2**64 - 1),
+        default=0,
+    )
+    yield Option(
         name="guidance_parallel",
         flags=("--guidance-parallel",),
         kind="int",

@@ -77,7 +77,9 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         **_AS_WRITTEN,
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
-        **dict.fromkeys(("feather", "exact_outside"), "the frames of the source are not changed"),
+        **dict.fromkeys(
+            ("feather", "exact_outside", "decoder_seed"), "the frames of the source are not changed"
+        ),
     },
     "dub": {
         **_SDR,
@@ -122,6 +124,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
                     "max_memory",
                     "device",
                     "guidance_parallel",
+                    "decoder_seed",
                 ),
                 *("fused", "keep_text_keys", "cuda_graphs", "fp8_matmul", "nvfp4_matmul", "fp8_blocks"),
                 *_OUTPUT,

@@ -7,7 +7,7 @@ the box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
@@ -62,22 +62,37 @@ def neighbourhood_attention(
     attention masks, to which new ones are added.
     """
     out = torch.empty_like(q)
-    sizes = tile_size((axes[0].window, axes[1].window, axes[2].window))
-    for runs in batches(axes, sizes, _at_once(axes, sizes, k)):
-        times, rows, columns = runs
-        some = out[:, times.queries(), rows.queries(), columns.queries()]
-        result = F.scaled_dot_product_attention(
-            _tiles(
-                q[:, times.queries(), rows.queries(), columns.queries()], runs, [run.size for run in runs]
-            ),
-            _tiles(k[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
-            _tiles(v[:, times.keys(), rows.keys(), columns.keys()], runs, [run.box for run in runs]),
-            attn_mask=masks.of((times.geometry, rows.geometry, columns.geometry), q),
-            # Queries are scaled before they are rotated, as in the released network.
-            scale=1.0,
-        )
-        some.copy_(_joined(result, runs))
+    for runs in groups_of(axes, k):
+        attend(out, q, k, v, runs, masks)
     return out
+
+
+def groups_of(axes: tuple[Axis, Axis, Axis], k: Tensor) -> Iterator[Runs]:
+    """Groups of tiles of queries that one call of attention takes, as a run of tiles for each axis.
+
+    ``axes`` say where queries and keys lie, k (B, T, H, W, N, D) are the keys.
+    """
+    sizes = tile_size((axes[0].window, axes[1].window, axes[2].window))
+    return batches(axes, sizes, _at_once(axes, sizes, k))
+
+
+def attend(out: Tensor, q: Tensor, k: Tensor, v: Tensor, runs: Runs, masks: Masks) -> None:
+    """Write the attention of one group of tiles of queries, ``runs``, to their place in ``out``.
+
+    The other arguments, and the shapes, are those of :func:`neighbourhood_attention`.
+    """
+    times, rows, columns = runs
+    queries = (slice(None), times.queries(), rows.queries(), columns.queries())
+    keys = (slice(None), times.keys(), rows.keys(), columns.keys())
+    result = F.scaled_dot_product_attention(
+        _tiles(q[queries], runs, [run.size for run in runs]),
+        _tiles(k[keys], runs, [run.box for run in runs]),
+        _tiles(v[keys], runs, [run.box for run in runs]),
+        attn_mask=masks.of((times.geometry, rows.geometry, columns.geometry), q),
+        # Queries are scaled before they are rotated, as in the released network.
+        scale=1.0,
+    )
+    out[queries].copy_(_joined(result, runs))
 
 
 def tile_size(window: tuple[int, int, int]) -> tuple[int, int, int]:

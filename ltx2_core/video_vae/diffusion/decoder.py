@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...config import VideoVAEConfig
-from ..half import AutoencoderHalf, check_5d
+from ..half import DecodingHalf, check_5d
 from ..space_tiles import Convert, SpaceTiles, TileWindow, decode_in_tiles
 from ..streaming import Stage, Stream, collect, mark_last, run_stages
 from .network import Decoder
@@ -23,7 +23,7 @@ from .reach import LATENTS_AT_ONCE, ghosts, piece_bytes, tile_halo
 from .streams import Clip, Cut, DecoderStream
 
 
-class DiffusionVideoDecoder(AutoencoderHalf):
+class DiffusionVideoDecoder(DecodingHalf):
     """The decoding half of the video autoencoder of LTX-2.5, for latents of LTX-2.3 and LTX-2.5.
 
     State dict: ``decoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call it under
@@ -31,19 +31,10 @@ class DiffusionVideoDecoder(AutoencoderHalf):
     attribute is the default of all methods.
     """
 
-    def __init__(
-        self,
-        config: VideoVAEConfig,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        operations: Any = nn,
-    ) -> None:
-        super().__init__(config, dtype=dtype, device=device, operations=operations)
-        self.decoder = Decoder(config, dtype=dtype, device=device, operations=operations)
-        self.noise: NoiseSource = FrameNoise()
-        self.pad_small = True
-        """Whether latents below the smallest size are padded by their edges, as the official decoder does."""
+    decoder: Decoder
+    noise: NoiseSource = FrameNoise()
+    pad_small = True
+    """Whether latents below the smallest size are padded by their edges, as the official decoder does."""
 
     def decode(
         self, latent: Tensor, *, max_piece_bytes: int | None = None, noise: NoiseSource | None = None
@@ -69,9 +60,9 @@ class DiffusionVideoDecoder(AutoencoderHalf):
 
         ``latents`` is the whole latent, or an iterable of consecutive chunks of any number of latent frames.
         Memory does not grow with the length of the clip: each attention block that denoises pixels caches ten
-        pixel frames of its input, and each block before, which makes features of the latent, two steps along
-        the time axis of its input. The first frames come after 20 latent frames, the last ones with the last
-        chunk.
+        pixel frames of its input, and each block before, which makes features of the latent, two frames
+        (steps of the time axis) of its input. The first frames come after 20 latent frames, the last ones
+        with the last chunk.
         """
         run: _Run | None = None
         for chunk, last in mark_last(self._checked(latents)):
@@ -119,7 +110,7 @@ class DiffusionVideoDecoder(AutoencoderHalf):
             max_piece_bytes = len(first[0]) * piece_bytes(self.config, area, first[0].element_size())
         run = _Run(self, first[0], latents, noise or self.noise, max_piece_bytes)
 
-        def rows() -> Iterator[Tensor]:
+        def features() -> Iterator[Tensor]:
             stream = DecoderStream(run.clip)
             yield from run.before_tiles(first[0], first[1], stream)
             for chunk, last in chunks:
@@ -127,15 +118,18 @@ class DiffusionVideoDecoder(AutoencoderHalf):
 
         for frames in decode_in_tiles(
             _Tiles(run),
-            rows(),
+            features(),
             tiles,
             exact=True,
             scale=self.space_scale,
             convert=convert,
             units=run.units,
-            at_once=LATENTS_AT_ONCE * run.rows_per_latent,
+            at_once=LATENTS_AT_ONCE * run.frames_per_latent,
         ):
             yield run.padding.cropped(frames)
+
+    def _network(self, config: VideoVAEConfig, **options: Any) -> Decoder:
+        return Decoder(config, **options)
 
     def _checked(self, latents: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
         for chunk in [latents] if isinstance(latents, Tensor) else latents:
@@ -173,10 +167,10 @@ class _Run:
         self.context = self.network.context_stages()
         self.diffusion = self.network.diffusion_stages(like)
         growing = self.config.stages[:-2]
-        self.units, self.rows_per_latent = 1, 1
+        self.units, self.frames_per_latent = 1, 1
         for stage in growing:
             self.units *= stage.strides[1]
-            self.rows_per_latent *= stage.strides[0]
+            self.frames_per_latent *= stage.strides[0]
 
     def _raw(self, latent: Tensor, stream: Stream, last: bool) -> Tensor:
         return self.owner.per_channel_statistics.un_normalize(latent)
@@ -191,7 +185,7 @@ class _Run:
         if last:
             frames = self.padding.frames_of(self.padding.seen)
             stride = self.config.stages[-1].strides[0]
-            self.clip.rows = (frames - 1) // stride + 1
+            self.clip.length = (frames - 1) // stride + 1
             end = chunk[:, :, -1:].expand(-1, -1, ghosts(self.config), -1, -1)
             chunk = torch.cat((chunk, end), dim=2)
         return chunk
@@ -217,8 +211,8 @@ class _Run:
         """
         limit = int(self.limit / self.network.context_growth())
         for features in run_stages(front, x, stream, last, limit):
-            passed = stream.pass_rows(self, features.shape[2])
-            end = self.clip.rows
+            passed = stream.count(self, features.shape[2])
+            end = self.clip.length
             ends = end is not None and passed.stop >= end
             # What lies behind the clip's end only served the stages before.
             if end is not None:
@@ -265,7 +259,7 @@ class _Tiles:
 
     def decode(self, x: Tensor, stream: Stream, last: bool) -> Iterator[Tensor]:
         assert isinstance(stream, DecoderStream)
-        end = self.run.clip.rows
+        end = self.run.clip.length
         if end is not None and stream.seen.get(self.run, 0) >= end:
             return
         yield from self.run.decode(self.run.context, x, stream, last)

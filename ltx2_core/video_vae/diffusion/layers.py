@@ -1,7 +1,6 @@
-"""Parts of the diffusion decoder's network; parameter names are those of the checkpoint.
+"""Layers of the diffusion decoder; parameter names are those of the checkpoint.
 
-B batch, T H W time, rows and columns, C channels; tensors are (B, T, H, W, C). A block computes one strip of
-rows after another, so that only its input and its result exist for a whole piece.
+B batch, T H W time, rows and columns, C channels; tensors are (B, T, H, W, C).
 """
 
 from __future__ import annotations
@@ -14,17 +13,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import Masks, neighbourhood_attention, tile_size
-from .rope import Rotation, rotate
-from .windows import Axis, Span, needed
+from .rope import rotate
 
 NORM_EPS = 1e-6
-STRIP_BYTES = 48 * 2**20
-"""Bytes, roughly, of the part of a block's input whose attention keys are in memory at a time."""
-CHUNK_BYTES = 8 * 2**20
-"""Bytes, roughly, of the part of a block's input whose attention keys one call computes."""
-MLP_TOKENS = 16384
-"""Positions that a feed-forward computes at a time, as its hidden activations are four times its input."""
 
 Sizes = tuple[int, int, int]
 
@@ -78,22 +69,6 @@ PLAIN = Modulation()
 """No modulation, as in the stages before the diffusion stage."""
 
 
-class Place(NamedTuple):
-    """Where the piece that a block computes lies in its clip, and which part of the result is asked for.
-
-    A piece is the block's input for a few steps along the time axis. ``past`` (B, P, H, W, C) is the input at
-    the P steps before it, None if the piece begins the clip. ``first`` is the index in time at which ``past``
-    begins (the piece, without it), ``seen`` how many steps the clip has up to the end of the piece. ``out``
-    are the (time, rows, columns) asked for. Time is counted in steps of this block's input from the clip's
-    start, rows and columns from the piece's top left corner.
-    """
-
-    past: Tensor | None
-    first: int
-    seen: int
-    out: tuple[Span, Span, Span]
-
-
 class Attention(nn.Module):
     """The linear layers of neighbourhood attention, and the normalisation of its queries and keys.
 
@@ -113,7 +88,7 @@ class Attention(nn.Module):
 
         They are rotated by ``table``, the cosines and sines of their positions.
         """
-        q = self._heads(_some_rows(self.qkv, x, 0, self.width))
+        q = self._heads(_some_channels(self.qkv, x, 0, self.width))
         return rotate(self.q_norm(q, scale=self.head_dim**-0.5), table)
 
     def keys_and_values(self, x: Tensor, table: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -121,7 +96,7 @@ class Attention(nn.Module):
 
         Keys are rotated by ``table``, the cosines and sines of their positions.
         """
-        k, v = _some_rows(self.qkv, x, self.width, 3 * self.width).split(self.width, dim=-1)
+        k, v = _some_channels(self.qkv, x, self.width, 3 * self.width).split(self.width, dim=-1)
         return rotate(self.k_norm(self._heads(k)), table), self._heads(v)
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -129,7 +104,7 @@ class Attention(nn.Module):
         return heads
 
 
-def _some_rows(linear: nn.Linear, x: Tensor, start: int, stop: int) -> Tensor:
+def _some_channels(linear: nn.Linear, x: Tensor, start: int, stop: int) -> Tensor:
     """x (..., C) -> the output channels ``start`` to before ``stop`` of a linear layer, (..., channels)."""
     # A host's layer that moves or casts its weights does so only when it is called itself.
     if getattr(linear, "comfy_cast_weights", False) or type(linear).forward is not nn.Linear.forward:
@@ -153,171 +128,6 @@ class FeedForward(nn.Module):
         """x (..., C) -> (..., C)."""
         out: Tensor = self.w_down(F.silu(self.w_gate(x), inplace=True).mul_(self.w_up(x)))
         return out
-
-
-class Block(nn.Module):
-    """Neighbourhood attention and feed-forward, each with a normalised input and a skip connection."""
-
-    def __init__(self, width: int, kernel: Sizes, head_dim: int, layers: Layers) -> None:
-        super().__init__()
-        self.kernel = kernel
-        self.norm1 = layers.norm(width)
-        self.attn = Attention(width, head_dim, layers)
-        self.norm2 = layers.norm(width)
-        self.mlp = FeedForward(width, layers)
-
-    def compute(self, x: Tensor, place: Place, masks: Masks, modulation: Modulation = PLAIN) -> Tensor:
-        """The piece x (B, T, H, W, C) -> the result (B, T', H', W', C) at the positions ``place.out``.
-
-        ``place`` says where the piece lies in its clip, ``masks`` holds the attention masks made so far, and
-        ``modulation`` are scales and shifts of the two normalisations.
-        """
-        out = x.new_empty((x.shape[0], *(span.size for span in place.out), x.shape[-1]))
-        rows = place.out[1]
-        keys = _Keys(self, x, place, modulation)
-        step = self._strip(x, place)
-        for start in range(*rows, step):
-            strip = Span(start, min(start + step, rows.stop))
-            keys.cover(needed(strip, x.shape[2], min(self.kernel[1], x.shape[2])), step)
-            h = self._strip_of(x, place, strip, keys, masks, modulation)
-            out[:, :, start - rows.start : strip.stop - rows.start] = self._feed_forward(h, modulation)
-        return out
-
-    def _strip_of(
-        self, x: Tensor, place: Place, strip: Span, keys: _Keys, masks: Masks, modulation: Modulation
-    ) -> Tensor:
-        """x plus its attention (B, T', rows, W', C), at the rows ``strip`` of the positions ``place.out``.
-
-        x (B, T, H, W, C) is the piece of the clip that lies at ``place``. ``keys`` holds the keys and values
-        of these rows and of those around them, ``masks`` the attention masks made so far. ``modulation`` has
-        scale and shift of the normalisation before attention.
-        """
-        time, _, columns = place.out
-        h = _window(place.past, x, strip, columns, time.start - place.first, time.stop - place.first)
-        q = self.attn.queries(self._normed(h, modulation), keys.rotation.box((time, strip, columns)))
-        axes = self._axes(x, place, strip, keys.rows.start)
-        attended = neighbourhood_attention(q, *keys.stored(), axes, masks)
-        del q
-        branch = self.attn.proj(attended.flatten(-2))
-        # In place where nothing needs the sum's parts, since they are as large as a strip.
-        return h + branch if torch.is_grad_enabled() else h.add_(branch)
-
-    def _feed_forward(self, h: Tensor, modulation: Modulation) -> Tensor:
-        """h (B, T, H, W, C) plus its feed-forward update; h is overwritten if gradients are off.
-
-        ``modulation`` has scale and shift of the normalisation before the feed-forward network.
-        """
-        scale, shift = modulation.mlp_scale, modulation.mlp_shift
-        if torch.is_grad_enabled():
-            branch: Tensor = self.mlp(self.norm2(h, scale=scale, shift=shift))
-            return h + branch
-        tokens = h.flatten(0, 3)
-        for first in range(0, len(tokens), MLP_TOKENS):
-            some = tokens[first : first + MLP_TOKENS]
-            some += self.mlp(self.norm2(some, scale=scale, shift=shift))
-        return h
-
-    def _normed(self, x: Tensor, modulation: Modulation) -> Tensor:
-        normed: Tensor = self.norm1(x, scale=modulation.scale, shift=modulation.shift)
-        return normed
-
-    def _axes(self, x: Tensor, place: Place, strip: Span, first_row: int) -> tuple[Axis, Axis, Axis]:
-        time, _, columns = place.out
-        # A position whose later ones have not all arrived is not asked for, so that the number of those seen
-        # stands for the length of the clip.
-        lengths = (place.seen, x.shape[2], x.shape[3])
-        kernel = [min(size, length) for size, length in zip(self.kernel, lengths, strict=True)]
-        return (
-            Axis(queries=time, first_key=place.first, length=lengths[0], window=kernel[0]),
-            Axis(queries=strip, first_key=first_row, length=lengths[1], window=kernel[1]),
-            Axis(queries=columns, first_key=0, length=lengths[2], window=kernel[2]),
-        )
-
-    def _strip(self, x: Tensor, place: Place) -> int:
-        """How many rows of the piece x (B, T, H, W, C) the block computes at a time, to limit its memory.
-
-        It is a multiple of the rows of a tile of queries. ``place`` says how many steps in time the keys
-        cover.
-        """
-        tile = tile_size(self.kernel)[1]
-        row = (place.seen - place.first) * x.shape[0] * x.shape[3] * x.shape[4] * x.element_size()
-        return max(tile, STRIP_BYTES // row // tile * tile)
-
-
-class _Keys:
-    """Keys and values of the image rows to which the rows of one strip attend, for an attention block.
-
-    A block computes its frames strip by strip, a strip being some rows of tokens, from top to bottom. Rows
-    that the next strip attends to as well are moved in memory, not computed again.
-    """
-
-    def __init__(self, block: Block, x: Tensor, place: Place, modulation: Modulation) -> None:
-        self.block, self.x, self.place, self.modulation = block, x, place, modulation
-        self.times, self.columns = Span(place.first, place.seen), Span(0, x.shape[3])
-        self.rows = Span(0, 0)
-        spans = (self.times, Span(0, x.shape[2]), self.columns)
-        self.rotation = Rotation(spans, block.attn.head_dim, x.device)
-        self._memory: Tensor | None = None
-
-    def stored(self) -> tuple[Tensor, Tensor]:
-        """The keys and values in memory, those of the rows ``self.rows``: each (B, T, rows, W, N, D)."""
-        assert self._memory is not None
-        keys, values = self._memory[:, :, :, : self.rows.size]
-        return keys, values
-
-    def cover(self, rows: Span, step: int) -> None:
-        """Make the keys and values of ``rows`` available, by computing those that are not there yet.
-
-        ``rows`` do not begin before the rows of the last call. They are at most ``step`` rows and those that
-        the windows around these reach.
-        """
-        known = Span(rows.start, max(rows.start, self.rows.stop))
-        if self._memory is None:
-            most = min(self.x.shape[2], step + self.block.kernel[1] - 1)
-            attn = self.block.attn
-            heads = (most, self.columns.size, attn.width // attn.head_dim, attn.head_dim)
-            self._memory = self.x.new_empty((2, self.x.shape[0], self.times.size, *heads))
-        elif known.size:
-            # A copy in between, because both places may overlap.
-            shared = self._memory[:, :, :, rows.start - self.rows.start : self.rows.size].clone()
-            self._memory[:, :, :, : known.size] = shared
-        self.rows = rows
-        chunk = max(1, CHUNK_BYTES // (self.x[:, :1, :1].numel() * self.times.size * self.x.element_size()))
-        for start in range(known.stop, rows.stop, chunk):
-            self._compute(Span(start, min(start + chunk, rows.stop)))
-
-    def _compute(self, rows: Span) -> None:
-        assert self._memory is not None
-        window = _window(self.place.past, self.x, rows, self.columns, 0, self.times.size)
-        table = self.rotation.box((self.times, rows, self.columns))
-        normed = self.block._normed(window, self.modulation)
-        at = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
-        k, v = self.block.attn.keys_and_values(normed, table)
-        self._memory[0, :, :, at] = k
-        self._memory[1, :, :, at] = v
-
-
-class DiffusionBlock(Block):
-    """A block of the diffusion stage, which denoises frames under the condition of features of the latent.
-
-    Besides the layers of ``Block`` it has its own part of the modulation by the diffusion time, and a
-    projection of those features.
-    """
-
-    def __init__(self, width: int, kernel: Sizes, head_dim: int, layers: Layers) -> None:
-        super().__init__(width, kernel, head_dim, layers)
-        self.context_proj = layers.linear(width, width)
-        self.scale_shift_table = nn.Parameter(torch.zeros(7, width, dtype=layers.dtype, device=layers.device))
-
-    def modulation(self, shared: Tensor) -> Modulation:
-        """The scales and shifts of this block: ``shared`` plus the block's own table, each (7, C).
-
-        ``shared`` is computed from the diffusion time, and is the same for all blocks. Of the seven vectors
-        scale and shift of both normalisations are used; the others, such as gates, are not.
-        """
-        rows = shared.float() + self.scale_shift_table.to(shared.device).float()
-        # The order is scale, shift, gate, unlike the transformer's; gates are not used.
-        return Modulation(1 + rows[0], rows[1], 1 + rows[3], rows[4])
 
 
 class Upsample(nn.Module):
@@ -375,18 +185,3 @@ class SharedModulation(nn.Module):
         """
         out: Tensor = self.proj(F.silu(embedded))
         return out.view(7, -1)
-
-
-def _window(past: Tensor | None, x: Tensor, rows: Span, columns: Span, start: int, stop: int) -> Tensor:
-    """A copy of some positions of ``past`` followed in time by x, both (B, T, H, W, C).
-
-    Takes the steps ``start`` to before ``stop`` of the time axis, counted from the start of ``past`` (of x if
-    ``past`` is None), at the rows ``rows`` and the columns ``columns`` of both tensors.
-    """
-    parts = []
-    before = 0 if past is None else past.shape[1]
-    if past is not None and start < before:
-        parts.append(past[:, start : min(stop, before)])
-    if stop > before:
-        parts.append(x[:, max(0, start - before) : stop - before])
-    return torch.cat([p[:, :, rows.start : rows.stop, columns.start : columns.stop] for p in parts], dim=1)

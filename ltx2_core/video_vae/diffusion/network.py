@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from ...config import VideoVAEConfig
 from ..streaming import Stage
-from .layers import Block, DiffusionBlock, Layers, SharedModulation, TimeEmbedder, Upsample
-from .runs import BlockRun, Context, EnterRun, LeaveRun, LinearRun, NoiseRun, UpsampleRun, diffusion_times
+from .blocks import Block, DiffusionBlock
+from .context import Context
+from .denoising import EnterRun, LeaveRun, NoiseRun, diffusion_times
+from .layers import Layers, SharedModulation, TimeEmbedder, Upsample
+from .runs import BlockRun, LinearRun, UpsampleRun
 
 
 class Decoder(nn.Module):
@@ -112,7 +115,7 @@ class Decoder(nn.Module):
                     # The last block but one adds the last block's context, after which nothing reads it.
                     frees=final and at == len(blocks) - 2,
                 )
-                stages.append(Stage(run))
+                stages.append(_stage(run))
             taken = reach[0] * len(blocks), reach[1] * len(blocks)
             leave = LeaveRun(
                 self.norm_out,
@@ -133,7 +136,7 @@ class Decoder(nn.Module):
     def _blocks(self, number: int) -> list[Stage]:
         blocks = self.det_stages[number]
         assert isinstance(blocks, nn.ModuleList)
-        return [Stage(BlockRun(block)) for block in blocks if isinstance(block, Block)]
+        return [_stage(BlockRun(block)) for block in blocks if isinstance(block, Block)]
 
     def _upsample(self, number: int) -> Stage:
         layer = _upsample_of(self, number)
@@ -141,6 +144,11 @@ class Decoder(nn.Module):
 
     def _growth(self, layer: nn.Linear) -> float:
         return max(1.0, self.config.stages[0].channels / layer.in_features)
+
+
+def _stage(run: BlockRun) -> Stage:
+    """The stage that ``run`` is: a block lags half an attention window behind its input."""
+    return Stage(run, lag=run.block.kernel[0] // 2)
 
 
 def _upsample_of(decoder: Decoder, number: int) -> Upsample:

@@ -28,6 +28,10 @@ class NoiseSource(Protocol):
         """
         ...
 
+    def seeded(self, seed: int) -> NoiseSource:
+        """Noise of the same kind with another seed."""
+        ...
+
 
 @dataclass(frozen=True)
 class ClipShape:
@@ -63,6 +67,9 @@ class FrameNoise:
                 out[sample, :, at] = whole[:, rows.start : rows.stop, columns.start : columns.stop]
         return out
 
+    def seeded(self, seed: int) -> FrameNoise:
+        return FrameNoise(seed)
+
     def _frame(self, size: ClipShape, sample: int, frame: int) -> Tensor:
         digest = hashlib.sha256(f"{self.seed} {sample} {frame}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
@@ -85,6 +92,9 @@ class VolumeNoise:
             self._drawn = size, self._draw(size, like)
         part = self._drawn[1][:, :, frames.start : frames.stop]
         return part[..., rows.start : rows.stop, columns.start : columns.stop].to(like.device)
+
+    def seeded(self, seed: int) -> VolumeNoise:
+        return VolumeNoise(seed)
 
     def _draw(self, size: ClipShape, like: Tensor) -> Tensor:
         if size.frames is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...config import DiffusionDecoderConfig, VideoVAEConfig
 
-ROWS_AT_ONCE = 16
+FRAMES_AT_ONCE = 16
 """Frames that the diffusion stage computes at a time by default: those of two latent frames."""
 
 LATENTS_AT_ONCE = 4
@@ -65,15 +65,15 @@ def tile_halo(config: VideoVAEConfig) -> int:
 
 
 def piece_bytes(
-    config: VideoVAEConfig, cells: tuple[int, int], itemsize: int, rows: int = ROWS_AT_ONCE
+    config: VideoVAEConfig, cells: tuple[int, int], itemsize: int, frames: int = FRAMES_AT_ONCE
 ) -> int:
-    """Bytes of one activation of the diffusion stage for ``rows`` pixel frames (no image rows are meant).
+    """Bytes of one activation of the diffusion stage for ``frames`` pixel frames.
 
     ``cells`` are the (rows, columns) of the latent, ``itemsize`` the bytes of one number.
     """
     assert config.diffusion is not None
     _, height, width = config.diffusion.strides
-    return rows * cells[0] * height * cells[1] * width * config.diffusion.channels * itemsize
+    return frames * cells[0] * height * cells[1] * width * config.diffusion.channels * itemsize
 
 
 def _times(a: tuple[int, int, int], b: tuple[int, int, int]) -> tuple[int, int, int]:

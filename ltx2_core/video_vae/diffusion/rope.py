@@ -8,6 +8,8 @@ from torch import Tensor
 from .windows import Span
 
 THETA = 10000.0
+CHUNK_BYTES = 4 * 2**20
+"""Bytes, roughly, of the queries or keys that are rotated at a time: their float32 copies are larger."""
 
 
 def head_parts(head_dim: int) -> tuple[int, int, int]:
@@ -66,11 +68,13 @@ def rotate(x: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
 
     ``table`` holds the cosines and sines of their angles, each (T, H, W, 1, D / 2).
     """
-    cos, sin = table
-    even, odd = (half.float() for half in x.unflatten(-1, (-1, 2)).unbind(-1))
     out = torch.empty_like(x)
-    pairs = out.unflatten(-1, (-1, 2))
-    # One product at a time, because float32 copies of a piece are twice its size.
-    pairs[..., 0] = (even * cos).addcmul_(odd, sin, value=-1)
-    pairs[..., 1] = (even * sin).addcmul_(odd, cos)
+    frames = max(1, CHUNK_BYTES // (x[:, :1].numel() * x.element_size()))
+    for first in range(0, x.shape[1], frames):
+        part = slice(first, first + frames)
+        cos, sin = (values[part] for values in table)
+        even, odd = (half.float() for half in x[:, part].unflatten(-1, (-1, 2)).unbind(-1))
+        pairs = out[:, part].unflatten(-1, (-1, 2))
+        pairs[..., 0] = (even * cos).addcmul_(odd, sin, value=-1)
+        pairs[..., 1] = (even * sin).addcmul_(odd, cos)
     return out

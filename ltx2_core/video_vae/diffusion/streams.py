@@ -1,9 +1,8 @@
 """What one pass of the diffusion decoder over a clip, or over a tile of it, remembers between its pieces.
 
-A clip passes the decoder's stages in pieces: a few steps along the time axis at a time. A "position in time"
-is an index on the time axis of the tensor that a stage reads or makes, 0 at the start of the clip. In the
-diffusion stage, the last one, it is the number of a pixel frame; in earlier stages one step is several pixel
-frames.
+A clip passes the decoder's stages in pieces: a few frames at a time. A "frame" of a tensor is one step of its
+time axis, numbered from 0 at the start of the clip. In the diffusion stage, the last one, it is a pixel
+frame; in earlier stages it is several pixel frames.
 
 Letters: B batch, T H W time, rows and columns, C channels.
 """
@@ -26,14 +25,13 @@ from .windows import Span
 class Clip:
     """What all tiles of a clip have in common: its size, its noise, attention masks, and its end once known.
 
-    ``rows`` is the length of the clip along the time axis, at the input of the decoder's last upsampler (the
-    layer before the diffusion stage); None until the last latent frame has arrived. ``size`` is in pixels and
-    pixel frames.
+    ``length`` is how many frames the input of the decoder's last upsampler has (the layer before the
+    diffusion stage); None until the last latent frame has arrived. ``size`` is in pixels and pixel frames.
     """
 
     size: ClipShape
     noise: NoiseSource
-    rows: int | None = None
+    length: int | None = None
     masks: Masks = field(default_factory=Masks)
 
 
@@ -62,11 +60,10 @@ WHOLE = Cut()
 
 
 class Held(NamedTuple):
-    """A stretch of one activation along the time axis, in the tensors (B, T, H, W, C) in which it came.
+    """Consecutive frames of one activation, in the tensors (B, T, H, W, C) in which it came.
 
-    ``chunks`` are those tensors, in order and without gaps. ``start`` is the index on the time axis at which
-    the first one begins, counted from the start of the clip, in steps of this activation: a step is one pixel
-    frame in the diffusion stage, several in earlier stages.
+    ``chunks`` are those tensors, in order and without gaps. ``start`` is the number of
+    the first frame, counted from the start of the clip. A frame is one step of the activation's time axis.
     """
 
     start: int = 0
@@ -76,28 +73,28 @@ class Held(NamedTuple):
         """A new Held with the same tensors, followed in time by ``chunk`` (B, T, H, W, C); copies nothing."""
         return Held(self.start, (*self.chunks, chunk))
 
-    def rows(self, span: Span) -> Tensor:
-        """The part (B, T, H, W, C) of the held activation at the indices ``span`` of its time axis.
+    def part(self, frames: Span) -> Tensor:
+        """The part (B, T, H, W, C) of the held activation at the numbers ``frames``.
 
-        Index 0 is the start of the clip, whatever is held. The result has all rows and columns of the frame
+        Frame 0 is the start of the clip, whatever is held. The result has all rows and columns of the frame
         or tile. It is a view if all of it came in one tensor, else a copy.
         """
         parts, at = [], self.start
         for chunk in self.chunks:
-            first, last = max(span.start - at, 0), min(span.stop - at, chunk.shape[1])
+            first, last = max(frames.start - at, 0), min(frames.stop - at, chunk.shape[1])
             if first < last:
                 parts.append(chunk[:, first:last])
             at += chunk.shape[1]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
-    def since(self, row: int) -> Held:
-        """A new Held without the leading tensors that lie wholly before index ``row`` of the time axis.
+    def since(self, frame: int) -> Held:
+        """A new Held without the leading tensors that lie wholly before the frame number ``frame``.
 
-        ``row`` counts the activation's steps in time from the start of the clip (no image row is meant). A
-        tensor that contains index ``row`` is kept whole. No tensor is copied.
+        ``frame`` is counted from the start of the clip. A tensor that contains it stays whole. No tensor is
+        copied.
         """
         start, chunks = self.start, self.chunks
-        while chunks and start + chunks[0].shape[1] <= row:
+        while chunks and start + chunks[0].shape[1] <= frame:
             start, chunks = start + chunks[0].shape[1], chunks[1:]
         return Held(start, chunks)
 
@@ -105,11 +102,11 @@ class Held(NamedTuple):
 class DecoderStream(Stream):
     """The caches of one pass of the decoder over a clip, or over a tile of the clip's frames.
 
-    It has what each attention block caches of its input; ``seen``, how many steps along the time axis have
-    passed each stage since the start of the clip; and ``held``, activations that several stages read. Each
-    entry has an owner as its key: the stage, or the object that stages share, to which it belongs. ``cut``
-    says which sides of the tile are not sides of the frame. ``origin`` is the (row, column), in patches of
-    the frame, at which the diffusion stage's part of the tile begins.
+    It has what each attention block caches of its input; ``seen``, how many frames have passed each stage
+    since the start of the clip; and ``held``, activations that several stages read. Each entry has an owner
+    as its key: the stage, or the object that stages share, to which it belongs. ``cut`` says which sides of
+    the tile are not sides of the frame. ``origin`` is the (row, column), in patches of the frame, at which
+    the diffusion stage's part of the tile begins.
     """
 
     def __init__(self, clip: Clip, *, cut: Cut = WHOLE, origin: tuple[int, int] = (0, 0)) -> None:
@@ -124,38 +121,37 @@ class DecoderStream(Stream):
         """The tensor (B, T, H, W, C) that the stage ``owner`` caches, which stays there; None without one."""
         return self._cached.get(owner)
 
-    def put(self, owner: object, rows: Tensor) -> None:
-        """Cache ``rows`` (B, T, H, W, C) for the stage ``owner`` as they are, without a copy.
+    def put(self, owner: object, frames: Tensor) -> None:
+        """Cache ``frames`` (B, T, H, W, C) for the stage ``owner`` as they are, without a copy.
 
         With T = 0 nothing is cached.
         """
-        if rows.shape[1]:
-            self._cached[owner] = rows
+        if frames.shape[1]:
+            self._cached[owner] = frames
 
-    def pass_rows(self, owner: object, rows: int) -> Span:
-        """Count ``rows`` more steps along the time axis that pass the stage ``owner``.
+    def count(self, owner: object, frames: int) -> Span:
+        """Count ``frames`` more frames that arrive at the stage ``owner``.
 
-        Returns their indices on the time axis of that stage's input, 0 at the start of the clip.
+        Returns their numbers, 0 at the start of the clip.
         """
         before = self.seen.get(owner, 0)
-        self.seen[owner] = before + rows
-        return Span(before, before + rows)
+        self.seen[owner] = before + frames
+        return Span(before, before + frames)
 
-    def hold(self, owner: object, rows: Tensor) -> None:
-        """Keep ``rows`` (B, T, H, W, C) in ``held``, from where several stages read it, under ``owner``.
+    def hold(self, owner: object, frames: Tensor) -> None:
+        """Hold ``frames`` (B, T, H, W, C) under the key ``owner``, from where several stages read them.
 
-        ``rows`` is the next part in time of the activation that is held under this key: T more steps after
-        those that are held already.
+        They are the next T frames of the activation that is held under this key.
         """
-        self.held[owner] = self.held.get(owner, Held()).and_then(rows)
+        self.held[owner] = self.held.get(owner, Held()).and_then(frames)
 
-    def release(self, owner: object, row: int) -> None:
-        """Free the part of the activation held under the key ``owner`` that is older than index ``row``.
+    def release(self, owner: object, frame: int) -> None:
+        """Free the part of the activation held under the key ``owner`` that is older than number ``frame``.
 
-        ``row`` counts that activation's steps along the time axis from the start of the clip (no image row is
-        meant). Only tensors that lie wholly before it are freed.
+        ``frame`` counts that activation's frames from the start of the clip. Only tensors that lie wholly
+        before it are freed.
         """
-        self.held[owner] = self.held[owner].since(row)
+        self.held[owner] = self.held[owner].since(frame)
 
     def move(self, device: torch.device) -> None:
         super().move(device)
