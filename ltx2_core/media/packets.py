@@ -137,7 +137,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         covers = [bool(stream.disposition & Disposition.attached_pic) for stream in container.streams.video]
         if all(covers):
             what = "no video but a cover image" if covers else "no video stream"
-            raise ValueError(f"{path} has {what}; read audio files with read_audio")
+            raise ValueError(f"{path} has {what}; use a file with video")
         stream = container.streams.video[covers.index(False)]
         if stream.codec_context is None:
             raise ValueError(f"{path} has video of a codec that PyAV cannot decode: convert it to H.264")
