@@ -56,7 +56,8 @@ def _mean(x: Tensor, *, groups: int, dtype: torch.dtype) -> Tensor:
     rest = -x.shape[4] % MEAN_POSITIONS
     if rest and x.device.type == "cpu":
         x = F.pad(x, (0, rest))
-    return x.mean(2, dtype=dtype)[..., : size.numel()].unflatten(3, size)
+    mean: Tensor = x.mean(2, dtype=dtype)[..., : size.numel()].unflatten(3, size)
+    return mean
 
 
 def patchify(frames: Tensor, size: int) -> Tensor:
