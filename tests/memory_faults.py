@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from typing import Any
 
@@ -28,11 +29,12 @@ OPERATIONS = frozenset(
 
 
 class Faults(TorchFunctionMode):
-    """Counts calls of ``OPERATIONS``; ``number`` of ``operation`` fails, with ``on`` all later ones."""
+    """Counts calls of ``OPERATIONS``; ``times`` of ``operation`` from ``number`` on fail, with ``on`` all."""
 
-    def __init__(self, operation: str = "", number: int = -1, *, on: bool = False) -> None:
+    def __init__(self, operation: str = "", number: int = -1, *, on: bool = False, times: int = 1) -> None:
         super().__init__()
-        self.operation, self.number, self.on = operation, number, on
+        self.operation = operation
+        self.failing = range(number, sys.maxsize if on else number + times)
         self.calls: Counter[str] = Counter()
         self.failed = 0
 
@@ -41,7 +43,7 @@ class Faults(TorchFunctionMode):
         if name in OPERATIONS:
             at = self.calls[name]
             self.calls[name] += 1
-            if name == self.operation and (at == self.number or (self.on and at > self.number)):
+            if name == self.operation and at in self.failing:
                 self.failed += 1
                 raise torch.OutOfMemoryError(f"CUDA out of memory in {name}")
         return func(*args, **(kwargs or {}))

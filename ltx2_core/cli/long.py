@@ -71,6 +71,9 @@ def _generated(chosen: Chosen) -> str | None:
     elif chosen["prompts"] is None:
         raise click.UsageError("Missing option '--prompts'.")
     chosen.check()
+    state: Path | None = chosen["state"]
+    if state is not None and state.exists() and not state.is_dir():
+        raise ValueError(f"--state {state} is not a folder: name a new or an existing folder for the windows")
     output = Output.of(chosen)
     output.check()
     if chosen["dry_run"]:

@@ -11,14 +11,17 @@ MAX_BYTES = 2**20
 def read_text(file: Path, option: str) -> str:
     """Read a text file; ``option`` is the flag that named it, for error messages.
 
-    Raises FileNotFoundError unless it is a regular file, ValueError for one that is too large, empty or not
-    UTF-8.
+    Raises FileNotFoundError unless it is a regular file, ValueError for one that cannot be read, is too
+    large, empty or not UTF-8.
     """
     # A pipe would block for ever.
     if not file.is_file():
         raise FileNotFoundError(f"{option}: no file of prompts at {file}")
-    with file.open("rb") as stream:
-        content = stream.read(MAX_BYTES + 1)
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{option} {file} cannot be read: {error.strerror}") from error
     if len(content) > MAX_BYTES:
         raise ValueError(f"{option} {file} is larger than {MAX_BYTES} bytes")
     try:

@@ -123,7 +123,7 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     plain = Request(prompt=edit.prompt, **fields)
     with (
         job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
-        _saved_until_written("sound" if edit.kind == "audio" else edit.kind, output) as saved,
+        _saved_until_written(_command(edit.kind), output) as saved,
         _window_folders(edit, output, saved) as folders,
     ):
 
@@ -137,6 +137,11 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     report(
         output, clip, pipeline.networks.clock, seed=generations[0].request.seed, embedded=_embedded(pipeline)
     )
+
+
+def _command(kind: EditKind) -> str:
+    """The name of the command that makes edits of a kind, such as ``extend``."""
+    return "sound" if kind == "audio" else kind
 
 
 @contextmanager
@@ -186,9 +191,10 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
     execution = execution_of(chosen, dtype=chosen["dtype"] or settings["dtype"])
     files = chosen["checkpoints"] or about["files"]["checkpoints"]
     pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), execution=execution)
+    command = "generate" if edit is None else _command(edit["kind"])
     with (
         job_bar((Part(DECODE, 1.0),), quiet=output.quiet) as bar,
-        _saved_until_written("generate", target) as saved,
+        _saved_until_written(command, target) as saved,
     ):
         saved.append(path)
         generation = resume(path, pipeline)

@@ -30,6 +30,8 @@ from .values import Output
 MOST: Final = 1000
 """Clips of one call."""
 SHEET_FRAMES: Final = 5
+MOST_LETTERS: Final = 200
+"""Letters of a prompt by which a clip is named."""
 DECODERS: Final = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
 
 
@@ -70,9 +72,15 @@ def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
             suffix += "" if seed is None else f"_seed{seed}"
             output = Path(chosen["output"])
             path = output.with_name(f"{output.stem}{suffix}{output.suffix}")
-            words = [f"seed {own.seed}", *(() if prompt is None else (prompt,))]
+            # A line of a plan names the prompt; a whole page of text would hide the other lines.
+            words = [f"seed {own.seed}", *(() if prompt is None else (_start_of(prompt),))]
             jobs.append(Job(request=own, path=path, what=", ".join(words)))
     return tuple(jobs)
+
+
+def _start_of(prompt: str) -> str:
+    """A prompt of at most ``MOST_LETTERS`` letters, or the start of a longer one."""
+    return prompt if len(prompt) <= MOST_LETTERS else f"{prompt[:MOST_LETTERS]}..."
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -46,7 +46,11 @@ def dub(pipeline: LongPipeline, prompt: str, source: Footage, **options: Any) ->
 
     Raises ValueError for another number of LoRAs, and for a source without audio.
     """
-    plan = plan_dub_of(pipeline, source)
+    sampled = options.get("sampled")
+    # The LoRA decides how the clip is sampled. What was sampled earlier only needs to be decoded.
+    plan = (
+        plan_dub_of(pipeline, source) if sampled is None else Dub(source=source, clip=sampled.clip, scale=1)
+    )
     return make_edit(pipeline, plan, prompt, **{**options, **SETTINGS})
 
 

@@ -91,7 +91,8 @@ def new_length(source: Footage, *, seconds: float | None, frames: int | None) ->
     """
     if (seconds is None) == (frames is None):
         raise ValueError(
-            f"set the new length once, in frames or in seconds; got frames={frames}, seconds={seconds}"
+            "say once how much is added, with seconds (--seconds) or frames (--frames); "
+            + ("neither is set" if seconds is None else f"got {seconds:g} seconds and {frames} frames")
         )
     if seconds is not None:
         return frames_of_seconds(seconds, source.fps)

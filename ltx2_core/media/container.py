@@ -68,7 +68,9 @@ def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[An
             options={"format_whitelist": _allowed_formats(), "pattern_type": "none"},
         )
     except (av.error.FFmpegError, UnicodeError, ValueError) as error:
-        raise ValueError(f"cannot read {file} as {kind}: {error}") from error
+        # FFmpeg's own text has its number for the error, and the name with a prefix.
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(f"cannot read {file} as {kind}: {reason}") from error
     with container:
         yield container
 
@@ -97,11 +99,22 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
         )
 
 
+def first_bytes(file: Path, count: int) -> bytes:
+    """The first ``count`` bytes of a file, by which its kind is told; fewer if it is shorter.
+
+    None of a file that cannot be read: whatever opens it next says why.
+    """
+    try:
+        with file.open("rb") as stream:
+            return stream.read(count)
+    except OSError:
+        return b""
+
+
 def _refuse_playlist(file: Path) -> None:
-    with file.open("rb") as stream:
-        # A byte order mark and blanks may come before the mark of a playlist.
-        # Enough for the mark: a DASH manifest has its root element after one XML declaration.
-        head = stream.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
+    # Enough for the mark: a DASH manifest has its root element after one XML declaration. A byte order mark
+    # and blanks may come before it.
+    head = first_bytes(file, 1024).lstrip(b"\xef\xbb\xbf \t\r\n")
     for mark, name in _PLAYLISTS:
         if head.startswith(mark) or (mark.startswith(b"<") and head.startswith(b"<?xml") and mark in head):
             raise ValueError(f"{file} is {name}, which only names other files: pass one of these")

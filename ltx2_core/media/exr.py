@@ -17,7 +17,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .container import check_pixels
+from .container import check_pixels, first_bytes
 from .hdr_space import CHROMATICITIES, HdrSpace, Primaries
 
 SUFFIX: Final = ".exr"
@@ -44,8 +44,7 @@ def is_exr(source: object) -> bool:
     path = Path(source)
     if not path.is_file():
         return path.suffix.lower() == SUFFIX and not path.is_dir()
-    with path.open("rb") as stream:
-        return stream.read(len(_MAGIC)) == _MAGIC
+    return first_bytes(path, len(_MAGIC)) == _MAGIC
 
 
 def is_exr_folder(source: object) -> bool:

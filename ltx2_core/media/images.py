@@ -35,11 +35,17 @@ SourceFit: TypeAlias = Literal["own", "official", "comfy"]
 """A :data:`FitMode`, or "own": the clip has the size of its source, and the model sees it padded."""
 
 
+MOST_COVERED = 16
+"""So many times the pixels of the result may be scaled before the rest is cropped."""
+
+
 def parse_colour(text: str) -> Colour:
     """Parse a CSS colour, such as white or #00ff00, to RGB in [0, 1]. Raises ValueError for other text."""
     try:
         # Pillow returns a fourth value for colours with alpha, which a background cannot have.
         red, green, blue = ImageColor.getrgb(text)[:3]
+        if max(red, green, blue) > 255:
+            raise ValueError
     except ValueError:
         raise ValueError(
             f"{text!r} is not a colour: write one such as white, #00ff00 or rgb(0, 255, 0)"
@@ -250,12 +256,24 @@ def _from_channels_first(image: Tensor, background: Colour) -> Tensor:
 def _cover_then_crop(frames: Tensor, width: int, height: int) -> Tensor:
     rows, columns = frames.shape[-2:]
     scale = max(height / rows, width / columns)
+    if rows * columns * scale**2 > MOST_COVERED * width * height:
+        # A strip of 60000x2 would take gigabytes before it is cropped.
+        frames = _centre(frames, math.ceil(width / scale) + 2, math.ceil(height / scale) + 2)
+        rows, columns = frames.shape[-2:]
     # Rounded up, since a side that is one pixel short could not be cropped to size.
     size = (math.ceil(rows * scale), math.ceil(columns * scale))
     # Without antialiasing, as in the LTX-2 repository.
     scaled = F.interpolate(frames, size=size, mode="bilinear", align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return scaled[..., top : top + height, left : left + width]
+
+
+def _centre(frames: Tensor, width: int, height: int) -> Tensor:
+    """The middle of frames (N, 3, H, W): at most ``height`` rows and ``width`` columns."""
+    top, left = (
+        max(0, (size - kept) // 2) for size, kept in zip(frames.shape[-2:], (height, width), strict=True)
+    )
+    return frames[..., top : top + height, left : left + width]
 
 
 def _crop_then_scale(frames: Tensor, width: int, height: int) -> Tensor:

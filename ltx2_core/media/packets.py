@@ -137,7 +137,7 @@ def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
         covers = [bool(stream.disposition & Disposition.attached_pic) for stream in container.streams.video]
         if all(covers):
             what = "no video but a cover image" if covers else "no video stream"
-            raise ValueError(f"{path} has {what}; read audio files with read_audio")
+            raise ValueError(f"{path} has {what}; use a file with video")
         stream = container.streams.video[covers.index(False)]
         if stream.codec_context is None:
             raise ValueError(f"{path} has video of a codec that PyAV cannot decode: convert it to H.264")
@@ -179,6 +179,19 @@ def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -
     return start_s
 
 
+def _with_late_start(ticks: list[int]) -> list[int]:
+    """``ticks``, the times of an AVI's frames, with the first one moved to one usual gap before the second.
+
+    Times that have no longer gap after the first frame are returned unchanged.
+    """
+    times = np.unique(ticks)
+    if len(times) < 3:
+        return ticks
+    # AVI has no start time: muxers hold the first frame by empty packets until the video begins.
+    begins = int(times[1] - np.median(np.diff(times)))
+    return [max(tick, begins) for tick in ticks]
+
+
 def _packet_times(container: Any, stream: Any) -> tuple[list[tuple[Any, Any, int]], int | None]:
     """Read the packets of a stream: a list of (pts, dts, duration), and the largest pts of those with data.
 
@@ -205,6 +218,7 @@ def _read_timeline(path: Path) -> Timeline:
         rates = (stream.average_rate, stream.guessed_rate)
         declared = [Fraction(rate) for rate in rates if rate]
         start_s, tick_s = _start_s(container, stream, packets), Fraction(stream.time_base)
+        is_avi = container.format.name == "avi"
     ticks = [pts for pts, _, _ in packets]
     # One frame without a time makes all of them uncertain, so that they are counted instead.
     by_count = not ticks or None in ticks
@@ -216,6 +230,8 @@ def _read_timeline(path: Path) -> Timeline:
             raise ValueError(f"{path} declares no frame rate; read a single image with load_image")
         ticks, tick_s, start_s = list(range(len(packets))), 1 / declared[0], 0.0
         packets = [(None, None, 1)] * len(packets)
+    if is_avi:
+        ticks = _with_late_start(ticks)
     last_ticks = max(zip(ticks, (duration for _, _, duration in packets), strict=True))[1]
     if ticks != sorted(ticks):
         # Some containers state the distance to the next packet, which is not the next frame to be shown.

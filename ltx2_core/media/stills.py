@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .container import check_pixels
+from .container import check_pixels, first_bytes
 from .exr import SUFFIX, check_exr_size, read_exr
 from .images import Colour, load_image
 from .stored import Stored
@@ -160,9 +160,8 @@ def _durations(image: Image.Image) -> Iterator[int]:
 
 
 def is_animated_webp(path: Path) -> bool:
-    with path.open("rb") as stream:
-        # Byte 20 holds the flags of the VP8X chunk, and bit 1 of them says that there is an animation.
-        head = stream.read(21)
+    # Byte 20 holds the flags of the VP8X chunk, and bit 1 of them says that there is an animation.
+    head = first_bytes(path, 21)
     return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) > 20 and bool(head[20] & 2)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from .container import open_media
+from .container import first_bytes, open_media
 from .exr import is_exr, read_exr_tags
 
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n"
@@ -48,8 +48,7 @@ def _text_chunk(name: str, text: str) -> bytes:
 
 
 def _is_png(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(len(_PNG_HEAD)) == _PNG_HEAD
+    return first_bytes(file, len(_PNG_HEAD)) == _PNG_HEAD
 
 
 def _png_tags(file: Path) -> dict[str, str]:

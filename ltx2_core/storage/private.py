@@ -36,7 +36,9 @@ def private_folder(path: Path) -> Path:
     Raises ValueError if ``path`` is a link, or belongs to another user, who could exchange what is in the
     folder.
     """
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # What is there already, be it a file, is checked below.
+    with suppress(FileExistsError):
+        path.mkdir(parents=True, mode=0o700)
     check_private(path)
     return path
 

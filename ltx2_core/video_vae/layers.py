@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import PaddingMode
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 Strides = tuple[int, int, int]
 # Not the 1e-6 of ``resnet_eps``, which the official constructors pass along but this norm does not read.
 PIXEL_NORM_EPS = 1e-8
+# PyTorch sums over channels in another order in the last positions of a tensor that do not fill this many.
+MEAN_POSITIONS = 32
+# PyTorch convolves one clip by oneDNN above this product of channels, frames and rows, else by its own loop.
+ONEDNN_SIZE = 20480
 
 
 class ConvOptions(LayerOptions):
@@ -37,9 +41,23 @@ def normed(x: Tensor) -> Tensor:
     """RMS normalisation over the channels of each position (B, C, T, H, W), then SiLU."""
     # The mean is taken in float32 at least: squares of bfloat16 lose too many digits in a sum.
     precision = torch.promote_types(x.dtype, torch.float32)
-    power = x.square().mean(1, keepdim=True, dtype=precision)
+    power = _mean(x.square(), groups=1, dtype=precision)
     # In place on the product, which is a new tensor.
     return F.silu(x * (power + PIXEL_NORM_EPS).rsqrt().to(x.dtype), inplace=True)
+
+
+def _mean(x: Tensor, *, groups: int, dtype: torch.dtype) -> Tensor:
+    """Average consecutive channels: (B, groups * G, T, H, W) -> (B, groups, T, H, W), summed in ``dtype``.
+
+    On the CPU the bits of a frame do not depend on T.
+    """
+    size = x.shape[3:]
+    x = rearrange(x, "b (c g) t h w -> b c g t (h w)", c=groups)
+    rest = -x.shape[4] % MEAN_POSITIONS
+    if rest and x.device.type == "cpu":
+        x = F.pad(x, (0, rest))
+    mean: Tensor = x.mean(2, dtype=dtype)[..., : size.numel()].unflatten(3, size)
+    return mean
 
 
 def patchify(frames: Tensor, size: int) -> Tensor:
@@ -99,15 +117,25 @@ class StreamConv3d(nn.Module):
     def convolve(self, window: Tensor) -> Tensor:
         """Convolve a window (B, C, T, H, W), already padded in time -> (B, out_channels, T - 2, H, W).
 
-        The result has no frames if T is below 3.
+        The result has no frames if T is below 3. The bits of a frame do not depend on T on the CPU.
         """
+        batch = len(window)
         if window.shape[2] < TAPS:
             # Until three frames have arrived there is nothing to output.
             return window.new_empty((window.shape[0], self.out_channels, 0, *window.shape[3:]))
         if self.reflect:
             window = F.pad(window, (1, 1, 1, 1, 0, 0), mode="reflect")
+        if _is_beside_onednn(window):
+            # A batch of two is always oneDNN's: pieces of all lengths then have the same bits.
+            window = window.expand(2, -1, -1, -1, -1)
         out: Tensor = self.conv(window)
-        return out
+        return out[:batch]
+
+
+def _is_beside_onednn(window: Tensor) -> bool:
+    """Whether PyTorch would convolve ``window`` (B, C, T, H, W) without oneDNN because of its size alone."""
+    plain = window.device.type == "cpu" and window.dtype == torch.float32
+    return plain and len(window) == 1 and window.shape[1:4].numel() <= ONEDNN_SIZE
 
 
 class ResBlock(nn.Module):
@@ -184,7 +212,7 @@ class Downsample(nn.Module):
             paired = x.shape[2] // 2 * 2
             stream.cache(self, x[:, :, paired:])
             x = x[:, :, :paired]
-        skip = reduce(self._to_cells(x), "b (c g) t h w -> b c t h w", "mean", c=self.out_channels)
+        skip = _mean(self._to_cells(x), groups=self.out_channels, dtype=x.dtype)
         # The convolution gets the pairs after the first frame was repeated, as the skip does: both then have
         # the same cells.
         h: Tensor = self.conv(x, stream, last)

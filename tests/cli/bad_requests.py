@@ -5,6 +5,8 @@ Names in braces are files of the fixture ``files``; ``B`` stands for a request t
 
 from __future__ import annotations
 
+import sys
+
 Row = tuple[str, str, str]
 
 COMPLETE = {
@@ -560,4 +562,46 @@ DUBS: tuple[Row, ...] = (
     ("hdr", "B --lora {lora} --steps 3", "--steps"),
 )
 
-ROWS: tuple[Row, ...] = (*HDR, *DUBS, *NUMBERS, *TEXTS, *FILES, *TOGETHER, *EDITS, *SEVERAL, *OUTPUT, *OTHERS)
+UNREADABLE: tuple[Row, ...] = (
+    # The mode of this file says that it can be read, and reading it fails.
+    ("generate", "B --image /proc/self/mem", "cannot read /proc/self/mem as an image"),
+    ("generate", "B --audio /proc/self/mem", "cannot read /proc/self/mem as audio"),
+    ("generate", "B --control /proc/self/mem", "/proc/self/mem"),
+    ("generate", "--from-file /proc/self/mem", "cannot read /proc/self/mem as media"),
+    ("generate", "--prompts-file /proc/self/mem", "--prompts-file /proc/self/mem cannot be read"),
+    ("generate", "B --lora /proc/self/mem", "/proc/self/mem"),
+    ("extend", "--video /proc/self/mem --prompt x --seconds 1", "cannot read /proc/self/mem as video"),
+    ("long", "B --seconds 4 --prompts @/proc/self/mem", "/proc/self/mem cannot be read"),
+    ("long", "B --seconds 4 --prompts x --state {clip}", "--state"),
+    ("long", "B --seconds 4 --prompts x --state {clip} --dry-run", "--state"),
+    ("long", "B --seconds 4 --prompts x --state {pipe}", "--state"),
+    ("long", "B --seconds 4 --prompts x --state /dev/null", "--state"),
+    ("extend", "--video {clip} --prompt x", "--seconds"),
+    ("extend", "B --seconds 1 --frames 9", "--seconds"),
+    ("extend", "--video {sound} --prompt x --seconds 1", "use a file with video"),
+    ("generate", "B --image {photo} --background rgb(999,0,0)", "is not a colour"),
+    ("generate", "B --image {loop}", "no image file"),
+    ("generate", "B --audio {loop}", "no audio file"),
+    ("generate", "B --image {pipe}@4", "no image file"),
+    ("generate", "B --seeds 1-100000000", "--seeds 1-100000000"),
+    ("generate", "B --seeds 1,1", "twice"),
+    ("dub", "--resume -o nothing.mp4", "no latents"),
+    ("models", "export /dev/null", "/dev/null"),
+)
+
+if not sys.platform.startswith("linux"):
+    UNREADABLE = tuple(row for row in UNREADABLE if "/proc/" not in row[1] and "/dev/" not in row[1])
+
+ROWS: tuple[Row, ...] = (
+    *HDR,
+    *UNREADABLE,
+    *DUBS,
+    *NUMBERS,
+    *TEXTS,
+    *FILES,
+    *TOGETHER,
+    *EDITS,
+    *SEVERAL,
+    *OUTPUT,
+    *OTHERS,
+)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ltx2_core.media import read_audio, read_video
+from ltx2_core.tiny import embedded_dir
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -22,6 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 QUICK = ["--steps", "2", "--seed", "3", "--quiet"]
 SMALL = ["--width", "64", "--height", "64", "--fps", "8"]
 LONG = ["--prompts", "0-1.5: a red ball\n1.5: a blue square", "--seconds", "4", "--window-frames", "25"]
+IC_LORA = embedded_dir() / "loras" / "ltx2-tiny-edges-ic-lora.safetensors"
 COMMANDS = {
     "long": ["long", *LONG, "--overlap-frames", "16", *SMALL, *QUICK[:-1], "--adain", "0.5"],
     "generate": ["generate", "--prompt", "a ball", "--frames", "9", "--stages", "1", *SMALL, *QUICK],
@@ -31,6 +33,8 @@ COMMANDS = {
     "sound by windows": [
         *("sound", "--video", "LONG", "--prompt", "a knock", "--window-frames", "17", *QUICK)
     ],
+    # A dub has its own steps.
+    "dub": ["dub", "--video", "CLIP", "--prompt", "hello", "--lora", "IC-LORA", "--seed", "3", "--quiet"],
 }
 
 
@@ -55,7 +59,7 @@ class Case:
 
     def __init__(self, name: str, clip: Path, folder: Path) -> None:
         self.name, self.folder = name, folder
-        files = {"CLIP": clip, "LONG": clip.with_name("long.mp4")}
+        files = {"CLIP": clip, "LONG": clip.with_name("long.mp4"), "IC-LORA": IC_LORA}
         self.words = [files.get(word, word) for word in COMMANDS[name]]
         self.whole = folder / "whole.mp4"
         ran = run(ltx2, *self.words, "-o", self.whole, folder=folder / "whole")
@@ -99,6 +103,7 @@ def same_clip(one: Path, other: Path) -> bool:
         pytest.param("sound", ("decode audio",), marks=pytest.mark.slow),
         # Killed in the last window, when the others are finished.
         pytest.param("sound by windows", ("step", "decode audio"), marks=pytest.mark.slow),
+        pytest.param("dub", ("step", "write", "decode audio", "encode"), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_resumes_with_the_identical_clip(name, events, clip, tmp_path) -> None:

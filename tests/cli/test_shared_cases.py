@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from ltx2_core.cli.main import main
-from ltx2_core.media import read_video
+from ltx2_core.editing import PromptSchedule
+from ltx2_core.media import VideoWriter, read_video
 
-CASES = Path(os.environ.get("LTX2_CASES_DIR", Path(__file__).parents[3] / "shared" / "cases"))
+ROOT = Path(__file__).parents[2]
+CASES = Path(os.environ.get("LTX2_CASES_DIR", ROOT.parent / "shared" / "cases"))
 QUICK = ["--steps", "1", "--cfg", "1", "--quiet"]
 
 pytestmark = pytest.mark.skipif(not CASES.is_dir(), reason="needs the shared folder of cases")
@@ -96,3 +102,51 @@ def test_a_lora_with_two_prefixes_matches_the_embedded_model(tmp_path):
     inspected = ltx2("inspect", lora)
     assert inspected.exit_code == 0
     assert "LoRA" in inspected.output
+
+
+@pytest.mark.slow
+def test_a_model_configuration_reaches_no_code_loading(tmp_path):
+    """In a process of its own, because the script installs a package that tells when it is called."""
+    script = CASES / "durability" / "kernel_from_config.py"
+    environment = {**os.environ, "PROJECT": str(ROOT), "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    ran = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert "get_kernel called" not in ran.stdout + ran.stderr
+    assert "loaded" in ran.stdout or "_attn_implementation" in ran.stderr
+
+
+def test_frames_that_x264_writes_in_several_ways_make_one_file(tmp_path):
+    raw = np.fromfile(CASES / "durability" / "raw64.yuv", np.uint8)[: 40 * 6144].reshape(-1, 96, 64)
+    images = np.stack(
+        [av.VideoFrame.from_ndarray(one, format="yuv420p").to_ndarray(format="rgb24") for one in raw]
+    )
+    frames = torch.from_numpy(images).movedim(3, 1).float() / 127.5 - 1
+    files = set()
+    for number in range(10):
+        saved = tmp_path / f"{number}.mp4"
+        with VideoWriter(saved, width=64, height=64, fps=25.0, sample_rate=None) as writer:
+            writer.write_frames(frames)
+        files.add(saved.read_bytes())
+    assert len(files) == 1
+
+
+def test_prompts_of_one_line_are_two_parts():
+    schedule = PromptSchedule.parse("0: a red circle; 30: a blue square")
+    assert schedule.parts == ((0, "a red circle"), (30, "a blue square"))
+
+
+def test_a_region_beyond_the_clip_offers_extend(models):
+    words = ["retake", "--video", CASES / "media" / "offa.mkv", "--prompt", "a", "--video-region", "10-10.2"]
+    refused = ltx2(*words, *models, "--dry-run")
+    assert refused.exit_code == 2
+    assert "extend" in refused.output
+
+
+def test_two_images_are_both_in_the_plan(models, tmp_path):
+    images = [tmp_path / name for name in ("first.png", "last.png")]
+    for path in images:
+        Image.new("RGB", (64, 64)).save(path)
+    words = ["--prompt", "a", "--width", "64", "--height", "64", "--frames", "9", "--dry-run"]
+    planned = ltx2("generate", *models, "--image", images[0], "--image", f"{images[1]}@-1:0.7", *words)
+    assert planned.exit_code == 0
+    assert all(path.name in planned.output for path in images)

@@ -232,3 +232,13 @@ def test_an_image_of_absurd_size_is_refused_before_it_is_decoded(tmp_path):
     )
     with pytest.raises(ValueError, match=r"bomb\.png is 13000 x 13000, more than the 67 megapixels"):
         load_image(tmp_path / "bomb.png")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 60000), (60000, 2), (1, 40000)])
+def test_a_strip_is_cropped_before_it_is_scaled(rows, columns):
+    """Scaled whole, these would take gigabytes; the middle of the result is the middle of the strip."""
+    ramp = torch.linspace(0, 1, rows * columns).reshape(1, 1, rows, columns).expand(1, 3, -1, -1)
+    fitted = fit_image(ramp, 64, 64)
+    assert fitted.shape == (1, 3, 64, 64)
+    assert fitted.mean().item() == pytest.approx(0.5, abs=1e-3)
+    assert fit_image(ramp, 64, 32).shape == (1, 3, 32, 64)
