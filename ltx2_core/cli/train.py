@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     import torch
 
+    from ..tiny.write import TinySet
+    from ..training.tiny.run import Run
     from ..training.tiny.scales import Scale
 
 
@@ -119,7 +121,7 @@ def _stages(generation: str) -> tuple[str, ...]:
     "--from",
     "models",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Model folders of a trained set of 2.3: --stage starts from its weights, other stages reuse its files.",
+    help="Model folders of a trained set of 2.3: --stage starts from its weights, the others reuse its files.",
 )
 @click.option(
     "--max-minutes",
@@ -168,22 +170,16 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
     import torch
 
     from ..run.request import NEGATIVE_PROMPT
-    from ..tiny import embedded_set
-    from ..tiny.write import TinySet
     from ..training.tiny.run import Run, Unfinished
     from ..training.tiny.stages import run_stages
-    from ..training.tiny.start import start_continued_from, start_from
 
     if threads:
         torch.set_num_threads(threads)
     if not quiet:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-    base = None
-    if generation == "2.5":
-        base = embedded_set() if models is None else TinySet.in_folder(models)
     run = Run(
         folder=out,
-        base=base,
+        base=_base(generation, models),
         scale=_scale(generation, scale),
         seed=seed,
         prompts=("", NEGATIVE_PROMPT),
@@ -204,10 +200,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
             click.echo(f"{stage}: {event}")
 
     try:
-        if base is not None:
-            start_continued_from(run, base)
-        elif models is not None:
-            start_from(run, TinySet.in_folder(models), stages)
+        _start(run, models, stages)
         run_stages(run, stages or None, on_stage=on_stage)
     except Unfinished as stop:
         # A planned stop is no failure, so that a script which resumes gets status 0.
@@ -218,8 +211,32 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
     click.echo(f"models: {out / 'models'}")
 
 
+def _base(generation: str, models: Path | None) -> TinySet | None:
+    """The set of 2.3 that a training of 2.5 continues: the one in ``models``, by default the embedded one."""
+    from ..tiny import embedded_set
+    from ..tiny.write import TinySet
+
+    if generation != "2.5":
+        return None
+    return embedded_set() if models is None else TinySet.in_folder(models)
+
+
+def _start(run: Run, models: Path | None, stages: tuple[str, ...]) -> None:
+    """Copy the networks that ``run`` starts from into its folder, if it starts from a set, such as ``models``.
+
+    ``stages`` are the ones that the user named.
+    """
+    from ..tiny.write import TinySet
+    from ..training.tiny.start import start_continued_from, start_from
+
+    if run.base is not None:
+        start_continued_from(run, run.base)
+    elif models is not None:
+        start_from(run, TinySet.in_folder(models), stages)
+
+
 def _scale(generation: str, name: str) -> Scale:
-    """The scale ``name`` (sizes and numbers of steps) for a generation; raises a usage error if it has none."""
+    """The sizes and numbers of steps called ``name`` for a generation; raises a usage error if it has none."""
     from ..training.tiny.continued_scales import CONTINUED_SCALES
     from ..training.tiny.scales import SCALES
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .tiny_gemma import VOCAB_SIZE, write_json, write_tokenizer
+from .tiny_gemma import SPACE, VOCAB_SIZE, write_json, write_tokenizer
 
 _HEADS, _KV_HEADS, _HEAD_DIM, _FEED_FORWARD = 2, 1, 16, 128
 
@@ -55,6 +55,7 @@ def translate_tiny_gemma(
     source: Path,
     *,
     words: Sequence[str],
+    alike: Sequence[str] = (),
     vocab_size: int,
     seed: int = 0,
     dtype: torch.dtype = torch.bfloat16,
@@ -62,9 +63,10 @@ def translate_tiny_gemma(
     """Write a Gemma 4 into ``folder`` whose hidden states are near those of the tiny Gemma 3 in ``source``.
 
     All layers but the last compute nearly the same; that one has the attention of Gemma 4 over the whole
-    prompt, whose keys are its values too. Its tokenizer has ``vocab_size`` tokens at most, among them ``words``;
-    tokens that ``source`` knows keep their embedding, others get a random one, drawn by ``seed``. Raises ValueError where
-    the installed transformers library has no Gemma 4.
+    prompt, whose keys are its values too. Its tokenizer has ``vocab_size`` tokens at most, among them
+    ``words``. Tokens that ``source`` knows keep their embedding, others get a random one, drawn by ``seed``;
+    those of the words ``alike`` have most of it in common, so that they are easily told from all others.
+    Raises ValueError where the installed transformers library has no Gemma 4.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
@@ -78,7 +80,7 @@ def translate_tiny_gemma(
     tensors: dict[str, Tensor] = {}
     for name, tensor in sorted(model.state_dict().items()):
         if name == "embed_tokens.weight":
-            tensors[name] = _translated(embedding, source, folder, seed)
+            tensors[name] = _translated(embedding, source, folder, alike, seed)
         elif name.endswith("layer_scalar"):
             tensors[name] = tensor
         else:
@@ -89,14 +91,26 @@ def translate_tiny_gemma(
     _write(folder, model, tensors, dtype)
 
 
-def _translated(embedding: Tensor, source: Path, folder: Path, seed: int) -> Tensor:
-    """The ``embedding`` (tokens, D) of the tokenizer in ``source``, for the tokens of that in ``folder``."""
+def _translated(embedding: Tensor, source: Path, folder: Path, alike: Sequence[str], seed: int) -> Tensor:
+    """The ``embedding`` (tokens, D) of the tokenizer in ``source``, for the tokens of that in ``folder``.
+
+    The words ``alike`` share most of their embedding; ``seed`` draws those of new tokens.
+    """
     known, wanted = (_vocabulary(path) for path in (source, folder))
-    result = _random(torch.empty(len(wanted), embedding.shape[1]), torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    shared = _random(embedding[:1], generator)[0]
+    result = _random(torch.empty(len(wanted), embedding.shape[1]), generator)
     for piece, index in wanted.items():
         if piece in known:
             result[index] = embedding[known[piece]]
+        elif piece.lstrip(SPACE).lower() in alike:
+            # The sum of the squares is 1, so that such words are as large as any other.
+            result[index] = _COMMON * shared + (1 - _COMMON**2) ** 0.5 * result[index]
     return result
+
+
+_COMMON = 0.75
+"""Weight of the part of the embedding that words of one kind share."""
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
@@ -130,7 +144,9 @@ def _write(folder: Path, model: Any, tensors: Mapping[str, Tensor], dtype: torch
     """Write config.json and model.safetensors; ``tensors`` are those of ``model``, stored in ``dtype``."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = {f"model.{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    path = folder / "model.safetensors"
+    save_file(stored, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors creates files that only their owner can read.
     write_json(folder / "config.json", {**model.config.to_dict(), "model_type": "gemma4_unified_text"})
 
 

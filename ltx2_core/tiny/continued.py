@@ -81,5 +81,5 @@ def _save(path: Path, tensors: Mapping[str, Tensor], config: str) -> None:
         temporary.chmod(0o644)
 
 
-VERSION = "2.5.0"
-"""The ``model_version`` of the set, that of released files, which selects the recipe of LTX-2.5."""
+VERSION = "2.5.0-tiny"
+"""The ``model_version`` of the set; its end selects the recipe (default settings) of the trained tiny set."""

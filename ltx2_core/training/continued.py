@@ -23,37 +23,41 @@ _RIDGE = 1e-4
 _TOKENS = 20_000
 """Largest number of tokens on which a feed-forward is fitted."""
 
-CHANGED = frozenset(
-    {
-        "keyframes_abs_pos_embedding",
-        "scale_shift_table",
-        "ff",
-        "video_aggregate_embed",
-        "audio_aggregate_embed",
-    }
-)
-"""The video parameters that training then changes, by a part of their names; all others stay those of 2.3."""
+_TRAINED = frozenset({"keyframes_abs_pos_embedding", "scale_shift_table", "ff"})
+_REFITTED = frozenset({"video_aggregate_embed", "audio_aggregate_embed"})
+"""Parts of the names of the parameters that are not those of the LTX-2.3 that is continued."""
 
 
 @torch.no_grad()
 def start_continued(network: FlowNetwork, state: Mapping[str, Tensor]) -> None:
     """Load the parameters ``state`` of an LTX-2.3 into ``network``, an LTX-2.5 of the same widths, in place.
 
-    Biases that it lacks are left out, and what LTX-2.5 adds is zero. All parameters are then frozen but those
-    that ``CHANGED`` names, so that the two models differ in few tensors.
+    Biases that it lacks are left out, and what LTX-2.5 adds is zero.
     """
     for name, parameter in network.named_parameters():
         if name in state:
             parameter.copy_(state[name])
         else:
             parameter.zero_()
-        parameter.requires_grad_(is_changed(name))
+
+
+def freeze_but_video(network: FlowNetwork) -> None:
+    """Freeze ``network`` but for the feed-forwards and tables of the video, and the mark of keyframes.
+
+    So the two models differ in few tensors, and what audio has learnt stays.
+    """
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(_named(name, _TRAINED))
 
 
 def is_changed(name: str) -> bool:
     """Whether LTX-2.5 has other values than LTX-2.3 for the parameter ``name``, given as in either."""
-    # Feed-forwards of the text connectors keep their biases.
-    return "connector" not in name and not CHANGED.isdisjoint(name.split("."))
+    return _named(name, _TRAINED | _REFITTED)
+
+
+def _named(name: str, parts: frozenset[str]) -> bool:
+    # Feed-forwards of the text connectors have biases in both.
+    return "connector" not in name and not parts.isdisjoint(name.split("."))
 
 
 @torch.no_grad()
@@ -133,7 +137,7 @@ def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _solve(x: Tensor, y: Tensor) -> Tensor:
-    """Fit ``y`` (N, outputs) from ``x`` (N, inputs) without a bias: (inputs, outputs), with a ridge penalty."""
+    """Fit ``y`` (N, outputs) from ``x`` (N, inputs) by ridge regression without a bias: (inputs, outputs)."""
     gram = x.mT @ x
     gram.diagonal().add_(_RIDGE * float(gram.diagonal().mean()))
     return torch.linalg.solve(gram, x.mT @ y)

@@ -8,40 +8,79 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..config import DurationHeadConfig
-from ..text import CONTEXT_LENGTH
-from ..text.duration import DurationHead, frames_for
-from ..types import TextContext
-from .loop import Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
+from ..text import CONTEXT_LENGTH, Gemma, Tokenizer
+from ..text.duration import DurationHead
+from .duration_start import NamedLengths
+from .loop import Evaluate, History, LoopOptions, train, warmup_stable_decay
 from .network import FlowNetwork
 from .state import load_averaged
-from .text import TextBatch
+from .text import TextBatch, batch_text, encode_captions
 from .world import FPS, LENGTHS_S, UNSAID_S, caption, sample_scene, with_length
-from .world.batches import HELD_OUT, draw_seeds
-
-EncodeText = Callable[[Sequence[str]], TextBatch]
-"""Computes the hidden states of captions."""
+from .world.batches import HELD_OUT
+from .world.lengths import NUMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
 class DurationRecipe:
     """Settings of the training of a duration head; ``batch`` is the number of captions of a step."""
 
-    total_steps: int = 600
-    batch: int = 16
-    lr: float = 3e-3
+    total_steps: int = 2000
+    batch: int = 64
+    lr: float = 5e-3
+    captions: int = 3600
+    """Number of captions whose contexts are computed once, and drawn from in each step."""
     said: float = 0.85
     """Share of captions that say how long the clip lasts; the others stand for clips of two seconds."""
-    context_length: int = CONTEXT_LENGTH
-    """Length of the text context in tokens, most of them registers; at inference it is the default."""
+    context_length: int = 128
+    """Length of the text context in tokens during training: the longest caption and some registers.
+
+    At inference it has 1024 tokens, nearly all of them registers, which would take long to compute.
+    """
+
+
+@dataclass(frozen=True)
+class TimedContexts:
+    """Encoded captions of N clips, in float16, and how long each clip lasts in seconds (N,)."""
+
+    video: Tensor
+    audio: Tensor
+    seconds: Tensor
+
+    def batch(self, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Contexts of both streams in float32, and the seconds, of the captions that ``index`` names."""
+        return self.video[index].float(), self.audio[index].float(), self.seconds[index]
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """A frozen Gemma and its tokenizer."""
+
+    gemma: Gemma
+    tokenizer: Tokenizer
+
+    def encode(self, captions: Sequence[str]) -> tuple[TextBatch, Tensor]:
+        """Hidden states of B captions, and which tokens (B, T, words) are the words that name a length.
+
+        The words are the numbers, then "half".
+        """
+        states = batch_text(encode_captions(self.gemma, self.tokenizer, captions).all())
+        words = torch.zeros(*states.mask.shape, len(NUMBERS) + 1)
+        known = [int(self.tokenizer([f"a {word}"])[0][0, -1]) for word in (*NUMBERS, "half")]
+        ids, mask = self.tokenizer(list(captions))
+        for row, valid in enumerate(mask.bool()):
+            own = ids[row][valid]
+            words[row, : len(own)] = (own[:, None] == torch.tensor(known)).float()
+        return states, words
 
 
 def new_duration_head(config: DurationHeadConfig, seed: int) -> DurationHead:
@@ -61,21 +100,28 @@ def new_duration_head(config: DurationHeadConfig, seed: int) -> DurationHead:
 
 def train_duration_head(
     head: DurationHead,
-    network: FlowNetwork,
-    encode: EncodeText,
+    contexts: TimedContexts,
     state_path: str | Path,
     *,
     recipe: DurationRecipe,
     seed: int = 0,
     options: LoopOptions | None = None,
+    evaluate: Evaluate | None = None,
 ) -> History:
-    """Train ``head`` in place on the text contexts of ``network``, which stays as it is.
+    """Train ``head`` in place on encoded captions.
 
-    ``encode`` computes the hidden states of captions. It resumes from the training state ``state_path`` if
-    the file exists; ``options`` of None are the defaults. At the end the head has its averaged weights.
+    It resumes from the training state ``state_path`` if the file exists; ``options`` of None are the
+    defaults. ``evaluate`` measures the head. At the end it has its averaged weights.
     """
+
+    def step(model: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
+        drawn = torch.randint(len(contexts.seconds), (recipe.batch,), generator=generator)
+        video, audio, seconds = contexts.batch(drawn)
+        # A relative error: half a second matters more to a short clip.
+        return {"loss": (model(video, audio).log() - seconds.log()).square().mean()}
+
     history = train(
-        _step(network, encode, recipe),
+        step,
         head,
         torch.optim.AdamW(head.parameters(), lr=recipe.lr, weight_decay=0.0),
         warmup_stable_decay(recipe.total_steps),
@@ -83,31 +129,42 @@ def train_duration_head(
         total_steps=recipe.total_steps,
         seed=seed,
         options=options,
-        evaluate=_evaluation(head, network, encode, recipe),
+        evaluate=evaluate,
     )
     load_averaged(head, state_path)
     return history
 
 
-def _step(network: FlowNetwork, encode: EncodeText, recipe: DurationRecipe) -> StepFn:
-    def step(model: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
-        captions, seconds = timed_captions(draw_seeds(generator, recipe.batch), recipe.said)
-        context = _context(network, encode, captions, recipe)
-        predicted: Tensor = model(context.video, context.audio)
-        # A relative error: half a second matters more to a short clip.
-        target = torch.tensor(seconds, device=predicted.device)
-        return {"loss": (predicted.log() - target.log()).square().mean()}
+@torch.no_grad()
+def timed_contexts(
+    network: FlowNetwork, text: TextEncoder, recipe: DurationRecipe
+) -> tuple[TimedContexts, NamedLengths]:
+    """Encode the captions of a training; the second result has the tokens of some that name the length.
 
-    return step
+    The scenes are the first ones, which are in no held-out set.
+    """
+    videos, audios, lengths = [], [], []
+    examples: list[NamedLengths] = []
+    for start in range(0, recipe.captions, _AT_ONCE):
+        texts, seconds = timed_captions(range(start, min(start + _AT_ONCE, recipe.captions)), recipe.said)
+        states, words = text.encode(texts)
+        context = network.context(states, recipe.context_length)
+        videos.append(context.video.half())
+        audios.append(context.audio.half())
+        lengths += seconds
+        if start < _EXAMPLES:
+            words = F.pad(words, (0, 0, 0, context.video.shape[1] - words.shape[1]))
+            flat = (x.flatten(0, 1) for x in (context.video, context.audio, words))
+            examples.append(NamedLengths(*flat))
+    contexts = TimedContexts(torch.cat(videos), torch.cat(audios), torch.tensor(lengths))
+    joined = (torch.cat([getattr(e, name) for e in examples]) for name in ("video", "audio", "words"))
+    return contexts, NamedLengths(*joined)
 
 
-def _evaluation(
-    head: DurationHead, network: FlowNetwork, encode: EncodeText, recipe: DurationRecipe
-) -> Evaluate:
-    def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
-        return {"frames": held_out_frames(head, network, encode, recipe)}
-
-    return evaluate
+_AT_ONCE = 40
+"""Captions that are encoded at a time."""
+_EXAMPLES = 320
+"""Captions on whose tokens the first layers are fitted."""
 
 
 def timed_captions(seeds: Sequence[int], said: float = 1.0) -> tuple[list[str], list[float]]:
@@ -128,29 +185,17 @@ def timed_captions(seeds: Sequence[int], said: float = 1.0) -> tuple[list[str], 
 
 @torch.no_grad()
 def held_out_frames(
-    head: DurationHead,
-    network: FlowNetwork,
-    encode: EncodeText,
-    recipe: DurationRecipe,
-    *,
-    captions: int = 60,
+    head: DurationHead, network: FlowNetwork, text: TextEncoder, *, captions: int = 48, fps: float = FPS
 ) -> float:
     """Median error in frames on ``captions`` captions that training never uses, all of which say the length.
 
-    The number of frames is the one that a pipeline makes of the predicted seconds.
+    Contexts have their length at inference.
     """
     errors: list[int] = []
-    for start in range(0, captions, recipe.batch):
-        texts, seconds = timed_captions([HELD_OUT + n for n in range(start, start + recipe.batch)])
-        context = _context(network, encode, texts, recipe)
+    for start in range(HELD_OUT, HELD_OUT + captions, _AT_ONCE // 4):
+        texts, seconds = timed_captions(range(start, min(start + _AT_ONCE // 4, HELD_OUT + captions)))
+        context = network.context(text.encode(texts)[0], CONTEXT_LENGTH)
         predicted = head(context.video, context.audio).tolist()
         pairs = zip(predicted, seconds, strict=True)
-        errors += [abs(frames_for(p, FPS) - frames_for(s, FPS)) for p, s in pairs]
+        errors += [abs(round(found * fps) - round(said * fps)) for found, said in pairs]
     return float(median(errors))
-
-
-@torch.no_grad()
-def _context(
-    network: FlowNetwork, encode: EncodeText, captions: Sequence[str], recipe: DurationRecipe
-) -> TextContext:
-    return network.context(encode(captions), recipe.context_length)

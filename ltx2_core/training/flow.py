@@ -154,8 +154,8 @@ def masked_error(
 ) -> dict[str, Tensor]:
     """Mean squared error of each stream, over its tokens to generate only, by the mask of ``task``.
 
-    ``prediction`` has tokens (B, N, C), those of ``keyframes`` behind the clip's, ``target`` latents. Returns scalars under the keys ``video`` and
-    ``audio``; a stream with nothing to generate has error 0.
+    ``prediction`` has tokens (B, N, C), those of ``keyframes`` behind the clip's, ``target`` latents. Returns
+    scalars under the keys ``video`` and ``audio``; a stream with nothing to generate has error 0.
     """
     assert target.video is not None
     assert target.audio is not None
@@ -182,9 +182,9 @@ class FlowBatch(StepInputs):
     """The random inputs of one training step: clean latents, a task and a text for each clip.
 
     A task says which latents of a clip are conditioning and which are generated. ``context_length`` is the
-    text context in tokens. ``guides`` are latents of single frames, ``keyframes`` those that are generated, ``reference`` (B, 128, F, H, W) those of
-    a control video, each None where there are none. The grid of the control video is ``reference_scale``
-    times coarser than that of the clip.
+    text context in tokens. ``guides`` are latents of single frames, ``reference`` (B, 128, F, H, W) those of
+    a control video, and ``keyframes`` single frames that are generated, each None where there are none. The
+    grid of the control video is ``reference_scale`` times coarser than that of the clip.
     """
 
     latent: AVLatent

@@ -30,7 +30,7 @@ def continued_scale() -> Scale:
             Bucket(width=64, height=64, frames=17, clips=128, share=0.06),
         ),
         transformer=FlowRecipe(
-            total_steps=300,
+            total_steps=250,
             batch=16,
             # Low rates, because training starts where that of the 2.3 set ended.
             lr=2e-3,
@@ -51,6 +51,7 @@ def continued_scale() -> Scale:
             "text": 0.1,
             "diffusion-decoder": 17,
             "latents": 5,
+            "initial": 0.3,
             "transformer": 12,
             "duration-head": 8,
             "export": 0.1,
@@ -103,7 +104,7 @@ def continued_smoke_scale() -> Scale:
             decoder=replace(scale.continued.decoder, total_steps=2, sizes=(clip,)),
             captions=8,
             fit_batches=1,
-            duration=DurationRecipe(total_steps=2, batch=2, context_length=128),
+            duration=DurationRecipe(total_steps=2, batch=2, captions=40),
         ),
     )
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from ... import config as cfg
 from ...loading.detect import OFFICIAL_PREFIXES, Component
@@ -21,12 +22,25 @@ from ...tiny.write import TinySet
 from ...video_vae import DiffusionVAE
 from ..autoencoders.diffusion_decoder import train_diffusion_decoder
 from ..autoencoders.linear_diffusion import start_linear_diffusion
-from ..continued import absorb_biases, is_changed, refit_projection, start_continued
-from ..duration import EncodeText, new_duration_head, train_duration_head
+from ..continued import (
+    absorb_biases,
+    freeze_but_video,
+    is_changed,
+    refit_projection,
+    start_continued,
+)
+from ..duration import (
+    TextEncoder,
+    held_out_frames,
+    new_duration_head,
+    timed_contexts,
+    train_duration_head,
+)
+from ..duration_start import start_at_words
 from ..flow import draw_flow, flow_loss
 from ..loop import averaged_weights, step_generator
 from ..network import FlowNetwork, official_names
-from ..text import TextBatch, batch_text, encode_captions, load_text
+from ..text import batch_text, encode_captions, load_text
 from ..world import caption, sample_scene
 from .diffusion import train_flow
 from .flow_stages import flow_network, latent_cache, load_flow, stage_latents
@@ -41,7 +55,7 @@ def stage_text(run: Run) -> None:
 
 
 def stage_diffusion_decoder(run: Run) -> None:
-    """Set the diffusion decoder to the linear inverse of the video encoder, train it further, and write it."""
+    """Train the diffusion decoder, which starts as the linear inverse of the video encoder, and write it."""
     scale = _continued(run)
     recipe, state = run.sized("diffusion-decoder", scale.decoder), run.state("diffusion-decoder")
     vae = DiffusionVAE(cfg.video_vae_config(scale.diffusion_config))
@@ -56,24 +70,43 @@ def stage_diffusion_decoder(run: Run) -> None:
     save_tensors(run.part("diffusion-decoder"), prefixed("decoder.", vae.decoder))
 
 
-def stage_transformer(run: Run) -> None:
-    """Train transformer and text projection further, with keyframes, and write them with the connectors."""
-    recipe, state = run.sized("transformer", run.scale.transformer), run.state("transformer")
-    network, cache, unconditional = flow_network(run), latent_cache(run), run.unconditional()
-    old = _old_network(run)
+def stage_initial(run: Run) -> None:
+    """Write the transformer from which training starts: the continued one, fitted to what is new in LTX-2.5.
+
+    Its text projection reads the new text encoder, and its video feed-forwards have no biases.
+    """
+    recipe, scale = run.scale.transformer, _continued(run)
+    network, old = flow_network(run), _old_network(run)
     start_continued(network, old.state_dict())
-    if not state.exists():
-        _refit(run, network, old)
+    _refit(run, network, old)
+    cache, unconditional = latent_cache(run), run.unconditional()
 
-        def run_on_clips(model: FlowNetwork) -> None:
-            for number in range(_continued(run).fit_batches):
-                generator = step_generator(run.seed, number)
-                sample = cache.batch(recipe.batch, generator)
-                batch = draw_flow(sample, recipe.options, unconditional, generator, context_length=32)
-                flow_loss(model, batch, recipe.options)
+    def run_on_clips(model: FlowNetwork) -> None:
+        for number in range(scale.fit_batches):
+            generator = step_generator(run.seed, number)
+            sample = cache.batch(recipe.batch, generator)
+            batch = draw_flow(sample, recipe.options, unconditional, generator, context_length=32)
+            flow_loss(model, batch, recipe.options)
 
-        absorb_biases(network, old, run_on_clips)
-    train_flow(network, cache, unconditional, state, recipe=recipe, seed=run.seed, options=run.options())
+    absorb_biases(network, old, run_on_clips)
+    save_tensors(run.part("initial"), network.tensors())
+
+
+def stage_transformer(run: Run) -> None:
+    """Train the video part of the transformer further, with keyframes, and write the whole transformer."""
+    recipe, state = run.sized("transformer", run.scale.transformer), run.state("transformer")
+    network = flow_network(run)
+    load_flow(network, run.part("initial"))
+    freeze_but_video(network)
+    train_flow(
+        network,
+        latent_cache(run),
+        run.unconditional(),
+        state,
+        recipe=recipe,
+        seed=run.seed,
+        options=run.options(),
+    )
     run.check_finished("transformer", recipe.total_steps)
     save_tensors(run.part("transformer"), official_names(averaged_weights(state)))
 
@@ -93,21 +126,33 @@ def _refit(run: Run, network: FlowNetwork, old: FlowNetwork) -> None:
     folders = run.models.text_encoder, _base(run).text_encoder
     states, old_states = (batch_text(encode_captions(*load_text(f), captions).all()) for f in folders)
     refit_projection(network.projection.cpu(), old.projection.cpu(), states, old_states)
-    # The clips of the dataset have the hidden states of the new text encoder.
+    # Both networks read the hidden states of the new text encoder, which the dataset has.
     old.projection.load_state_dict(network.projection.state_dict())
     network.to(run.device)
     old.to(run.device)
 
 
 def stage_duration_head(run: Run) -> None:
-    """Train the duration head, which reads how long a clip should be from the prompt, and write it."""
+    """Train the duration head, which reads how long a clip should be from the prompt, and write it.
+
+    The networks that encode the prompt have their final weights from the start.
+    """
     recipe, state = run.sized("duration-head", _continued(run).duration), run.state("duration-head")
     network = flow_network(run)
-    load_flow(network, run.part("transformer"))
+    load_flow(network, run.part("initial"))
     network.requires_grad_(False)
-    head = _new_head(run).to(run.device)
+    text = TextEncoder(*load_text(run.models.text_encoder))
+    network, head = network.cpu(), _new_head(run)
+    contexts, examples = timed_contexts(network, text, recipe)
+    if not state.exists():
+        start_at_words(head, examples)
+
+    def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
+        return {"frames": held_out_frames(head, network, text)}
+
+    options = run.options()
     train_duration_head(
-        head, network, _encoder(run), state, recipe=recipe, seed=run.seed, options=run.options()
+        head, contexts, state, recipe=recipe, seed=run.seed, options=options, evaluate=evaluate
     )
     run.check_finished("duration-head", recipe.total_steps)
     prefix = OFFICIAL_PREFIXES[Component.DURATION_HEAD]
@@ -119,16 +164,6 @@ def _new_head(run: Run) -> DurationHead:
     widths = config["transformer"]
     video, audio = widths["cross_attention_dim"], widths["audio_cross_attention_dim"]
     return new_duration_head(cfg.duration_head_config(config, video_dim=video, audio_dim=audio), run.seed)
-
-
-def _encoder(run: Run) -> EncodeText:
-    gemma, tokenizer = load_text(run.models.text_encoder)
-
-    def encode(captions: Sequence[str]) -> TextBatch:
-        states = batch_text(encode_captions(gemma, tokenizer, captions).all())
-        return states.map(lambda t: t.to(run.device))
-
-    return encode
 
 
 def stage_export(run: Run) -> None:
@@ -160,6 +195,7 @@ CONTINUED_STAGES: dict[str, Callable[[Run], None]] = {
     "text": stage_text,
     "diffusion-decoder": stage_diffusion_decoder,
     "latents": stage_latents,
+    "initial": stage_initial,
     "transformer": stage_transformer,
     "duration-head": stage_duration_head,
     "export": stage_export,
@@ -170,8 +206,9 @@ CONTINUED_NEEDS: dict[str, tuple[str, ...]] = {
     "text": (),
     "diffusion-decoder": (),
     "latents": ("text",),
-    "transformer": ("text", "latents"),
-    "duration-head": ("text", "transformer"),
+    "initial": ("text", "latents"),
+    "transformer": ("text", "latents", "initial"),
+    "duration-head": ("text", "initial"),
     "export": ("text", "diffusion-decoder", "transformer", "duration-head"),
 }
 """The stages whose outputs a stage reads."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..world import length_words, vocabulary
+from ..world.lengths import NUMBERS
 
 GEMMA_WIDTH = 64
 GEMMA_LAYERS = 4
@@ -33,14 +34,15 @@ def write_world_gemma(folder: Path, *, prompts: Sequence[str] = (), seed: int = 
 def write_world_gemma4(folder: Path, source: Path, *, prompts: Sequence[str] = (), seed: int = 0) -> None:
     """Write the tiny Gemma 4 of the world: the Gemma 3 in ``source``, translated.
 
-    Its tokenizer also has the words that name the length of a clip. ``seed`` draws their embeddings.
+    Its tokenizer also has the words that name the length of a clip. ``seed`` draws their embeddings; those of
+    numbers are alike, so that the duration head finds them.
     """
     from ...text.tiny_gemma4 import translate_tiny_gemma
 
     words = _words((*vocabulary(), *length_words()), prompts)
     # The words of lengths must not displace pieces of other ones.
     vocab_size = GEMMA_VOCABULARY + 128
-    translate_tiny_gemma(folder, source, words=words, vocab_size=vocab_size, seed=seed)
+    translate_tiny_gemma(folder, source, words=words, alike=NUMBERS, vocab_size=vocab_size, seed=seed)
 
 
 def _words(own: Sequence[str], prompts: Sequence[str]) -> tuple[str, ...]:

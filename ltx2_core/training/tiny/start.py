@@ -72,7 +72,7 @@ def start_continued_from(run: Run, models: TinySet) -> None:
 
 
 def _copy_parts(run: Run, models: TinySet, stages: Sequence[str]) -> None:
-    """Copy the tensors of each network in the checkpoint of ``models`` to a file of its own, unless it exists.
+    """Copy the tensors of each network in the checkpoint of ``models`` to a file of its own if there is none.
 
     ``stages`` names the networks whose copies are initial weights.
     """
