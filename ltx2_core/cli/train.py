@@ -121,7 +121,7 @@ def _stages(generation: str) -> tuple[str, ...]:
     "--from",
     "models",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Model folders of a trained set of 2.3: --stage starts from its weights, the others reuse its files.",
+    help="Model folders of a trained set of 2.3: --stage starts from its weights, others reuse its files.",
 )
 @click.option(
     "--max-minutes",
@@ -212,7 +212,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
 
 
 def _base(generation: str, models: Path | None) -> TinySet | None:
-    """The set of 2.3 that a training of 2.5 continues: the one in ``models``, by default the embedded one."""
+    """The set of 2.3 that a training of 2.5 continues: that in ``models``, by default the embedded one."""
     from ..tiny import embedded_set
     from ..tiny.write import TinySet
 
@@ -236,7 +236,7 @@ def _start(run: Run, models: Path | None, stages: tuple[str, ...]) -> None:
 
 
 def _scale(generation: str, name: str) -> Scale:
-    """The sizes and numbers of steps called ``name`` for a generation; raises a usage error if it has none."""
+    """The sizes and numbers of steps ``name`` for a generation; raises a usage error if it has none."""
     from ..training.tiny.continued_scales import CONTINUED_SCALES
     from ..training.tiny.scales import SCALES
 

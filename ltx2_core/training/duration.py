@@ -31,21 +31,36 @@ from .world.lengths import NUMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
+class DurationPhase:
+    """A part of the training of a duration head, until the share ``until`` of the run, 0 to 1, is done.
+
+    Each step draws ``batch`` of ``captions`` captions, whose contexts of ``length`` tokens are computed once.
+    """
+
+    until: float
+    captions: int
+    length: int
+    batch: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DurationRecipe:
-    """Settings of the training of a duration head; ``batch`` is the number of captions of a step."""
+    """Settings of the training of a duration head."""
 
     total_steps: int = 2000
-    batch: int = 64
     lr: float = 5e-3
-    captions: int = 3600
-    """Number of captions whose contexts are computed once, and drawn from in each step."""
     said: float = 0.85
     """Share of captions that say how long the clip lasts; the others stand for clips of two seconds."""
-    context_length: int = 128
-    """Length of the text context in tokens during training: the longest caption and some registers.
+    phases: tuple[DurationPhase, ...] = (
+        DurationPhase(until=0.8, captions=3600, length=128, batch=64),
+        # At inference a context has 1024 tokens, nearly all of them registers, which take long to compute.
+        DurationPhase(until=1.0, captions=600, length=CONTEXT_LENGTH, batch=16),
+    )
+    """In order; a later one draws from other captions."""
 
-    At inference it has 1024 tokens, nearly all of them registers, which would take long to compute.
-    """
+    def phase(self, share: float) -> int:
+        """The number of the phase when a ``share`` of the run, 0 to 1, is done."""
+        return next(n for n, phase in enumerate(self.phases) if share < phase.until or phase.until >= 1)
 
 
 @dataclass(frozen=True)
@@ -100,7 +115,7 @@ def new_duration_head(config: DurationHeadConfig, seed: int) -> DurationHead:
 
 def train_duration_head(
     head: DurationHead,
-    contexts: TimedContexts,
+    contexts: Sequence[TimedContexts],
     state_path: str | Path,
     *,
     recipe: DurationRecipe,
@@ -108,15 +123,16 @@ def train_duration_head(
     options: LoopOptions | None = None,
     evaluate: Evaluate | None = None,
 ) -> History:
-    """Train ``head`` in place on encoded captions.
+    """Train ``head`` in place on ``contexts``, the encoded captions of each phase of ``recipe``.
 
     It resumes from the training state ``state_path`` if the file exists; ``options`` of None are the
     defaults. ``evaluate`` measures the head. At the end it has its averaged weights.
     """
 
-    def step(model: nn.Module, generator: torch.Generator, _step: int) -> Mapping[str, Tensor]:
-        drawn = torch.randint(len(contexts.seconds), (recipe.batch,), generator=generator)
-        video, audio, seconds = contexts.batch(drawn)
+    def step(model: nn.Module, generator: torch.Generator, step: int) -> Mapping[str, Tensor]:
+        phase = recipe.phase(step / recipe.total_steps)
+        known, count = contexts[phase], recipe.phases[phase].batch
+        video, audio, seconds = known.batch(torch.randint(len(known.seconds), (count,), generator=generator))
         # A relative error: half a second matters more to a short clip.
         return {"loss": (model(video, audio).log() - seconds.log()).square().mean()}
 
@@ -135,29 +151,49 @@ def train_duration_head(
     return history
 
 
-@torch.no_grad()
 def timed_contexts(
     network: FlowNetwork, text: TextEncoder, recipe: DurationRecipe
-) -> tuple[TimedContexts, NamedLengths]:
-    """Encode the captions of a training; the second result has the tokens of some that name the length.
+) -> tuple[list[TimedContexts], NamedLengths]:
+    """Encode the captions of each phase; the second result has tokens of the first phase that name a length.
 
-    The scenes are the first ones, which are in no held-out set.
+    The scenes are the first ones, none of which is held out.
+    """
+    found: list[TimedContexts] = []
+    examples: NamedLengths | None = None
+    first = 0
+    for phase in recipe.phases:
+        encoded, tokens = _encoded(
+            network, text, range(first, first + phase.captions), phase.length, recipe.said
+        )
+        found.append(encoded)
+        examples = examples or tokens
+        first += phase.captions
+    assert examples is not None
+    return found, examples
+
+
+@torch.no_grad()
+def _encoded(
+    network: FlowNetwork, text: TextEncoder, scenes: range, length: int, said: float
+) -> tuple[TimedContexts, NamedLengths]:
+    """Encode the captions of ``scenes`` into contexts of ``length`` tokens; also the tokens of the first ones.
+
+    A share ``said`` of the captions names the length of the clip.
     """
     videos, audios, lengths = [], [], []
     examples: list[NamedLengths] = []
-    for start in range(0, recipe.captions, _AT_ONCE):
-        texts, seconds = timed_captions(range(start, min(start + _AT_ONCE, recipe.captions)), recipe.said)
+    for start in range(scenes.start, scenes.stop, _AT_ONCE):
+        texts, seconds = timed_captions(range(start, min(start + _AT_ONCE, scenes.stop)), said)
         states, words = text.encode(texts)
-        context = network.context(states, recipe.context_length)
+        context = network.context(states, length)
         videos.append(context.video.half())
         audios.append(context.audio.half())
         lengths += seconds
-        if start < _EXAMPLES:
+        if start < scenes.start + _EXAMPLES:
             words = F.pad(words, (0, 0, 0, context.video.shape[1] - words.shape[1]))
-            flat = (x.flatten(0, 1) for x in (context.video, context.audio, words))
-            examples.append(NamedLengths(*flat))
-    contexts = TimedContexts(torch.cat(videos), torch.cat(audios), torch.tensor(lengths))
+            examples.append(NamedLengths(*(x.flatten(0, 1) for x in (context.video, context.audio, words))))
     joined = (torch.cat([getattr(e, name) for e in examples]) for name in ("video", "audio", "words"))
+    contexts = TimedContexts(torch.cat(videos), torch.cat(audios), torch.tensor(lengths))
     return contexts, NamedLengths(*joined)
 
 

@@ -63,18 +63,22 @@ def start_at_words(head: DurationHead, examples: NamedLengths) -> None:
 
 
 def _look(attention: nn.MultiheadAttention, heads: tuple[tuple[int, object], ...]) -> None:
-    """Set for each of ``heads`` the channel by which it finds tokens, and the channels that it returns."""
+    """Set for each of ``heads`` the channel by which it finds tokens, and the channels that it returns.
+
+    Other heads return zero.
+    """
     assert attention.in_proj_weight is not None
     assert attention.in_proj_bias is not None
     width = attention.head_dim
     attention.in_proj_weight.mul_(0.3)
     query, key, value = attention.in_proj_weight.chunk(3)
+    # A head that looks for nothing would return a mean of all tokens, which depends on how many there are.
+    value.zero_()
     for head, (found_by, returned) in enumerate(heads):
         first = head * width
         query[first] = key[first] = 0
         key[first, found_by] = 1
         attention.in_proj_bias[first] = _SHARPNESS
-        value[first : first + width] = 0
         for row, channel in enumerate(returned):  # type: ignore[arg-type, var-annotated]
             value[first + row, channel] = 1
 

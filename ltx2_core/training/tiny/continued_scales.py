@@ -7,7 +7,7 @@ from dataclasses import replace
 from ...storage.files import ParsedJson
 from ...tiny.settings import NEW_IN_25
 from ..autoencoders.video_vae import VideoVAERecipe
-from ..duration import DurationRecipe
+from ..duration import DurationPhase, DurationRecipe
 from ..latents import Bucket
 from ..tasks import FlowOptions
 from ..world.batches import ClipSize
@@ -104,7 +104,9 @@ def continued_smoke_scale() -> Scale:
             decoder=replace(scale.continued.decoder, total_steps=2, sizes=(clip,)),
             captions=8,
             fit_batches=1,
-            duration=DurationRecipe(total_steps=2, batch=2, captions=40),
+            duration=DurationRecipe(
+                total_steps=2, phases=(DurationPhase(until=1.0, captions=40, length=128, batch=2),)
+            ),
         ),
     )
 
