@@ -4,8 +4,8 @@
 
 Prompts and seeds are held out. All figures are measured from frames and waveforms. Each has, where that makes
 sense, the value that chance gives and a target; parts whose files are missing are listed as skipped. Without
-arguments the embedded set of 2.3 is measured; ``ltx2 models export DIR --generation 2.5`` writes that of 2.5 to
-measure. docs/tiny-model.md has the results.
+arguments the embedded set of 2.3 is measured; ``ltx2 models export DIR --generation 2.5`` writes that of 2.5.
+docs/tiny-model.md has the results.
 """
 
 from __future__ import annotations

@@ -212,7 +212,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
 
 
 def _base(generation: str, models: Path | None) -> TinySet | None:
-    """The set of 2.3 that a training of 2.5 continues: that in ``models``, by default the embedded one."""
+    """The set of 2.3 that a training of 2.5 continues, in ``models``; by default the embedded one."""
     from ..tiny import embedded_set
     from ..tiny.write import TinySet
 

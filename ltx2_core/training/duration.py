@@ -162,9 +162,8 @@ def timed_contexts(
     examples: NamedLengths | None = None
     first = 0
     for phase in recipe.phases:
-        encoded, tokens = _encoded(
-            network, text, range(first, first + phase.captions), phase.length, recipe.said
-        )
+        scenes = range(first, first + phase.captions)
+        encoded, tokens = _encoded(network, text, scenes, phase.length, recipe.said)
         found.append(encoded)
         examples = examples or tokens
         first += phase.captions
