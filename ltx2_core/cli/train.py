@@ -222,9 +222,9 @@ def _base(generation: str, models: Path | None) -> TinySet | None:
 
 
 def _start(run: Run, models: Path | None, stages: tuple[str, ...]) -> None:
-    """Copy the networks that ``run`` starts from into its folder, if it starts from a set, such as ``models``.
+    """Copy the networks that ``run`` starts from into its folder, if it starts from a set.
 
-    ``stages`` are the ones that the user named.
+    ``models`` is the folder of that set, if the user named one; ``stages`` are the stages that were named.
     """
     from ..tiny.write import TinySet
     from ..training.tiny.start import start_continued_from, start_from

@@ -6,16 +6,18 @@ diffusion VAE, and some tensors of the transformer and of the text projection.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..loading.write import Entry, write_safetensors
 from ..media.atomic import replacing
+from ..storage.quantized import TORCH_DTYPES
 from . import embedded_set
 from .write import TinySet
 
@@ -63,6 +65,7 @@ def compose(base: TinySet, changes: Path, folder: Path) -> TinySet:
     return files
 
 
+_DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _DECODER = "decoder."
 _SHARED = ("vae.encoder.", "vae.per_channel_statistics.")
 """Prefixes of what the diffusion VAE has in common with the convolutional one."""
@@ -73,11 +76,21 @@ def _is_removed(name: str) -> bool:
     return ".transformer_blocks." in name and ".ff.net." in name and name.endswith(".bias")
 
 
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _save(path: Path, tensors: Mapping[str, Tensor], config: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"config": json.dumps(json.loads(config)), "model_version": VERSION}
+    metadata = {"config": config, "model_version": VERSION}
+    # Not by the safetensors library, which writes the metadata in a random order: the same set must give the
+    # same bytes, as `ltx2 models export` compares files.
+    entries = {
+        name: Entry(_DTYPES[tensor.dtype], tuple(tensor.shape), partial(_same, tensor))
+        for name, tensor in sorted(tensors.items())
+    }
     with replacing(path) as temporary:
-        save_file(dict(sorted(tensors.items())), temporary, metadata=metadata)
+        write_safetensors(temporary, entries, metadata)
         temporary.chmod(0o644)
 
 

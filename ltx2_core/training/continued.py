@@ -94,14 +94,20 @@ def absorb_biases(network: FlowNetwork, old: FlowNetwork, run: Callable[[FlowNet
     for (new, block), pieces in zip(pairs, inputs, strict=True):
         x = torch.cat(pieces)
         x = x[:: -(-len(x) // _TOKENS)]
-        into, out = new.get_submodule("net.0.proj"), new.get_submodule("net.2")
-        first = block.get_submodule("net.0.proj")
+        into, out = _linear(new, "net.0.proj"), _linear(new, "net.2")
+        first, second = _linear(block, "net.0.proj"), _linear(block, "net.2")
         constant = _solve(x, torch.ones(len(x), 1))[:, 0]
         into.weight.copy_(first.weight + torch.outer(first.bias, constant))
         hidden, target = new.get_submodule("net.0")(x), block(x)
         # The old matrix is nearly right, so that only what it lacks is fitted.
-        rest = target - hidden @ block.get_submodule("net.2").weight.mT
-        out.weight.copy_(block.get_submodule("net.2").weight + _solve(hidden, rest).mT)
+        rest = target - hidden @ second.weight.mT
+        out.weight.copy_(second.weight + _solve(hidden, rest).mT)
+
+
+def _linear(layer: FeedForward, name: str) -> nn.Linear:
+    module = layer.get_submodule(name)
+    assert isinstance(module, nn.Linear)
+    return module
 
 
 def _feed_forward(block: nn.Module) -> FeedForward:
@@ -140,4 +146,5 @@ def _solve(x: Tensor, y: Tensor) -> Tensor:
     """Fit ``y`` (N, outputs) from ``x`` (N, inputs) by ridge regression without a bias: (inputs, outputs)."""
     gram = x.mT @ x
     gram.diagonal().add_(_RIDGE * float(gram.diagonal().mean()))
-    return torch.linalg.solve(gram, x.mT @ y)
+    solution: Tensor = torch.linalg.solve(gram, x.mT @ y)
+    return solution

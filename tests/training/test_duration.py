@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from ltx2_core.config import DurationHeadConfig
-from ltx2_core.training.duration import (
+from ltx2_core.training.loop import LoopOptions
+from ltx2_core.training.text import load_text
+from ltx2_core.training.tiny.duration import (
     DurationPhase,
     DurationRecipe,
     TextEncoder,
@@ -18,9 +20,7 @@ from ltx2_core.training.duration import (
     timed_contexts,
     train_duration_head,
 )
-from ltx2_core.training.duration_start import NamedLengths, start_at_words
-from ltx2_core.training.loop import LoopOptions
-from ltx2_core.training.text import load_text
+from ltx2_core.training.tiny.duration_start import NamedLengths, start_at_words
 from ltx2_core.training.world import LENGTHS_S, UNSAID_S, length_words, with_length
 from ltx2_core.training.world.lengths import spoken
 

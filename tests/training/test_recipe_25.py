@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.main import main
-from ltx2_core.loading import Component, open_checkpoint
+from ltx2_core.loading import open_checkpoint
 from ltx2_core.run.request import NEGATIVE_PROMPT
 from ltx2_core.tiny import embedded_set
 from ltx2_core.tiny.continued import CHANGES, compose
@@ -39,7 +39,9 @@ def make_run(folder, **options) -> Run:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("recipe")
-    result = CliRunner().invoke(main, [*COMMAND, "--out", str(out), "--scale", "smoke", "-q", "--threads", "1"])
+    result = CliRunner().invoke(
+        main, [*COMMAND, "--out", str(out), "--scale", "smoke", "-q", "--threads", "1"]
+    )
     assert result.exit_code == 0, result.output
     return out
 

@@ -7,11 +7,11 @@ from dataclasses import replace
 from ...storage.files import ParsedJson
 from ...tiny.settings import NEW_IN_25
 from ..autoencoders.video_vae import VideoVAERecipe
-from ..duration import DurationPhase, DurationRecipe
 from ..latents import Bucket
 from ..tasks import FlowOptions
 from ..world.batches import ClipSize
 from .diffusion import LONG, SHORT, ContextChoice, FlowRecipe
+from .duration import DurationPhase, DurationRecipe
 from .recipe import merged, trained_diffusion_vae_config, trained_duration_config
 from .scales import AUDIO_HEAD_DIM, HEAD_DIM, HEADS, Continued, Scale, full_scale
 

@@ -29,20 +29,20 @@ from ..continued import (
     refit_projection,
     start_continued,
 )
-from ..duration import (
-    TextEncoder,
-    held_out_frames,
-    new_duration_head,
-    timed_contexts,
-    train_duration_head,
-)
-from ..duration_start import start_at_words
 from ..flow import draw_flow, flow_loss
 from ..loop import averaged_weights, step_generator
 from ..network import FlowNetwork, official_names
 from ..text import batch_text, encode_captions, load_text
 from ..world import caption, sample_scene
 from .diffusion import train_flow
+from .duration import (
+    TextEncoder,
+    held_out_frames,
+    new_duration_head,
+    timed_contexts,
+    train_duration_head,
+)
+from .duration_start import start_at_words
 from .flow_stages import flow_network, latent_cache, load_flow, stage_latents
 from .gemma import GEMMA_LAYERS, GEMMA_WIDTH, write_world_gemma4
 from .run import Run, prefixed, save_tensors, without_prefix

@@ -15,12 +15,12 @@ from ..autoencoders.upsampler import UpsamplerRecipe
 from ..autoencoders.video_code import SAMPLES
 from ..autoencoders.video_vae import VideoVAERecipe
 from ..autoencoders.vocoder import VocoderRecipe
-from ..duration import DurationRecipe
 from ..latents import Bucket
 from ..lora import ATTENTION
 from ..tasks import FlowOptions
 from ..world.batches import ClipSize
 from .diffusion import LONG, SHORT, ContextChoice, FlowRecipe, LoraRecipe
+from .duration import DurationRecipe
 from .recipe import merged, trained_config, trained_upsampler_config
 
 GPU_ENCODER = VideoVAERecipe(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -17,17 +17,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..config import DurationHeadConfig
-from ..text import CONTEXT_LENGTH, Gemma, Tokenizer
-from ..text.duration import DurationHead
+from ...config import DurationHeadConfig
+from ...text import CONTEXT_LENGTH, Gemma, Tokenizer
+from ...text.duration import DurationHead
+from ..loop import Evaluate, History, LoopOptions, train, warmup_stable_decay
+from ..network import FlowNetwork
+from ..state import load_averaged
+from ..text import TextBatch, batch_text, encode_captions
+from ..world import FPS, LENGTHS_S, UNSAID_S, caption, sample_scene, with_length
+from ..world.batches import HELD_OUT
+from ..world.lengths import NUMBERS
 from .duration_start import NamedLengths
-from .loop import Evaluate, History, LoopOptions, train, warmup_stable_decay
-from .network import FlowNetwork
-from .state import load_averaged
-from .text import TextBatch, batch_text, encode_captions
-from .world import FPS, LENGTHS_S, UNSAID_S, caption, sample_scene, with_length
-from .world.batches import HELD_OUT
-from .world.lengths import NUMBERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,14 +47,14 @@ class DurationPhase:
 class DurationRecipe:
     """Settings of the training of a duration head."""
 
-    total_steps: int = 2000
-    lr: float = 5e-3
+    total_steps: int = 4000
+    lr: float = 2e-3
     said: float = 0.85
     """Share of captions that say how long the clip lasts; the others stand for clips of two seconds."""
     phases: tuple[DurationPhase, ...] = (
-        DurationPhase(until=0.8, captions=3600, length=128, batch=64),
+        DurationPhase(until=0.7, captions=3600, length=128, batch=64),
         # At inference a context has 1024 tokens, nearly all of them registers, which take long to compute.
-        DurationPhase(until=1.0, captions=600, length=CONTEXT_LENGTH, batch=16),
+        DurationPhase(until=1.0, captions=800, length=CONTEXT_LENGTH, batch=16),
     )
     """In order; a later one draws from other captions."""
 
@@ -139,12 +139,13 @@ def train_duration_head(
     history = train(
         step,
         head,
-        torch.optim.AdamW(head.parameters(), lr=recipe.lr, weight_decay=0.0),
+        torch.optim.AdamW(head.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0),
         warmup_stable_decay(recipe.total_steps),
         state_path,
         total_steps=recipe.total_steps,
         seed=seed,
-        options=options,
+        # A single caption that is read wrong, once the others are right, would undo them.
+        options=replace(options or LoopOptions(), clip=_CLIP),
         evaluate=evaluate,
     )
     load_averaged(head, state_path)
@@ -154,7 +155,7 @@ def train_duration_head(
 def timed_contexts(
     network: FlowNetwork, text: TextEncoder, recipe: DurationRecipe
 ) -> tuple[list[TimedContexts], NamedLengths]:
-    """Encode the captions of each phase; the second result has tokens of the first phase that name a length.
+    """Encode the captions of each phase; the second result has tokens of the first one that name a length.
 
     The scenes are the first ones, none of which is held out.
     """
@@ -175,7 +176,7 @@ def timed_contexts(
 def _encoded(
     network: FlowNetwork, text: TextEncoder, scenes: range, length: int, said: float
 ) -> tuple[TimedContexts, NamedLengths]:
-    """Encode the captions of ``scenes`` into contexts of ``length`` tokens; also the tokens of the first ones.
+    """Encode the captions of ``scenes`` into contexts of ``length`` tokens; also tokens of the first ones.
 
     A share ``said`` of the captions names the length of the clip.
     """
@@ -196,6 +197,8 @@ def _encoded(
     return contexts, NamedLengths(*joined)
 
 
+_CLIP = 0.3
+"""Largest norm of the gradient."""
 _AT_ONCE = 40
 """Captions that are encoded at a time."""
 _EXAMPLES = 320

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..text.duration import DurationHead
+from ...text.duration import DurationHead
 
 _SHARPNESS = 60.0
 """Query of the heads: so large that a word that names a length outweighs a thousand other tokens."""
