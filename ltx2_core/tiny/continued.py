@@ -6,6 +6,7 @@ diffusion VAE, and some tensors of the transformer and of the text projection.
 
 from __future__ import annotations
 
+import filecmp
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -58,6 +59,9 @@ def compose(base: TinySet, changes: Path, folder: Path) -> TinySet:
     for source in beside.text_encoder.iterdir():
         copies[files.text_encoder / source.name] = source
     for target, source in copies.items():
+        # A training run has some of these files in its folder already, whose times say when they were made.
+        if target.exists() and filecmp.cmp(source, target, shallow=False):
+            continue
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as temporary:
             shutil.copyfile(source, temporary)
