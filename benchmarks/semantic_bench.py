@@ -38,6 +38,8 @@ class Files:
     upscaler: Path | None
     distilled: Path | None
     edges: Path | None
+    video_decoder: Path | None = None
+    """The diffusion video VAE of LTX-2.5, whose decoder replaces that of the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,11 @@ class Bench:
     def __init__(self, files: Files, settings: Settings, pipeline: LTX2Pipeline | None = None) -> None:
         self.files, self.settings = files, settings
         self.pipeline = pipeline or LTX2Pipeline(
-            *files.checkpoints, text_encoder=files.text_encoder, upscaler=files.upscaler, keep_loaded=True
+            *files.checkpoints,
+            text_encoder=files.text_encoder,
+            upscaler=files.upscaler,
+            video_decoder=files.video_decoder,
+            keep_loaded=True,
         )
 
     def scenes(self, count: int | None = None, **parts: Any) -> list[Clip]:
@@ -157,5 +163,6 @@ class Bench:
             text_encoder=self.files.text_encoder,
             upscaler=self.files.upscaler,
             loras=loras,
+            video_decoder=self.files.video_decoder,
             keep_loaded=True,
         )

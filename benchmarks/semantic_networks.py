@@ -68,6 +68,7 @@ def two_stages(bench: Bench) -> Iterator[Figure]:
         text_encoder=bench.files.text_encoder,
         upscaler=bench.files.upscaler,
         stage2_loras=loras,
+        video_decoder=bench.files.video_decoder,
         keep_loaded=True,
     )
     settings = replace(bench.settings, clips=max(1, bench.settings.clips // 4))

@@ -4,7 +4,8 @@
 
 Prompts and seeds are held out. All figures are measured from frames and waveforms. Each has, where that makes
 sense, the value that chance gives and a target; parts whose files are missing are listed as skipped. Without
-arguments the embedded set is measured. docs/tiny-model.md has the results.
+arguments the embedded set of 2.3 is measured; ``ltx2 models export DIR --generation 2.5`` writes that of 2.5.
+docs/tiny-model.md has the results.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def find_files(options: argparse.Namespace) -> Files:
         upscaler=first(options.upscaler, "latent_upscale_models/*.safetensors"),
         distilled=first(options.distilled, "loras/*distilled*.safetensors"),
         edges=first(options.edges, "loras/*edges*.safetensors"),
+        video_decoder=first(options.video_decoder, "vae/*video-vae*.safetensors"),
     )
 
 
@@ -71,7 +73,7 @@ def main() -> None:
     parser.add_argument(
         "--models", type=Path, default=embedded_dir(), help="model folders (default: embedded)"
     )
-    for name in ("text-encoder", "upscaler", "distilled", "edges"):
+    for name in ("text-encoder", "upscaler", "distilled", "edges", "video-decoder"):
         parser.add_argument(f"--{name}", type=Path, help="default: the one in --models")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     parser.add_argument("--clips", type=int, default=64, help="held-out prompts (default 64)")

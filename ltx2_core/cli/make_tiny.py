@@ -49,7 +49,7 @@ def make_tiny(folder: Path, generation: str, seed: int, dtype: str) -> None:
     files = write_tiny_set(folder, generation=cast(Any, generation), seed=seed, dtype=dtypes[dtype])
     decoder = None
     if generation == "2.5":
-        decoder = folder / "vae" / "ltx2-tiny-2.5-video-vae.safetensors"
+        decoder = files.video_vae
         write_diffusion_vae(decoder, open_checkpoint(files.checkpoint), seed=seed, dtype=dtypes[dtype])
     paths = (files.checkpoint, files.text_encoder, files.upsampler, files.temporal_upsampler, files.lora)
     for path in filter(None, (*paths, files.duration_head, decoder)):

@@ -16,16 +16,41 @@ def models() -> None:
 
 @models.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option(
+    "--generation",
+    type=click.Choice(["2.3", "2.5"]),
+    default="2.3",
+    show_default=True,
+    help="LTX-2 generation of the set. That of 2.5 also has a diffusion video VAE and a duration head.",
+)
 @click.option("--force", is_flag=True, help="Replace files of the same names that differ.")
-def export(folder: Path, force: bool) -> None:
-    """Copy the tiny set below DIR, such as ComfyUI/models: each file into the folder of its kind.
+def export(folder: Path, generation: str, force: bool) -> None:
+    """Write the tiny set below DIR, such as ComfyUI/models: each file into the folder of its kind.
 
     It is a real LTX-2, tiny and trained on a world of coloured shapes, in the layout of the released files.
     """
-    from ..media.atomic import replacing
-    from ..tiny import embedded_dir
+    import tempfile
 
-    source = embedded_dir()
+    from ..tiny import embedded_dir
+    from ..tiny.continued import write_embedded_25
+
+    if generation == "2.3":
+        _copy(embedded_dir(), folder, force)
+        return
+    # The set of 2.5 is put together from that of 2.3 and what differs from it.
+    with tempfile.TemporaryDirectory(prefix="ltx2-tiny-") as temporary:
+        write_embedded_25(Path(temporary))
+        _copy(Path(temporary), folder, force)
+
+
+def _copy(source: Path, folder: Path, force: bool) -> None:
+    """Copy all files below ``source`` to the same places below ``folder``, and print their paths.
+
+    Raises FileExistsError if other files of these names exist, unless ``force`` is set, and OSError that
+    names ``folder`` if it cannot be written.
+    """
+    from ..media.atomic import replacing
+
     files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
     different = [
         name

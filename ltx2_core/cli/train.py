@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     import torch
 
+    from ..tiny.write import TinySet
+    from ..training.tiny.run import Run
     from ..training.tiny.scales import Scale
 
 
@@ -47,20 +49,27 @@ class StepsOption(click.ParamType):  # type: ignore[type-arg]  # generic in new 
         return stage, int(count)
 
 
-def _check_stages(_ctx: click.Context, _param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the values of an option if all name known training stages; raises a usage error if not.
+def _check_stages(ctx: click.Context, _param: click.Parameter, names: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values of an option if all name training stages of the chosen generation.
 
-    Each value is a name, or (name, steps).
+    Each value is a name, or (name, steps). Raises a usage error for others.
     """
     if not names:
         return names
-    from ..training.tiny.stages import STAGES
-
+    known = _stages(ctx.params["generation"])
     for name in names:
         stage = name if isinstance(name, str) else name[0]
-        if stage not in STAGES:
-            raise click.BadParameter(f"{stage} is unknown: choose from {', '.join(STAGES)}")
+        if stage not in known:
+            raise click.BadParameter(f"{stage} is unknown: choose from {', '.join(known)}")
     return names
+
+
+def _stages(generation: str) -> tuple[str, ...]:
+    """The names of the training stages of a model ``generation``, "2.3" or "2.5", in their order."""
+    from ..training.tiny.continued_stages import CONTINUED_STAGES
+    from ..training.tiny.stages import STAGES
+
+    return tuple(CONTINUED_STAGES if generation == "2.5" else STAGES)
 
 
 @train.command()
@@ -69,6 +78,15 @@ def _check_stages(_ctx: click.Context, _param: click.Parameter, names: tuple[Any
     required=True,
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for the models, the dataset and the training states.",
+)
+@click.option(
+    "--generation",
+    type=click.Choice(["2.3", "2.5"]),
+    default="2.3",
+    show_default=True,
+    # Read by the checks of other options.
+    is_eager=True,
+    help="2.5 continues a trained set of 2.3: the embedded one, or that of --from.",
 )
 @click.option(
     "--stage",
@@ -103,7 +121,7 @@ def _check_stages(_ctx: click.Context, _param: click.Parameter, names: tuple[Any
     "--from",
     "models",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Model folders of a trained set: --stage starts from its weights, other stages reuse its files.",
+    help="Model folders of a trained set of 2.3: --stage starts from its weights, others reuse its files.",
 )
 @click.option(
     "--max-minutes",
@@ -130,6 +148,7 @@ def _check_stages(_ctx: click.Context, _param: click.Parameter, names: tuple[Any
 @click.option("-q", "--quiet", is_flag=True, help="Print no progress.")
 def tiny(  # noqa: PLR0913 click passes one argument for each option
     out: Path,
+    generation: str,
     stages: tuple[str, ...],
     scale: str,
     steps: tuple[tuple[str, int], ...],
@@ -143,7 +162,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
     only_list: bool,
     quiet: bool,
 ) -> None:
-    """Train the tiny LTX-2 of the synthetic world from new weights.
+    """Train the tiny LTX-2 of the synthetic world: 2.3 from new weights, 2.5 from a set of 2.3.
 
     Stages run in order and are skipped if their output exists, so the same command resumes a stopped run. The
     models are written to OUT/models, laid out like ComfyUI's folders, and loss curves to OUT/state.
@@ -151,11 +170,8 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
     import torch
 
     from ..run.request import NEGATIVE_PROMPT
-    from ..tiny.write import TinySet
     from ..training.tiny.run import Run, Unfinished
-    from ..training.tiny.scales import SCALES
     from ..training.tiny.stages import run_stages
-    from ..training.tiny.start import start_from
 
     if threads:
         torch.set_num_threads(threads)
@@ -163,7 +179,8 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     run = Run(
         folder=out,
-        scale=SCALES[scale](),
+        base=_base(generation, models),
+        scale=_scale(generation, scale),
         seed=seed,
         prompts=("", NEGATIVE_PROMPT),
         steps=dict(steps),
@@ -183,8 +200,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
             click.echo(f"{stage}: {event}")
 
     try:
-        if models is not None:
-            start_from(run, TinySet.in_folder(models), stages)
+        _start(run, models, stages)
         run_stages(run, stages or None, on_stage=on_stage)
     except Unfinished as stop:
         # A planned stop is no failure, so that a script which resumes gets status 0.
@@ -193,6 +209,43 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
     except FloatingPointError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"models: {out / 'models'}")
+
+
+def _base(generation: str, models: Path | None) -> TinySet | None:
+    """The set of 2.3 that a training of 2.5 continues, in ``models``; by default the embedded one."""
+    from ..tiny import embedded_set
+    from ..tiny.write import TinySet
+
+    if generation != "2.5":
+        return None
+    return embedded_set() if models is None else TinySet.in_folder(models)
+
+
+def _start(run: Run, models: Path | None, stages: tuple[str, ...]) -> None:
+    """Copy the networks that ``run`` starts from into its folder, if it starts from a set.
+
+    ``models`` is the folder of that set, if the user named one; ``stages`` are the stages that were named.
+    """
+    from ..tiny.write import TinySet
+    from ..training.tiny.start import start_continued_from, start_from
+
+    if run.base is not None:
+        start_continued_from(run, run.base)
+    elif models is not None:
+        start_from(run, TinySet.in_folder(models), stages)
+
+
+def _scale(generation: str, name: str) -> Scale:
+    """The sizes and numbers of steps ``name`` for a generation; raises a usage error if it has none."""
+    from ..training.tiny.continued_scales import CONTINUED_SCALES
+    from ..training.tiny.scales import SCALES
+
+    known = CONTINUED_SCALES if generation == "2.5" else SCALES
+    if name not in known:
+        raise click.UsageError(
+            f"--scale {name} is not for --generation {generation}: use {' or '.join(known)}"
+        )
+    return known[name]()
 
 
 def _device(name: str) -> torch.device:
@@ -213,13 +266,13 @@ def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
 
     ``run`` is the training run. ``stages`` are names; an empty tuple stands for all.
     """
-    from ..training.tiny.stages import STAGES
+    from ..training.tiny.stages import tables
 
     cost, scale = run.cost(), run.scale
-    for stage in stages or STAGES:
-        done = stage in STAGES and all(path.exists() for path in run.outputs(stage))
+    for stage in stages or tables(run)[0]:
+        done = all(path.exists() for path in run.outputs(stage))
         click.echo(
-            f"{stage:12} {_minutes(scale, stage):>24}  spent {cost.get(stage, 0) / 60:6.1f} min"
+            f"{stage:17} {_minutes(scale, stage):>24}  spent {cost.get(stage, 0) / 60:6.1f} min"
             f"{'  done' if done else ''}"
         )
 

@@ -83,12 +83,19 @@ class FeatureExtractor(nn.Module):
         """
         if not self.per_token_norm:
             raise ValueError("states that are normalised prompt by prompt need forward(), not padded()")
-        flat = rearrange(rms_per_token(hidden.float()), "b t l d -> b t (d l)")
-        features = []
-        for projection in self.projections:
-            scale = sqrt(projection.weight.shape[0] / self.hidden_size)
-            features.append(F.linear(flat * scale, projection.weight, projection.bias) * mask.unsqueeze(-1))
+        features = [
+            F.linear(self.inputs(hidden, projection), projection.weight, projection.bias) * mask.unsqueeze(-1)
+            for projection in self.projections
+        ]
         return TextFeatures(features[0], features[-1], mask)
+
+    def inputs(self, hidden: Tensor, projection: Any) -> Tensor:
+        """What ``projection`` multiplies, in float32: stacked hidden states (..., L, D) -> (..., D L).
+
+        Each state of a token is normalised by itself. ``projection`` is one of :attr:`projections`.
+        """
+        scale = sqrt(projection.weight.shape[0] / self.hidden_size)
+        return rearrange(rms_per_token(hidden.float()), "... l d -> ... (d l)") * scale
 
     @property
     def projections(self) -> tuple[Any, ...]:

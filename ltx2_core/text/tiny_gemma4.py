@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .tiny_gemma import VOCAB_SIZE, write_json, write_tokenizer
+from .tiny_gemma import SPACE, VOCAB_SIZE, write_json, write_tokenizer
 
 _HEADS, _KV_HEADS, _HEAD_DIM, _FEED_FORWARD = 2, 1, 16, 128
 
@@ -27,14 +29,6 @@ def write_tiny_gemma4(
     The weights depend on ``seed`` and the sizes only. Raises ValueError where the installed transformers
     library has no Gemma 4.
     """
-    import transformers
-
-    if not hasattr(transformers, "Gemma4UnifiedTextModel"):
-        raise ValueError(
-            f"transformers {transformers.__version__} has no Gemma 4, the text encoder of LTX-2.5: "
-            "pip install -U transformers"
-        )
-    folder.mkdir(parents=True, exist_ok=True)
     fields: dict[str, Any] = {
         "vocab_size": VOCAB_SIZE,
         "hidden_size": hidden_size,
@@ -43,24 +37,117 @@ def write_tiny_gemma4(
         "num_attention_heads": _HEADS,
         "num_key_value_heads": _KV_HEADS,
         "head_dim": _HEAD_DIM,
-        "attention_k_eq_v": True,
-        "layer_types": ["sliding_attention"] * (layers - 1) + ["full_attention"],
-        "pad_token_id": 0,
-        "eos_token_id": 1,
-        "bos_token_id": 2,
     }
-    config = transformers.Gemma4UnifiedTextConfig(**fields)
-    model: Any = transformers.Gemma4UnifiedTextModel(config)
+    model = _model(fields)
     generator = torch.Generator().manual_seed(seed)
     random = {name for name, _ in model.named_parameters()}
     # Buffers, such as the scale of a layer, keep the values that the library gives them.
     tensors = {
-        f"model.{name}": (_random(tensor, generator) if name in random else tensor).to(dtype)
+        name: _random(tensor, generator) if name in random else tensor
         for name, tensor in sorted(model.state_dict().items())
     }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    write_json(folder / "config.json", {**config.to_dict(), "model_type": "gemma4_unified_text"})
+    _write(folder, model, tensors, dtype)
     write_tokenizer(folder)
+
+
+def translate_tiny_gemma(
+    folder: Path,
+    source: Path,
+    *,
+    words: Sequence[str],
+    alike: Sequence[str] = (),
+    vocab_size: int,
+    seed: int = 0,
+    dtype: torch.dtype = torch.bfloat16,
+) -> None:
+    """Write a Gemma 4 into ``folder`` whose hidden states are near those of the tiny Gemma 3 in ``source``.
+
+    All layers but the last compute nearly the same; that one has the attention of Gemma 4 over the whole
+    prompt, whose keys are its values too. Its tokenizer has ``vocab_size`` tokens at most, among them
+    ``words``. Tokens that ``source`` knows keep their embedding, others get a random one, drawn by ``seed``;
+    those of the words ``alike`` have most of it in common, so that they are easily told from all others.
+    Raises ValueError where the installed transformers library has no Gemma 4.
+    """
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    shared = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")
+    fields = {name: config[name] for name in (*shared, "num_key_value_heads")}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tokenizer(folder, words, vocab_size)
+    found = len(_vocabulary(folder))
+    model = _model({**fields, "vocab_size": found, "global_head_dim": config["head_dim"]})
+    old = load_file(source / "model.safetensors")
+    embedding = old["model.embed_tokens.weight"].float()
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in sorted(model.state_dict().items()):
+        if name == "embed_tokens.weight":
+            tensors[name] = _translated(embedding, source, folder, alike, seed)
+        elif name.endswith("layer_scalar"):
+            tensors[name] = tensor
+        else:
+            weight = old[f"model.{name}"].float()
+            # Gemma 3 adds 1 to its norm weights, and divides the products of queries and keys.
+            weight = weight + 1 if weight.ndim == 1 else weight
+            tensors[name] = weight * config["head_dim"] ** -0.5 if "q_norm" in name else weight
+    _write(folder, model, tensors, dtype)
+
+
+def _translated(embedding: Tensor, source: Path, folder: Path, alike: Sequence[str], seed: int) -> Tensor:
+    """The ``embedding`` (tokens, D) of the tokenizer in ``source``, for the tokens of that in ``folder``.
+
+    The words ``alike`` share most of their embedding; ``seed`` draws those of new tokens.
+    """
+    known, wanted = (_vocabulary(path) for path in (source, folder))
+    generator = torch.Generator().manual_seed(seed)
+    shared = _random(embedding[:1], generator)[0]
+    result = _random(torch.empty(len(wanted), embedding.shape[1]), generator)
+    for piece, index in wanted.items():
+        if piece in known:
+            result[index] = embedding[known[piece]]
+        elif piece.lstrip(SPACE).lower() in alike:
+            # The sum of the squares is 1, so that such words are as large as any other.
+            result[index] = _COMMON * shared + (1 - _COMMON**2) ** 0.5 * result[index]
+    return result
+
+
+_COMMON = 0.75
+"""Weight of the part of the embedding that words of one kind share."""
+
+
+def _vocabulary(folder: Path) -> dict[str, int]:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    return dict(tokenizer["model"]["vocab"])
+
+
+def _model(fields: Mapping[str, Any]) -> Any:
+    """Build the text model of a Gemma 4 with the settings ``fields``, and others as the tiny one has them.
+
+    Raises ValueError where the installed transformers library has no Gemma 4.
+    """
+    import transformers
+
+    if not hasattr(transformers, "Gemma4UnifiedTextModel"):
+        raise ValueError(
+            f"transformers {transformers.__version__} has no Gemma 4, the text encoder of LTX-2.5: "
+            "pip install -U transformers"
+        )
+    settings: dict[str, Any] = {
+        "attention_k_eq_v": True,
+        "layer_types": ["sliding_attention"] * (fields["num_hidden_layers"] - 1) + ["full_attention"],
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+    }
+    return transformers.Gemma4UnifiedTextModel(transformers.Gemma4UnifiedTextConfig(**fields, **settings))
+
+
+def _write(folder: Path, model: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write config.json and model.safetensors; ``tensors`` are those of ``model``, stored in ``dtype``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {f"model.{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
+    path = folder / "model.safetensors"
+    save_file(stored, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors creates files that only their owner can read.
+    write_json(folder / "config.json", {**model.config.to_dict(), "model_type": "gemma4_unified_text"})
 
 
 def _random(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -15,7 +15,8 @@ TinyGeneration = Literal["2.0", "2.3", "2.5"]
 # Video heads are twice as wide as audio heads, as in released models, so that code that mixes up the two
 # widths fails on the tiny set as well.
 HEADS = 4
-_NEW_IN_25: JsonObject = {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+NEW_IN_25: JsonObject = {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+"""What the transformer of LTX-2.5 has in its settings beside those of 2.3."""
 VIDEO_HEAD_DIM = 16
 AUDIO_HEAD_DIM = 8
 TEXT_WIDTH = 64
@@ -28,7 +29,7 @@ def tiny_config(generation: TinyGeneration) -> JsonObject:
     """Build the ``config`` object for the header of a tiny single-file checkpoint of ``generation``."""
     late = generation != "2.0"
     return {
-        "transformer": _transformer(late=late) | (_NEW_IN_25 if generation == "2.5" else {}),
+        "transformer": _transformer(late=late) | (NEW_IN_25 if generation == "2.5" else {}),
         "vae": _video_vae(late=late),
         "audio_vae": _audio_vae(),
         "vocoder": _vocoder_23() if late else _vocoder_20(),

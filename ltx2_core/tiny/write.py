@@ -60,6 +60,11 @@ class TinySet:
         """Path of the IC-LoRA of a trained set, for control videos of edges."""
         return self.lora.with_name("ltx2-tiny-edges-ic-lora.safetensors")
 
+    @property
+    def video_vae(self) -> Path:
+        """Path of the diffusion video VAE of a set of LTX-2.5, for ``--video-decoder``."""
+        return self.checkpoint.parents[1] / "vae" / "ltx2-tiny-2.5-video-vae.safetensors"
+
     @classmethod
     def in_folder(cls, folder: Path, generation: TinyGeneration = "2.3") -> TinySet:
         """The paths of a set of a model ``generation`` in ``folder``, as ``write_tiny_set`` names them."""

@@ -40,6 +40,8 @@ class Bucket:
     """How often a training batch comes from this bucket, relative to the others."""
     reference: bool = False
     """Whether each clip has the latents of a control video, for training an IC-LoRA."""
+    says_s: float | None = None
+    """Length in seconds that every third caption names; None: none does."""
 
     @property
     def name(self) -> str:

@@ -200,4 +200,4 @@ def initialise(network: FlowNetwork, seed: int) -> None:
     attend_near_in_time(transformer)
 
 
-_ZERO = ("adaln_single.linear.", "to_out.0.weight", "net.2.weight", "to_gate_logits")
+_ZERO = ("adaln_single.linear.", "to_out.0.weight", "net.2.weight", "to_gate_logits", "keyframes_abs")

@@ -8,7 +8,7 @@ the last frame, or the first and the last one. Letters: B batch, F H W latent gr
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -46,6 +46,8 @@ class FlowOptions:
     surroundings."""
     guides: float = 0.2
     """Share of batches, not of clips, with the last frame as a guide; half of these have the first too."""
+    slots: float = 0.0
+    """Share of batches whose last frame the model generates a second time, as a keyframe next to the clip."""
     audio_weight: float = 1.0
     """Weight of the audio error in the loss."""
     shift: float | None = None
@@ -76,6 +78,26 @@ class Guides(NamedTuple):
 
     latent: Tensor
     frames: tuple[int, ...]
+
+
+class Keyframes(NamedTuple):
+    """K single frames that the model generates next to the clip, as LTX-2.5 can.
+
+    ``latent`` (B, 128, K, H, W) are their clean latents, ``noise`` is of the same shape, and ``frames`` are
+    the numbers of the pixel frames that they stand for.
+    """
+
+    latent: Tensor
+    noise: Tensor
+    frames: tuple[int, ...]
+
+    def noised(self, sigma: Tensor) -> Tensor:
+        """Mix the clean latents with noise at the levels ``sigma`` (B,)."""
+        return torch.lerp(self.latent, self.noise, sigma.view(-1, 1, 1, 1, 1))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Keyframes:
+        """A copy with ``change`` applied to latents and noise."""
+        return Keyframes(change(self.latent), change(self.noise), self.frames)
 
 
 def draw_sigmas(
@@ -220,3 +242,17 @@ def draw_guides(sample: Sample, options: FlowOptions, generator: torch.Generator
     if both < 0.5:
         return Guides(torch.cat((first, sample.last), dim=2), (0, last))
     return Guides(sample.last, (last,))
+
+
+def draw_keyframes(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Keyframes | None:
+    """Draw the keyframes that a batch generates next to its clips: the last frame of each, or None.
+
+    ``options`` says how often; with a chance of 0 nothing is drawn from ``generator``.
+    """
+    if options.slots == 0 or sample.last is None:
+        return None
+    if float(torch.rand((), generator=generator)) >= options.slots:
+        return None
+    assert sample.latent.video is not None
+    last = frames_of(sample.latent.video.shape[2]) - 1
+    return Keyframes(sample.last, noise_like(sample.last, generator), (last,))

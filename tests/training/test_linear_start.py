@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -9,12 +11,13 @@ from ltx2_core import config as cfg
 from ltx2_core.training.autoencoders import video_vae
 from ltx2_core.training.autoencoders.layerwise import fit_decoder
 from ltx2_core.training.autoencoders.linear_decoder import start_linear_decoder
+from ltx2_core.training.autoencoders.linear_diffusion import start_linear_diffusion
 from ltx2_core.training.autoencoders.linear_encoder import least_squares, start_linear_encoder
 from ltx2_core.training.autoencoders.video_code import VideoCode, principal_code
 from ltx2_core.training.data import psnr
-from ltx2_core.training.tiny.recipe import trained_config
+from ltx2_core.training.tiny.recipe import trained_config, trained_diffusion_vae_config
 from ltx2_core.training.world.batches import HELD_OUT, ClipSize, video_batch
-from ltx2_core.video_vae import VideoVAE
+from ltx2_core.video_vae import DiffusionVAE, VideoVAE
 
 SIZES = (
     ClipSize(batch=60, frames=17, width=64, height=64),
@@ -50,6 +53,37 @@ def test_the_decoder_starts_as_the_inverse_of_the_code(vae, code):
     start_linear_decoder(vae.decoder, code, sizes=SIZES)
     assert before < 10
     assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > 20
+
+
+def test_the_diffusion_decoder_starts_as_the_inverse_of_an_encoder(code):
+    vae = diffusion_vae(trained_diffusion_vae_config(), code)
+    before = video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS)
+    start_linear_diffusion(vae.decoder, code, sizes=SIZES)
+    assert before < 10
+    assert video_vae.held_out_psnr(vae, code, **HELD_OUT_CLIPS) > 20
+
+
+@pytest.mark.parametrize(
+    ("channels", "message"),
+    [
+        ([64, 64, 32, 32, 32], "stage_channels begins with 64; latents need more"),
+        ([128, 128, 64, 64, 16], "stage_channels ends with 16; patches of 12 values need 20"),
+    ],
+)
+def test_a_diffusion_decoder_that_is_too_narrow_for_its_start_is_refused(code, channels, message):
+    config = trained_diffusion_vae_config()
+    reductions = [a // b for a, b in itertools.pairwise(channels)]
+    decoder = config["vae"]["decoder"]
+    upsamples = [[strides, r] for (strides, _), r in zip(decoder["upsamples"], reductions, strict=True)]
+    decoder |= {"stage_channels": channels, "upsamples": upsamples}
+    with pytest.raises(ValueError, match=message):
+        start_linear_diffusion(diffusion_vae(config, code).decoder, code, sizes=SIZES[1:])
+
+
+def diffusion_vae(config, code) -> DiffusionVAE:
+    vae = DiffusionVAE(cfg.video_vae_config(config)).requires_grad_(False)
+    vae.per_channel_statistics = code.per_channel_statistics
+    return vae
 
 
 @pytest.mark.slow

@@ -85,6 +85,15 @@ def test_small_latents_are_padded_by_their_edges(decoder, frames, height, width,
     torch.testing.assert_close(decoded, expected[..., : 32 * height, : 32 * width], **EXACT)
 
 
+@pytest.mark.parametrize("window", [3, 5])
+@pytest.mark.parametrize("frames", [1, 2, 3])
+@pytest.mark.parametrize("limit", [None, 1, 30_000])
+def test_a_stream_of_a_short_clip_has_its_frames_and_no_more(window, frames, limit):
+    decoder, latent = decoder_of(kernel=(window, 3, 3)), latent_of(frames, 2, 2)
+    pieces = list(decoder.decode_stream(latent, max_piece_bytes=limit))
+    torch.testing.assert_close(torch.cat(pieces, dim=2), decoder.decode(latent), **EXACT)
+
+
 def test_a_batch_is_decoded_like_its_samples(decoder):
     latent = latent_of(3, batch=2)
     both = decoder.decode(latent)

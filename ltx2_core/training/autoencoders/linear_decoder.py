@@ -75,14 +75,14 @@ def start_linear_decoder(
     # Residual blocks stay zero: only upsampling changes what the channels mean.
     upsamplers = [block for block in decoder.up_blocks if isinstance(block, Upsample)]
     for upsampler in upsamplers[:-1]:
-        parts = _components(cells, _cut(blocks.shape, upsampler.strides), upsampler.out_channels)
+        parts = block_components(cells, cut_shape(blocks.shape, upsampler.strides), upsampler.out_channels)
         _split(upsampler, blocks, parts, parts.basis.mT)
         blocks = parts
         levels.append(parts)
     last = upsamplers[-1]
-    shape = _cut(blocks.shape, last.strides)
+    shape = cut_shape(blocks.shape, last.strides)
     # Half of the channels are negatives of the other half.
-    parts = _components(cells, shape, last.out_channels // 2)
+    parts = block_components(cells, shape, last.out_channels // 2)
     constants = last.out_channels - 2 * parts.basis.shape[1]
     _split(last, blocks, parts, torch.cat((parts.basis.mT, -parts.basis.mT)), constants=constants)
     _set_output(decoder, parts, cells)
@@ -96,7 +96,23 @@ def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, 
     blocks, of D values each; for each of these the output channels become ``read`` (channels, D) @ (values -
     ``parts.mean``), and ``constants`` more channels get a constant value.
     """
-    p, q, r = upsampler.strides
+    weight, bias = split_matrix(blocks, parts, upsampler.strides, read)
+    weight = torch.cat((weight, weight.new_zeros(constants, *weight.shape[1:])))
+    bias = torch.cat((bias, bias.new_full((constants, bias.shape[1]), _CONSTANT)))
+    _set(upsampler.conv.conv, weight.flatten(0, 1), bias.flatten())
+
+
+def split_matrix(
+    blocks: Blocks, parts: Blocks, strides: Strides, read: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Compute the linear map from the components of blocks to those of their parts.
+
+    ``strides`` say into how many ``parts`` an upsampling splits each of ``blocks`` in time, height and width.
+    Returns weights (outputs, parts of a block, K) and biases (outputs, parts of a block). Outputs are the
+    components of a part, or ``read`` (outputs, D) @ (values of the part - their mean).
+    """
+    read = parts.read.mT if read is None else read
+    p, q, r = strides
     pattern = "(c p t q y r x) k -> (p q r) (c t y x) k"
     t, y, x = parts.shape
     sizes = {"p": p, "q": q, "r": r, "t": t, "y": y, "x": x}
@@ -104,9 +120,7 @@ def _split(upsampler: Upsample, blocks: Blocks, parts: Blocks, read: Tensor, *, 
     means = rearrange(blocks.mean[:, None], pattern, **sizes)[..., 0]
     weight = torch.einsum("od,pdk->opk", read, of_parts)
     bias = torch.einsum("od,pd->op", read, means - parts.mean)
-    weight = torch.cat((weight, weight.new_zeros(constants, *weight.shape[1:])))
-    bias = torch.cat((bias, bias.new_full((constants, bias.shape[1]), _CONSTANT)))
-    _set(upsampler.conv.conv, weight.flatten(0, 1), bias.flatten())
+    return weight, bias
 
 
 def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
@@ -119,12 +133,26 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
     """
     k = parts.basis.shape[1]
     width = decoder.conv_out.conv.in_channels
-    values = (_blocks(cells, parts.shape) - parts.mean) @ parts.basis
+    towards, mean, power = patches_of(parts, cells, decoder.patch_size)
     # The norm divides by this power; the output has to multiply by it.
-    power = 2 * values.square().sum(dim=1).mean() + (width - 2 * k) * _CONSTANT**2
-    size = decoder.patch_size
+    towards = towards * ((2 * power + (width - 2 * k) * _CONSTANT**2) / width).sqrt()
+    _set(
+        decoder.conv_out.conv,
+        torch.cat((towards, -towards, towards.new_zeros(len(towards), width - 2 * k)), dim=1),
+        mean,
+    )
+
+
+def patches_of(parts: Blocks, cells: Tensor, patch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute the map from components of ``parts``, each a patch of one frame, to the pixels of the patch.
+
+    A patch has ``patch_size`` x ``patch_size`` pixels. Returns weights (values of a patch, K) and biases
+    (values,), in the order that ``unpatchify`` expects, and the mean power of the components, summed over
+    all K, in the example cells ``cells`` (N, values).
+    """
+    power = ((_blocks(cells, parts.shape) - parts.mean) @ parts.basis).square().sum(dim=1).mean()
     spread = {"y": parts.shape[1], "x": parts.shape[2]}
-    rows = size // parts.shape[1], size // parts.shape[2]
+    rows = patch_size // parts.shape[1], patch_size // parts.shape[2]
 
     def pixels(blocks: Tensor) -> Tensor:
         """K blocks of D pooled values, (D, K), -> K patches of full pixels (values, K).
@@ -137,15 +165,10 @@ def _set_output(decoder: Decoder, parts: Blocks, cells: Tensor) -> None:
         grid = grid.repeat_interleave(rows[0], 1).repeat_interleave(rows[1], 2)
         return rearrange(grid, "c p q k -> (c q p) k")
 
-    towards = pixels(parts.basis) * (power / width).sqrt()
-    _set(
-        decoder.conv_out.conv,
-        torch.cat((towards, -towards, towards.new_zeros(len(towards), width - 2 * k)), dim=1),
-        pixels(parts.mean[:, None])[:, 0],
-    )
+    return pixels(parts.basis), pixels(parts.mean[:, None])[:, 0], power
 
 
-def _components(cells: Tensor, shape: Strides, count: int) -> Blocks:
+def block_components(cells: Tensor, shape: Strides, count: int) -> Blocks:
     """Compute the first ``count`` principal components of blocks of ``shape``, strongest first.
 
     ``shape`` is (frames, rows, columns) in pooled pixels. The blocks are those in the example cells ``cells``
@@ -171,7 +194,7 @@ def _blocks(cells: Tensor, shape: Strides) -> Tensor:
     return rearrange(cells, "n (c p t q y r x) -> (n p q r) (c t y x)", **sizes)
 
 
-def _cut(shape: Strides, strides: Strides) -> Strides:
+def cut_shape(shape: Strides, strides: Strides) -> Strides:
     t, y, x = (size // stride for size, stride in zip(shape, strides, strict=True))
     return t, y, x
 

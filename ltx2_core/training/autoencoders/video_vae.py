@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...config import VideoVAEConfig
 from ...shapes import TEMPORAL_SCALE
-from ...video_vae import VideoVAE
+from ...video_vae import DiffusionVAE, VideoVAE
 from ...video_vae.layers import Downsample, ResBlock
 from ..data import psnr
 from ..loop import Elapsed, Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
@@ -127,11 +127,7 @@ def train_video_decoder(
         # For a batch of one the halves alternate from step to step.
         own = (len(frames) + step % 2) // 2 if encoded else 0
         error = decoder_error(vae, code, frames, generator, encoded=own)
-        square = error.square().mean()
-        # The logarithm gives every clip the same weight, however large its error is.
-        if recipe.decibels:
-            return {"loss": (error.square().flatten(1).mean(1) + _LEAST).log().mean(), "square": square}
-        return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
+        return frame_loss(error, recipe)
 
     def evaluate(_model: nn.Module, _step: int) -> dict[str, float]:
         figures = {"psnr": held_out_psnr(vae, code)}
@@ -139,6 +135,15 @@ def train_video_decoder(
 
     vae.encoder.requires_grad_(False)
     return _train(vae, list(vae.decoder.parameters()), step_fn, evaluate, recipe, state_path, seed, options)
+
+
+def frame_loss(error: Tensor, recipe: VideoVAERecipe) -> dict[str, Tensor]:
+    """The loss of a decoder, and the mean square of ``error`` (B, 3, F, H, W), decoded minus true frames."""
+    square = error.square().mean()
+    # The logarithm gives every clip the same weight, however large its error is.
+    if recipe.decibels:
+        return {"loss": (error.square().flatten(1).mean(1) + _LEAST).log().mean(), "square": square}
+    return {"loss": square + recipe.absolute_weight * error.abs().mean(), "square": square}
 
 
 def _train(
@@ -233,7 +238,7 @@ def decoder_error(
     return decode_whole(vae, latent + LATENT_NOISE * noise).float() - frames
 
 
-def latent_mean(vae: VideoVAE, frames: Tensor) -> Tensor:
+def latent_mean(vae: VideoVAE | DiffusionVAE, frames: Tensor) -> Tensor:
     """Encode frames (B, 3, F, H, W) in one piece: normalised latent (B, C, f, h, w), float32.
 
     It is the mean of the posterior, without noise.
@@ -241,7 +246,7 @@ def latent_mean(vae: VideoVAE, frames: Tensor) -> Tensor:
     return vae.encode(frames, max_piece_bytes=WHOLE).float()
 
 
-def decode_whole(vae: VideoVAE, latent: Tensor) -> Tensor:
+def decode_whole(vae: VideoVAE | DiffusionVAE, latent: Tensor) -> Tensor:
     """Decode a normalised latent (B, C, f, h, w) in one piece: frames (B, 3, F, H, W)."""
     return vae.decode(latent, max_piece_bytes=WHOLE)
 
@@ -292,7 +297,7 @@ def held_out_psnr(
     The latents come from ``code`` or, if it is None, from the encoder of ``vae``. ``clips`` scenes are
     rendered with ``frames`` frames of ``width`` x ``height`` pixels.
     """
-    assert isinstance(vae, VideoVAE)
+    assert isinstance(vae, VideoVAE | DiffusionVAE)
     total = 0.0
     for index in range(clips):
         truth = video_batch(

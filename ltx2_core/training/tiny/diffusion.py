@@ -33,6 +33,7 @@ FIRST_AND_LAST = (
     "adaln_single",
     "to_gate_logits",
     "aggregate_embed",
+    "keyframes_abs",
 )
 """Parts of the names of matrices outside the hidden layers, which AdamW trains better than Muon."""
 

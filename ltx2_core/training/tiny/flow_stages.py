@@ -54,13 +54,13 @@ def stage_transformer(run: Run) -> None:
     """Train transformer, text connectors and text projection by flow matching, and write them."""
     recipe = run.sized("transformer", run.scale.transformer)
     state = run.state("transformer")
-    network = _flow_network(run)
+    network = flow_network(run)
     if run.start("transformer").exists():
-        _load_flow(network, run.start("transformer"))
+        load_flow(network, run.start("transformer"))
     began = time.monotonic()
     train_flow(
         network,
-        _cache(run),
+        latent_cache(run),
         run.unconditional(),
         state,
         recipe=recipe,
@@ -102,7 +102,7 @@ def _train_lora(
         step_of,
         network,
         adapters,
-        _cache(run),
+        latent_cache(run),
         run.unconditional(),
         state,
         recipe=flow,
@@ -114,14 +114,14 @@ def _train_lora(
     save_lora(path, adapters.tensors(), metadata=metadata)
 
 
-def _flow_network(run: Run) -> FlowNetwork:
+def flow_network(run: Run) -> FlowNetwork:
     network = FlowNetwork(
         run.scale.config, hidden_size=GEMMA_WIDTH, num_states=GEMMA_LAYERS + 1, seed=run.seed
     )
     return network.to(run.device)
 
 
-def _load_flow(network: FlowNetwork, path: Path) -> None:
+def load_flow(network: FlowNetwork, path: Path) -> None:
     tensors = load_file(path)
     # ``tensors()`` has the order of the state dict and changes names only.
     own = {name: tensors[full] for name, full in zip(network.state_dict(), network.tensors(), strict=True)}
@@ -130,10 +130,10 @@ def _load_flow(network: FlowNetwork, path: Path) -> None:
 
 def _adapted(run: Run, recipe: LoraRecipe) -> tuple[FlowNetwork, LoraAdapters]:
     """Load the trained network, and put new LoRA adapters on its transformer; returns both."""
-    network = _flow_network(run)
-    _load_flow(network, run.part("transformer"))
+    network = flow_network(run)
+    load_flow(network, run.part("transformer"))
     return network, LoraAdapters(network.transformer, rank=recipe.rank, targets=recipe.targets, seed=run.seed)
 
 
-def _cache(run: Run) -> LatentCache:
+def latent_cache(run: Run) -> LatentCache:
     return LatentCache(run.folder / "latents", run.scale.buckets, run.device)

@@ -21,7 +21,7 @@ from ...types import AVLatent
 from ..autoencoders.video_code import EncodesVideo
 from ..latents import Bucket, write_shard
 from ..text import encode_captions
-from ..world import FPS, Clip, caption, clip_from_seed, edge_frames
+from ..world import FPS, Clip, caption, clip_from_seed, edge_frames, with_length
 from ..world.batches import AUDIO_RATE, HELD_OUT
 
 OnShard = Callable[[int, int], None]
@@ -138,6 +138,12 @@ def _write(path: Path, bucket: Bucket, seeds: range, encoders: Encoders) -> None
         caption(clip.scene, seed, places=not bucket.reference)
         for clip, seed in zip(clips, seeds, strict=True)
     ]
+    if bucket.says_s is not None:
+        length = bucket.says_s
+        captions = [
+            text if seed % 3 else with_length(text, length, seed)
+            for text, seed in zip(captions, seeds, strict=True)
+        ]
     # A keyframe is encoded by itself at inference, where it has no frames before it.
     last = [encode_frames([clip.frames[-1:] for clip in group], encoders.video) for group in groups]
     reference = None

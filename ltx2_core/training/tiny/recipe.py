@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...storage.files import JsonObject, JsonValue, ParsedJson
-from ...tiny.settings import tiny_config, tiny_upsampler_config
+from ...tiny.diffusion_vae import diffusion_vae_config
+from ...tiny.settings import tiny_config, tiny_duration_config, tiny_upsampler_config
 
 _VIDEO_WIDTH = 32
 _AUDIO_WIDTH = 24
@@ -53,6 +54,12 @@ def trained_upsampler_config() -> JsonObject:
     return tiny_upsampler_config() | {"mid_channels": 64}
 
 
+def trained_duration_config(video_dim: int, audio_dim: int) -> ParsedJson:
+    """The ``config`` object of the trained duration head's header; it reads text of these two widths."""
+    widths = {"cross_attention_dim": video_dim, "audio_cross_attention_dim": audio_dim}
+    return merged(tiny_duration_config(), {"transformer": widths})
+
+
 def merged(base: ParsedJson, changes: ParsedJson) -> ParsedJson:
     """A copy of ``base`` with the values of ``changes``; JSON objects in both are merged, at any depth."""
     result = dict(base)
@@ -70,10 +77,28 @@ def _widened(
     ``multipliers`` maps a kind to its new multiplier. ``last``, if set, is then the multiplier of the last
     block that has one.
     """
-    result: list[tuple[str, JsonObject]] = [
+    pairs: list[tuple[str, JsonObject]] = [
         (kind, {**options, "multiplier": multipliers[kind]} if kind in multipliers else dict(options))
         for kind, options in blocks
     ]
     if last is not None:
-        next(options for kind, options in reversed(result) if "multiplier" in options)["multiplier"] = last
-    return result
+        next(options for kind, options in reversed(pairs) if "multiplier" in options)["multiplier"] = last
+    # Lists, as a header gives them back, with which a configuration is compared.
+    return [[kind, options] for kind, options in pairs]
+
+
+def trained_diffusion_vae_config() -> ParsedJson:
+    """The ``config`` object of the header of the trained diffusion VAE: the encoder of the trained set."""
+    vae = diffusion_vae_config(dict(trained_config()["vae"]))
+    changes = {
+        "decoder": {
+            # The first widths hold all channels of the latent, the last one more than the 12 values of a
+            # patch in one frame.
+            "stage_channels": [128, 128, 64, 64, 32],
+            "stage_depths": [1, 1, 1, 1, 2],
+            "stage_kernels": [[3, 3, 3], [3, 3, 3], [3, 3, 3], [3, 5, 5], [3, 5, 5]],
+            "upsamples": [[[1, 2, 2], 1], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 2]],
+            "stage5_kernel": [3, 5, 5],
+        }
+    }
+    return {"vae": merged(vae, changes)}

@@ -60,10 +60,17 @@ class Run:
     progress: bool = True
     """Whether to display progress bars."""
     started: float = field(default_factory=time.monotonic)
+    base: TinySet | None = None
+    """The trained set of 2.3 that the training of LTX-2.5 continues; None for a set of 2.3."""
 
     @property
     def models(self) -> TinySet:
-        return TinySet.in_folder(self.folder / "models")
+        return TinySet.in_folder(self.folder / "models", "2.3" if self.base is None else "2.5")
+
+    @property
+    def changes(self) -> Path:
+        """Folder of what LTX-2.5 has beside the set of 2.3 that it continues: small files to embed."""
+        return self.folder / "changes"
 
     @property
     def distilled(self) -> Path:

@@ -20,6 +20,7 @@ from ..lora import ATTENTION
 from ..tasks import FlowOptions
 from ..world.batches import ClipSize
 from .diffusion import LONG, SHORT, ContextChoice, FlowRecipe, LoraRecipe
+from .duration import DurationRecipe
 from .recipe import merged, trained_config, trained_upsampler_config
 
 GPU_ENCODER = VideoVAERecipe(
@@ -64,6 +65,26 @@ LAYERS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
+class Continued:
+    """What the training of LTX-2.5, which continues a trained set of 2.3, has beside a :class:`Scale`.
+
+    ``diffusion_config`` and ``duration_config`` are the configurations in the headers of the diffusion VAE
+    and of the duration head.
+    """
+
+    diffusion_config: ParsedJson
+    duration_config: ParsedJson
+    inverse_sizes: tuple[ClipSize, ...]
+    """Clips from which the linear inverse of the video encoder is computed."""
+    decoder: VideoVAERecipe
+    captions: int
+    """Number of captions on which the text projection is fitted to the new text encoder."""
+    fit_batches: int
+    """Batches of clips on which feed-forwards are fitted to do without biases."""
+    duration: DurationRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """Configurations of all networks and training settings of all stages of ``ltx2 train tiny``.
 
@@ -96,6 +117,8 @@ class Scale:
     """Whether held-out clips are measured during training."""
     statistics_clips: int = 256
     """Clips from which the statistics of audio latents are computed."""
+    continued: Continued | None = None
+    """Set for LTX-2.5; the stages of the 2.3 set are then not run."""
 
 
 _ALL_TASKS = FlowOptions(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from safetensors.torch import load_file
@@ -23,34 +23,39 @@ from .autoencoder_stages import (
     stage_video_encoder,
     stage_vocoder,
 )
+from .continued_stages import CONTINUED_NEEDS, CONTINUED_STAGES
 from .flow_stages import stage_distilled, stage_edges, stage_latents, stage_transformer
 from .gemma import write_world_gemma
 from .run import Run, Unfinished, save_tensors
 
 logger = logging.getLogger(__name__)
 
+Stage = Callable[[Run], None]
+"""Trains and writes one network, or writes the dataset or the checkpoint."""
+
 OnStage = Callable[[str, str], None]
 """Called with the name of a stage and "starts", "exists", "done" or "stopped"."""
 
 
 def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnStage | None = None) -> None:
-    """Run ``stages`` (None: all) in the order of ``STAGES``, skipping those whose output files exist.
+    """Run ``stages`` (None: all) in the order of :func:`tables`, skipping those whose output files exist.
 
     A stage trains and writes one network or LoRA, or writes the dataset or the checkpoint. ``on_stage`` is
     called with its name and "starts", "exists", "done" or "stopped". Raises ValueError for an unknown stage
     or one whose inputs are missing, and Unfinished at the time limit.
     """
-    selected = list(STAGES) if stages is None else list(stages)
-    unknown = [stage for stage in selected if stage not in STAGES]
+    table, needs = tables(run)
+    selected = list(table) if stages is None else list(stages)
+    unknown = [stage for stage in selected if stage not in table]
     if unknown:
-        raise ValueError(f"unknown stages {', '.join(unknown)}; choose from {', '.join(STAGES)}")
+        raise ValueError(f"unknown stages {', '.join(unknown)}; choose from {', '.join(table)}")
     report = on_stage or (lambda stage, event: None)
     # In the order of the table, whatever the order of the selection: later stages read files of earlier ones.
-    for stage in STAGES:
+    for stage in table:
         if stage not in selected:
             continue
         if all(path.exists() for path in run.outputs(stage)):
-            older = [need for need in NEEDS[stage] if _newer(run, need, stage)]
+            older = [need for need in needs[stage] if _newer(run, need, stage)]
             # A warning only: the files may have been copied, which changes their times.
             if older:
                 logger.warning(
@@ -58,13 +63,13 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
                 )
             report(stage, "exists")
             continue
-        missing = [n for n in NEEDS[stage] if not all(p.exists() for p in run.outputs(n))]
+        missing = [n for n in needs[stage] if not all(p.exists() for p in run.outputs(n))]
         if missing:
             raise ValueError(f"stage {stage} needs {', '.join(missing)} first: run them in the same folder")
         report(stage, "starts")
         begin = time.monotonic()
         try:
-            STAGES[stage](run)
+            table[stage](run)
         # Reaching the time limit is planned: the stage resumes from its state in the next run.
         except Unfinished:
             report(stage, "stopped")
@@ -73,6 +78,11 @@ def run_stages(run: Run, stages: Sequence[str] | None = None, *, on_stage: OnSta
             # Counted for a failed stage too, because the time limit is one of the whole run.
             run.spend(stage, time.monotonic() - begin)
         report(stage, "done")
+
+
+def tables(run: Run) -> tuple[Mapping[str, Stage], Mapping[str, tuple[str, ...]]]:
+    """The stages of ``run`` in their order, and for each the stages whose outputs it reads."""
+    return (STAGES, NEEDS) if run.base is None else (CONTINUED_STAGES, CONTINUED_NEEDS)
 
 
 def _newer(run: Run, one: str, other: str) -> bool:
@@ -105,7 +115,7 @@ def stage_export(run: Run) -> None:
 PARTS = ("video-encoder", "video-decoder", "audio-vae", "vocoder", "transformer")
 """The stages whose networks are in the checkpoint."""
 
-STAGES: dict[str, Callable[[Run], None]] = {
+STAGES: dict[str, Stage] = {
     "text": stage_text,
     "video-code": stage_video_code,
     "video-encoder": stage_video_encoder,

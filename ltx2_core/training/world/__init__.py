@@ -3,6 +3,7 @@
 from .captions import caption, plain_caption, vocabulary
 from .clip import Clip, Truth, clip_from_seed, render_clip, truth_of
 from .edges import edge_frames, edge_iou, edge_map, edge_sharpness
+from .lengths import LENGTHS_S, UNSAID_S, length_words, with_length
 from .measure import Measured, measure
 from .measured_audio import MeasuredAudio, measure_audio
 from .measured_video import MeasuredBody, MeasuredVideo, measure_video
@@ -16,8 +17,10 @@ __all__ = [
     "COLOURS",
     "FPS",
     "KINDS",
+    "LENGTHS_S",
     "MOTIONS",
     "PITCH_HZ",
+    "UNSAID_S",
     "Agreement",
     "Body",
     "Clip",
@@ -42,6 +45,7 @@ __all__ = [
     "edge_sharpness",
     "event_distance",
     "event_f1",
+    "length_words",
     "measure",
     "measure_audio",
     "measure_video",
@@ -53,4 +57,5 @@ __all__ = [
     "semitones",
     "truth_of",
     "vocabulary",
+    "with_length",
 ]

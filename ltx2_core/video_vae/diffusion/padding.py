@@ -64,7 +64,8 @@ class Padding:
         """
         room = self.time_scale * (self._arrived - 1) + 1 - self._frames
         self._frames += frames.shape[2]
-        frames = frames[:, :, :room]
+        # All frames of the clip may have come already; a negative end would count from the last frame.
+        frames = frames[:, :, : max(0, room)]
         for axis, size, padded in ((3, self.shape[0], self.cells[0]), (4, self.shape[1], self.cells[1])):
             if padded > size:
                 before = (padded - size) // 2
