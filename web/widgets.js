@@ -5,6 +5,7 @@ const SCHEDULE = "schedule";
 const WITH_STEPS = "LTX-2 scheduler";
 const AS_ABOVE = "as above";
 const BY_MODEL = "by the model";
+const WITH_LORA = "LTX2AVLoadLora";
 const BY_KIND = "distilled_strength";
 const GREY = "#8f99a6";
 const LABELS = { positive: "Prompt", negative: "Negative prompt: what to avoid", prompts: "Prompts by time" };
@@ -53,7 +54,7 @@ export function withoutEffect(value, linked) {
   };
 }
 
-const GREYED = ["LTX2AVSampleStage", "LTX2AVLongVideo", "LTX2AVClipPlan", "LTX2AVLoadLora"];
+const GREYED = ["LTX2AVSampleStage", "LTX2AVLongVideo", "LTX2AVClipPlan", WITH_LORA];
 
 /**
  * Grey the widgets that have no effect: steps of a fixed schedule, a size or strength decided elsewhere.
@@ -93,6 +94,30 @@ export function countSavedStrength(node) {
     const values = saved?.widgets_values;
     if (Array.isArray(values) && values.length <= index) node.widgets[index].value = AS_ABOVE;
   });
+}
+
+/**
+ * Let the strength of a LoRA count in files in API format that were saved before it could be left to the model.
+ *
+ * The page gives inputs that such a file lacks the default of a new node.
+ * @param {any} app the page
+ */
+export function countStrengthOfApiFiles(app) {
+  const load = app.loadApiJson;
+  app.loadApiJson = function (/** @type {Record<string, any>} */ prompt, /** @type {unknown[]} */ ...rest) {
+    return load.call(this, withStatedStrength(prompt), ...rest);
+  };
+}
+
+/**
+ * A graph in API format whose LoRAs that state nothing else have the strength in their widget.
+ * @param {Record<string, any>} prompt
+ * @returns {Record<string, any>}
+ */
+export function withStatedStrength(prompt) {
+  const stated = (/** @type {any} */ node) =>
+    node.class_type === WITH_LORA ? { ...node, inputs: { [BY_KIND]: AS_ABOVE, ...node.inputs } } : node;
+  return Object.fromEntries(Object.entries(prompt).map(([id, node]) => [id, stated(node)]));
 }
 
 /**

@@ -95,8 +95,9 @@ class ComfyPage:
         return json.loads(self.page.evaluate(script, argument))
 
     def drop(self, name: str, text: str) -> None:
-        """Drop a workflow file on the canvas and wait until its nodes are there."""
-        wanted = len(json.loads(text)["nodes"])
+        """Drop a workflow file, in UI or API format, on the canvas and wait until its nodes are there."""
+        graph = json.loads(text)
+        wanted = len(graph.get("nodes", graph))
         self.page.evaluate(DROP, [text, name])
         self.page.wait_for_function("(wanted) => app.graph.nodes.length === wanted", arg=wanted)
         self.page.wait_for_timeout(1000)

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from foreign_changes import EFFECT, TOLERANCE, knows
 from host_graph import Link
-from host_server import Server
+from host_server import GraphError, Server
 from test_ab_samplers import distance
 from test_named_packs import PackBench
 from tiny_models import TinyModels
 
 NODE = "ClownsharKSampler_Beta"
+PACK_TOO_OLD = "'NestedTensor' object has no attribute 'reshape'"
+"""The error of a RES4LYF that hands the latents of two streams to ComfyUI in a form it no longer takes."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -120,10 +123,20 @@ GRAPHS: dict[str, Callable[[PackBench], Link]] = {
 def test_it_gives_what_it_gives_on_cores_model(
     server: Server, models: TinyModels, name: str, mask: str, streams_off: str
 ) -> None:
-    found = {}
-    for ours in (True, False):
+    def sampled(*, ours: bool) -> dict[str, Any]:
         bench = PackBench(models, ours, streams_off, mask=mask)
         plain = bench.sample(bench.cfg_guider(1.0), bench.core("euler"))
-        found[ours] = bench.run(server, sampled=GRAPHS[name](bench), plain=plain)
+        return bench.run(server, sampled=GRAPHS[name](bench), plain=plain)
+
+    found = {}
+    try:
+        found[False] = sampled(ours=False)
+    except GraphError as error:
+        if PACK_TOO_OLD not in str(error):
+            raise
+        with pytest.raises(GraphError, match=PACK_TOO_OLD):
+            sampled(ours=True)
+        pytest.skip("this RES4LYF cannot sample video with audio on this ComfyUI, with core's MODEL neither")
+    found[True] = sampled(ours=True)
     assert distance(found[False]["sampled"], found[True]["sampled"]) < TOLERANCE
     assert distance(found[False]["plain"], found[False]["sampled"]) > EFFECT

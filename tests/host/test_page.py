@@ -97,6 +97,20 @@ def test_the_strength_of_a_lora_counts_in_workflows_that_could_not_leave_it_to_t
         assert page.ask(STRENGTH) == ["as above", False]
 
 
+def test_the_strength_of_a_lora_counts_in_api_files_that_could_not_leave_it_to_the_model(
+    server: Server, runs: Runs, chromium: str
+):
+    text = (EXAMPLES / "api" / f"{NAME}.json").read_text(encoding="utf-8")
+    before = json.loads(text)
+    (lora,) = (node["inputs"] for node in before.values() if node["class_type"] == "LTX2AVLoadLora")
+    assert lora.pop("distilled_strength") == "by the model"
+    with comfy_page(server.port, chromium) as page:
+        page.drop(f"{NAME}.json", text)
+        assert page.ask(STRENGTH) == ["by the model", True]
+        page.drop(f"{NAME}.json", json.dumps(before))
+        assert page.ask(STRENGTH) == ["as above", False]
+
+
 def test_every_workflow_opens_with_nothing_missing_and_is_sent_as_its_api_file(
     server: Server, runs: Runs, chromium: str
 ):
