@@ -12,6 +12,7 @@ from math import prod
 from typing import Literal
 
 from ..config import VideoVAEConfig
+from ..video_vae.layers import ONEDNN_SIZE
 from ..video_vae.streaming import MAX_PIECE_BYTES, TAPS
 from .decoder_memory import DecoderMemory
 from .diffusion_decoding import diffusion_memory, frames_at_once
@@ -57,7 +58,11 @@ def _simulated(
     # Reflection is an explicit copy of the input, zeros are padded within the convolution.
     pad = (cells[0] + 2) * (cells[1] + 2) / (cells[0] * cells[1]) if vae.decoder_padding == "reflect" else 0.0
     simulation = _Simulation(
-        stages=stages, piece=piece_bytes, pad=pad, centre=_CACHED if vae.causal_decoder else 1
+        stages=stages,
+        piece=piece_bytes,
+        pad=pad,
+        centre=_CACHED if vae.causal_decoder else 1,
+        float32=itemsize == 4,
     )
     simulation.through(0, frames, last=True, above=0)
     return DecoderMemory(peak=int(simulation.peak), state=int(simulation.largest_cache))
@@ -75,6 +80,8 @@ class _Stage:
     kind: Kind
     input: float
     output: float
+    columns: int
+    """Width of the input in positions."""
     inner: float = 0.0
     """Bytes of one frame after the convolution of an upsampling stage, before its pixel shuffle."""
     growth: float = 1.0
@@ -88,14 +95,15 @@ class _Stage:
 def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[_Stage]:
     unit = cells[0] * cells[1] * itemsize
     width = vae.decoder_base_channels * prod(block.multiplier for block in vae.decoder_blocks)
-    latent, now = vae.latent_channels * unit, float(width * unit)
+    latent, now, columns = vae.latent_channels * unit, float(width * unit), cells[1]
+    growth = max(1.0, width / vae.latent_channels)
     stages = [
-        _Stage(kind="plain", input=latent, output=latent),
-        _Stage(kind="conv", input=latent, output=now, growth=max(1.0, width / vae.latent_channels)),
+        _Stage(kind="plain", input=latent, output=latent, columns=columns),
+        _Stage(kind="conv", input=latent, output=now, columns=columns, growth=growth),
     ]
     for block in vae.decoder_blocks:
         if block.kind == "res_x":
-            stages += [_Stage(kind="residual", input=now, output=now)] * block.num_layers
+            stages += [_Stage(kind="residual", input=now, output=now, columns=columns)] * block.num_layers
             continue
         cell = prod(block.strides)
         inner = now / block.multiplier * cell
@@ -104,6 +112,7 @@ def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[
                 kind="upsample",
                 input=now,
                 output=inner / block.strides[0],
+                columns=columns,
                 inner=inner,
                 growth=max(1.0, cell / block.multiplier),
                 times=block.strides[0],
@@ -112,8 +121,9 @@ def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[
         )
         now = inner / block.strides[0]
         width //= block.multiplier
+        columns *= block.strides[2]
     pixels = now / width * vae.channels * vae.patch_size**2
-    stages.append(_Stage(kind="head", input=now, output=pixels))
+    stages.append(_Stage(kind="head", input=now, output=pixels, columns=columns))
     return stages
 
 
@@ -130,6 +140,8 @@ class _Simulation:
     """Size of an input padded by reflection over the plain input; 0 where the convolution pads with zeros."""
     centre: int
     """Frames that a convolution repeats before the first one of the clip."""
+    float32: bool
+    """Whether values are float32, of which the CPU convolves small windows as a batch of two."""
     peak: float = 0.0
     largest_cache: float = 0.0
     _cached: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -182,11 +194,11 @@ class _Simulation:
         wide, outputs = window * stage.input, max(0, window - _CACHED)
         if stage.kind == "residual":
             self._note(above + 3 * wide)
-            self._kernel(window, outputs, above + wide, stage.input, stage.output)
+            self._kernel(stage, window, outputs, above + wide, stage.output)
             hidden = outputs * stage.output
             self._note(above + wide + 3 * hidden)
             return self._convolve(number, 1, outputs, last, above + wide + 2 * hidden, stage.output), 0
-        self._kernel(window, outputs, above, stage.input, stage.inner)
+        self._kernel(stage, window, outputs, above, stage.inner)
         self._note(above + wide + 2 * outputs * stage.inner)
         if stage.residual:
             self._note(above + wide + outputs * (stage.inner + stage.input))
@@ -209,17 +221,22 @@ class _Simulation:
         in_bytes = self.stages[number].input
         window = self._window(number, which, frames, last, above, in_bytes)
         out = max(0, window - _CACHED)
-        self._kernel(window, out, above, in_bytes, out_bytes)
+        self._kernel(self.stages[number], window, out, above, out_bytes)
         return out
 
-    def _kernel(self, window: int, out: int, above: float, in_bytes: float, out_bytes: float) -> None:
+    def _kernel(self, stage: _Stage, window: int, out: int, above: float, out_bytes: float) -> None:
         """Count the memory of a convolution from ``window`` to ``out`` frames: input, padded copy, output.
 
-        ``in_bytes`` and ``out_bytes`` are those of one frame, ``above`` those that others hold meanwhile.
+        Input frames are those of ``stage``. ``out_bytes`` are the bytes of one output frame, ``above`` those
+        that others hold meanwhile.
         """
-        if out:
-            self._note(above + window * in_bytes * (1 + self.pad))
-            self._note(above + window * in_bytes * (self.pad or 1) + out * out_bytes)
+        if not out:
+            return
+        read, written = window * stage.input * (self.pad or 1), out * out_bytes
+        self._note(above + window * stage.input * (1 + self.pad))
+        self._note(above + read + written)
+        if self.float32 and read / (4 * stage.columns) <= ONEDNN_SIZE:
+            self._note(above + read + 3 * written)
 
     def _window(self, number: int, which: int, frames: int, last: bool, above: float, in_bytes: float) -> int:
         """How many frames convolution ``which`` of stage ``number`` reads for ``frames`` new input frames.

@@ -41,9 +41,19 @@ def normed(x: Tensor) -> Tensor:
     """RMS normalisation over the channels of each position (B, C, T, H, W), then SiLU."""
     # The mean is taken in float32 at least: squares of bfloat16 lose too many digits in a sum.
     precision = torch.promote_types(x.dtype, torch.float32)
-    power = _mean(x.square(), groups=1, dtype=precision)
+    frames = x.flatten(3)
+    rest = _missing(frames)
+    # In place where positions were added: those are in a new tensor.
+    squares = F.pad(frames, (0, rest)).square_() if rest else frames.square()
+    power = squares.mean(1, keepdim=True, dtype=precision)
+    power = power[..., : frames.shape[3]].unflatten(3, x.shape[3:])
     # In place on the product, which is a new tensor.
     return F.silu(x * (power + PIXEL_NORM_EPS).rsqrt().to(x.dtype), inplace=True)
+
+
+def _missing(x: Tensor) -> int:
+    """How many positions (..., N) must be added so that the bits of a mean over channels do not depend on T."""
+    return -x.shape[-1] % MEAN_POSITIONS if x.device.type == "cpu" else 0
 
 
 def _mean(x: Tensor, *, groups: int, dtype: torch.dtype) -> Tensor:
@@ -53,9 +63,7 @@ def _mean(x: Tensor, *, groups: int, dtype: torch.dtype) -> Tensor:
     """
     size = x.shape[3:]
     x = rearrange(x, "b (c g) t h w -> b c g t (h w)", c=groups)
-    rest = -x.shape[4] % MEAN_POSITIONS
-    if rest and x.device.type == "cpu":
-        x = F.pad(x, (0, rest))
+    x = F.pad(x, (0, rest)) if (rest := _missing(x)) else x
     mean: Tensor = x.mean(2, dtype=dtype)[..., : size.numel()].unflatten(3, size)
     return mean
 
@@ -119,17 +127,18 @@ class StreamConv3d(nn.Module):
 
         The result has no frames if T is below 3. The bits of a frame do not depend on T on the CPU.
         """
-        batch = len(window)
         if window.shape[2] < TAPS:
             # Until three frames have arrived there is nothing to output.
             return window.new_empty((window.shape[0], self.out_channels, 0, *window.shape[3:]))
         if self.reflect:
             window = F.pad(window, (1, 1, 1, 1, 0, 0), mode="reflect")
         if _is_beside_onednn(window):
-            # A batch of two is always oneDNN's: pieces of all lengths then have the same bits.
-            window = window.expand(2, -1, -1, -1, -1)
+            # A batch of two is always oneDNN's: pieces of all lengths then have the same bits. A copy of one
+            # frees the other.
+            twice: Tensor = self.conv(window.expand(2, -1, -1, -1, -1))
+            return twice[:1].clone()
         out: Tensor = self.conv(window)
-        return out[:batch]
+        return out
 
 
 def _is_beside_onednn(window: Tensor) -> bool:
