@@ -23,7 +23,7 @@ CHUNK_FRAMES = 8
 
 
 def read_curve(parameters: Mapping[str, object] | None) -> HdrCurve:
-    """The log codes that the HDR IC-LoRA of ``parameters`` generates.
+    """Name of the log curve that encodes the pixels which the HDR IC-LoRA of ``parameters`` generates.
 
     Without such parameters, or without a LoRA for HDR in them, it is "acescct", that of LTX-2.5 itself.
     """
