@@ -125,10 +125,10 @@ class EditTask:
         return retake(pipeline, self.prompt, source, **{**options, **_retake_regions(options)})
 
     def plan(self, pipeline: LongPipeline) -> tuple[EditPlan | None, Request]:
-        """Return the plan and the request of the run that the function would sample, and check both.
+        """Return the plan and the request of the run that :meth:`make` would sample, and check both.
 
-        The function is the one that ``kind`` names. Nothing is encoded or sampled. The plan is None for
-        "audio". Raises what that function raises.
+        Nothing is encoded or sampled. The plan is None for the kind "audio". Raises what the function that
+        ``kind`` names raises.
         """
         fields = {name: value for name, value in self.options.items() if name not in _OWN}
         own = {name: value for name, value in self.options.items() if name in _OWN}

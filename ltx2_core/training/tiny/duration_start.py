@@ -88,7 +88,7 @@ def _look(attention: nn.MultiheadAttention, heads: tuple[tuple[int, object], ...
 def _balanced_ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Fit ``y`` (N, outputs) from ``x`` (N, K); returns weights (outputs, K) and biases (outputs,).
 
-    Tokens of words weigh as much in all as the many others.
+    The tokens that are words of a length weigh as much together as all others.
     """
     named = (y.sum(dim=1) > 0).float()
     share = named.mean().clamp(1e-6, 1 - 1e-6)
