@@ -118,7 +118,7 @@ def batch_input(what: str = "clips") -> io.Input:
 def length_unit_input(*, default: str | None = None, auto: bool = False) -> io.Input:
     """A widget that says whether the widget ``length`` counts seconds or frames.
 
-    With ``default`` None the first choice, seconds, is chosen. ``auto`` adds that of a predicted length.
+    With ``default`` None the first choice, seconds, is chosen. ``auto`` adds the choice of a predicted one.
     """
     more = " auto takes predicted_seconds in place of length." if auto else ""
     return io.Combo.Input(

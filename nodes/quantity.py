@@ -28,11 +28,11 @@ def quantity(
     flags: Mapping[str, str] = MappingProxyType({}),
     **others: Any,
 ) -> io.Input:
-    """A number widget for ``option``, one of the table of options, with its bounds and help as tooltip.
+    """A number widget with the bounds and help that the table of command line options has for ``option``.
 
-    Only the first sentence of the help is used. ``name`` is the widget's name; None takes that of the option.
-    ``low`` and ``high`` replace the table's bounds, where it has none or a saved workflow may hold a value
-    outside them; None keeps the table's. ``step`` is by how much the widget's arrows change the value.
+    The tooltip is the first sentence of the help. ``name`` is the widget's name; None takes that of the
+    option. ``low`` and ``high`` replace the table's bounds, where it has none or a saved workflow may hold a
+    value outside them; None keeps the table's. ``step`` is by how much the widget's arrows change the value.
     ``text`` replaces the help in the tooltip (None keeps the help), and ``more`` is appended to the tooltip.
     ``flags`` maps command line flags that the help mentions to words for the node's inputs. ``others`` are
     passed to the widget.

@@ -64,7 +64,7 @@ def mel_filter_bank(
 
 
 def in_use() -> str:
-    """Which implementation is in use and why, as text for ``ltx2 doctor``."""
+    """Which implementation of resampling and mel filters is in use and why, as text for ``ltx2 doctor``."""
     functional, _, reason = load_torchaudio()
     return f"own functions ({reason})" if functional is None else f"torchaudio {version('torchaudio')}"
 

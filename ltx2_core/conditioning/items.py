@@ -35,10 +35,10 @@ class ImageInPlace:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return a copy of ``state`` whose first latent frames and their mask are replaced.
+        """Return a copy of ``state`` with this image or clip as its first latent frames.
 
-        Raises ValueError if latent rows or columns differ from the clip's, or if the clip has fewer latent
-        frames.
+        Their denoise mask becomes ``1 - strength``. Raises ValueError if latent rows or columns differ from
+        the clip's, or if the clip has fewer latent frames.
         """
         check_strength(self.strength)
         video, mask = video_and_mask(state)
@@ -70,9 +70,10 @@ class InputVideo:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return a copy of ``state`` in which all latent frames and their mask are replaced.
+        """Return a copy of ``state`` with this input video as the latent of the clip.
 
-        Raises ValueError if the size or the length differs from the clip's.
+        The denoise mask of the video becomes ``1 - strength``. Raises ValueError if the size or the length
+        differs from the clip's.
         """
         video, _ = video_and_mask(state)
         clip_frames = video.shape[2] - state.guide_frames
@@ -96,10 +97,10 @@ class InputAudio:
     strength: float = 1.0
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return a copy of ``state`` in which the audio latent and its mask are replaced.
+        """Return a copy of ``state`` with this input audio as its audio latent.
 
-        Raises ValueError for a state without audio, or if the shape of the audio latent is not exactly the
-        clip's.
+        The denoise mask of the audio becomes ``1 - strength``. Raises ValueError for a state without audio,
+        or if the shape of the audio latent is not exactly the clip's.
         """
         check_strength(self.strength)
         if state.latent.audio is None or state.mask.audio is None:

@@ -27,7 +27,7 @@ class ReferenceAudio:
     follows: bool = False
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return a copy of ``state`` with this reference audio.
+        """Return a copy of ``state`` with this audio as its reference audio.
 
         Raises ValueError for a state without audio, or a reference with other channels, bins or batch size.
         """
@@ -46,13 +46,16 @@ class ReferenceAudio:
 
 @dataclass(frozen=True, kw_only=True)
 class OwnAudio:
-    """Preserves the audio that a state starts from, as its own reference: the second sampling stage of a dub.
+    """Preserves the audio of a state and makes it the reference audio too, for the second stage of a dub.
 
-    The reference's tokens come after those of the clip.
+    The tokens of the reference come after those of the clip.
     """
 
     def apply(self, state: LatentState) -> LatentState:
-        """Return the state with its audio preserved. Raises ValueError for a state without audio."""
+        """Return a copy of ``state`` whose audio has mask 0 and is also its reference audio.
+
+        Raises ValueError for a state without audio.
+        """
         audio = state.latent.audio
         if audio is None:
             raise ValueError(

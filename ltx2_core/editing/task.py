@@ -100,10 +100,12 @@ class EditTask:
         sampled: Generation | None = None,
         on_sampled: OnSampled | None = None,
     ) -> Edit | Waveform:
-        """Make the call and return its result: an edit, or for "audio" (waveform (C, S), rate in Hz).
+        """Call the function that ``kind`` names with the stored arguments, and return its result.
+
+        That is an edit, or for the kind "audio" (waveform (C, S), rate in Hz): C channels, S samples.
 
         ``sampled``, if it is not None, is the result of an earlier sampling run, which is used in place of
-        sampling. ``on_sampled`` is called with the sampled clip before it is decoded. Raises what the called
+        sampling. ``on_sampled`` is called with the sampled clip before it is decoded. Raises what that
         function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
@@ -125,7 +127,8 @@ class EditTask:
     def plan(self, pipeline: LongPipeline) -> tuple[EditPlan | None, Request]:
         """Return the plan and the request of the run that :meth:`make` would sample, and check both.
 
-        Nothing is encoded or sampled. The plan is None for "audio". Raises what the called function raises.
+        Nothing is encoded or sampled. The plan is None for the kind "audio". Raises what the function that
+        ``kind`` names raises.
         """
         fields = {name: value for name, value in self.options.items() if name not in _OWN}
         own = {name: value for name, value in self.options.items() if name in _OWN}

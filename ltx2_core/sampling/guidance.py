@@ -157,8 +157,8 @@ class Guidance:
 
     ``stg_blocks`` are the numbers of the transformer blocks whose self-attention is skipped for the perturbed
     estimate of spatio-temporal guidance (``stg``). Steps at a sigma above ``from_sigma`` or below
-    ``to_sigma`` are not guided. Raises ValueError if a stream has ``stg`` but no blocks are given, or unless
-    0 <= to_sigma <= from_sigma <= 1.
+    ``to_sigma`` are not guided. Raises ValueError if a stream has ``stg`` but ``stg_blocks`` is empty, or
+    unless 0 <= to_sigma <= from_sigma <= 1.
     """
 
     video: StreamGuidance = StreamGuidance()
@@ -242,7 +242,11 @@ class GuidanceSchedule:
             raise ValueError(f"a guidance schedule needs entries at different sigmas in [0, 1]; got {sigmas}")
 
     def at(self, sigma: float) -> Guidance:
-        """The guidance of a step at ``sigma``, by the entry that holds for it."""
+        """The guidance of a step at noise level ``sigma``: that of the lowest entry not below ``sigma``.
+
+        Above all entries it is that of the highest one. Each has its own ``from_sigma`` and ``to_sigma``, and
+        no effect outside of these.
+        """
         entries = sorted(self.entries, key=lambda entry: entry[0])
         # The same tolerance as in ``Guidance.at``.
         entry = next((entry for entry in entries if entry[0] >= sigma - 1e-6), entries[-1])

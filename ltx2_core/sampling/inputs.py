@@ -269,7 +269,7 @@ def _single_frames(guides: Sequence[Guide], tokens: int, cells: int) -> Tensor:
     The N = ``tokens`` tokens are those of the clip followed by those of ``guides``. Marked with 1 are the
     ``cells`` tokens of the clip's first latent frame, and all tokens of those ``guides`` whose field
     ``generated`` is True: generated keyframes, extra single frames that the model samples together with the
-    clip. All other guides (given images, clips and references) get 0, a single image too: LTX-2.5 does not
+    clip. All other guides (input images, clips and references) get 0, a single image too: LTX-2.5 does not
     mark them.
     """
     marks = torch.zeros(1, tokens, 1)

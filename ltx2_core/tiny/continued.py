@@ -27,7 +27,7 @@ CHANGES = "changes.safetensors"
 
 
 def embedded_changes() -> Path:
-    """Folder of what the embedded set of LTX-2.5 has beside that of 2.3."""
+    """Folder of the files in which the embedded set of LTX-2.5 differs from that of LTX-2.3."""
     return Path(__file__).resolve().parents[1] / "assets" / "tiny-2.5"
 
 
@@ -76,7 +76,7 @@ _SHARED = ("vae.encoder.", "vae.per_channel_statistics.")
 
 
 def _is_removed(name: str) -> bool:
-    """Whether LTX-2.5 lacks a tensor of LTX-2.3: the biases of the video's feed-forwards."""
+    """Whether LTX-2.5 lacks the tensor ``name`` of LTX-2.3, a bias of the video's feed-forwards."""
     return ".transformer_blocks." in name and ".ff.net." in name and name.endswith(".bias")
 
 

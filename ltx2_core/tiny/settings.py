@@ -16,7 +16,7 @@ TinyGeneration = Literal["2.0", "2.3", "2.5"]
 # widths fails on the tiny set as well.
 HEADS = 4
 NEW_IN_25: JsonObject = {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
-"""What the transformer of LTX-2.5 has in its settings beside those of 2.3."""
+"""What the transformer of LTX-2.5 has in its settings in addition to those of 2.3."""
 VIDEO_HEAD_DIM = 16
 AUDIO_HEAD_DIM = 8
 TEXT_WIDTH = 64

@@ -172,7 +172,7 @@ def save_duration_head(path: Path, seed: int, dtype: torch.dtype) -> None:
     }
     network = build(Component.DURATION_HEAD, config, shapes, operations=torch.nn, numerics=Numerics.OFFICIAL)
     tensors = random_weights(network, seed, prefix=OFFICIAL_PREFIXES[Component.DURATION_HEAD])
-    # Random weights would ask for clips of less than the shortest length.
+    # Random weights would predict clips of less than the shortest length.
     tensors["duration_head.mlp_out.bias"] += math.log(TYPICAL_SECONDS)
     _save(path, tensors, dtype, {"config": json.dumps(config), "model_version": "2.5.0"})
 

@@ -32,7 +32,7 @@ _REFITTED = frozenset({"video_aggregate_embed", "audio_aggregate_embed"})
 def start_continued(network: FlowNetwork, state: Mapping[str, Tensor]) -> None:
     """Load the parameters ``state`` of an LTX-2.3 into ``network``, an LTX-2.5 of the same widths, in place.
 
-    Biases that it lacks are left out, and what LTX-2.5 adds is zero.
+    Biases of ``state`` that ``network`` lacks are left out; parameters that only ``network`` has become zero.
     """
     for name, parameter in network.named_parameters():
         if name in state:
@@ -42,16 +42,17 @@ def start_continued(network: FlowNetwork, state: Mapping[str, Tensor]) -> None:
 
 
 def freeze_but_video(network: FlowNetwork) -> None:
-    """Freeze ``network`` but for the feed-forwards and tables of the video, and the mark of keyframes.
+    """Freeze all of ``network`` except some parameters of the video, in place.
 
-    So the two models differ in few tensors, and what audio has learnt stays.
+    Those are its feed-forwards, its learned modulation tables, and the vector that is added to tokens of
+    single frames. So few tensors differ from LTX-2.3, and what audio has learnt stays.
     """
     for name, parameter in network.named_parameters():
         parameter.requires_grad_(_named(name, _TRAINED))
 
 
 def is_changed(name: str) -> bool:
-    """Whether LTX-2.5 has other values than LTX-2.3 for the parameter ``name``, given as in either."""
+    """Whether the parameter ``name`` gets other values in LTX-2.5 than in the LTX-2.3 it starts from."""
     return _named(name, _TRAINED | _REFITTED)
 
 

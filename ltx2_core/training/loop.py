@@ -194,7 +194,7 @@ class _Clocks:
         return self.seconds > self.max_seconds
 
     def due(self, what: str) -> bool:
-        """Whether the interval of ``what`` ("log", "evaluate" or "save") has passed; if so it starts anew."""
+        """Whether the interval of ``what``, "log", "evaluate" or "save", has passed; if so it restarts."""
         last, interval = self.last[what]
         now = time.monotonic()
         if now - last <= interval:

@@ -38,8 +38,8 @@ Grid = tuple[int, int, int]
 class TokenLayout(NamedTuple):
     """What the positions of the tokens of a forward pass depend on: lengths, sizes and frame rate.
 
-    Besides the tokens of video and audio there may be some of guides (single frames that the model is told)
-    and of a control video.
+    In addition to the tokens of video and audio there may be some of guides (single frames that condition the
+    video) and of a control video.
     """
 
     grid: Grid

@@ -23,7 +23,7 @@ class TrainingState:
     """Everything that a training run needs to resume.
 
     ``averaged`` are moving averages of the parameters by name, ``step`` the number of finished steps,
-    ``history`` the curves of losses and figures.
+    ``history`` the curves of losses and measurements.
     """
 
     model: nn.Module

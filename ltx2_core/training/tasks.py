@@ -230,7 +230,7 @@ def drop_text(
 def draw_guides(sample: Sample, options: FlowOptions, generator: torch.Generator) -> Guides | None:
     """Draw the guides of a batch: the last frame of each clip, its first and last frame, or no guides (None).
 
-    A guide is a frame of the clip that the model is told as conditioning. ``options`` says how often there
+    A guide is a frame of the clip that the model gets as conditioning. ``options`` says how often there
     are guides; without latents of last frames in ``sample`` there are none.
     """
     chance, both = torch.rand(2, generator=generator).tolist()

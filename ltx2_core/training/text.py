@@ -72,7 +72,7 @@ class TextBatch:
 def batch_text(captions: Sequence[Tensor]) -> TextBatch:
     """Pad the states of captions, each (T, L, D) with its own number of tokens T, into one batch in float32.
 
-    L hidden states of width D for each token.
+    There are L hidden states of width D for each token.
     """
     # The side of the padding does not matter: connectors move the valid tokens to the front by the mask.
     hidden = torch.nn.utils.rnn.pad_sequence([c.float() for c in captions], batch_first=True)

@@ -83,10 +83,11 @@ class Fp8Linear(nn.Module):
         product: Product,
         fused: Fused | None = None,
     ) -> None:
-        """weight (O, I) float8_e4m3fn, weight_scale (O, 1) float32, bias (O,) or None for a layer without.
+        """Make a layer of O outputs and I inputs.
 
-        O outputs, I inputs. ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the
-        input is rounded to fp8 by one compiled kernel.
+        ``weight`` is (O, I) in float8_e4m3fn, ``weight_scale`` (O, 1) in float32, ``bias`` (O,) or None.
+        ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the input is rounded to fp8
+        by one compiled kernel.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape

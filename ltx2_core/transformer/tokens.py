@@ -31,7 +31,7 @@ class Tokens:
     projections = Projections()
 
     def __init__(self, x: Tensor, eps: float) -> None:
-        """x (B, N, W); ``eps`` is the epsilon of RMS and layer norms."""
+        """Store the tokens x (B, N, W) of a stream; ``eps`` is the epsilon of RMS and layer norms."""
         self._x, self._eps = x, eps
 
     @property

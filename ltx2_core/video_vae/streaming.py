@@ -32,7 +32,7 @@ MAX_PIECE_BYTES = 128 * 2**20
 class Stream:
     """What the modules of a network cache between the pieces of a clip, in one pass over that clip.
 
-    Each module that sees several frames (steps of the time axis of its input) at once keeps the last frames
+    Each module that sees several frames (steps of the time axis of its input) at once caches the last frames
     of its input here, under the module itself as the key, which methods call the owner. If ``causal``,
     convolutions use past frames only. Otherwise they also use one later frame, so that their output lags one
     frame behind their input.
@@ -107,8 +107,8 @@ class Stage(NamedTuple):
     """One step of the chain, called as ``run(x, stream, last)``.
 
     ``x`` is the next piece, ``stream`` holds the caches, and ``last`` is True for the last piece of the clip.
-    ``growth`` is the size of the result over the size of ``x``, but at least 1. ``lag`` is how many frames of
-    the result come later than their input, and so with the last piece in addition to its own.
+    ``growth`` is the size of the result over the size of ``x``, but at least 1. ``lag`` is by how many frames
+    the result is behind the input; the last piece returns that many frames more.
     """
 
     run: Callable[[Tensor, Stream, bool], Tensor]
@@ -220,7 +220,7 @@ def mark_last(chunks: Iterable[Tensor]) -> Iterator[tuple[Tensor, bool]]:
 def collect(pieces: Iterable[Tensor], length: int) -> Tensor:
     """Join pieces (B, C, T, H, W), ``length`` frames in total, into one tensor.
 
-    Only one piece at a time is in memory besides the result.
+    Only one piece at a time is in memory, in addition to the result.
     """
     whole: Tensor | None = None
     filled = 0

@@ -148,7 +148,7 @@ class _Blend:
         self.weights = like.new_zeros((0, height, width), dtype=torch.float32)
 
     def add(self, pieces: Iterable[Tensor], time: Window, row: Window, column: Window) -> None:
-        """Add one decoded or encoded tile, whose place is given by a window for each of the three axes.
+        """Add one decoded or encoded tile; its place is a window on each of the three axes.
 
         ``pieces`` are its consecutive parts along time, (B, C, T, H, W).
         """

@@ -23,7 +23,7 @@ CHUNK_FRAMES = 8
 
 
 def read_curve(parameters: Mapping[str, object] | None) -> HdrCurve:
-    """The log codes that the HDR IC-LoRA of ``parameters`` generates.
+    """Name of the log curve that encodes the pixels which the HDR IC-LoRA of ``parameters`` generates.
 
     Without such parameters, or without a LoRA for HDR in them, it is "acescct", that of LTX-2.5 itself.
     """
@@ -34,7 +34,7 @@ def read_curve(parameters: Mapping[str, object] | None) -> HdrCurve:
 def save_light(
     path: Path, light: Tensor, colours: str, fps: float, audio: Audio | None, *, as_folder: bool
 ) -> None:
-    """Save images ``light`` (N, 3, H, W) of the colour space ``colours`` as EXR files in a folder.
+    """Save ``light``, N images (N, 3, H, W) in linear light and colour space ``colours``, as EXR in a folder.
 
     With ``as_folder`` that folder is ``path``; else ``path`` is an HLG master in MP4, at ``fps`` frames a
     second and with ``audio``, if there is any, and the folder is next to it. Raises what

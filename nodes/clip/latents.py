@@ -128,7 +128,8 @@ class LTX2AVLatentUpscale(io.ComfyNode):
 def enlarged(latent: Latent, upscale_model: UpscaleModel, video_vae: Vae) -> Latent:
     """Return a copy of the LATENT with its video upscaled and without the video's noise mask.
 
-    ``video_vae`` has the statistics of latents. Raises ValueError if ``upscale_model`` is None.
+    ``video_vae`` has the mean and deviation by which latents are normalised. Raises ValueError if
+    ``upscale_model`` is None.
     """
     if upscale_model is None:
         raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")

@@ -169,7 +169,7 @@ def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
 
 
 def _predicted(seconds: float | None) -> float:
-    """Return the predicted length. Raises ValueError if none is connected (None)."""
+    """Return ``seconds``, a predicted length. Raises ValueError if it is None, which is not connected."""
     if seconds is None:
         raise ValueError(
             f"length_unit={AUTO} takes a predicted length and none is connected: connect seconds of LTX-2 "

@@ -1,4 +1,4 @@
-"""Reads how an IC-LoRA wants its reference video from the parameters that a LoRA loader passes on."""
+"""Reads how an IC-LoRA needs its reference video from the parameters that a LoRA loader passes on."""
 
 from __future__ import annotations
 

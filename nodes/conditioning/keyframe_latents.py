@@ -110,8 +110,8 @@ def take_keyframes(
     """Take generated keyframes out of a sampled LATENT and of both conditionings.
 
     Returns both conditionings, the LATENT without keyframes, and a LATENT of the keyframes: (B, C, K, H, W),
-    or with ``batch`` as a batch of clips of one frame. Raises ValueError if the conditioning describes none,
-    or those of a latent of another size.
+    or with ``batch`` as a batch of clips of one frame. Raises ValueError if the conditioning describes no
+    generated keyframes, or if they were added to a latent of another size.
     """
     video = video_of(latent)
     samples, slots = video["samples"], slots_of(positive)

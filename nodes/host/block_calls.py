@@ -125,9 +125,10 @@ class _Original:
         return {"img": self.block((vx, ax), **given)}
 
     def _as_given(self, given: Mapping[str, Any]) -> bool:
-        """Whether the pack changed neither arguments nor attention; the library's faster call is equal then.
+        """Whether the pack calls the block with the arguments and the attention that it got, unchanged.
 
-        ``given`` are ComfyUI's arguments of the block as the pack passes them.
+        The library's own call of the block, which is faster, then has the same result. ``given`` are
+        ComfyUI's arguments of the block as the pack passes them.
         """
         unchanged = all(given[name] is value for name, value in self.arguments.items())
         options = self.arguments["transformer_options"]

@@ -54,7 +54,7 @@ class Call:
         denoise_mask: mask of the video (B, C or 1, F, H, W); negative values mark tokens that a guide lacks.
         entries: number of tokens and attention weight of each guide.
         keyframes: latent frames that stand for one pixel frame and not for eight; None if only the first one.
-        reference: a reference audio whose tokens stand beside those of the clip; None without one.
+        reference: a reference audio whose tokens are added to those of the clip; None without one.
     """
 
     video: Tensor

@@ -2,7 +2,7 @@
 
 Its output is the same as that of ComfyUI's own text encoder, so that any LTX-2 MODEL can use it: features of
 the valid tokens (those of video and audio concatenated if there are two projections), and a flag by which the
-MODEL knows that its connectors have yet to run. Connectors are the small transformers between the text
+MODEL detects that its connectors have yet to run. Connectors are the small transformers between the text
 projection and the video transformer.
 """
 

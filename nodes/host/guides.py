@@ -38,12 +38,13 @@ class Entry(_Entry, total=False):
 
 
 class Slots(TypedDict):
-    """The value ``generated_keyframes`` of a CONDITIONING: keyframes that LTX-2.5 generates beside a clip.
+    """The value ``generated_keyframes`` of a CONDITIONING: slots, keyframes that LTX-2.5 generates itself.
 
-    Each is a latent frame that stands for one pixel frame, instead of eight. They are the ``num_keyframes``
-    latent frames of the video from index ``first_latent_frame`` on, with ``tokens_per_frame`` tokens (latent
-    rows x columns) each. ``frame_indices`` are their pixel frames in a clip of ``num_pixel_frames``;
-    ``guide_entry_index`` is the number, from 0, of their common entry in the list of guides.
+    Each slot is a latent frame that stands for one pixel frame, instead of eight. They are the
+    ``num_keyframes`` latent frames of the video from index ``first_latent_frame`` on, with
+    ``tokens_per_frame`` tokens (latent rows x columns) each. ``frame_indices`` are their pixel frames in a
+    clip of ``num_pixel_frames``; ``guide_entry_index`` is the number, from 0, of their common entry in the
+    list of guides.
     """
 
     first_latent_frame: int
@@ -204,7 +205,7 @@ def with_guide(conditioning: Conditioning, coordinates: Tensor, entry: Entry) ->
 
 
 def without_guides(conditioning: Conditioning) -> Conditioning:
-    """A copy of a CONDITIONING without guides and without keyframes that LTX-2.5 generates beside a clip.
+    """A copy of a CONDITIONING without guides and without keyframes that LTX-2.5 generates next to a clip.
 
     Both are extra latent frames at the end of the video.
     """

@@ -58,7 +58,7 @@ class HostVAE(comfy.sd.VAE):
         return pixels
 
     def decode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Decode the whole audio latent ``samples`` at once, although ComfyUI asks for tiles here.
+        """Decode the whole audio latent ``samples`` at once, although ComfyUI calls this to decode in tiles.
 
         ComfyUI calls this after it has run out of memory, and its tile sizes are wrong for this audio VAE.
         Raises torch.OutOfMemoryError if memory is still too short.
@@ -69,7 +69,7 @@ class HostVAE(comfy.sd.VAE):
         return waveform
 
     def encode_tiled_1d(self, samples: Tensor, *args: Any, **options: Any) -> Tensor:
-        """Encode the whole waveform ``samples`` at once, although ComfyUI asks for tiles here.
+        """Encode the whole waveform ``samples`` at once, although ComfyUI calls this to encode in tiles.
 
         ComfyUI calls this after it has run out of memory, and its tile sizes are wrong for this audio VAE.
         """

@@ -40,8 +40,8 @@ Shapes = Mapping[str, tuple[int, ...]]
 class AppliedLora:
     """Clones of a MODEL and a CLIP to which a LoRA was added, and a report on the layers that match.
 
-    ``clip`` is None if no CLIP was given. ``parameters`` are the factors by which the reference of an IC-LoRA
-    is smaller than the clip, by the names ``reference_downscale_factor`` (width and height) and
+    ``clip`` is None if no CLIP was connected. ``parameters`` are the factors by which the reference of an
+    IC-LoRA is smaller than the clip, by the names ``reference_downscale_factor`` (width and height) and
     ``reference_temporal_scale_factor`` (frames), and for an HDR IC-LoRA its log codes, by ``hdr_transform``.
     """
 

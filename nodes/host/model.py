@@ -133,7 +133,7 @@ class LatentFormatAV(comfy.latent_formats.LTXAV):
 
 
 class LTX2Config(comfy.supported_models.LTXAV):
-    """ComfyUI's description of its LTX-2 models, by which other packs know them, for this pack's network."""
+    """ComfyUI's description of its LTX-2 models, by which packs detect them, for this pack's network."""
 
     latent_format = LatentFormatAV
 
@@ -247,7 +247,7 @@ class NetworkArguments(TypedDict):
 def _network_arguments(config: Config, numerics: Numerics) -> NetworkArguments:
     """Read the configuration of the network from ``config``, the configuration in a checkpoint.
 
-    ``numerics`` says which version of ComfyUI the network shall reproduce where versions differ.
+    ``numerics`` says which version of ComfyUI the network must reproduce where versions differ.
     """
     text = text_config(config)
     return {

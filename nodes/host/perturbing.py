@@ -18,7 +18,7 @@ PERTURBATIONS = "ltx2_perturbations"
 def perturbations_of(options: Options, batch: int) -> Perturbations | None:
     """Return which attentions of which blocks each of the ``batch`` samples in a call skips; None for none.
 
-    ``options`` are the ``transformer_options``: they hold what this pack's guider wants to be skipped and
+    ``options`` are the ``transformer_options``: they hold what this pack's guider has set to be skipped and
     ComfyUI's own switches, which are combined.
     """
     off = _switched_off(options)

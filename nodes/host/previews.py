@@ -42,7 +42,7 @@ Callback = Callable[[int, Tensor, Tensor, int], None]
 
 
 def add_av_previews(patcher: Any, *paths: str | Path) -> None:
-    """Attach previews to the MODEL ``patcher``, which its sampling runs show on the node.
+    """Attach previews to the MODEL ``patcher``; its sampling runs display them on the node.
 
     ``paths`` are the files of the model; if they hold small autoencoders, previews have true colours. A
     preview that fails is logged once and never stops the run.

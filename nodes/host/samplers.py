@@ -73,7 +73,7 @@ class _HostDenoise:
 
     ``extra_args`` are ComfyUI's arguments for the model. ``packing`` splits the packed latents of ComfyUI
     into video and audio. With ``paired`` the estimate with the negative prompt is recorded for samplers that
-    need it. ``last`` is the packed latent that the latest call was given.
+    need it. ``last`` is the noisy latent, packed, of its latest call by the sampler.
     """
 
     def __init__(self, model: Any, extra_args: Mapping[str, Any], packing: Packing, *, paired: bool) -> None:

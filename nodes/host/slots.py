@@ -24,17 +24,17 @@ INDICES, NUM_FRAMES = "generated_keyframe_indices", "generated_keyframe_num_fram
 
 
 def slots_of(conditioning: Conditioning) -> Slots | None:
-    """The description in a CONDITIONING of keyframes that LTX-2.5 generates beside a clip; None for none."""
+    """The description in a CONDITIONING of keyframes that LTX-2.5 generates next to a clip; None for none."""
     return next((e[1][SLOTS] for e in conditioning if e[1].get(SLOTS) is not None), None)
 
 
 def with_slots(conditioning: Conditioning, frames: Sequence[int], video: Tensor, guides: int) -> Conditioning:
-    """A copy of a CONDITIONING that describes more keyframes for LTX-2.5 to generate itself next to the clip.
+    """A copy of a CONDITIONING with more slots: keyframes that LTX-2.5 generates itself next to the clip.
 
-    The description has the coordinates and the number of the tokens of keyframes at the pixel frames
-    ``frames``. ``video`` (B, C, F, H, W) is the latent behind which the caller appends them; its last
-    ``guides`` latent frames are guides and earlier keyframes. Raises ValueError if guides were added after
-    earlier keyframes.
+    The pixel frames of the new slots are ``frames``. The CONDITIONING describes a slot by the coordinates and
+    the number of its tokens. ``video`` (B, C, F, H, W) is the latent to whose end the caller appends the
+    slots; its last ``guides`` latent frames are guides and earlier slots. Raises ValueError if guides were
+    added after earlier slots.
     """
     _, _, first, height, width = video.shape
     slots, entries = slots_of(conditioning), _entries_of(conditioning)
@@ -74,10 +74,10 @@ def with_slots(conditioning: Conditioning, frames: Sequence[int], video: Tensor,
 
 
 def without_slots(conditioning: Conditioning, clip_frames: int) -> Conditioning:
-    """A copy of a CONDITIONING without the keyframes that the model generates itself; its guides stay.
+    """A copy of a CONDITIONING without its slots, keyframes that the model generates itself; guides stay.
 
-    The CONDITIONING must have such keyframes. ``clip_frames`` is the number of latent frames of the clip,
-    without guides and these keyframes.
+    The CONDITIONING must have slots. ``clip_frames`` is the number of latent frames of the clip, without
+    guides and slots.
     """
     slots, coordinates = slots_of(conditioning), guides_of(conditioning)
     assert slots is not None

@@ -53,7 +53,7 @@ class HostTextModel(nn.Module):
     def encode_token_weights(self, tokens: Tokens) -> tuple[Tensor, None, dict[str, bool]]:
         """Encode the first 1024 of ``tokens`` to features (1, tokens, width), before the text connectors.
 
-        Returns them, None for a pooled output, and the flag by which ComfyUI knows that the connectors have
+        Returns them, None for a pooled output, and the flag by which ComfyUI detects that the connectors have
         not run.
         """
         return attempt("encoding the prompt", lambda: self._encoded(tokens))

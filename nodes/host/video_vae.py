@@ -35,7 +35,7 @@ ENCODE_CHUNK = 16
 """Pixel frames that are moved to the device at a time while a clip is encoded."""
 
 STREAM_BYTES = 1 << 30
-"""Least bytes of working memory, beside the clip itself, to decode or encode a clip in chunks."""
+"""Least bytes of working memory, in addition to the clip itself, to decode or encode a clip in chunks."""
 
 DIFFUSION_SHARE = 0.7
 """Part of the device's memory that the diffusion decoder may use before it decodes in tiles."""

@@ -68,9 +68,9 @@ def part_inputs() -> list[io.Input]:
 
 
 def network_input() -> io.Input:
-    """Create the choice of the network that computes the model: this pack's or ComfyUI's own.
+    """Create the widget for the transformer's implementation: this pack's network, or ComfyUI's own.
 
-    It is the last input and optional, because older workflows lack it.
+    Both load the same weights. It is the last input of a node and optional, because older workflows lack it.
     """
     return io.Combo.Input(
         "network",

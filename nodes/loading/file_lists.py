@@ -96,7 +96,7 @@ def check(*chosen: tuple[FileList, str | None]) -> bool:
     """Check the files that were chosen in a node, before it runs; returns True, as ``validate_inputs`` must.
 
     ``chosen`` are pairs of a list and the name that was chosen in it; None, of a linked input, is not
-    checked. Raises ValueError for a file that cannot be loaded: ComfyUI shows a raised error once, but a
+    checked. Raises ValueError for a file that cannot be loaded: ComfyUI displays a raised error once, but a
     returned one for each input.
     """
     for files, name in chosen:

@@ -1,4 +1,4 @@
-"""Checks before sampling for wrongly connected nodes, which would else show only in the finished clip."""
+"""Checks before sampling for wrongly connected nodes, which would else be seen only in the finished clip."""
 
 from __future__ import annotations
 

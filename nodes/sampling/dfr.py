@@ -110,7 +110,8 @@ def plan_stages_of(
 ) -> tuple[Stage, ...]:
     """Plan the DFR pipeline of a clip of the size and length ``plan``, in ``rounds`` temporal rounds.
 
-    ``detail`` is how many times smaller than the clip the reference of the second stage is, None without one.
+    A temporal round doubles the frame rate. ``detail`` is how many times smaller than the clip the reference
+    of the second stage is, None without one.
     """
     request = Request(
         prompt="",

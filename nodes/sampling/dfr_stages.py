@@ -33,10 +33,11 @@ from .two_stage import applied
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HostDfr:
-    """Samples and upscales for the DFR pipeline with models of ComfyUI.
+    """Samples and upscales for the DFR pipeline of LTX-2.5 with models of ComfyUI.
 
-    ``detail_model`` samples the second stage, None: ``model`` does. ``temporal_upscaler`` is None without
-    temporal rounds. ``seed`` decides the noise of all stages, of which there are ``count``.
+    ``detail_model`` samples the second stage; if it is None, ``model`` does. ``temporal_upscaler`` is None
+    without temporal rounds, each of which doubles the frame rate. ``seed`` decides the noise of all stages,
+    of which there are ``count``.
     """
 
     model: Model
@@ -51,7 +52,10 @@ class HostDfr:
     def sample(
         self, index: int, stage: Stage, start: AVLatent | None, items: Sequence[ConditioningItem]
     ) -> StageResult:
-        """Sample ``stage``, number ``index``, with ``items``; ``start`` None is an empty clip."""
+        """Sample ``stage``, number ``index`` from 0, from the latents ``start``, None for an empty clip.
+
+        ``items`` are its conditioning, such as images and keyframes to generate.
+        """
         # Without guidance the negative conditioning has no effect, but a sampling run takes one.
         positive = negative = node_helpers.conditioning_set_values(
             self.positive, {"frame_rate": stage.clip.fps}
@@ -88,5 +92,5 @@ class HostDfr:
         return upscale_video(self.temporal_upscaler, video, self.video_vae)
 
     def report(self, what: str) -> None:
-        """Write what comes next under the running node."""
+        """Write ``what``, the name of the work that begins now, under the running node."""
         show_text(what)

@@ -26,7 +26,7 @@ SHAPE = {
     "base_shift": (100.0, "shift towards noise at 1024 video tokens."),
     "terminal": (0.99, "noise level before the last step."),
 }
-"""Name of each parameter of a computed schedule, besides the number of steps -> (maximum, tooltip)."""
+"""Name of each parameter of a computed schedule, except the number of steps -> (maximum, tooltip)."""
 
 
 class ChosenPreset(NamedTuple):

@@ -170,7 +170,7 @@ def _clip_of(latent: Latent) -> ClipPlan:
 
 
 def _state_of(streams: Streams) -> LatentState:
-    """The state of the library with the samples and the noise masks of a LATENT's streams."""
+    """The library's LatentState with the samples and the noise masks of the video and audio in a LATENT."""
     samples = AVLatent(*(None if one is None else one["samples"] for one in streams))
     # The library expects a mask for every stream; a LATENT may have one for some.
     mask = mask_like(samples)
@@ -182,7 +182,7 @@ def _state_of(streams: Streams) -> LatentState:
 
 
 def _latent_of(streams: Streams, state: LatentState) -> Latent:
-    """The LATENT of ``streams`` with the samples and the masks of ``state``."""
+    """Join ``streams`` to a LATENT, with samples and noise masks of ``state`` in place of their own."""
     return Streams(
         _with_samples(streams.video, state.latent.video, state.mask.video),
         _with_samples(streams.audio, state.latent.audio, state.mask.audio),

@@ -40,9 +40,9 @@ def train_diffusion_decoder(
 ) -> History:
     """Train the decoder of ``vae`` in place to reconstruct clips from the latents of its encoder.
 
-    The latents have noise, as sampled ones are never exact, and the noise that decoding starts from is drawn
-    anew in each step. It resumes from the training state ``state_path`` if the file exists; ``options`` of
-    None are the defaults. At the end the decoder has its averaged weights.
+    The latents have noise, as sampled ones are never exact, and decoding starts from new noise in each step.
+    Training resumes from the training state ``state_path`` if the file exists; ``options`` of None are the
+    defaults. At the end the decoder has its averaged weights.
     """
     options = options or LoopOptions()
     device = next(vae.parameters()).device

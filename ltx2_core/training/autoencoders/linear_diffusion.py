@@ -64,9 +64,11 @@ def start_linear_diffusion(
 def _inverse(
     encoder: EncodesVideo, sizes: Sequence[ClipSize], generator: torch.Generator
 ) -> tuple[Blocks, Tensor]:
-    """Fit the linear map from raw latents of ``encoder`` to cells of pixels, by least squares.
+    """Fit by least squares a linear map from the latents of ``encoder``, not normalised, to pixels.
 
-    Returns what the channels of a raw latent stand for, and the cells (N, values) of all rendered clips.
+    A latent cell is mapped to the pixels that it stands for: 8 frames of 32 x 32, pooled to 16 x 16. Returns
+    the map, and these pixels (N, values) of all N latent cells of the clips on which it is fitted; ``sizes``
+    says how many of these are rendered, and their length and size.
     """
     inputs, outputs = [], []
     for size in sizes:
@@ -85,10 +87,10 @@ def _inverse(
 
 
 def _set_output(decoder: Decoder, parts: Blocks, found: Tensor) -> None:
-    """Let the diffusion stage carry its conditioning features unchanged to pixels.
+    """Set the layers of the diffusion stage so that its output depends on its conditioning features alone.
 
-    ``parts`` says what the features stand for; ``found`` (N, values) are example cells of pixels, on
-    which the factor that undoes the last norm is measured.
+    They are mapped to pixels as ``parts`` says, which has the pixels that each feature stands for. ``found``
+    (N, values) are pixels of N latent cells, on which the factor that undoes the last norm is measured.
     """
     used, width = parts.basis.shape[1], decoder.config.channels
     if used + _CONSTANTS > width:
@@ -111,7 +113,10 @@ def _set_output(decoder: Decoder, parts: Blocks, found: Tensor) -> None:
 
 
 def _randomise(decoder: Decoder, generator: torch.Generator) -> None:
-    """Draw the weights of all branches, with their last layers at zero, and a neutral modulation."""
+    """Draw the weights of all attention and feed-forward branches, and set their last layers to zero.
+
+    The modulation by the diffusion time is set so that it changes nothing.
+    """
     for module in decoder.modules():
         if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, std=module.in_features**-0.5, generator=generator)

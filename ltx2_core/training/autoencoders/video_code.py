@@ -55,7 +55,7 @@ class VideoCode:
 
     @classmethod
     def load(cls, path: Path) -> VideoCode:
-        """Load a code from a safetensors file that holds its :meth:`tensors`."""
+        """Load this linear encoder from a safetensors file of its :meth:`tensors`."""
         return cls(**load_file(path))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class VideoCode:
         return {field.name: getattr(self, field.name).contiguous() for field in fields(self)}
 
     def to(self, device: torch.device) -> VideoCode:
-        """The same code with its tensors on ``device``."""
+        """A copy of this linear encoder with its tensors on ``device``."""
         return VideoCode(**{name: tensor.to(device) for name, tensor in self.tensors().items()})
 
     def encode(self, frames: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class VideoCode:
 
     @property
     def per_channel_statistics(self) -> PerChannelStatistics:
-        """Mean and deviation of each channel, by which an autoencoder of this code normalises raw latents."""
+        """Mean and deviation of each channel, by which an autoencoder with these latents normalises them."""
         statistics = PerChannelStatistics(len(self.amplitude), device=self.amplitude.device)
         statistics.get_buffer("std-of-means").copy_(1 / self.amplitude)
         return statistics

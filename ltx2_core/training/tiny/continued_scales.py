@@ -17,7 +17,7 @@ from .scales import AUDIO_HEAD_DIM, HEAD_DIM, HEADS, Continued, Scale, full_scal
 
 
 def continued_scale() -> Scale:
-    """The sizes and numbers of steps of the embedded changes: about 40 minutes of one core."""
+    """Sizes and numbers of steps for the LTX-2.5 set of the package: about 40 minutes of one CPU core."""
     base = full_scale()
     return replace(
         base,
@@ -86,7 +86,7 @@ def continued_scale() -> Scale:
 
 
 def continued_smoke_scale() -> Scale:
-    """Few steps on few clips, with the widths of the embedded set of 2.3, which is what is continued."""
+    """A few steps on a few clips, for a smoke test that continues the embedded set of LTX-2.3."""
     scale = continued_scale()
     assert scale.continued is not None
     clip = ClipSize(batch=1, frames=9, width=64, height=64)

@@ -50,7 +50,7 @@ from .scales import Continued
 
 
 def stage_text(run: Run) -> None:
-    """Write the text encoder: that of the set that is continued, as a Gemma 4."""
+    """Write the text encoder, a Gemma 4: a translation of the Gemma 3 of the set that is continued."""
     write_world_gemma4(run.models.text_encoder, _base(run).text_encoder, prompts=run.prompts, seed=run.seed)
 
 
@@ -121,7 +121,10 @@ def _old_network(run: Run) -> FlowNetwork:
 
 
 def _refit(run: Run, network: FlowNetwork, old: FlowNetwork) -> None:
-    """Fit the text projection of ``network`` to its text encoder, and give it to ``old``, in place."""
+    """Fit the text projection of ``network`` to the new text encoder, and copy it into ``old``, in place.
+
+    ``old`` is the transformer that is continued, with its text projection, whose features are the target.
+    """
     captions = [*run.prompts, *(caption(sample_scene(n), n) for n in range(_continued(run).captions))]
     folders = run.models.text_encoder, _base(run).text_encoder
     states, old_states = (batch_text(encode_captions(*load_text(f), captions).all()) for f in folders)
@@ -167,7 +170,10 @@ def _new_head(run: Run) -> DurationHead:
 
 
 def stage_export(run: Run) -> None:
-    """Write what differs from the set that is continued, and the whole set, in bfloat16."""
+    """Write the new set twice: the tensors that differ from the set that is continued, and all files.
+
+    Tensors are bfloat16, except those of the duration head.
+    """
     scale, beside = _continued(run), TinySet.in_folder(run.changes, "2.5")
     tensors = {n: t for n, t in load_file(run.part("transformer")).items() if is_changed(n)}
     metadata = {"config": json.dumps(run.scale.config), "vae_config": json.dumps(scale.diffusion_config)}

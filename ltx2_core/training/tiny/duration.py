@@ -155,9 +155,10 @@ def train_duration_head(
 def timed_contexts(
     network: FlowNetwork, text: TextEncoder, recipe: DurationRecipe
 ) -> tuple[list[TimedContexts], NamedLengths]:
-    """Encode the captions of each phase; the second result has tokens of the first one that name a length.
+    """Encode the captions of each training phase of ``recipe`` into text contexts.
 
-    The scenes are the first ones, none of which is held out.
+    Their scenes have the seeds from 0 on, none of which is used for evaluation. The second result has all
+    tokens of some captions of the first phase, and says which of them name a length.
     """
     found: list[TimedContexts] = []
     examples: NamedLengths | None = None
@@ -176,9 +177,10 @@ def timed_contexts(
 def _encoded(
     network: FlowNetwork, text: TextEncoder, scenes: range, length: int, said: float
 ) -> tuple[TimedContexts, NamedLengths]:
-    """Encode the captions of ``scenes`` into contexts of ``length`` tokens; also tokens of the first ones.
+    """Encode the captions of ``scenes``, seeds of scenes, into text contexts of ``length`` tokens.
 
-    A share ``said`` of the captions names the length of the clip.
+    A share ``said`` of the captions, 0 to 1, names the length of the clip. The second result has all tokens
+    of the first captions, and says which of them name a length.
     """
     videos, audios, lengths = [], [], []
     examples: list[NamedLengths] = []
@@ -206,9 +208,9 @@ _EXAMPLES = 320
 
 
 def timed_captions(seeds: Sequence[int], said: float = 1.0) -> tuple[list[str], list[float]]:
-    """Captions of the scenes of ``seeds``, and the lengths of the clips in seconds.
+    """Captions of the scenes of ``seeds``, and for each the length in seconds that a head should predict.
 
-    A share ``said`` of the captions names the length.
+    A share ``said`` of the captions, 0 to 1, names the length; the others have the same fixed one.
     """
     captions, lengths = [], []
     for seed in seeds:
@@ -225,9 +227,9 @@ def timed_captions(seeds: Sequence[int], said: float = 1.0) -> tuple[list[str], 
 def held_out_frames(
     head: DurationHead, network: FlowNetwork, text: TextEncoder, *, captions: int = 48, fps: float = FPS
 ) -> float:
-    """Median error in frames on ``captions`` captions that training never uses, all of which say the length.
+    """Median error in frames of the length that ``head`` predicts from captions that all say the length.
 
-    Contexts have their length at inference.
+    Training never uses these ``captions`` captions. Text contexts are as long as at inference.
     """
     errors: list[int] = []
     for start in range(HELD_OUT, HELD_OUT + captions, _AT_ONCE // 4):

@@ -38,8 +38,9 @@ class NamedLengths:
 def start_at_words(head: DurationHead, examples: NamedLengths) -> None:
     """Set the layers of ``head`` up to the pooled text, in place, so that it reads the words of ``examples``.
 
-    The first W channels then say which word a token is, and the next one whether it is a number. Two heads of
-    the attention look for numbers, one for "half". Raises ValueError if the head is too narrow.
+    The first W channels of the head's input projections then say which word a token is, and the next one
+    whether it is a number. Two attention heads look for numbers, one for "half". Raises ValueError if the
+    head is too narrow.
     """
     attention = head.attention_pooler.cross_attn
     numbers, width = examples.words.shape[1] - 1, attention.head_dim
@@ -63,9 +64,10 @@ def start_at_words(head: DurationHead, examples: NamedLengths) -> None:
 
 
 def _look(attention: nn.MultiheadAttention, heads: tuple[tuple[int, object], ...]) -> None:
-    """Set for each of ``heads`` the channel by which it finds tokens, and the channels that it returns.
+    """Set the weights of ``attention`` so that its first heads find and return some channels, in place.
 
-    Other heads return zero.
+    ``heads`` has a pair for each of them: the channel whose high value marks the tokens to attend to, and the
+    channels of these tokens to return. All other heads return zero.
     """
     assert attention.in_proj_weight is not None
     assert attention.in_proj_bias is not None
@@ -86,7 +88,7 @@ def _look(attention: nn.MultiheadAttention, heads: tuple[tuple[int, object], ...
 def _balanced_ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Fit ``y`` (N, outputs) from ``x`` (N, K); returns weights (outputs, K) and biases (outputs,).
 
-    Tokens of words weigh as much in all as the many others.
+    The tokens that are words of a length weigh as much together as all others.
     """
     named = (y.sum(dim=1) > 0).float()
     share = named.mean().clamp(1e-6, 1 - 1e-6)

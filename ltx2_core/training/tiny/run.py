@@ -69,7 +69,7 @@ class Run:
 
     @property
     def changes(self) -> Path:
-        """Folder of what LTX-2.5 has beside the set of 2.3 that it continues: small files to embed."""
+        """Folder of the small files in which a set of LTX-2.5 differs from that of 2.3 that it continues."""
         return self.folder / "changes"
 
     @property
@@ -135,8 +135,8 @@ class Run:
     def check_finished(self, stage: str, total_steps: int, *, after: float = 0, seconds: float = 1) -> None:
         """Raise Unfinished unless the state file of ``stage`` has reached ``total_steps``.
 
-        A stage also counts as finished if it has trained for ``after`` seconds and this is at least its own
-        time limit, ``seconds``.
+        ``seconds`` is the time limit of the stage, and ``after`` how many seconds it has trained in this
+        call: if that is the limit or more, the stage counts as finished at any step.
         """
         if after >= seconds:
             return

@@ -66,7 +66,7 @@ LAYERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Continued:
-    """What the training of LTX-2.5, which continues a trained set of 2.3, has beside a :class:`Scale`.
+    """Settings, in addition to a :class:`Scale`, for training LTX-2.5 from a trained set of LTX-2.3.
 
     ``diffusion_config`` and ``duration_config`` are the configurations in the headers of the diffusion VAE
     and of the duration head.

@@ -19,7 +19,7 @@ class Truth:
     """What a clip of F frames with N bodies (coloured shapes) contains, known from the scene it renders.
 
     ``colours`` and ``kinds`` (what shape a body is: circle, square) have one value for each body. These, the
-    motion and the sound are words of the captions; the motion is that of the first body.
+    motion and the kind of audio are words of the captions; the motion is that of the first body.
     """
 
     background: Colour
@@ -53,7 +53,7 @@ class Clip:
 
 
 def truth_of(scene: Scene, frames: int, width: int, height: int) -> Truth:
-    """List what a clip of a scene contains: colours, shapes, positions, contacts, kind of sound, pitch.
+    """List what a clip of a scene contains: colours, shapes, positions, contacts, kind of audio, pitch.
 
     The clip has ``frames`` frames of ``width`` x ``height`` pixels.
     """

@@ -14,7 +14,7 @@ from .scene import FPS
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What was measured in a clip: colours, shapes and motion in ``video``, sound and pitch in ``audio``.
+    """What was measured in a clip: colours, shapes, motion in ``video``, kind and pitch in ``audio``.
 
     ``audio`` is None for a clip without audio; ``fps`` is the frame rate.
     """
@@ -58,7 +58,7 @@ class Measured:
 def measure(frames: Tensor, waveform: Tensor | None, sample_rate: int = 0, fps: float = FPS) -> Measured:
     """Measure frames (F, 3, H, W) in [-1, 1] and a waveform (2, S) in [-1, 1] at ``sample_rate`` Hz.
 
-    Measured are colours, shapes, positions and motion of up to two bodies, and kind of sound, onsets, pitch,
+    Measured are colours, shapes, positions and motion of up to two bodies, and kind of audio, onsets, pitch,
     loudness and panning. ``waveform`` is None for a clip without audio, and ``sample_rate`` then not read.
     ``fps`` is the frame rate.
     """

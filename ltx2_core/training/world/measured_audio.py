@@ -1,4 +1,4 @@
-"""Measures the content of a waveform from its samples: kind of sound, onsets, pitch, loudness and panning.
+"""Measures the content of a waveform from its samples: kind of audio, onsets, pitch, loudness and panning.
 
 Letters: S samples, F frames of the video, E steps of the envelope.
 """
@@ -29,9 +29,10 @@ _PITCH_RANGE_HZ = (150.0, 4000.0)
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredAudio:
-    """Sound, pitch, loudness and panning of a waveform, as a whole and at each of the F frames of its clip.
+    """Kind, pitch, loudness and panning of a waveform, as a whole and at each of the F frames of its clip.
 
-    ``sound`` is its kind. ``loudness``, ``pan`` and ``pitch`` (F,) are RMS, -1 (left) to 1 (right), and Hz.
+    ``sound`` is the kind: knocks, a glide, a swell or none. ``loudness``, ``pan`` and ``pitch`` (F,) are RMS,
+    -1 (left) to 1 (right), and Hz.
     """
 
     sound: Sound
@@ -179,7 +180,7 @@ def _glide(times: Tensor, pitch: Tensor) -> float:
 
 
 def _sound(envelope: Tensor, onsets: tuple[float, ...], loudness: Tensor) -> Sound:
-    """Classify the kind of sound: knocks are short, a glide is steadily loud, a swell grows and fades.
+    """Classify the kind of audio: knocks are short, a glide is steadily loud, a swell grows and fades.
 
     ``envelope`` (E,) is the loudness in steps of 2 ms, ``loudness`` (F,) that at each frame, ``onsets`` are
     the times of steep rises in seconds.

@@ -1,4 +1,4 @@
-"""The vocabulary of the synthetic world: colours, shapes, motions, kinds of sound, and pitches of shapes."""
+"""The vocabulary of the synthetic world: colours, shapes, motions, kinds of audio, and pitches of shapes."""
 
 from __future__ import annotations
 

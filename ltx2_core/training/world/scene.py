@@ -1,7 +1,7 @@
 """A scene: what a clip contains, independent of its size, length and sample rate.
 
 Positions are fractions of width and height from the upper left, radii fractions of the shorter side. The
-first body (shape), the actor, moves and makes the sound; a second body, if there is one, stands still.
+first body (shape), the actor, moves and makes the audio; a second body, if there is one, stands still.
 Letters: T times.
 """
 

@@ -24,7 +24,7 @@ MASK_BYTES = 40 * 2**20
 
 
 class Masks:
-    """The attention masks made during one pass over a clip, kept by the geometry of a tile of queries.
+    """The attention masks made during one pass over a clip, cached by the geometry of a tile of queries.
 
     A geometry says which keys each query of a tile attends to. All blocks and pieces have the same few
     geometries: those of the interior and of each border.
@@ -68,7 +68,7 @@ def neighbourhood_attention(
 
 
 def groups_of(axes: tuple[Axis, Axis, Axis], k: Tensor) -> Iterator[Runs]:
-    """Groups of tiles of queries that one call of attention takes, as a run of tiles for each axis.
+    """Divide the tiles of queries among calls of attention; each is a run of tiles for every axis.
 
     ``axes`` say where queries and keys lie, k (B, T, H, W, N, D) are the keys.
     """

@@ -112,7 +112,7 @@ class Block(nn.Module):
 class DiffusionBlock(Block):
     """A block of the diffusion stage, which denoises frames under the condition of features of the latent.
 
-    Besides the layers of ``Block`` it has its own part of the modulation by the diffusion time, and a
+    In addition to the layers of ``Block`` it has its own part of the modulation by the diffusion time, and a
     projection of those features.
     """
 

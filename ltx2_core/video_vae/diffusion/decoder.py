@@ -234,7 +234,7 @@ class _Tiles:
     def stream(self, window: TileWindow) -> DecoderStream:
         """Empty caches for the tile at ``window``.
 
-        They also say where in the frame the tile lies, and at which of its sides the frame goes on.
+        The result also says where in the frame the tile lies, and on which sides the frame continues.
         """
         run, (height, width) = self.run, self.run.padding.cells
         rows, columns = window.rows, window.columns

@@ -23,7 +23,7 @@ from .windows import Span
 class NoiseRun:
     """Draws the noise of the pixel frames that the next piece decodes to, cut into patches.
 
-    The piece comes in as features (B, C, t, h, w), the input of the decoder's last upsampler. They are kept
+    The piece comes in as features (B, C, t, h, w), the input of the decoder's last upsampler. They are stored
     in the stream under the key ``context``, from which later stages compute the context (the vectors that
     condition denoising). The noise (B, values of a patch, T, H, W) goes out: T pixel frames of H W patches.
     """

@@ -147,7 +147,7 @@ class Decoder(nn.Module):
 
 
 def _stage(run: BlockRun) -> Stage:
-    """The stage that ``run`` is: a block lags half an attention window behind its input."""
+    """Make a stage of ``run``, an attention block, which lags half its attention window behind its input."""
     return Stage(run, lag=run.block.kernel[0] // 2)
 
 

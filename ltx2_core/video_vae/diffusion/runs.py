@@ -149,6 +149,6 @@ def tile_corner(stream: DecoderStream, taken: tuple[int, int]) -> tuple[int, int
     """The (row, column) of a tile at which a stage's result begins.
 
     ``taken`` is how many (rows, columns) the stages so far do not compute at a side that is a cut through the
-    frame; ``stream`` says which sides of the tile are.
+    frame; ``stream`` says which sides of the tile are such cuts.
     """
     return stream.cut.top * taken[0], stream.cut.left * taken[1]
