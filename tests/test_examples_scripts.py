@@ -20,7 +20,13 @@ def test_there_are_five_examples():
     assert len(SCRIPTS) == 5
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, marks=() if path.stem == "image_to_video" else pytest.mark.slow, id=path.stem)
+        for path in SCRIPTS
+    ],
+)
 def test_an_example_writes_a_clip_with_audio(script, tmp_path):
     output = tmp_path / "clip.mp4"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}

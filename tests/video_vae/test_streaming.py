@@ -203,6 +203,7 @@ def test_memory_of_decoding_does_not_grow_with_the_clip(vaes: Vaes, name: str, c
     assert peak(60) <= 1.02 * peak(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", GENERATIONS)
 def test_the_piece_limit_bounds_the_memory_of_a_clip_passed_whole(vaes: Vaes, name: str) -> None:
     def peak(latents: int, limit: int) -> int:
