@@ -52,7 +52,7 @@ def normed(x: Tensor) -> Tensor:
 
 
 def _missing(x: Tensor) -> int:
-    """How many positions (..., N) must be added so that the bits of a mean over channels do not depend on T."""
+    """How many positions (..., N) to add so that the bits of a mean over channels do not depend on T."""
     return -x.shape[-1] % MEAN_POSITIONS if x.device.type == "cpu" else 0
 
 
