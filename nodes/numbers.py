@@ -41,9 +41,10 @@ class IntOrFloat(io.MultiType.Input):
         return _Number(super().get_io_type())
 
 
-def real_input(name: str, *, default: float, low: float, high: float, **others: Any) -> io.Input:
+def real_input(name: str, *, default: float | None, low: float, high: float, **others: Any) -> io.Input:
     """A float widget ``name`` for values from ``low`` to ``high``, which refuses NaN.
 
-    ``others`` are passed to ComfyUI's class of the widget.
+    ``default`` is None for one without a value of its own, which has to be connected. ``others`` are passed
+    to ComfyUI's class of the widget.
     """
     return io.Float.Input(name, default=default, min=Least(low), max=high, **others)

@@ -14,6 +14,7 @@ from ..host.latents import Latent, from_av
 from ..inputs import (
     AUTO,
     FRAMES,
+    MAX_SECONDS,
     SECONDS,
     Plan,
     batch_input,
@@ -91,8 +92,11 @@ class LTX2AVClipPlan(io.ComfyNode):
                     tooltip="Size of the clip with an image connected, in millions of pixels: 1 is about "
                     "1280 x 768. More is sharper and needs more memory and time.",
                 ),
-                io.Float.Input(
+                real_input(
                     "predicted_seconds",
+                    default=None,
+                    low=0.01,
+                    high=MAX_SECONDS,
                     optional=True,
                     force_input=True,
                     tooltip="From seconds of LTX-2 Duration Predictor, for length_unit auto.",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import comfy.ldm.modules.attention as host
+from comfy.ldm.lightricks.model import CrossAttention
 from torch import Tensor
 
 from ...ltx2_core.transformer.branches import Attend
@@ -25,6 +26,10 @@ EXACT = (
     "attention_basic",
 )
 """Functions of the host that compute plain attention, among which it chooses by hardware and memory."""
+
+MASKED = "optimized_attention_masked"
+"""Up to ComfyUI 0.21 the function for attention with a mask, which packs exchange by itself."""
+HAS_MASKED = MASKED in CrossAttention.forward.__code__.co_names
 
 
 def chosen_function(options: Mapping[str, Any]) -> Callable[..., Tensor] | None:
@@ -49,10 +54,11 @@ def attend_by(function: Callable[..., Tensor], options: Mapping[str, Any]) -> At
         heads = q.shape[1]
         # The arguments are those of the host's own blocks, as packs count and read them.
         arguments = more if bias is None else {"mask": bias, **more}
+        called = getattr(host, MASKED) if HAS_MASKED and bias is not None else function
         flat = (tensor.transpose(1, 2).flatten(2) for tensor in (q, k, v))
         # The host's functions take all heads of a token behind one another, (B, N, H D), and return that
         # form.
-        out = function(*flat, heads, attn_precision=None, transformer_options=options, **arguments)
+        out = called(*flat, heads, attn_precision=None, transformer_options=options, **arguments)
         by_head: Tensor = out.unflatten(-1, (heads, -1)).transpose(1, 2)
         return by_head
 

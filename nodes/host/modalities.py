@@ -6,7 +6,6 @@ text tokens.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ...ltx2_core.conditioning.patchify import (
@@ -111,24 +110,21 @@ def velocities_of(
     """Convert the velocities of tokens, ``streams`` = (video, audio), to velocities of latents.
 
     The results have the shapes of the latents ``video`` and ``audio``. Returns [video, audio], or the video's
-    alone if ``audio`` is None or empty. Cells for which ``guides`` on a coarser grid have no token, and
-    streams that did not run (None), get velocity 0. The tokens of a reference audio precede those of the
-    clip's audio, or with ``follows`` come after them; they are no part of the latent.
+    alone if ``audio`` is None or empty. Cells for which ``guides`` on a coarser grid have no token get
+    velocity 0. The tokens of a reference audio precede those of the clip's audio, or with ``follows`` come
+    after them; they are no part of the latent.
     """
     tokens, audio_tokens = streams
-    if tokens is None:
-        velocity = torch.zeros_like(video)
-    else:
-        if guides is not None:
-            # A velocity of 0 leaves the cells of a guide's holes as they are at every step.
-            whole = tokens.new_zeros(len(video), len(guides.keep), tokens.shape[-1])
-            whole[:, guides.keep.to(tokens.device)] = tokens
-            tokens = whole
-        velocity = unpatchify_video(tokens, *video.shape[2:])
+    assert tokens is not None
+    if guides is not None:
+        # A velocity of 0 leaves the cells of a guide's holes as they are at every step.
+        whole = tokens.new_zeros(len(video), len(guides.keep), tokens.shape[-1])
+        whole[:, guides.keep.to(tokens.device)] = tokens
+        tokens = whole
+    velocity = unpatchify_video(tokens, *video.shape[2:])
     if audio is None or not audio.numel():
         return velocity
-    if audio_tokens is None:
-        return [velocity, torch.zeros_like(audio)]
+    assert audio_tokens is not None
     length = audio.shape[2]
     own = audio_tokens[:, :length] if follows else audio_tokens[:, -length:]
     return [velocity, unpatchify_audio(own)]

@@ -7,6 +7,7 @@ text tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import comfy.patcher_extension
@@ -20,6 +21,7 @@ from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_SCALE, TEMPO
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import RopeMemory, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
+from ...ltx2_core.transformer.streams import BothInputs, Hidden
 from ...ltx2_core.types import TextFeatures
 from .call import Call, Options, velocities
 from .forking import FORK, Late
@@ -164,6 +166,15 @@ class HostTransformer(Transformer):
             **conds,
         )
         return result
+
+    def head(self, hidden: Hidden, inputs: BothInputs) -> Hidden:
+        """Hidden tokens (B, N, W) -> velocities (B, N, C) of both streams, None for an absent one.
+
+        As in ComfyUI's network a stream that ``run_vx`` or ``run_ax`` switches off has a velocity too, that
+        of its tokens before the first block: the other stream attends to it in the next step.
+        """
+        video, audio = (None if stream is None else replace(stream, enabled=True) for stream in inputs)
+        return super().head(hidden, (video, audio))
 
     def _attempted(self, *inputs: Any, **conds: Any) -> list[Tensor] | Tensor:
         """Compute the velocities, from the arguments of ``forward``; a second time if memory runs out.

@@ -1,9 +1,9 @@
 """Loads every component with the host's linear layers as they are where dynamic VRAM is on. A script.
 
-``python dynamic_vram.py PACK MODELS linux|windows``, in a checkout of ComfyUI. It sets switches of the whole
-process: layers then have no parameters until their state dict is loaded. Hosts up to 0.29 do that on Windows
-only. The last line is JSON: whether layers were lazy, and for each component whether it equals one loaded
-without the switches.
+``python dynamic_vram.py PACK MODELS UPSCALER linux|windows``, in a checkout of ComfyUI; UPSCALER is the name
+of a file. It sets switches of the whole process: layers then have no parameters until their state dict is
+loaded. Hosts up to 0.29 do that on Windows only. The last line is JSON: whether layers were lazy, and for
+each component whether it equals one loaded without the switches.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PACK, MODELS, PLATFORM = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+PACK, MODELS, UPSCALER, PLATFORM = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:5]
 sys.path.insert(0, str(Path.cwd()))
 sys.argv = [sys.argv[0], "--cpu", "--force-fp32", "--fp32-text-enc"]
 
@@ -68,7 +68,7 @@ def _import_pack() -> dict[str, Any]:
 
 def _loads(host: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     checkpoint = str(MODELS / "checkpoints" / "ltx2-tiny-2.3.safetensors")
-    (upscaler,) = (MODELS / "latent_upscale_models").glob("*.safetensors")
+    upscaler = MODELS / "latent_upscale_models" / UPSCALER
     return {
         "model": lambda: host["model"].load_model(checkpoint),
         "host's model": lambda: host["model"].load_host_model(checkpoint),

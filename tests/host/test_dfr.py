@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -18,9 +19,14 @@ WORKFLOW = "ltx25_dfr"
 
 
 @pytest.fixture(scope="module")
-def tiny25(server: Server) -> TinySet:
+def tiny25(server: Server) -> Iterator[TinySet]:
     pytest.importorskip("transformers", minversion="5.0")
-    return write_tiny_set(server.base / "models", generation="2.5", dtype=torch.float32)
+    folder = server.base / "models"
+    before = set(folder.rglob("*"))
+    yield write_tiny_set(folder, generation="2.5", dtype=torch.float32)
+    # Other tests look at what the lists of files hold.
+    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
 
 
 def loaded(g: Graph, tiny25: TinySet, checkpoint: str | None = None, encoder: str = "gemma4-tiny") -> Link:

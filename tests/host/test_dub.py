@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -21,13 +23,15 @@ SECOND = {"schedule": "second stage, by the model", "cfg": 1.0}
 
 
 @pytest.fixture(scope="module")
-def tiny25(server: Server, models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tiny25(server: Server, models: TinyModels, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The name of a tiny LTX-2.5 checkpoint."""
     files = write_tiny_set(tmp_path_factory.mktemp("tiny25"), generation="2.5", dtype=torch.float32)
     folder = server.base / "models" / "checkpoints" / FOLDER
     folder.mkdir(exist_ok=True)
     (folder / files.checkpoint.name).write_bytes(files.checkpoint.read_bytes())
-    return f"{FOLDER}/{files.checkpoint.name}"
+    yield f"{FOLDER}/{files.checkpoint.name}"
+    # Other tests look at what the lists of files hold.
+    shutil.rmtree(folder)
 
 
 class Bench:

@@ -21,7 +21,7 @@ def test_every_component_loads_where_layers_have_no_parameters_yet(
 ) -> None:
     script, pack = HERE / "dynamic_vram.py", HERE.parents[1]
     run = subprocess.run(
-        [sys.executable, str(script), str(pack), str(base_dir / "models"), platform],
+        [sys.executable, str(script), str(pack), str(base_dir / "models"), models.upsampler, platform],
         cwd=comfy_dir,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,

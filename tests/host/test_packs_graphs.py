@@ -15,6 +15,7 @@ from pathlib import Path
 import av
 import pytest
 import torch
+from browser import comfy_page
 from foreign_changes import EFFECT, TOLERANCE, distance, knows
 from host_graph import Graph, Link, Loaded, Recipe, load, sample
 from host_server import Server
@@ -345,3 +346,43 @@ def test_images_masks_and_guides_of_kjnodes_give_the_same_with_our_vae_and_model
         return {name: stage(g, loaded.model, *pair, cfg=2.0) for name, pair in av_latents.items()}
 
     assert_same(both(server, models, build, streams_off))
+
+
+SET_AND_GET = """async (text) => {
+    await app.loadGraphData(JSON.parse(text));
+    const before = (await app.graphToPrompt()).output;
+    const stage = app.graph.nodes.filter((node) => node.type === "LTX2AVSampleStage").at(-1);
+    for (const name of ["model", "positive", "latent"]) {
+        const slot = stage.inputs.findIndex((input) => input.name === name);
+        const link = app.graph.links[stage.inputs[slot].link] ?? app.graph.links.get(stage.inputs[slot].link);
+        const [set, get] = ["SetNode", "GetNode"].map((type) => {
+            const node = LiteGraph.createNode(type);
+            app.graph.add(node);
+            return node;
+        });
+        app.graph.getNodeById(link.origin_id).connect(link.origin_slot, set, 0);
+        for (const node of [set, get]) {
+            node.widgets[0].value = name;
+            node.widgets[0].callback?.(name);
+        }
+        get.connect(0, stage, slot);
+    }
+    const read = stage.inputs.map((input) => app.graph.getNodeById((app.graph.links[input.link]
+        ?? app.graph.links.get(input.link))?.origin_id)?.type);
+    return JSON.stringify([before, (await app.graphToPrompt()).output, read]);
+}"""
+"""Lead three inputs of a stage through nodes that carry a value by its name.
+
+Returns the graph before and after, and the types of nodes that the stage reads then.
+"""
+
+
+def test_values_by_name_of_kjnodes_are_sent_as_the_links_that_they_stand_for(
+    server: Server, chromium: str
+) -> None:
+    need(server, "ComfyUI-KJNodes", "ImageResizeKJv2")
+    text = (CLIP.parents[1] / "text_to_video_distilled.json").read_text(encoding="utf-8")
+    with comfy_page(server.port, chromium) as page:
+        before, after, read = page.ask(SET_AND_GET, text)
+    assert read.count("GetNode") == 3
+    assert after == before

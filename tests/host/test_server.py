@@ -134,22 +134,21 @@ def test_the_hosts_switches_between_the_streams_are_honoured(
     assert not all(torch.allclose(plain[name], ours[name], atol=1e-3) for name in ours)
 
 
-@pytest.mark.parametrize(
-    ("off", "stream", "other"), [("run_vx", "video", "audio"), ("run_ax", "audio", "video")]
-)
-def test_a_stream_that_is_switched_off_is_only_looked_at(
-    server: Server, models: TinyModels, off: str, stream: str, other: str, old_levels: bool
+@pytest.mark.parametrize("off", ["run_vx", "run_ax"])
+def test_a_stream_that_is_switched_off_is_what_it_is_on_core_and_attended_to_in_every_step(
+    server: Server, models: TinyModels, off: str, old_levels: bool
 ) -> None:
     # Core up to 0.22 is an oracle only where nothing passes between the streams.
     off = f"{off},{CROSS_MODAL}" if old_levels else off
     core, ours = (
-        server.run(graph(models, Recipe(steps=1), "LTX2ProbeStreams", whose, off=off).prompt).tensors(
+        server.run(graph(models, Recipe(steps=3), "LTX2ProbeStreams", whose, off=off).prompt).tensors(
             "latent"
         )
         for whose in ("core", "ours")
     )
-    torch.testing.assert_close(ours[f"latent/{other}"], core[f"latent/{other}"], rtol=1e-4, atol=1e-4)
-    assert torch.isfinite(ours[f"latent/{stream}"]).all()
+    assert core.keys() == ours.keys()
+    for name in core:
+        torch.testing.assert_close(ours[name], core[name], rtol=1e-4, atol=1e-4)
 
 
 def test_a_file_without_a_transformer_is_named(server: Server, models: TinyModels) -> None:
