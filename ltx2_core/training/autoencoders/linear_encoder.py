@@ -220,7 +220,7 @@ def _write(
     last = blocks[-1].conv.conv
     assert last.bias is not None
     last.bias.fill_(constant)
-    outputs = normed(values + constant)
+    outputs = normed((values + constant)[..., None, None, None]).flatten(1)
     centre = outputs.mean(dim=0)
     gram = (outputs - centre).mT @ (outputs - centre)
     # Directions in which the outputs do not vary would make the matrix singular.
