@@ -95,7 +95,7 @@ def test_the_decode_that_is_planned_with_cached_keys_is_the_one_that_runs(tiny_s
     clip, held = stages[-1].clip, pipeline(keep_text_keys=True).text_keys_bytes(stages)
     roomy = plain.plan(stages, 10**12).stages[-1].total
     matters = 0
-    for budget in range(roomy // 2, 2 * roomy, roomy // 8):
+    for budget in range(roomy // 2, 2 * roomy, roomy // 32):
         caching = pipeline(keep_text_keys=True, max_memory=budget)
         runs = caching.networks.decode_choice(clip)
         assert caching.plan(stages, budget).decode == runs
