@@ -130,7 +130,7 @@ class Guide:
     video, as one number or per token (N,): 1 is plain attention, 0 none. ``valid`` (N,) bool marks the tokens
     that exist, where a small reference was spread over a finer grid; None means all. ``generated`` True marks
     keyframes that the model generates itself next to the clip (LTX-2.5), one pixel frame for each latent
-    frame; False marks content that was given.
+    frame; False marks images and clips of the user.
     """
 
     frames: int

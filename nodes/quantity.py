@@ -32,8 +32,8 @@ def quantity(
 
     The tooltip is the first sentence of the help. ``name`` is the widget's name; None takes that of the
     option. ``low`` and ``high`` replace the table's bounds, where it has none or a saved workflow may hold a
-    value outside them; None keeps the table's. ``step`` is by how much the widget's arrows change the value.
-    ``text`` replaces the help in the tooltip (None keeps the help), and ``more`` is appended to the tooltip.
+    value outside them; None leaves the table's. ``step`` is by how much the widget's arrows change the value.
+    ``text`` replaces the help in the tooltip, unless it is None, and ``more`` is appended to the tooltip.
     ``flags`` maps command line flags that the help mentions to words for the node's inputs. ``others`` are
     passed to the widget.
     """

@@ -170,6 +170,12 @@ def check_scale(clip: ClipPlan, scale: int) -> None:
         )
 
 
+def describe_reference(source: Footage, clip: ClipPlan, scale: int) -> str:
+    """Say how much of ``source`` is the reference of ``clip``, and at what size: ``scale`` times smaller."""
+    size = "at the size of the clip" if scale == 1 else f"{scale} times smaller"
+    return f"{clip.frames} of {len(source.frames)} frames are the reference, {size}"
+
+
 @dataclass(frozen=True, eq=False)
 class ReferenceFrames:
     """A conditioning item: the frames of ``footage``, the source, as the reference of an IC-LoRA.

@@ -17,7 +17,7 @@ from ..run.generation import as_long_as
 from ..run.request import RequestOptions
 from ..shapes import SPATIAL_SCALE, ClipPlan, Snap, frames_of, latent_frames_of, plan_clip
 from ..types import Numerics
-from .conditioning import ReferenceFrames
+from .conditioning import ReferenceFrames, describe_reference
 from .edit import make_edit
 from .footage import Footage
 from .joints import cropped
@@ -95,7 +95,7 @@ class Dub:
 
         The audio is that of the first sampling stage.
         """
-        width, height = self.source.size if self.source.fit == "own" else (self.clip.width, self.clip.height)
+        width, height = self.source.result_size(self.clip)
         waveform, rate = sampled.audio()
         track = as_long_as(waveform, rate, self.clip.seconds)
         return Edit(
@@ -110,10 +110,9 @@ class Dub:
         )
 
     def describe(self) -> str:
-        smaller = "at the size of the clip" if self.scale == 1 else f"{self.scale} times smaller"
         return (
-            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the new "
-            "audio has the voice of the source"
+            f"{describe_reference(self.source, self.clip, self.scale)}; the new audio has the voice of the "
+            "source"
         )
 
 

@@ -17,11 +17,12 @@ from ..audio import resample
 from ..conditioning.patchify import audio_positions
 from ..media import to_signed
 from ..media.recut import Recut
+from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .conditioning import FirstFrames, first_audio
 from .edit import make_edit
-from .footage import CHUNK_FRAMES, Footage
+from .footage import Footage
 from .joints import cropped, cross_fade, take
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 from .result import Edit

@@ -20,14 +20,11 @@ from ..media.clip_frames import ClipFrames, Frames
 from ..media.exr import is_exr_folder
 from ..media.images import BLACK, Colour, FitMode, SourceFit, pad_image
 from ..media.recut import Recut, plan_recut
+from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import ClipPlan, Snap, plan_clip
 from ..types import Numerics
 from .protocols import Waveform
 from .renamed import renamed
-
-# Float32 frames of 1280x704 take 11 MB each, so that a chunk stays below 400 MB.
-CHUNK_FRAMES = 32
-"""Source frames that are converted at a time."""
 
 
 @renamed(sound="audio")
@@ -186,6 +183,13 @@ class Footage:
         That is its own size if the field ``fit`` is "own", else the size of ``clip``.
         """
         return self if self.fit == "own" else self.fitted(clip)
+
+    def result_size(self, clip: ClipPlan) -> tuple[int, int]:
+        """Return (width, height) in pixels of the result of an edit that generates ``clip``.
+
+        That is the source's own size if the field ``fit`` is "own", else the size of ``clip``.
+        """
+        return self.size if self.fit == "own" else (clip.width, clip.height)
 
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
         """Return the audio (``channels``, samples) at ``rate`` Hz, of exactly ``seconds``.

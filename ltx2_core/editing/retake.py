@@ -17,13 +17,14 @@ from ..conditioning.patchify import audio_positions
 from ..conditioning.regions import Region, Rounding, audio_cells, check_regions, covered, video_cells
 from ..media import to_signed
 from ..media.recut import Recut
+from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject
 from ..types import AVLatent, Numerics
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
-from .footage import CHUNK_FRAMES, Footage
+from .footage import Footage
 from .joints import cropped
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 from .result import Edit

@@ -18,7 +18,7 @@ from ..media.hdr_space import HDR_SPACES, HdrCurve, light_of
 from ..run.request import RequestOptions
 from ..shapes import ClipPlan
 from ..types import LatentState
-from .conditioning import ReferenceFrames
+from .conditioning import ReferenceFrames, describe_reference
 from .dub import STAGES, reference_clip
 from .edit import make_edit
 from .footage import Footage
@@ -106,7 +106,7 @@ class ToHdr:
 
     def finish(self, sampled: SampledClip) -> Edit:
         """Make the result of what was ``sampled``: its light without the padding, and the source's audio."""
-        width, height = self.source.size if self.source.fit == "own" else (self.clip.width, self.clip.height)
+        width, height = self.source.result_size(self.clip)
         channels, rate = SILENCE
         if self.source.audio is not None:
             channels, rate = len(self.source.audio[0]), self.source.audio[1]
@@ -132,9 +132,8 @@ class ToHdr:
             yield space.to_codes(light_of((chunk + 1) / 2, self.curve, space)) * 2 - 1
 
     def describe(self) -> str:
-        smaller = "at the size of the clip" if self.scale == 1 else f"{self.scale} times smaller"
         return (
-            f"{self.clip.frames} of {len(self.source.frames)} frames are the reference, {smaller}; the "
+            f"{describe_reference(self.source, self.clip, self.scale)}; the "
             f"result is HDR ({self.hdr}), generated in {self.curve}, with the audio of the source"
         )
 

@@ -20,9 +20,9 @@ _IHDR_END = len(_PNG_HEAD) + 25
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """Read the tags of a media file, a PNG or an EXR image: texts by name.
 
-    Those that :class:`~ltx2_core.media.VideoWriter` was given as ``metadata`` are among them. Names are in
-    lower case, because Matroska does not preserve case. Raises FileNotFoundError for a missing file,
-    ValueError for one that is not a media file.
+    The ``metadata`` of :class:`~ltx2_core.media.VideoWriter` is among them. Names are in lower case,
+    because Matroska does not preserve case. Raises FileNotFoundError for a missing file, ValueError for one
+    that is not a media file.
     """
     file = Path(path)
     if file.is_file() and _is_png(file):

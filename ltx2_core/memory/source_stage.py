@@ -11,8 +11,9 @@ from ..shapes import TEMPORAL_SCALE, ClipPlan, frames_of
 from ..video_vae import VideoEncoder
 from .trace import Trace
 
+# Float32 frames of 1280x704 take 11 MB each, so that a chunk stays below 400 MB.
 CHUNK_FRAMES = 32
-"""Frames of a source that are decoded and brought to the device together."""
+"""Frames of a source that are decoded, converted and brought to the device together."""
 
 _OWN_BYTES = 3 * (1 + 1 + 4)
 """Bytes of a decoded pixel at most: as it was decoded, as one array, and in float32."""

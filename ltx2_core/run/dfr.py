@@ -143,16 +143,16 @@ def tile_items(
     """
     tile = stage.tile
     assert tile is not None
-    given: list[Conditioning] = []
+    conditions: list[Conditioning] = []
     for item in items:
         if isinstance(item, ImageInPlace) and tile.start == 0:
             # A second latent frame would stand for other frames at the doubled rate.
-            given.append(replace(item, latent=item.latent[:, :, :1]))
+            conditions.append(replace(item, latent=item.latent[:, :, :1]))
         elif isinstance(item, GuideFrames):
             frame = item.frame * 2**stage.round
             if tile.start <= frame <= tile.end:
-                given.append(replace(item, frame=frame - tile.start))
-    given += [
+                conditions.append(replace(item, frame=frame - tile.start))
+    conditions += [
         GuideFrames(
             latent=carried[frame], frame=frame - tile.start, strength=ANCHOR_STRENGTH, single_frame=True
         )
@@ -160,4 +160,4 @@ def tile_items(
     ]
     # The nearest latent frame, as the official pipeline finds it.
     nearest = [min(round(frame / TEMPORAL_SCALE), video.shape[2] - 1) for frame in stage.keyframes]
-    return [*given, KeyframeSlots(frames=stage.keyframes, initial=video[:, :, nearest])]
+    return [*conditions, KeyframeSlots(frames=stage.keyframes, initial=video[:, :, nearest])]

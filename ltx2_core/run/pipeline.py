@@ -269,8 +269,8 @@ class LTX2Pipeline(Planner):
         """Write the model files of this pipeline, without LoRAs, as a new diffusers folder.
 
         Tensors are copied bit for bit, read back and compared. A diffusion decoder (``video_decoder``) is
-        written beside the checkpoint's own decoder. Raises ValueError for quantised weights and
-        for models that diffusers has no classes for.
+        written in addition to the checkpoint's own decoder. Raises ValueError for quantised weights and for
+        models that diffusers has no classes for.
         """
         files = self.networks
         decoders = () if files.video_decoder is None else (files.video_decoder,)

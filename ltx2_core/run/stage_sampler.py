@@ -30,8 +30,8 @@ class StageSampler:
     """Samples the stages of one run, which share the request, its random generators, and the networks.
 
     ``networks`` loads the transformer; ``speed`` has the settings that change the time and memory of its
-    calls. ``plan`` says which blocks of the transformer are on the device; None, if there is no memory
-    budget, keeps all there. ``numerics`` says whether results follow the official pipelines or ComfyUI.
+    calls. ``plan`` says which blocks of the transformer are on the device; it is None, and all are, if there
+    is no memory budget. ``numerics`` says whether results follow the official pipelines or ComfyUI.
     ``run`` receives the progress. The seed of ``request`` decides all noise. The random generators advance
     while stages are sampled, so that every run needs a ``StageSampler`` of its own.
     """

@@ -64,8 +64,9 @@ def translate_tiny_gemma(
 
     All layers but the last compute nearly the same; that one has the attention of Gemma 4 over the whole
     prompt, whose keys are its values too. Its tokenizer has ``vocab_size`` tokens at most, among them
-    ``words``. Tokens that ``source`` knows keep their embedding, others get a random one, drawn by ``seed``;
-    those of the words ``alike`` have most of it in common, so that they are easily told from all others.
+    ``words``. Tokens of ``source`` have the same embedding as there, others get a random one, drawn by
+    ``seed``; those of the words ``alike`` have most of it in common, so that they are easily told from all
+    others.
     Raises ValueError where the installed transformers library has no Gemma 4.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))

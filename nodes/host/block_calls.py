@@ -117,19 +117,19 @@ class _Original:
         have changed some.
         """
         vx, ax = changed["img"]
-        given = {name: changed.get(name) for name in self.arguments}
-        if self._as_given(given):
+        passed = {name: changed.get(name) for name in self.arguments}
+        if self._is_unchanged(passed):
             # The library's way is faster, and the result is the same.
             after = self.block(vx, ax if ax.numel() else None, *self.inputs, self.switches)
             return {"img": (after[0], ax if after[1] is None else after[1])}
-        return {"img": self.block((vx, ax), **given)}
+        return {"img": self.block((vx, ax), **passed)}
 
-    def _as_given(self, given: Mapping[str, Any]) -> bool:
+    def _is_unchanged(self, passed: Mapping[str, Any]) -> bool:
         """Whether the pack calls the block with the arguments and the attention that it got, unchanged.
 
-        The library's own call of the block, which is faster, then has the same result. ``given`` are
+        The library's own call of the block, which is faster, then has the same result. ``passed`` are
         ComfyUI's arguments of the block as the pack passes them.
         """
-        unchanged = all(given[name] is value for name, value in self.arguments.items())
+        unchanged = all(passed[name] is value for name, value in self.arguments.items())
         options = self.arguments["transformer_options"]
         return unchanged and chosen_function(options) is self.function and not is_replaced(self.block)

@@ -1,4 +1,4 @@
-"""LTX-2.5 continues a trained LTX-2.3: what the new network lacks or reads anew is fitted first."""
+"""LTX-2.5 continues a trained LTX-2.3: what the new network lacks or reads in another way is fitted first."""
 
 from __future__ import annotations
 

@@ -30,11 +30,10 @@ from ..continued import (
     start_continued,
 )
 from ..flow import draw_flow, flow_loss
-from ..loop import averaged_weights, step_generator
-from ..network import FlowNetwork, official_names
+from ..loop import step_generator
+from ..network import FlowNetwork
 from ..text import batch_text, encode_captions, load_text
 from ..world import caption, sample_scene
-from .diffusion import train_flow
 from .duration import (
     TextEncoder,
     held_out_frames,
@@ -43,7 +42,7 @@ from .duration import (
     train_duration_head,
 )
 from .duration_start import start_at_words
-from .flow_stages import flow_network, latent_cache, load_flow, stage_latents
+from .flow_stages import flow_network, latent_cache, load_flow, stage_latents, train_transformer
 from .gemma import GEMMA_LAYERS, GEMMA_WIDTH, write_world_gemma4
 from .run import Run, prefixed, save_tensors, without_prefix
 from .scales import Continued
@@ -94,21 +93,10 @@ def stage_initial(run: Run) -> None:
 
 def stage_transformer(run: Run) -> None:
     """Train the video part of the transformer further, with keyframes, and write the whole transformer."""
-    recipe, state = run.sized("transformer", run.scale.transformer), run.state("transformer")
     network = flow_network(run)
     load_flow(network, run.part("initial"))
     freeze_but_video(network)
-    train_flow(
-        network,
-        latent_cache(run),
-        run.unconditional(),
-        state,
-        recipe=recipe,
-        seed=run.seed,
-        options=run.options(),
-    )
-    run.check_finished("transformer", recipe.total_steps)
-    save_tensors(run.part("transformer"), official_names(averaged_weights(state)))
+    train_transformer(run, network)
 
 
 def _old_network(run: Run) -> FlowNetwork:

@@ -52,11 +52,19 @@ def _encoders(run: Run) -> Encoders:
 
 def stage_transformer(run: Run) -> None:
     """Train transformer, text connectors and text projection by flow matching, and write them."""
-    recipe = run.sized("transformer", run.scale.transformer)
-    state = run.state("transformer")
     network = flow_network(run)
     if run.start("transformer").exists():
         load_flow(network, run.start("transformer"))
+    train_transformer(run, network)
+
+
+def train_transformer(run: Run, network: FlowNetwork) -> None:
+    """Train ``network`` in place on the latents of ``run`` by flow matching, and write its averaged weights.
+
+    Parameters that need no gradient do not change. Raises Unfinished if the time limit of ``run`` ends it
+    early.
+    """
+    recipe, state = run.sized("transformer", run.scale.transformer), run.state("transformer")
     began = time.monotonic()
     train_flow(
         network,
