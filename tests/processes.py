@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import socket
@@ -28,11 +29,15 @@ def run_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list
         context.Process(target=_work, args=(rank, count, port, queue, work, arguments))
         for rank in range(count)
     ]
-    for process in processes:
-        process.start()
+    # An open file of the parent decodes in threads, which a fork lacks: a child that collects it as garbage
+    # would wait for them for ever.
+    gc.freeze()
     try:
+        for process in processes:
+            process.start()
         results = dict(queue.get(timeout=300) for _ in processes)
     finally:
+        gc.unfreeze()
         for process in processes:
             process.join(timeout=30)
             process.kill()
