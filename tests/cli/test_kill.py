@@ -97,7 +97,7 @@ def same_clip(one: Path, other: Path) -> bool:
     [
         # The last window has another prompt than the first.
         pytest.param("long", ("step", "write"), marks=pytest.mark.slow),
-        ("generate", ("write",)),
+        pytest.param("generate", ("write",), marks=pytest.mark.slow),
         pytest.param("extend", ("decode",), marks=pytest.mark.slow),
         ("retake", ("encode audio",)),
         pytest.param("sound", ("decode audio",), marks=pytest.mark.slow),

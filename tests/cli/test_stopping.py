@@ -67,6 +67,7 @@ def test_a_signal_while_sampling_leaves_nothing(tmp_path, number) -> None:
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_signal_while_encoding_leaves_the_old_file_and_names_the_latents(tmp_path) -> None:
     out = tmp_path / "clip.mkv"
     out.write_bytes(b"the old film")

@@ -122,6 +122,7 @@ def test_the_overlap_is_preserved_and_a_keyframe_changes_the_windows_from_its_fr
     assert first >= 4, "frame 40 lies in the third window and the ones after it"
 
 
+@pytest.mark.slow
 def test_audio_decoded_in_chunks_equals_the_whole(pipeline):
     clip = plan_clip(64, 64, frames=121, fps=12)
     latent = torch.randn(1, 8, clip.audio_latents, 16, generator=torch.Generator().manual_seed(2))

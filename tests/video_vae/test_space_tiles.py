@@ -32,7 +32,7 @@ def test_a_pixel_depends_on_as_many_cells_as_the_field_of_view(vaes: dict[str, V
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("causal", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tiles_with_full_borders_equal_the_whole_frame(vaes, generation, causal):
     vae = vaes[generation]
     tiles = SpaceTiles(columns=3, rows=2, halo=field_of_view(vae.config))
