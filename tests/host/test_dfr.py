@@ -23,9 +23,12 @@ def tiny25(server: Server) -> Iterator[TinySet]:
     pytest.importorskip("transformers", minversion="5.0")
     folder = server.base / "models"
     before = set(folder.rglob("*"))
-    yield write_tiny_set(folder, generation="2.5", dtype=torch.float32)
+    files = write_tiny_set(folder, generation="2.5", dtype=torch.float32)
+    # Named now, since what the workflows run on is put into the same folders meanwhile, for the whole session.
+    added = sorted(set(folder.rglob("*")) - before, reverse=True)
+    yield files
     # Other tests look at what the lists of files hold.
-    for path in sorted(set(folder.rglob("*")) - before, reverse=True):
+    for path in added:
         path.rmdir() if path.is_dir() else path.unlink()
 
 
