@@ -24,7 +24,7 @@ def tiny25(server: Server) -> Iterator[TinySet]:
     folder = server.base / "models"
     before = set(folder.rglob("*"))
     files = write_tiny_set(folder, generation="2.5", dtype=torch.float32)
-    # Named now, since what the workflows run on is put into the same folders meanwhile, for the whole session.
+    # Named now: what the workflows run on is put into the same folders meanwhile, for the whole session.
     added = sorted(set(folder.rglob("*")) - before, reverse=True)
     yield files
     # Other tests look at what the lists of files hold.
