@@ -23,9 +23,9 @@ class GuideFrames:
 
     The video attends to these tokens; :func:`.state.drop_guides` removes them after sampling. ``latent`` (B
     or 1, 128, K, H, W), with K latent frames, is normalised. ``strength`` 1 leaves it without noise, less
-    regenerates it partly. ``attention`` weights the attention between video and guide, as one number or per
-    latent cell (K, H, W): 1 is plain attention, 0 none, above 1 more. (In ComfyUI a guide's strength sets
-    both of these at once.)
+    regenerates it partly, more is the same as 1. ``attention`` weights the attention between video and guide,
+    as one number or per latent cell (K, H, W): 1 is plain attention, 0 none, above 1 more. (In ComfyUI a
+    guide's strength sets both of these at once.)
 
     IC-LoRAs may take a reference that is smaller than the clip: ``scale`` is the width of the clip divided by
     that of the reference, ``time_scale`` how many frames of the clip one frame of the reference stands for.
@@ -68,8 +68,9 @@ class GuideFrames:
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with the guide's latent frames, mask and positions appended.
 
-        Raises ValueError if the guide's latent rows or columns differ from the clip's, or for a negative
-        strength or attention.
+        The mask of the guide becomes ``1 - strength``, or 0 for a strength above 1. Raises ValueError if
+        ``scale`` times the guide's latent rows and columns are not those of the clip, for a state without
+        video, for a strength or attention that is negative or not finite, and as :meth:`positions` does.
         """
         for name, value in (("strength", self.strength), ("attention", self.attention)):
             # Not limited to 1, as in ComfyUI; a strength above 1 acts like 1.

@@ -67,8 +67,9 @@ def place_guide(images: int, frame: int, latent_frames: int) -> GuidePlacement:
     """Place a guide of ``images`` frames at pixel frame ``frame`` of a clip.
 
     The clip has ``latent_frames`` latent frames. A negative ``frame`` counts from the end; -1 is the last. A
-    single image can be at any frame. Several frames at frame 0 are cut to 8k + 1. Several frames elsewhere
-    start at a frame of the form 8k + 1, to which ``frame`` is rounded down, and are cut to a multiple of 8.
+    single image can be at any frame; of 2 to 8 images only the first is used, as a single image. 9 or more
+    images at frame 0 are cut to 8k + 1. Elsewhere they start at a frame of the form 8k + 1, to which
+    ``frame`` is rounded down, and are cut to a multiple of 8.
 
     Raises ValueError if ``images`` is below 1, or if the guide begins before the clip or ends after it.
     """

@@ -37,8 +37,9 @@ class ImageInPlace:
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with this image or clip as its first latent frames.
 
-        Their denoise mask becomes ``1 - strength``. Raises ValueError if latent rows or columns differ from
-        the clip's, or if the clip has fewer latent frames.
+        Their denoise mask becomes ``1 - strength``. Raises ValueError for a strength outside [0, 1], for a
+        state without video, if channels, rows, columns or batch size of the latent do not fit the clip, and
+        if the clip has fewer latent frames.
         """
         check_strength(self.strength)
         video, mask = video_and_mask(state)
@@ -72,8 +73,9 @@ class InputVideo:
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with this input video as the latent of the clip.
 
-        The denoise mask of the video becomes ``1 - strength``. Raises ValueError if the size or the length
-        differs from the clip's.
+        The denoise mask of the clip becomes ``1 - strength``; guides after it are unchanged. Raises
+        ValueError if the number of latent frames differs from the clip's, and what :meth:`ImageInPlace.apply`
+        raises.
         """
         video, _ = video_and_mask(state)
         clip_frames = video.shape[2] - state.guide_frames
@@ -99,8 +101,10 @@ class InputAudio:
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with this input audio as its audio latent.
 
-        The denoise mask of the audio becomes ``1 - strength``. Raises ValueError for a state without audio,
-        or if the shape of the audio latent is not exactly the clip's.
+        The denoise mask of the audio becomes ``1 - strength``, in float32. A latent with a batch of one is
+        repeated for all samples of the state. Raises ValueError for a strength outside [0, 1], for a state
+        without audio, and for a latent whose batch size is neither 1 nor that of the state's audio latent, or
+        whose channels, latent frames or mel bins differ from it.
         """
         check_strength(self.strength)
         if state.latent.audio is None or state.mask.audio is None:
@@ -137,7 +141,9 @@ class Overlap:
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with the overlap at the start of video and audio, and its mask there.
 
-        Raises ValueError if the overlap is longer than the clip, or if latent rows or columns differ.
+        In the overlap the mask becomes ``1 - strength``. ``audio`` has no effect on a state without audio.
+        Raises ValueError for a strength outside [0, 1], if the overlap is longer than the clip, if latent
+        rows or columns differ, and if there is ``video`` but the state has none.
         """
         check_strength(self.strength)
         if self.video is not None:
@@ -166,9 +172,10 @@ class PreserveOutside:
     """A source clip whose latents are preserved outside of the regions to regenerate (retake).
 
     ``latent`` holds the source: video (1, 128, F, H, W), audio (1, 8, T, 16), each as long as the clip or
-    shorter. If one of them is None it is generated in full, as is whatever lies past the end of the source.
-    ``video`` (F,) and ``audio`` (T,) are bool, True where to regenerate. There the state's own latents stay,
-    so that a second sampling stage starts from the result of the first and not from the source.
+    shorter. ``video`` (F,) and ``audio`` (T,) are bool, True for latent frames to regenerate. Those have the
+    latents of the state, so that a second sampling stage starts from the result of the first and not from the
+    source. What lies past the end of the source, and a stream that is None in ``latent``, does not change:
+    in a new state it is generated in full.
     """
 
     latent: AVLatent
@@ -178,7 +185,8 @@ class PreserveOutside:
     def apply(self, state: LatentState) -> LatentState:
         """Return a copy of ``state`` with the source outside of the regions and a mask that regenerates them.
 
-        Raises ValueError if latent rows or columns differ, or if the source is longer than the clip.
+        Source audio has no effect on a state without audio. Raises ValueError if latent rows or columns
+        differ, if the source is longer than the clip, and for source video in a state without video.
         """
         if self.latent.video is not None:
             video, mask = video_and_mask(state)
@@ -200,10 +208,11 @@ class PreserveOutside:
 
 
 def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tensor) -> tuple[Tensor, Tensor]:
-    """Latent and mask of one stream, with ``source`` where ``regenerate`` (latent frames,) is False.
+    """Merge a source into the latent ``own`` and the ``mask`` of one stream; returns (latent, mask).
 
-    There the mask becomes 0; elsewhere the latent is ``own``, and the mask becomes 1. Past the end of the
-    source latent and ``mask`` stay as they are. Raises ValueError if the source is longer than ``own``.
+    All have time along axis 2. Where ``regenerate`` (latent frames,) is False the latent is that of
+    ``source`` and the mask 0; where it is True the latent is that of ``own`` and the mask 1. After the last
+    latent frame of ``source`` both are unchanged. Raises ValueError if the source is longer than ``own``.
     """
     length = source.shape[2]
     if length > own.shape[2]:

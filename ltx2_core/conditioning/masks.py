@@ -50,7 +50,10 @@ def token_mask(mask: Tensor) -> Tensor:
 
 
 def blend(clean: AVLatent, x: AVLatent, mask: AVLatent) -> AVLatent:
-    """Mix two latents by a mask, ``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1."""
+    """Mix two latents by a mask, ``mask * x + (1 - mask) * clean``; exact where the mask is 0 or 1.
+
+    The mask must broadcast to both latents.
+    """
     # Products with exactly 0 and 1 return preserved content bit for bit.
     # The official form. ComfyUI instead adds (1 - m) (clean - x_in) to the estimate. The difference is
     # m (1 - m) sigma v: nothing for a mask of 0 or 1.
@@ -61,9 +64,9 @@ def mask_to_grid(mask: Tensor, frames: int, height: int, width: int) -> Tensor:
     """The mean of a pixel mask in each latent cell, (``frames``, ``height``, ``width``), as in ComfyUI.
 
     ``mask`` is (mask frames, pixel rows, pixel columns) in [0, 1], of any number of frames. A single mask
-    frame serves all latent frames. Of several, the first belongs to the first latent frame; the rest are
-    averaged in groups of equal size, one for each later latent frame (what is left at the end is dropped), or
-    repeated if there are fewer than latent frames.
+    frame serves all latent frames. Of several, the first belongs to the first latent frame. The rest are
+    averaged in groups of equal size, one group for each later latent frame; mask frames at the end that fill
+    no group are dropped. If there are fewer of them than later latent frames, they are repeated instead.
     """
     # The mean, not the maximum: a fractional mask regenerates a cell partly.
     small = functional.interpolate(mask[:, None], size=(height, width), mode="area")[:, 0]

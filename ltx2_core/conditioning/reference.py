@@ -69,8 +69,8 @@ class OwnAudio:
 def reference_audio_positions(length: int) -> Tensor:
     """Positions (1, 1, ``length``, 2) of reference audio: start and end (exclusive) in negative seconds.
 
-    The reference, ``length`` audio latent frames, ends one latent frame before the clip begins at 0. So it is
-    in ComfyUI's ``LTXVReferenceAudio``.
+    The reference, ``length`` audio latent frames, ends one latent frame (40 ms) before the clip, which begins
+    at 0. ComfyUI's ``LTXVReferenceAudio`` uses the same positions.
     """
     # With negative times the positions of the clip are the same with and without a reference.
     times = audio_positions(length)

@@ -120,10 +120,11 @@ def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, round
 
 
 def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> Tensor:
-    """Which audio latent frames belong to the regions: (``length``,) bool for so many audio latent frames.
+    """Which of ``length`` audio latent frames belong to the regions: (``length``,) bool.
 
-    ``regions`` are (start, end) in seconds. Raises ValueError for a region that is negative, infinite or
-    reversed.
+    ``regions`` are (start, end) in seconds. With ``INSIDE`` both ends are rounded to the nearest 1/25 s, and
+    latent frame i stands for the time from i / 25 s on; the frame at the end is included, as in KJNodes.
+    Raises ValueError for a region that is negative, infinite or reversed.
     """
     chosen = torch.zeros(length, dtype=torch.bool)
     if rounding is not Rounding.INSIDE:
@@ -138,9 +139,10 @@ def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> T
 
 
 def _overlapped(regions: Sequence[Region], spans: Tensor, rounding: Rounding) -> Tensor:
-    """Whether each of ``spans`` overlaps a region, or with ``TOUCH`` borders on a region: (spans,) bool.
+    """Whether each of ``spans`` overlaps a region: (spans,) bool.
 
-    ``spans`` (spans, 2) and ``regions`` are start and end in seconds.
+    With the rounding ``TOUCH`` a span that only shares a border with a region counts too. ``spans``
+    (spans, 2) and ``regions`` are start and end in seconds.
     """
     # Regions are Python floats; comparing in float64 avoids rounding them to float32 first.
     begin, end = spans[:, 0].double(), spans[:, 1].double()

@@ -69,9 +69,9 @@ class KeyframeSlots:
 
 
 def check_keyframes(frames: Sequence[int], clip_frames: int) -> None:
-    """Raise ValueError unless the frame numbers ``frames`` ascend and lie within the clip.
+    """Raise ValueError unless there are frame numbers in ``frames``, which ascend and lie within the clip.
 
-    The clip has ``clip_frames`` frames. All are pixel frames.
+    The clip has ``clip_frames`` frames. All are pixel frames, counted from 0.
     """
     if not frames:
         raise ValueError("no keyframe is named: give the frames at which keyframes are generated")
@@ -107,8 +107,9 @@ def spread_keyframes(count: int, frames: int) -> tuple[int, ...]:
 def keyframes_every(interval: int, frames: int, occupied: Collection[int] = ()) -> tuple[int, ...]:
     """The numbers of frames about ``interval`` apart in a clip of ``frames`` pixel frames.
 
-    The last frame is among them. The first one is left out, and so are the frames ``occupied``, which have an
-    image or a keyframe already. ComfyUI's node Add Generated Keyframes places keyframes in the same way.
+    They ascend to the last frame of the clip. Frame 0 is left out, and so are the frames ``occupied``, which
+    have an image or a keyframe already. ComfyUI's node Add Generated Keyframes places keyframes in the same
+    way.
     """
     count = max(1, round((frames - 1) / interval))
     spread = (round(number * (frames - 1) / count) for number in range(1, count + 1))
