@@ -44,12 +44,16 @@ def add_audio(
 ) -> Edit:
     """Generate audio for a video; the result has the source's own frames, and audio of the same length.
 
-    The model is conditioned on the first 8k + 1 frames of the source, scaled down if they are larger than the
-    default size of the checkpoint. A source of more than ``window_frames`` (8k + 1) frames is sampled in
-    windows; each continues the last second of audio of the one before. Finished windows are saved below
-    ``folder``, or below ``spare`` if the disk of ``folder`` is full (None is no second folder); another call
-    with the same arguments reuses them. With ``folder`` None nothing is saved. Audio whose peak is above
-    ``ceiling_db`` (dB of full scale) is scaled down as a whole. ``options`` are those of :func:`extend`.
+    The model is conditioned on the first 8k + 1 frames of the source, for the largest k that fits. Frames
+    with more pixels than the default size of the checkpoint are scaled down for this. A source of more than
+    ``window_frames`` (8k + 1) frames is sampled in windows; each continues the last second of audio of the
+    window before. Finished windows are saved below ``folder``, or below ``spare`` if the disk of ``folder``
+    is full (None is no second folder); another call with the same arguments reuses them. With ``folder`` None
+    nothing is saved. Audio whose peak is above ``ceiling_db`` (dB of full scale) is scaled down as a whole.
+    ``options`` are further fields of :class:`Request`, and ``sampled``, ``on_sampled``, ``on_step`` and
+    ``stop`` of :func:`~ltx2_core.editing.edit.sampled_clip`.
+
+    Raises ValueError unless ``window_frames`` is 8k + 1 and at least 17, and for a ``ceiling_db`` above 0.
     """
     plan = plan_audio_of(pipeline, source, ceiling_db)
     # The frames stay as they are, so a second stage would have nothing to refine.
@@ -67,8 +71,8 @@ def add_audio(
 def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILING_DB) -> AddedAudio:
     """Plan the run that generates audio for ``source`` with the checkpoint of ``pipeline``.
 
-    Frames larger than the default size of that checkpoint are scaled down. Audio will be scaled down to a
-    peak of ``ceiling_db`` (dB of full scale).
+    Frames with more pixels than the default size of that checkpoint are scaled down before the model is
+    conditioned on them. Audio with a higher peak than ``ceiling_db`` (dB of full scale) will be scaled down.
     """
     usual = pipeline.resolve(Request(prompt=""))
     assert usual.width is not None
@@ -81,7 +85,7 @@ class AddedAudio:
     """A planned run that generates audio for ``source``, whose frames do not change.
 
     ``clip`` is the size and length of the run: the first 8k + 1 frames of the source, with the largest k that
-    fits. Audio is scaled down to a peak of ``ceiling_db`` (dB of full scale).
+    fits. Audio with a higher peak than ``ceiling_db`` (dB of full scale) is scaled down.
     """
 
     source: Footage
@@ -93,7 +97,10 @@ class AddedAudio:
         return [WholeVideo(self.source.part(0, self.clip.frames))]
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Join the source's frames with the sampled audio, cut or padded with silence to their length."""
+        """Join the source's frames with the sampled audio, cut or padded with silence to their length.
+
+        Audio with a higher peak than ``ceiling_db`` is scaled down. Raises ValueError for a ceiling above 0.
+        """
         source = self.source
         track, rate = fitted_audio(sampled.audio(), source.seconds, self.ceiling_db)
         return Edit(
@@ -125,8 +132,8 @@ def plan_audio(
     """Plan the run that generates audio for ``source``.
 
     The model is conditioned on the source's frames, scaled down to at most ``max_pixels`` pixels each; None
-    sets no limit. Audio will be scaled down to a peak of ``ceiling_db`` (dB of full scale). ``numerics`` is
-    the implementation whose rounding is followed, the official one or ComfyUI's.
+    sets no limit. Audio with a higher peak than ``ceiling_db`` (dB of full scale) will be scaled down.
+    ``numerics`` is the implementation whose rounding is followed, the official one or ComfyUI's.
     """
     usable = frames_of(latent_frames_of(len(source.frames)))
     return AddedAudio(
@@ -146,8 +153,9 @@ def text_to_audio(
 ) -> Waveform:
     """Generate audio without a video; returns (waveform (2, S), rate in Hz), exactly ``seconds`` long.
 
-    Audio whose peak is above ``ceiling_db`` (dB of full scale) is scaled down. ``options`` are those of
-    :func:`extend`.
+    Audio whose peak is above ``ceiling_db`` (dB of full scale) is scaled down. ``options`` are further fields
+    of :class:`Request`, and ``sampled``, ``on_sampled``, ``on_step`` and ``stop`` of
+    :func:`~ltx2_core.editing.edit.sampled_clip`. Raises ValueError for a ceiling above 0.
     """
     length = audio_length(pipeline, seconds, options)
     result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
@@ -156,9 +164,10 @@ def text_to_audio(
 
 
 def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any]) -> RequestOptions:
-    """The fields of a request that make it generate ``seconds`` of audio alone.
+    """The fields ``stages``, ``video`` and ``seconds`` of a request that generates audio alone.
 
-    ``options`` are the other fields of the request.
+    The length is ``seconds`` and 8 frames more, so that the audio is not too short after lengths are rounded.
+    ``options`` are the other fields of the request, of which only ``fps`` is read.
     """
     # A latent frame more than needed, so that the clip is not shorter than the audio after rounding.
     fps = pipeline.resolve(Request(prompt="", fps=options.get("fps"))).fps
@@ -166,9 +175,10 @@ def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any])
 
 
 def fitted_audio(audio: Waveform, seconds: float, ceiling_db: float) -> Waveform:
-    """Scale audio down to a peak of ``ceiling_db`` (dB of full scale) and fit it to ``seconds``.
+    """Cut audio, or pad it with silence, to ``seconds``, and scale it down if it is too loud.
 
-    ``audio`` is (waveform (C, S), rate in Hz); it is cut, or padded with silence.
+    ``audio`` and the result are (waveform (C, S), rate in Hz). The whole waveform is scaled down if its peak
+    is above ``ceiling_db`` (dB of full scale). Raises ValueError for a ceiling above 0.
     """
     waveform, rate = limit_loudness(audio[0], ceiling_db), audio[1]
     return functional.pad(waveform, (0, round(seconds * rate) - waveform.shape[1])), rate
@@ -177,7 +187,8 @@ def fitted_audio(audio: Waveform, seconds: float, ceiling_db: float) -> Waveform
 def limit_loudness(waveform: Tensor, ceiling_db: float = CEILING_DB) -> Tensor:
     """Scale a waveform (C, S) down as a whole if its peak is above ``ceiling_db`` dB of full scale.
 
-    Raises ValueError for a ceiling above 0 dB, which no file can hold.
+    The peak of the result is then ``ceiling_db``. Raises ValueError for a ceiling above 0 dB, which no file
+    can hold.
     """
     if not (math.isfinite(ceiling_db) and ceiling_db <= 0):
         raise ValueError(f"ceiling_db={ceiling_db} must be 0 or below: 0 is the loudest that a file holds")

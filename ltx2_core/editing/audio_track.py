@@ -59,8 +59,8 @@ def decoded_audio(
 class AudioParts(NamedTuple):
     """Input audio at ``rate`` Hz that is read in parts.
 
-    ``read(first, count)`` returns ``count`` samples (C, S) from number ``first`` on, fewer at the end of the
-    audio.
+    ``read(first, count)`` returns ``count`` samples (C, count) from sample number ``first`` on, fewer at the
+    end of the audio.
     """
 
     rate: int
@@ -78,9 +78,9 @@ class AudioParts(NamedTuple):
 
 @contextmanager
 def opened(audio: AudioSource) -> Iterator[AudioParts]:
-    """A context that opens input audio, a file or a waveform, and yields it as parts to read.
+    """A context that opens input audio, a file or a waveform, and yields :class:`AudioParts` that read it.
 
-    A file is decoded only once if all parts are read in one such context.
+    A file is decoded only once if the parts are read in rising order within one such context.
     """
     if isinstance(audio, tuple):
         waveform, rate = audio

@@ -37,7 +37,7 @@ OVERLAP_S = 1.0
 def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
     """Divide a clip into windows of at most ``window_frames`` (8k + 1) frames, for sampling its audio.
 
-    Neighbours overlap by about a second, but by no more than half a window or 16 frames, whichever is more.
+    Neighbours overlap by about a second, by at most half a window, and by at least 16 frames.
     Raises ValueError if ``window_frames`` is not 8k + 1 or below 17.
     """
     overlap = max(round(OVERLAP_S * clip.fps / TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
@@ -91,10 +91,13 @@ def sampled_audio(
 ) -> SampledAudio:
     """Sample the audio of ``clip`` window by window; each continues the audio of the one before.
 
-    The noise of a window is drawn with the request's seed plus the window's number. All windows but the last
-    are saved below ``places`` when they are finished (None saves nothing): another call with the same
-    arguments resumes with the first one that is missing and ends with the identical audio. The other
-    arguments are those of :func:`~ltx2_core.editing.edit.sampled_clip`.
+    ``clip`` is the size and length of the whole run, ``windows`` its division, and ``source`` the video that
+    each window is conditioned on. The noise of a window is drawn with the request's seed plus the window's
+    number. All windows but the last are saved below ``places`` when they are finished (None saves nothing):
+    another call with the same arguments samples the last window and those that are missing, and ends with the
+    identical audio. The other arguments are those of :func:`~ltx2_core.editing.edit.sampled_clip`; if
+    ``sampled`` is not None nothing is sampled. Raises ValueError if ``sampled`` does not fit the request, and
+    if another run is writing the same windows.
     """
     size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
@@ -129,7 +132,8 @@ def sampled_audio(
 def _conditioning(source: Footage, window: Window, track: Tensor) -> list[StageInput]:
     """The conditioning items of ``window``: the frames of ``source`` in it, and the audio that it continues.
 
-    ``track`` (1, 8, T, 16) is the latent of all audio sampled so far, whose end the window begins with.
+    ``track`` (1, 8, T, 16) is the latent of all audio sampled so far. The window begins with the last
+    ``window.audio_overlap`` latents of it.
     """
     first = window.first_frame
     items: list[StageInput] = [WholeVideo(source.part(first, first + window.clip.frames))]
@@ -145,7 +149,7 @@ def _store(
     windows: tuple[Window, ...],
     places: Places,
 ) -> WindowStore:
-    """Open, or create empty, the store of the finished windows of a run that makes audio to a video.
+    """Open, or create empty, the store of the finished windows of a run that generates audio for a video.
 
     Its folder is a subfolder of ``places.folder``, named by a digest of the request ``whole``, the
     ``source``, the ``windows`` and the models, so that only a run with the same arguments finds it again.

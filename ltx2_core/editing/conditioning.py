@@ -53,9 +53,9 @@ class FirstFrames:
 
 @dataclass(frozen=True, eq=False)
 class WholeVideo:
-    """Frames of a source, 8k + 1 of them, that are the whole video of the sampled clip.
+    """Frames of a source, 8k + 1 of them, that are the whole video of the sampled clip; they are preserved.
 
-    They are preserved.
+    So only its audio is generated.
     """
 
     footage: Footage
@@ -110,7 +110,7 @@ class Keyframe:
 
     A negative frame counts from the end: -1 is the last. With ``strength`` 1 the model sees the image without
     noise; less lets the model change it. ``attention`` scales how much the video attends to it: 1 is plain
-    attention, 0 none. ``path`` is the file of the image, for the record.
+    attention, 0 none. ``path`` is the file of the image; it is not read, only recorded with the settings.
     """
 
     frames: Tensor
@@ -171,7 +171,10 @@ def check_scale(clip: ClipPlan, scale: int) -> None:
 
 
 def describe_reference(source: Footage, clip: ClipPlan, scale: int) -> str:
-    """Say how much of ``source`` is the reference of ``clip``, and at what size: ``scale`` times smaller."""
+    """A text that says how many frames of ``source`` are the reference of ``clip``, and at what size.
+
+    They are encoded ``scale`` times smaller than the clip in width and height.
+    """
     size = "at the size of the clip" if scale == 1 else f"{scale} times smaller"
     return f"{clip.frames} of {len(source.frames)} frames are the reference, {size}"
 
@@ -180,7 +183,7 @@ def describe_reference(source: Footage, clip: ClipPlan, scale: int) -> str:
 class ReferenceFrames:
     """A conditioning item: the frames of ``footage``, the source, as the reference of an IC-LoRA.
 
-    They are encoded ``scale`` times smaller than the clip of the sampling stage.
+    They are encoded ``scale`` times smaller, in width and height, than the clip of the sampling stage.
     """
 
     footage: Footage

@@ -1,4 +1,4 @@
-"""Dubs a video: new speech in the voice of the source, and the face that speaks it (Dub-It, an IC-LoRA).
+"""Dubs a video: new speech in the voice of the source, with lips that follow it (Dub-It, an IC-LoRA).
 
 Letters: N frames, H W pixel rows and columns, S samples.
 """
@@ -38,13 +38,16 @@ SETTINGS: RequestOptions = {
 
 
 def dub(pipeline: LongPipeline, prompt: str, source: Footage, **options: Any) -> Edit:
-    """Dub ``source``: its speech becomes what ``prompt`` says, in its voice, and the lips follow.
+    """Dub ``source``: generate what ``prompt`` says in the voice of ``source``, with lips that follow it.
 
-    The checkpoint must have distilled weights, and the pipeline exactly one LoRA, that of Dub-It. Frames of
-    the source are the reference in both sampling stages, its audio only in the first, which generates the
-    new audio. The result has the first 8k + 1 frames of the source. ``options`` are those of :func:`extend`.
+    The checkpoint must have distilled weights, and the pipeline exactly one LoRA, that of Dub-It. The frames
+    of the source are the reference in both sampling stages, its audio only in the first, which generates the
+    new audio. The result has the first 8k + 1 frames of the source. ``options`` are further fields of
+    :class:`Request`, and ``sampled``, ``on_sampled``, ``on_step`` and ``stop`` of
+    :func:`~ltx2_core.editing.edit.sampled_clip`.
 
-    Raises ValueError for another number of LoRAs, and for a source without audio.
+    Raises ValueError for another number of LoRAs, for a source without audio, and for models without the
+    audio encoder; with ``sampled`` (nothing is sampled) none of these is checked.
     """
     sampled = options.get("sampled")
     # The LoRA decides how the clip is sampled. What was sampled earlier only needs to be decoded.
@@ -57,8 +60,8 @@ def dub(pipeline: LongPipeline, prompt: str, source: Footage, **options: Any) ->
 def plan_dub_of(pipeline: LongPipeline, source: Footage) -> Dub:
     """Plan the dub of ``source`` with the LoRA of ``pipeline``.
 
-    The LoRA decides how small the frames of ``source`` are encoded as the reference. Raises ValueError as
-    :func:`dub` does.
+    The metadata of the LoRA state how many times smaller than the clip the frames of ``source`` are encoded
+    as the reference. Raises ValueError as :func:`dub` does.
     """
     loras = pipeline.loras
     if len(loras) != 1:
@@ -93,7 +96,7 @@ class Dub:
     def finish(self, sampled: SampledClip) -> Edit:
         """Make the result of what was ``sampled``: its frames without their padding, and its audio.
 
-        The audio is that of the first sampling stage.
+        The audio, which the first sampling stage generated, is cut or padded to the length of the frames.
         """
         width, height = self.source.result_size(self.clip)
         waveform, rate = sampled.audio()

@@ -56,7 +56,8 @@ def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -
     """Run a planned edit: condition and sample its run, and join the result with the source.
 
     ``prompt`` describes the clip; ``options`` are those of :func:`sampled_clip`. Raises ValueError if the
-    source is a folder of EXR images and ``options`` have another colour space, ``hdr``, or none.
+    source is a folder of EXR images and ``options`` have another colour space, ``hdr``, or none, and
+    TypeError if they have ``fps``, which is that of the source.
     """
     if plan.source.hdr not in (None, options.get("hdr")):
         raise ValueError(f"hdr={options.get('hdr')}: the source was read with hdr={plan.source.hdr}")
@@ -67,7 +68,10 @@ def make_edit(pipeline: Pipeline, plan: EditPlan, prompt: str, **options: Any) -
 
 
 def _warn_of_odd_size(source: Footage) -> None:
-    """Log a warning if the source has an odd width or height, because a saved file loses a row or column."""
+    """Log a warning if the result has an odd width or height, because a saved file loses a row or column.
+
+    That is so for a ``source`` of such a size whose ``fit`` is "own".
+    """
     width, height = source.size
     if source.fit == "own" and (width % 2 or height % 2):
         log.warning(
@@ -80,7 +84,8 @@ def _warn_of_odd_size(source: Footage) -> None:
 def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
     """Join the sampled clip of a planned edit with its source.
 
-    The settings of the result also name the source's file, and what was changed when that file was read.
+    The settings of the result also name the file of the source (None unless the source is a whole video
+    file), and have the notes of the source, which say what was changed when it was read.
     """
     edit, source = plan.finish(sampled), plan.source.file
     settings = {**edit.settings, "source_file": None if source is None else file_record(source.path)}
@@ -111,7 +116,7 @@ def sampled_clip(
     stop: Stop | None = None,
     **options: Any,
 ) -> Generation:
-    """Sample a clip with additional conditioning; ``options`` are the fields of :class:`Request`.
+    """Sample a clip with additional conditioning; ``options`` are further fields of :class:`Request`.
 
     ``conditioning`` is a function that returns the conditioning items; it is called only if something is
     sampled. ``on_step`` is called after each sampling step, ``stop`` is asked whether to end early, as in the

@@ -46,20 +46,20 @@ def extend(
     exact_outside: bool = False,
     **options: Any,
 ) -> Edit:
-    """The source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
+    """Return the source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
 
     Seconds become the nearest whole number of frames, halves upwards: 0.5 s at 25 fps are 13. The model
     continues from the last ``keep_frames`` (8k + 1) frames and their audio. The result has the size of the
-    source. Before the joint it has the source's decoded frames and samples, except that the source's last
-    ``fade_frames`` frames and 50 ms of audio fade into the new ones. With ``exact_outside`` the saved file
-    has the encoded packets of the source's own file before the GOP (group of pictures) that holds the joint,
-    and only the rest is encoded.
+    source, or for a ``fit`` other than "own" that of the sampling run. It begins with the source's decoded
+    frames and samples, of which the last ``fade_frames`` frames (at most ``keep_frames``) and the last 50 ms
+    fade into the sampled ones. With ``exact_outside`` the saved file has the encoded packets of the source's
+    own file before the GOP (group of pictures) in which this fade begins, and only the rest is encoded.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.
 
-    Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, if the source is shorter than
-    ``keep_frames``, and for packets that cannot be copied.
+    Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, if there is no new frame, if
+    ``keep_frames`` is not 8k + 1 or the source is shorter, and for packets that cannot be copied.
     """
     new_frames = new_length(source, seconds=seconds, frames=frames)
     plan = plan_extension(
@@ -105,8 +105,8 @@ def new_length(source: Footage, *, seconds: float | None, frames: int | None) ->
 class Extension:
     """A planned extension: a run that begins with the last ``keep_frames`` frames of the source.
 
-    ``new_frames`` frames follow them; ``clip`` is the size and length of the run. The last ``fade_frames``
-    frames of the source fade into the sampled ones.
+    ``new_frames`` frames follow them; ``clip`` is the size and length of the run, which may have more frames
+    because it has 8k + 1. The last ``fade_frames`` frames of the source fade into the sampled ones.
     """
 
     source: Footage
@@ -128,7 +128,7 @@ class Extension:
 
     @property
     def audio_latents(self) -> int:
-        """How many audio latents of the run lie entirely within the preserved frames."""
+        """How many audio latents of the run end before the preserved frames end, or together with them."""
         ends = audio_positions(self.clip.audio_latents)[0, 0, :, 1]
         # The tolerance covers the rounding of positions that end with the last preserved frame.
         return int((ends <= self.keep_s + 1e-5).sum())
@@ -141,7 +141,7 @@ class Extension:
         return items
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Append the new frames and audio of the sampled clip to the source."""
+        """Append the new frames and audio of the sampled clip to the source, with fades where they meet."""
         source, keep, new = self.source.beside(sampled.clip), self.keep_frames, self.new_frames
         total_s = self.frame_count / source.fps
         track, rate = joined_audio(source, sampled.audio(), self.keep_s, total_s)
@@ -159,7 +159,8 @@ class Extension:
         )
 
     def recut(self) -> Recut:
-        """Plan a file that copies the source's packets of all frames before the fade.
+        """Plan a file that copies the packets of the source before the GOP in which the fade begins.
+
 
         Raises ValueError, with the reason, if they cannot be copied.
         """
@@ -168,7 +169,7 @@ class Extension:
         return self.source.recut([(joint, self.frame_count)], self.frame_count)
 
     def settings(self) -> dict[str, int]:
-        """The arguments of the extension as JSON values."""
+        """The arguments of the extension as JSON values; ``fade_frames`` only if it is not the default."""
         values = {"keep_frames": self.keep_frames, "new_frames": self.new_frames}
         # Files of the default fade stay as they were.
         return values if self.fade_frames == FADE_FRAMES else {**values, "fade_frames": self.fade_frames}
@@ -195,7 +196,7 @@ def plan_extension(
     The last ``fade_frames`` frames of the source fade into the sampled ones. ``stages`` is the number of
     sampling stages (1 or 2), which decides the sizes that can be generated; ``numerics`` is the
     implementation whose rounding is followed, the official one or ComfyUI's. Raises ValueError if
-    ``keep_frames`` is not 8k + 1 or more than the source has, and if there are no new frames.
+    ``keep_frames`` is not 8k + 1, if the source has fewer frames than that, and if there are no new frames.
     """
     if new_frames < 1:
         raise ValueError(f"an extension has at least one new frame; got {new_frames}")
@@ -229,7 +230,8 @@ def joined_frames(
     """Yield the source's frames and ``new`` sampled frames after them, in chunks (N, 3, H, W) in [-1, 1].
 
     ``sampled`` yields chunks in the same range; its first ``keep`` frames repeat the last ones of the source.
-    The last ``fade`` frames of the source (at most ``keep``) are cross-faded with their repetition.
+    The last ``fade`` frames of the source (at most ``keep``) are cross-faded with the sampled frames that
+    repeat them.
     """
     fade = min(fade, keep)
     before = len(source.frames) - fade
@@ -269,8 +271,9 @@ def joined_audio(source: Footage, sampled: Waveform, keep_s: float, total_s: flo
 def matched_audio(source: Footage, sampled: Waveform) -> tuple[Tensor, int, int]:
     """Resample ``sampled``, (waveform (C, S), rate in Hz), to the rate of the source's audio, if it has any.
 
-    Returns (waveform, rate in Hz, number of channels that both are to be brought to). Audio of the source is
-    never resampled, so that its samples can be preserved.
+    Returns (waveform, rate in Hz, the larger number of channels of ``sampled`` and the source's audio), where
+    the waveform still has the channels of ``sampled``. Audio of the source is never resampled, so that its
+    samples can be preserved.
     """
     waveform, own = sampled
     if source.audio is None:

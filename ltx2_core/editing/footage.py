@@ -36,7 +36,8 @@ class Footage:
     in a file from which they are decoded when needed. ``notes`` are sentences that say what was changed when
     the file was read. ``fit`` says what happens to frames whose size the model cannot generate. With "own"
     the model sees them padded (last row and column repeated) and the result has their own size; the other
-    modes crop or scale them, see :func:`~ltx2_core.media.fit_image`.
+    modes crop or scale them, see :func:`~ltx2_core.media.fit_image`. Raises ValueError for frames of another
+    shape and for none.
     """
 
     frames: Frames
@@ -82,7 +83,10 @@ class Footage:
 
     @property
     def hdr(self) -> str | None:
-        """The colour space of a folder of EXR images, whose frames are codes of ACEScct; None for others."""
+        """The name of the colour space of a folder of EXR images, a key of ``HDR_SPACES``; None for others.
+
+        The frames of such a folder are codes of ACEScct.
+        """
         space = self.frames.clip.hdr if isinstance(self.frames, ClipFrames) else None
         return None if space is None else space.name
 
@@ -114,9 +118,9 @@ class Footage:
         Width and height are those of the source, brought to multiples that the model can generate, which
         depend on ``stages``, the number of sampling stages (1 or 2), and on ``numerics``, the implementation
         whose rounding is followed (the official one or ComfyUI's). They are rounded up if the field ``fit``
-        is "own", because the frames are padded then, else to the nearest. If the source has more than
-        ``max_pixels`` pixels a frame, the plan has about that many, in the same proportions; None sets no
-        limit.
+        is "own" and ``max_pixels`` is None, because the frames are padded then, else to the nearest. If the
+        source has more than ``max_pixels`` pixels a frame, the plan has about that many, in the same
+        proportions; None sets no limit.
         """
         width, height = self.size
         if max_pixels is not None and width * height > max_pixels:
@@ -143,7 +147,8 @@ class Footage:
         """Plan a file that copies the encoded packets of the source, except where frames are new.
 
         ``changed`` are the ranges of new frames, (first, end) with the end exclusive; ``frame_count`` is the
-        number of frames of the result. Raises ValueError if that is impossible for this source.
+        number of frames of the result. Raises ValueError unless the frames are those of a whole video file,
+        and what :func:`~ltx2_core.media.recut.plan_recut` raises.
         """
         if self.file is None:
             raise ValueError("exact_outside copies packets: the source must be a whole video file")
@@ -157,7 +162,7 @@ class Footage:
         """Return a copy whose frames have the width and height of ``clip``.
 
         The field ``fit`` says how frames of another size are brought to it. With "own" they are scaled and
-        cropped around the centre here; :meth:`on_grid` is what pads them.
+        cropped around the centre, as with "official"; :meth:`on_grid` pads them instead.
         """
         mode: FitMode = "official" if self.fit == "own" else self.fit
         if isinstance(self.frames, ClipFrames):
@@ -167,9 +172,9 @@ class Footage:
     def on_grid(self, clip: ClipPlan, *, mirrored: bool = False) -> Footage:
         """Return the source as the model sees it: if its ``fit`` is "own", padded to the size of ``clip``.
 
-        The last row and column are repeated, or with ``mirrored`` the frames are reflected. Else the source
-        is returned unchanged. A first sampling stage of smaller size scales the padded frames
-        down, which crops nothing, because the proportions are equal.
+        The last row and column are repeated, or with ``mirrored`` the frames are reflected. With another
+        ``fit`` the source is returned unchanged. A first sampling stage of smaller size scales the padded
+        frames down, which crops nothing, because the proportions are equal.
         """
         if self.fit != "own":
             return self
@@ -194,7 +199,8 @@ class Footage:
     def track(self, channels: int, rate: int, seconds: float) -> Tensor:
         """Return the audio (``channels``, samples) at ``rate`` Hz, of exactly ``seconds``.
 
-        It is cut or padded with silence; without audio all of it is silence.
+        It is cut or padded with silence; without audio all of it is silence. Mono audio is repeated for each
+        channel; other audio must have ``channels`` channels.
         """
         samples = round(seconds * rate)
         if self.audio is None:

@@ -40,9 +40,10 @@ class LongVideo:
         window_frames: length of a window, 8k + 1 pixel frames; it decides memory and time of a run.
         overlap_frames: how many pixel frames, a multiple of 8, a window shares with the one before.
         overlap_strength: 1 preserves the shared frames; less regenerates them in part and cross-fades.
-        adain_factor: 0 to 1, how far the mean and deviation of each latent channel are brought back to those
-            of the first window, against drift of colours and contrast; 0 is off.
-        keyframes: single images that guide the clip, at frames counted from its beginning.
+        adain_factor: 0 to 1, how far the mean and standard deviation of each channel of the video latent are
+            brought back to those of the first window, against drift of colours and contrast; 0 is off.
+        keyframes: single images that guide the clip, each at its frame of the whole clip; a negative one
+            counts from the end. Of their numbers ``strength`` is used, but not ``attention``.
         source: a clip of at least the same length. It is the reference of an IC-LoRA, and sampling starts
             from it if ``denoise`` is below 1; each window uses its own frames of it.
         source_strength: how clean the source is as a reference: 1 is without noise, less lets the model
@@ -50,6 +51,8 @@ class LongVideo:
         source_scale: how many times smaller than the clip the reference is encoded; None is what the LoRAs
             were trained with.
         denoise: the part of the schedule to run, 0 to 1; less preserves more of the source.
+
+    Raises ValueError for a ``denoise`` other than 1 without a source.
     """
 
     window_frames: int = 121
@@ -106,9 +109,9 @@ SampleWindow = Callable[[WindowRun], AVLatent]
 class PrepareSampler(Protocol):
     """A function that prepares the sampling of windows and returns the function that samples one window.
 
-    It is called once, with the plan and all prompts of the windows that are left to sample, in order, so that
-    all can be encoded before the transformer is loaded. No prompts mean that all windows are finished
-    already.
+    It is called once, with the plan and the prompts of the windows that are left to sample, in order and each
+    prompt once, so that all can be encoded before the transformer is loaded. There are no prompts if all
+    windows are finished already.
     """
 
     def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow: ...
@@ -118,10 +121,11 @@ class PrepareSampler(Protocol):
 class LongPlan:
     """A planned long clip: its windows, prompts and seed, and the input audio if there is any.
 
-    ``how`` has the options by which it was divided; the noise of window i is drawn with ``seed`` + i. The
-    input ``audio``, from second ``audio_start_s`` on, is the audio of the finished clip. ``audio_latent``
-    (1, 8, T, 16) is its encoded form, which every window preserves; it is None if there is no input audio, or
-    if the function that samples a window encodes the audio itself.
+    ``clip`` is the size and length of the whole clip, ``how`` has the options by which it was divided. The
+    noise of window i is drawn with ``seed`` + i. The input ``audio``, from second ``audio_start_s`` on, is
+    the audio of the finished clip. ``audio_latent`` (1, 8, T, 16) is its encoded form, which every window
+    preserves; it is None if there is no input audio, or if the function that samples a window encodes the
+    audio itself.
     """
 
     clip: ClipPlan
@@ -173,7 +177,7 @@ def plan_long(
     audio_start_s: float = 0.0,
     audio_latent: Tensor | None = None,
 ) -> LongPlan:
-    """Divide a clip into windows as ``how`` says, with a prompt for each.
+    """Divide a clip into windows as ``how`` says; ``prompts`` has the prompt of each.
 
     The noise of window i is drawn with ``seed`` + i. The audio arguments are those of :class:`LongPlan`.
     Raises ValueError for windows of wrong length, keyframes outside the clip, and a source that is too short.
@@ -200,7 +204,7 @@ class SampledWindows:
     """A sampled long clip, whose windows are files in ``store``.
 
     ``reused`` is the number of windows that an earlier run had sampled. Input ``audio``, from second
-    ``audio_start_s`` on, replaces the sampled audio; None if there is none.
+    ``audio_start_s`` on, is the audio of the finished clip; if it is None, that is the sampled audio.
     """
 
     clip: ClipPlan
@@ -260,8 +264,9 @@ def sample_windows(
 
     Each window continues from the end of the one before. If the plan's ``overlap_strength`` is 1 the shared
     frames are preserved, otherwise they are regenerated in part and cross-faded. ``codecs`` encode the
-    keyframes; ``prepare`` returns the function that samples a window. ``on_window`` is called with (windows
-    done, all windows). Raises ValueError if another run writes to the store.
+    keyframes; ``prepare`` returns the function that samples a window. ``on_window`` is called after each
+    window, also one that was in the store, with (number of windows done, number of all windows). Raises
+    ValueError if another run writes to the store.
     """
     with store.writing():
         # Any window may be missing and not only the last ones: a damaged file is sampled again by itself.
@@ -295,7 +300,8 @@ def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
     """Conditioning with which ``window`` begins: the last latents of the previous window, from ``before``.
 
     They are as many latent frames and audio latents as the two windows share. ``strength`` 1 preserves them,
-    less regenerates them in part.
+    less regenerates them in part. The window generates its first latent frame itself, because one from inside
+    a clip cannot be the first of a run.
     """
     video = None if before.video is None else before.video[:, :, -window.overlap :]
     audio = None
@@ -306,9 +312,10 @@ def _overlap(window: Window, before: AVLatent, strength: float) -> Overlap:
 
 
 def _recoloured(latent: AVLatent, store: WindowStore, factor: float) -> AVLatent:
-    """Bring mean and deviation of each video channel towards those of the clip's first window (AdaIN).
+    """Bring mean and standard deviation of each video channel towards those of the first window (AdaIN).
 
-    ``factor`` is from 0, which changes nothing, to 1. ``store`` holds the first window.
+    ``latent`` is that of a later window. ``factor`` is from 0, which changes nothing, to 1, which gives it
+    those of the first window; ``store`` holds that window.
     """
     if not factor or latent.video is None:
         return latent
@@ -327,7 +334,7 @@ def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
 def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:
     """Encode a keyframe as a guide at the size of ``clip``, the whole long clip.
 
-    The guide's frame counts from the beginning of that clip.
+    The guide's frame counts from the beginning of that clip, and its attention is plain.
     """
     # A keyframe is encoded once although windows that overlap may both contain it.
     latent = codecs.encode_video(fit_image(keyframe.frames, clip.width, clip.height))

@@ -43,12 +43,13 @@ def long_video(
     """Generate a clip with audio of any length, window by window; ``options`` are fields of :class:`Request`.
 
     ``prompts`` may change with time, see :meth:`PromptSchedule.parse`. ``how`` divides the clip into windows.
-    Each window is saved in ``folder`` when it is finished: another call with the same settings resumes with
-    the first window that is missing and ends with the identical clip. If the disk of ``folder`` is full,
-    windows go to the folder ``spare``. With ``folder`` None the windows are in a temporary folder as long as
-    the result lives. The noise of a window comes from ``seed`` plus the window's number. Input audio
-    (``audio``) conditions every window and is the audio of the result. ``on_window`` is called with (windows
-    done, all windows); ``on_step`` and ``stop`` are those of the pipeline.
+    Each window is saved in ``folder`` when it is finished: another call with the same settings samples only
+    the windows that are missing and ends with the identical clip. If the disk of ``folder`` is full, windows
+    are saved below the folder ``spare``. With ``folder`` None the windows are in a temporary folder, which is
+    deleted together with the result. The noise of a window is drawn with ``seed`` plus the window's number.
+    Input audio (``audio``) conditions every window and is the audio of the result. ``on_window`` is called
+    with (number of windows done, number of all windows); ``on_step`` is called after each sampling step and
+    ``stop`` is asked whether to end early, as in the pipeline.
 
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
@@ -175,7 +176,7 @@ def _request_of(
     """Change the request of the whole clip to that of one window.
 
     ``latents`` are those of the source in this window, from which sampling starts; None starts from noise.
-    ``how`` is the division of the clip into windows.
+    ``how`` is the division of the clip into windows. Only the first window has the request's first image.
     """
     return request.changed(
         prompt=prompt,
@@ -194,7 +195,8 @@ def _request_of(
 def _reference_scale(pipeline: LongPipeline, how: LongVideo) -> int:
     """How many times smaller than the clip, in width and height, its source is encoded as a reference.
 
-    ``how`` states it, or if that is None the LoRAs of the pipeline.
+    That is ``how.source_scale``, or if it is None the largest factor that the LoRAs of the pipeline state, or
+    1 without LoRAs.
     """
     if how.source_scale is not None:
         return how.source_scale
@@ -202,9 +204,9 @@ def _reference_scale(pipeline: LongPipeline, how: LongVideo) -> int:
 
 
 def _reference_step(pipeline: LongPipeline) -> int:
-    """n if every n-th frame of the source is used as a reference; 1 uses all.
+    """The number n if every n-th frame of the source is used as a reference; 1 uses all.
 
-    The LoRAs of the pipeline state it.
+    It is the largest that the LoRAs of the pipeline state, or 1 without LoRAs.
     """
     return max((lora.reference_temporal_scale_factor for lora in pipeline.loras), default=1)
 

@@ -36,7 +36,8 @@ class PromptSchedule:
     """Prompts with the time at which each begins.
 
     ``parts`` are (start in seconds, prompt) in rising order; the first starts at 0. If ``by_window`` is True
-    the starts are not seconds but numbers of windows, from 0.
+    the starts are not seconds but numbers of windows, from 0. Raises ValueError for no parts, for a first
+    start other than 0, and for starts that do not rise.
     """
 
     parts: tuple[tuple[float, str], ...]
@@ -51,16 +52,20 @@ class PromptSchedule:
     def parse(cls, text: str, *, seconds: float | None = None) -> PromptSchedule:
         """Parse one prompt, or several by time or by window.
 
-        By time: ``0: prompt; 2.5: prompt``, parts between ``;`` or on lines, each after a start or a range:
-        seconds (``2.5``, ``2.5-4``), ``0:30``, ``00:00:30``, or ``50%`` of the clip, which is ``seconds``
-        long. Blank lines and lines that begin with ``#`` are skipped. Or JSON, a list of ``{"from": time,
-        "prompt": text}``. By window: prompts between ``|``, or a JSON list of texts; the last one serves all
-        further windows. The first part starts at 0 even if another start is written, and each part ends
-        where the next one starts, even if an earlier end is written; a warning says so. Other text is one
-        prompt.
+        By time: ``0: prompt; 2.5: prompt``. Parts are separated by ``;`` or line ends, and each begins with
+        its start or its range, and a colon. A time is in seconds (``2.5``), ``0:30``, ``00:00:30``, or
+        ``50%`` of the clip, which is ``seconds`` long; a range is ``2.5-4``. Blank lines and lines that begin
+        with ``#`` are skipped. The same as JSON is a list of ``{"from": time, "to": time, "prompt": text}``;
+        ``from`` is 0 if it is missing, and ``to`` may be missing. The first part starts at 0 even if another
+        start is written, and each part lasts until the next one starts, even if an earlier end is written; a
+        warning says so.
 
-        Raises ValueError with line and column for a part without a time, for a time that cannot be read, and
-        for times that do not rise.
+        By window: prompts between ``|``, or a JSON list of texts; the last one is used for all further
+        windows. Any other text is one prompt.
+
+        Raises ValueError, with line and column or the number of the JSON entry, for a part without a time or
+        a prompt, for a time that cannot be read, for starts that do not rise, and for an end that is not
+        after its start or is after the next start; and for invalid JSON.
         """
         if text.lstrip().startswith("["):
             entries = _entries(text)
@@ -85,9 +90,11 @@ class PromptSchedule:
 
     @classmethod
     def _of(cls, parts: Sequence[_Part], seconds: float | None) -> PromptSchedule:
-        """Make a schedule of parsed parts. Raises ValueError if their starts do not rise.
+        """Make a schedule from parsed parts; the first one starts at 0, whatever its own start.
 
-        Logs a warning for each time of the clip, ``seconds`` long, that none of them covers.
+        Logs a warning for each span of time that no part covers, in a clip that is ``seconds`` long (None:
+        unknown). Raises ValueError if the starts do not rise, or if the end of a part is not after its start
+        or is after the next start.
         """
         for part, following in pairwise(parts):
             if following.start <= part.start:
@@ -128,10 +135,11 @@ class _Part:
 
 
 def _gaps(parts: Sequence[_Part], seconds: float | None) -> Iterator[tuple[float, float, float]]:
-    """Yield (from, to, start) in seconds for each time ``from`` to ``to`` of the clip that no part covers.
+    """Yield (begin, stop, start) in seconds for each span of the clip, begin to stop, that no part covers.
 
-    ``start`` is the time at which the part starts whose prompt is used there. ``seconds`` is the length of
-    the clip; None leaves out the time after the last part.
+    ``start`` is the start of the part whose prompt is used in that span. ``seconds`` is the length of the
+    clip; with None the time after the last part is left out. Spans after a part that last at most
+    ``SHORTEST_GAP_S`` are left out.
     """
     if parts[0].start > 0:
         yield 0, parts[0].start, parts[0].start
@@ -143,10 +151,10 @@ def _gaps(parts: Sequence[_Part], seconds: float | None) -> Iterator[tuple[float
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Split the text of a schedule at line ends and at each ``;`` that is followed by a time.
+    """Split the text of a schedule at line ends and at each ``;`` before a time, or before a lone colon.
 
-    Yields (line and column of the piece, for error messages; the piece). Blank lines and comments are left
-    out.
+    Yields (text with the line and column of the piece, for error messages; the piece). Blank lines and lines
+    that begin with ``#`` are left out.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
@@ -199,8 +207,9 @@ def _json_part(entry: ParsedJson, index: int, seconds: float | None) -> _Part:
 def _seconds(time: Any, place: str, seconds: float | None) -> float:
     """Parse a time to seconds: a number, or text such as 2.5s, 0:30, 00:00:30 or 50%.
 
-    A percentage refers to ``seconds``, the length of the clip, and is an error if that is None. ``place``
-    says where the text is, for error messages.
+    A percentage is one of ``seconds``, the length of the clip. ``place`` says where the text is, for error
+    messages. Raises ValueError for anything else, for a negative time or one above ``LATEST``, and for a
+    percentage above 100 or without ``seconds``.
     """
     if isinstance(time, str) and re.fullmatch(_TIME, time.strip()):
         text = time.strip()

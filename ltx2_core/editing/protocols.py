@@ -30,7 +30,10 @@ OnSampled = Callable[[Generation], None]
 
 
 class Encoders(Protocol):
-    """Encodes frames and audio; :class:`~ltx2_core.run.codecs.Codecs` does, and so do the VAEs of ComfyUI."""
+    """Encodes frames and audio.
+
+    In the library :class:`~ltx2_core.run.codecs.Codecs` does so, in ComfyUI a class around its VAEs.
+    """
 
     def encode_video(self, frames: Frames) -> Tensor:
         """Encode frames (8k + 1, 3, H, W) in [0, 1] to a normalised latent (1, 128, k + 1, H/32, W/32)."""
@@ -83,7 +86,10 @@ class StageInput(Protocol):
 
 
 class Pipeline(Encoders, Decoders, Protocol):
-    """A model set that samples requests; :class:`~ltx2_core.LTX2Pipeline` is one."""
+    """A set of networks that samples requests, encodes and decodes; :class:`~ltx2_core.LTX2Pipeline` is one.
+
+    A call with a request samples it, with ``conditioning`` in addition to that of the request.
+    """
 
     @property
     def numerics(self) -> Numerics: ...

@@ -13,15 +13,17 @@ T = TypeVar("T")
 def warn_renamed(old: str, new: str) -> None:
     """Issue a DeprecationWarning that the name ``old`` is now ``new``.
 
-    The warning points at the caller's code.
+    The warning names the line of code from which the caller of this function was called: there the old name
+    is used.
     """
     warnings.warn(f"{old} is deprecated: use {new}", DeprecationWarning, stacklevel=3)
 
 
 def renamed(**names: str) -> Callable[[type[T]], type[T]]:
-    """A class decorator that lets old names of keywords and attributes work: ``renamed(old="new")``.
+    """A class decorator for which ``renamed(old="new")`` makes the old name mean the new one.
 
-    Their use issues a DeprecationWarning.
+    The class then accepts ``old`` as a keyword when it is made, and has ``old`` as an attribute that returns
+    ``new``. Using either issues a DeprecationWarning.
     """
 
     def decorate(cls: type[T]) -> type[T]:

@@ -84,12 +84,13 @@ class Edit:
     ) -> None:
         """Decode the clip and write it to a file, whose name decides the kind of file.
 
-        Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. If the
-        field ``unchanged`` names a video, its packets are copied, unless ``encoding`` sets a video option.
-        Frames of odd size lose their last row or column if the pixel format needs even sizes. ``on_frames``
-        is called with (frames written, all frames); ``timed`` measures the seconds of encoding. Raises what
-        ``Generation.save`` raises, and ValueError if the packets of an ``unchanged`` video do not fit this
-        kind of file but fit another.
+        Kinds of file and ``encoding`` are those of :meth:`~ltx2_core.run.generation.Generation.save`. With a
+        ``recut`` the file is written by that plan. Else, if the field ``unchanged`` names a video, its
+        packets are copied, unless ``encoding`` sets a video option or no kind of file can hold them. Frames
+        of odd size lose their last row or column if the pixel format needs even sizes. ``on_frames`` is
+        called with (frames written, all frames); ``timed`` measures the seconds of encoding all frames.
+        Raises what ``Generation.save`` raises, ValueError if the packets of an ``unchanged`` video do not fit
+        this kind of file but fit another, and with a ``recut`` what ``write_recut`` raises.
         """
         destination, chosen = Destination.of(path, hdr=self.hdr is not None), Encoding(**encoding)
         if self.recut is not None:
@@ -106,8 +107,9 @@ class Edit:
     def _copied(self, clip: VideoClip, destination: Destination, chosen: Encoding) -> bool:
         """Write the video packets of the file ``clip`` unchanged, with the new audio, to ``destination``.
 
-        ``chosen`` are the encoding settings of the caller. Returns False if the video has to be encoded
-        instead. Raises ValueError if its packets fit another kind of file but not this one.
+        ``chosen`` are the encoding settings of the caller. Returns True if the file is written, False if
+        nothing is written because the video has to be encoded instead. Raises ValueError if its packets fit
+        another kind of file but not this one.
         """
         fmt = destination.format
         # A video option requires encoding, and copying would silently ignore it.

@@ -44,20 +44,25 @@ def retake(
     exact_outside: bool = False,
     **options: Any,
 ) -> Edit:
-    """The source with the seconds in ``video`` and ``audio`` regenerated, at the size of the source.
+    """Return the source with the regions ``video`` of its frames and ``audio`` of its audio regenerated.
 
-    Regions are (start, end) in seconds. Every sampling stage is conditioned on the clean source at its own
-    size and regenerates the same regions, which ``rounding`` brings onto latent frames. With ``paste`` the
-    frames outside the rounded regions are the decoded frames of the source; otherwise the video VAE has
-    encoded and decoded them. The first and last ``feather`` frames of a region fade from and to the source;
-    with 0 its borders are cuts. The source's samples of audio are preserved, except for fades of 50 ms inside
-    a region at its borders. A source without audio gets audio over its whole length. With ``allow_past_end``
-    a region past the end extends the source; otherwise frames after its last 8k + 1 are not regenerated. With
+    Regions are (start, end) in seconds; ``rounding`` says which latent frames belong to one. Every sampling
+    stage is conditioned on the clean source at the size of that stage, and regenerates the same latent
+    frames. The result has the size of the source, or for a ``fit`` other than "own" that of the run.
+
+    With ``paste`` the frames outside the regenerated latent frames are the decoded frames of the source;
+    without it the video VAE has encoded and decoded them. The first and last ``feather`` frames of a region
+    fade from and to the source; with 0 its borders are cuts. Outside a region the samples of the source's
+    audio are unchanged; the first and the last 50 ms inside it are fades. A source without audio gets audio
+    over its whole length. With ``allow_past_end`` a region may end after the source, which makes the clip
+    longer. If none does, frames of the source after its first 8k + 1 are not regenerated. With
     ``exact_outside`` the saved file has the encoded packets of the source's own file, except in GOPs (groups
-    of pictures) with regenerated frames. ``options`` are those of :func:`extend`.
+    of pictures) with regenerated frames. ``options`` are further fields of :class:`Request`, and ``sampled``,
+    ``on_sampled``, ``on_step`` and ``stop`` of :func:`~ltx2_core.editing.edit.sampled_clip`.
 
-    Raises ValueError if nothing is to be regenerated, for regions that end before they begin, for those that
-    end after the source unless that is allowed, and for packets that cannot be copied.
+    Raises ValueError if nothing is to be regenerated, for regions that are negative or end before they begin,
+    for those that end after the source unless that is allowed, for a negative ``feather``, for packets that
+    cannot be copied, and for ``exact_outside`` without ``paste``.
     """
     plan = plan_retake(
         source,
@@ -80,7 +85,7 @@ def retake(
 
 
 def _ranges(flags: Tensor) -> list[tuple[int, int]]:
-    """The ranges [first, stop) of indices of consecutive True values in ``flags`` (N,)."""
+    """The ranges (first, stop), with stop exclusive, of consecutive True values in ``flags`` (N,)."""
     # Zeros at both ends, so that a range at the border has a start and a stop, too.
     steps = functional.pad(flags.int(), (1, 1)).diff()
     return list(
@@ -95,8 +100,9 @@ class Retake:
     """A planned retake of ``source``; ``clip`` is the size and length of its sampling run.
 
     ``video`` (F,) and ``audio`` (T,) are True for the latents to regenerate. The run is conditioned on the
-    first ``usable_frames`` frames of the source, which are 8k + 1. ``weights`` (N,) say how much of each
-    frame of the result is new: 0 is the source's own frame. ``settings`` are the arguments as JSON values.
+    first ``usable_frames`` frames of the source, which are 8k + 1. ``weights`` (N,) are those of the sampled
+    frame in each of the N frames of the result: 1 is the sampled frame, 0 the source's own, between them a
+    mixture. ``settings`` are the arguments as JSON values.
     """
 
     source: Footage
@@ -123,7 +129,7 @@ class Retake:
     def finish(self, sampled: SampledClip) -> Edit:
         """Put the regenerated frames and audio of the sampled clip into the source.
 
-        The rest of the result is that of the source.
+        All other frames and samples of the result are those of the source.
         """
         source, total = self.source.beside(sampled.clip), self.frame_count
         track, rate = retaken_audio(source, sampled.audio(), self.audio, total / source.fps)
@@ -139,7 +145,7 @@ class Retake:
         )
 
     def recut(self) -> Recut:
-        """Plan a file that copies the source's packets of all preserved frames.
+        """Plan a file that copies the source's packets, except in GOPs with frames that are not preserved.
 
         Raises ValueError, with the reason, if they cannot be copied.
         """
@@ -214,9 +220,10 @@ def plan_retake(
 def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -> Tensor:
     """Weights (total,) of the sampled frames in the result, 0 to 1, for ``total`` frames.
 
-    A frame has weight 1 if its latent frame is True in ``regenerated`` (F,), else 0. The weights of the first
-    and last ``feather`` frames of a region rise linearly from the preserved frames next to the region. The
-    source has ``sources`` frames; later frames have weight 1, because there is nothing to preserve.
+    A frame has weight 1 if its latent frame is True in ``regenerated`` (F,), else 0; frames after these F
+    latent frames have 0. Towards the borders of a region its first and last ``feather`` weights fall linearly
+    to those of the preserved frames. The source has ``sources`` frames; later frames have weight 1, because
+    there is nothing to preserve.
     """
     # Latent frame 0 stands for frame 0, and each later one for eight frames.
     latent = (torch.arange(total) + 7) // 8
@@ -264,7 +271,8 @@ def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, secon
     """Mix sampled audio into the source's: sampled where ``regenerated`` (T,) is True.
 
     ``regenerated`` has one value per audio latent. Audio is (waveform (C, S), rate in Hz); the result is
-    exactly ``seconds`` long.
+    exactly ``seconds`` long. The first and last 50 ms of a region are linear fades, unless the source has no
+    audio.
     """
     waveform, rate, channels = matched_audio(source, sampled)
     samples = round(seconds * rate)
@@ -286,7 +294,8 @@ def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, secon
 def _ramps(weight: Tensor, length: int) -> Tensor:
     """Replace the steps of a weight (S,) of zeros and ones by linear ramps of ``length`` samples.
 
-    The ramps lie inside the runs of ones.
+    The ramps lie inside the runs of ones. A run that reaches the start or the end of ``weight`` has none
+    there.
     """
     # Replicated ends: a region at the start or the end of the clip has nothing to fade to there.
     padded = functional.pad(weight[None, None], (length, length), mode="replicate")

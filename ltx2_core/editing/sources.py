@@ -28,7 +28,7 @@ class FrameSource(Protocol):
 
     @property
     def identity(self) -> str:
-        """A text by which frames are recognised, in another process too: equal only for equal frames."""
+        """A text that identifies the frames, in another process too: equal only for equal frames."""
         ...
 
     def part(self, first: int, count: int) -> Tensor:

@@ -83,9 +83,10 @@ def _retake_regions(options: Mapping[str, Any]) -> RetakeRegions:
 class EditTask:
     """A stored call of one of the functions that edit a clip, such as ``extend`` or ``retake``.
 
-    ``kind`` says which: "sound" is ``add_audio``, "audio" is ``text_to_audio``, any other kind is the name of
-    its function. ``prompt`` is the prompt of the call, ``source`` its video file (None for "audio"), and
-    ``options`` are its other arguments, as JSON values.
+    ``kind`` says which: "sound" is ``add_audio``, "audio" is ``text_to_audio``, "hdr" is ``to_hdr``, any
+    other kind is the name of its function. ``prompt`` is the prompt of the call, ``source`` its video file
+    (None for "audio"), and ``options`` are its other arguments, as JSON values. Of these ``source_fps`` is
+    the frame rate at which a ``source`` that is a folder of EXR images is read.
     """
 
     kind: EditKind
@@ -128,7 +129,7 @@ class EditTask:
         """Return the plan and the request of the run that :meth:`make` would sample, and check both.
 
         Nothing is encoded or sampled. The plan is None for the kind "audio". Raises what the function that
-        ``kind`` names raises.
+        ``kind`` names raises before it encodes and samples.
         """
         fields = {name: value for name, value in self.options.items() if name not in _OWN}
         own = {name: value for name, value in self.options.items() if name in _OWN}

@@ -1,4 +1,4 @@
-"""Makes an HDR clip of an SDR one by the HDR IC-LoRA, which generates it again in log codes.
+"""Makes an HDR clip from an SDR one with the HDR IC-LoRA, which generates its frames as log codes of light.
 
 Letters: N frames, H W pixel rows and columns.
 """
@@ -43,16 +43,18 @@ SILENCE: Final = (2, 48000)
 
 
 def to_hdr(pipeline: LongPipeline, prompt: str, source: Footage, *, hdr: str = HDR, **options: Any) -> Edit:
-    """Make an HDR clip of ``source``, which is SDR, in the colour space ``hdr``, a key of ``HDR_SPACES``.
+    """Make an HDR clip from ``source``, which is SDR, in the colour space ``hdr``, a key of ``HDR_SPACES``.
 
     The checkpoint must have distilled weights, and the pipeline exactly one LoRA, the HDR IC-LoRA, whose
-    metadata states its log codes. Both stages generate video alone, with the frames of the source as the
-    reference; the frames of the result are decoded in float32, and its audio is that of the source. The
-    result has the first 8k + 1 frames of the source. ``options`` are those of :func:`extend`. The second
-    stage is sampled whole, and not in tiles as in the official pipeline.
+    metadata state in which log codes (logarithms of light) it generates frames. Both sampling stages generate
+    video alone, with the frames of the source as the reference; the frames of the result are decoded in
+    float32, and its audio is that of the source. The result has the first 8k + 1 frames of the source. The
+    second stage is sampled whole, and not in tiles as in the official pipeline. ``options`` are further
+    fields of :class:`Request`, and ``sampled``, ``on_sampled``, ``on_step`` and ``stop`` of
+    :func:`~ltx2_core.editing.edit.sampled_clip`.
 
-    Raises ValueError for another number of LoRAs, for a LoRA that is not for HDR, for a source that is HDR
-    already, and without the library OpenEXR.
+    Raises ValueError for another number of LoRAs, for a LoRA that is not for HDR, for a source of EXR images,
+    for models without the upsampler, and without the library OpenEXR.
     """
     plan = plan_hdr_of(pipeline, source, hdr)
     return make_edit(pipeline, plan, prompt, **{**options, **SETTINGS, "hdr": hdr})
@@ -105,7 +107,10 @@ class ToHdr:
         return [VideoAlone(), ReferenceFrames(frames, self.scale)]
 
     def finish(self, sampled: SampledClip) -> Edit:
-        """Make the result of what was ``sampled``: its light without the padding, and the source's audio."""
+        """Make the result of what was ``sampled``: its frames without the padding, and the source's audio.
+
+        Frames become codes of ACEScct. The audio is cut, or padded with silence, to their length.
+        """
         width, height = self.source.result_size(self.clip)
         channels, rate = SILENCE
         if self.source.audio is not None:

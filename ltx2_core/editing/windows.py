@@ -66,7 +66,8 @@ class Window:
     def frame_within(self, frame: int) -> int | None:
         """Convert the number of a pixel frame of the whole clip to its number in this window.
 
-        None if the frame is not in this window.
+        None if the frame is not in this window, or is the first frame of a window other than the first: the
+        finished clip has that frame from the window before.
         """
         own = frame - self.first_frame
         # Frame 0 of a later window is one of the window before, from which its latent frame is taken.
@@ -92,7 +93,8 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
 
     Each window but the first repeats the last ``overlap_frames`` (8k) frames of the window before; the last
     window may be shorter. Raises ValueError unless ``window_frames`` is 8k + 1 and at least 17, and unless
-    ``overlap_frames`` is a multiple of 8, at least 16, and leaves new frames in each window.
+    ``overlap_frames`` is a multiple of 8, at least 16 and at most ``window_frames`` - 9 (16 for windows of 17
+    frames).
     """
     length, overlap = latent_frames_of(window_frames), overlap_frames // TEMPORAL_SCALE
     # Two latent frames are the least overlap, and at least one has to be new.
@@ -143,8 +145,9 @@ class WindowStore:
 
     ``settings`` are JSON values of everything that decides the clip. ``models`` are JSON values that identify
     the networks; folders of earlier versions have none. ``spare`` is a folder on another disk, for windows
-    that no longer fit on this one; they go into a subfolder of their own for each clip. Raises ValueError if
-    the folder holds windows of a clip with other settings or of other models.
+    that no longer fit on this one; they are saved in a subfolder of it that is named by a digest of
+    ``settings`` and ``models``. Raises ValueError if the folder holds windows of a clip with other settings
+    or of other models.
     """
 
     def __init__(
@@ -214,7 +217,10 @@ class WindowStore:
     _owned: tempfile.TemporaryDirectory[str] | None = None
 
     def has(self, index: int) -> bool:
-        """Whether window number ``index`` is finished. If its file cannot be read, the file is deleted."""
+        """Whether window number ``index`` is finished, by the header of its file.
+
+        A file whose header cannot be read, or that is shorter than it states, is deleted and counts as none.
+        """
         path = self._path(index)
         if not path.is_file():
             return False
@@ -229,9 +235,9 @@ class WindowStore:
         return True
 
     def save(self, index: int, latent: AVLatent) -> None:
-        """Write the latents of window number ``index``, to the spare folder if the other disk is full.
+        """Write the latents of window number ``index``, or to the folder ``spare`` if writing fails.
 
-        Raises OSError with advice on what to do if neither has room.
+        Raises OSError, with advice on what to do, if that fails too or there is no such folder.
         """
         streams = {"video": latent.video, "audio": latent.audio}
         tensors = {k: t.contiguous().cpu() for k, t in streams.items() if t is not None}
@@ -260,7 +266,7 @@ class WindowStore:
 
 
 def clip_digest(settings: Mapping[str, JsonValue], models: Mapping[str, JsonValue] | None) -> str:
-    """A short name for a clip that is decided by ``settings`` and ``models``, for a folder of its windows."""
+    """A name of 16 hexadecimal digits for the folder of a clip's windows: a digest of both arguments."""
     return sha256(json.dumps([settings, models], sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -316,7 +322,8 @@ def _faded(old: Tensor, new: Tensor, *, skip: int) -> Tensor:
     """Replace the first latents of ``new`` by a linear fade from ``old`` to ``new``.
 
     Both are (1, C, F, ...), with time along the third axis, and begin at the same time. The fade is as long
-    as ``old``; its first ``skip`` latents are those of ``old`` unchanged. What follows is that of ``new``.
+    as ``old``; its first ``skip`` latents are those of ``old`` unchanged. After the fade the latents are
+    those of ``new``.
     """
     count = old.shape[2]
     # Neither 0 nor 1 occurs, so that every latent of the fade is a mixture.
