@@ -60,8 +60,9 @@ class DecodeChoice:
 def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
     """The fastest way to decode ``clip`` in ``dtype`` that needs at most ``room`` bytes for activations.
 
-    It tries, in this order: whole frames in ever smaller pieces of time, exact tiles, tiles with cross-faded
-    borders. If no way fits, it returns the one with the lowest peak.
+    It tries, in this order: whole frames in ever smaller pieces of time, exact tiles, and for the
+    convolutional decoder of ``vae`` tiles with cross-faded borders. ``clip`` is the size and length. If no
+    way fits, the one with the lowest peak is returned.
     """
     choose = _choose_convolutional if vae.diffusion is None else _choose_diffusion
     return choose(room, vae, clip, dtype)
@@ -116,9 +117,10 @@ def _choose_convolutional(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype:
 def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
     """Choose how the diffusion decoder, whose tiles are always exact, decodes ``clip`` in ``room`` bytes.
 
-    The ways are tried in the order of their work, least first. Arguments are those of :func:`choose_decode`.
-    With fewer frames at a time attention keys of cached frames are computed more often, and with tiles their
-    borders. Tiles come last, as their caches move to system memory and back.
+    It tries whole frames and then tiles, least work first, and each of them with 16, 8, 4 and 2 pixel frames
+    at a time. With fewer frames at a time attention keys of cached frames are computed more often. Tiles come
+    last, as their borders are computed twice and their caches move to system memory and back. Arguments are
+    those of :func:`choose_decode`.
     """
     cells, halo, smallest = (clip.latent_height, clip.latent_width), field_of_view(vae), None
     for tiles in (None, *_cuts(cells, halo, halo)):
@@ -150,8 +152,8 @@ def _diffusion_host(
 ) -> int:
     """Bytes of system memory for decoding ``clip`` by the diffusion decoder in ``tiles``; 0 for None.
 
-    They hold the caches of all tiles but the one being decoded, of the size that ``memory`` states for one
-    tile, and the frames that are being assembled from the tiles. ``vae`` has the number of colours.
+    These bytes hold the caches of all tiles but the one being decoded, each of ``memory.state`` bytes, and
+    the frames that are being assembled from the tiles. ``vae`` has the number of colour channels.
     """
     if tiles is None:
         return 0
@@ -164,8 +166,8 @@ def _diffusion_host(
 def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
     """All ways to cut a frame of ``cells`` (latent rows, columns) into smaller tiles, least work first.
 
-    Tiles have borders of ``halo`` latent cells; ``view`` is how many cells to each side a decoded pixel
-    depends on.
+    There are up to ``MOST_TILES`` along each axis. Tiles have borders of ``halo`` latent cells; ``view`` is
+    how many cells to each side a decoded pixel depends on.
     """
     ways = (
         SpaceTiles(columns=columns, rows=rows, halo=halo)
@@ -195,7 +197,10 @@ def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
 
 
 def _lag(vae: VideoVAEConfig) -> float:
-    """Latent frames by which the decoder's output lags behind: each convolution needs one later frame."""
+    """Latent frames by which the decoder's output lags behind its input.
+
+    Each convolution of the decoder needs one later frame of its input.
+    """
     lag, scale = 1.0, 1
     for block in vae.decoder_blocks:
         if block.kind == "res_x":

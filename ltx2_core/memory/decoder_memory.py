@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderMemory:
-    """Bytes that decoding needs: at most (``peak``), and in caches between pieces of the clip (``state``)."""
+    """Bytes that decoding a video needs.
+
+    ``peak`` is the most that is alive at once. ``state`` is the part of it that the decoder caches from one
+    piece of the clip (a few consecutive frames) to the next.
+    """
 
     peak: int
     state: int

@@ -153,7 +153,7 @@ class _Simulation:
         """Simulate a piece of ``frames`` frames in stage ``number`` of the decoder and all later stages.
 
         ``last`` says that the piece ends the clip. ``above`` are the bytes that earlier stages hold
-        meanwhile. The piece is a view of a tensor that has ``unused`` frames more.
+        meanwhile. The piece is a view of a tensor that is ``unused`` frames longer, whose memory counts too.
         """
         if frames == 0:
             return
@@ -215,8 +215,8 @@ class _Simulation:
         """Simulate the memory of one convolution, ``which`` (0 or 1), of stage ``number`` of the decoder.
 
         It gets ``frames`` new input frames, and also reads frames that it cached before; ``last`` says that
-        the new ones end the clip. ``above`` are the bytes that others hold meanwhile. Returns the number of
-        output frames, of which each has ``out_bytes``.
+        the new ones end the clip. ``above`` are the bytes of all other tensors meanwhile. Returns the number
+        of output frames, of which each has ``out_bytes``.
         """
         in_bytes = self.stages[number].input
         window = self._window(number, which, frames, last, above, in_bytes)
@@ -228,7 +228,7 @@ class _Simulation:
         """Count the memory of a convolution from ``window`` to ``out`` frames: input, padded copy, output.
 
         Input frames are those of ``stage``. ``out_bytes`` are the bytes of one output frame, ``above`` those
-        that others hold meanwhile.
+        of all other tensors meanwhile.
         """
         if not out:
             return
@@ -241,9 +241,9 @@ class _Simulation:
     def _window(self, number: int, which: int, frames: int, last: bool, above: float, in_bytes: float) -> int:
         """How many frames convolution ``which`` of stage ``number`` reads for ``frames`` new input frames.
 
-        Also updates the peak and how many frames of ``in_bytes`` the convolution caches for the next piece of
-        the clip. ``last`` says that there is no next piece; ``above`` are the bytes that others hold
-        meanwhile.
+        Also updates the peak, and how many frames (each of ``in_bytes``) the convolution caches for the next
+        piece of the clip. ``last`` says that there is no next piece; ``above`` are the bytes of all other
+        tensors meanwhile.
         """
         before = self._cached.pop((number, which), None)
         count = self.centre if before is None else before

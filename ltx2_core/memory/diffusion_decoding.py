@@ -25,10 +25,11 @@ With fewer at a time, attention keys of the cached frames are computed more ofte
 
 @dataclass(frozen=True)
 class _Area:
-    """The height and width of a tile in patches, which shrink from block to block at the tile's cut sides.
+    """The height and width of a tile in patches (positions of the decoder's diffusion stage).
 
     ``cut`` is how many sides of the tile are cuts through the frame: (of top and bottom, of left and right),
-    0 to 2 each. At each of these a block takes off half of its attention window.
+    0 to 2 each. At each of these a block takes off half of its attention window, so that the tile shrinks
+    from block to block.
     """
 
     height: float
@@ -76,15 +77,13 @@ def diffusion_memory(
     itemsize: int,
     at_once: int,
 ) -> DecoderMemory:
-    """Bytes of working memory to decode a latent of ``cells`` (rows, columns), some frames at a time.
+    """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
-    ``latent_frames`` is its length; ``at_once`` is how many pixel frames are computed at a time.
-
-    With ``tiles`` they are the bytes of the largest tile and of the stages before the tiles; None decodes
-    whole frames. ``itemsize`` is the bytes of one number. For clips of 14 latent frames and more the estimate
-    for whole frames is within 10 % of what ``memory.trace.Trace`` counts in a real decode; shorter ones, and
-    small tiles, may need up to a fifth less. Weights, the latent and the frames already yielded are not
-    included.
+    ``at_once`` is how many pixel frames are computed at a time. With ``tiles`` the result is for the largest
+    tile and for the stages before the tiles; None decodes whole frames. ``itemsize`` is the bytes of one
+    number. For clips of 14 latent frames and more the estimate for whole frames is within 10 % of what
+    ``memory.trace.Trace`` counts in a real decode; shorter ones, and small tiles, may need up to a fifth
+    less. Weights, the latent and the frames already yielded are not included.
     """
     config = vae.diffusion
     assert config is not None
@@ -162,8 +161,9 @@ def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, at_once: int
 def _copies(config: DiffusionDecoderConfig, queries: tuple[float, float, float], value: int) -> float:
     """Bytes of the copies of keys and values, queries and results, for one call of attention.
 
-    ``queries`` are how many positions in time, rows and columns have the attention mask of the interior, and
-    ``value`` is the bytes of a position.
+    A call computes as many tiles of queries as fit into ``BATCH_BYTES`` and have the same mask. ``queries``
+    are the numbers of such positions in time, rows and columns: those whose attention window lies inside the
+    frame. ``value`` is the bytes of a position.
     """
     sizes = tile_size(config.kernel)
     box = prod(size + window - 1 for size, window in zip(sizes, config.kernel, strict=True)) * value

@@ -16,9 +16,9 @@ from .text_stage import TextSize, text_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryEstimate:
-    """Bytes of one stage of a run (text, sampling, decoding).
+    """Bytes of one stage of a run; ``stage`` is its name ("text", "stage 1", "decode").
 
-    ``weights`` are on the device throughout, ``activations`` are counted at their largest.
+    ``weights`` are on the device during the whole stage, ``activations`` are the most alive at once.
     """
 
     stage: str
@@ -80,13 +80,13 @@ def estimate_memory(  # noqa: PLR0913 the sizes of four networks, none of which 
 def step_bytes(
     config: TransformerConfig, clip: ClipPlan, itemsize: int, *, chunk_tokens: int | None = None
 ) -> int:
-    """Bytes of activations of one forward pass of the transformer.
+    """Bytes of activations of one forward pass of the transformer on a batch of one.
 
     Within 10 % of what the memory tracer ``Trace`` counts at real sizes. ``itemsize`` is the bytes of one
     activation. With ``chunk_tokens`` the branches of a block process that many video tokens at a time; None
-    is all. Always counted: the tokens of both streams and two rotary tables for each. On top comes the larger
-    of the feed-forward (input, four hidden widths and output of its chunk) and chunked self-attention (keys
-    and values of all tokens, four widths of the chunk).
+    is all. The sum has the tokens of both streams, two rotary tables for each, and the larger of two numbers:
+    the feed-forward (input, four hidden widths and output of its chunk) or chunked self-attention (keys and
+    values of all video tokens, four widths of the chunk).
     """
     # The factors below are counted with ``Trace`` on the meta device; tests compare both.
     video = clip.video_tokens * config.dim * itemsize

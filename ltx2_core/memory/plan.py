@@ -105,7 +105,10 @@ class MemoryPlan:
         return self.resident_blocks < self.blocks
 
     def lines(self) -> list[str]:
-        """The plan as text, line by line: a table of the stages and notes."""
+        """The plan as lines of text: a table with the memory of each stage, and notes on what the plan does.
+
+        The last line says so if the plan does not fit.
+        """
         rows = [f"{'':10}{'weights':>10}{'working':>10}{'state':>10}{'total':>10}{'host':>10}"]
         for s in self.stages:
             sizes = (s.weights, s.activations - s.state, s.state, s.total, s.host)
@@ -151,11 +154,11 @@ def plan_memory(
     runs on the CPU.
 
     ``clips`` has one entry for each sampling stage; ``finished`` is the clip that is decoded, by default the
-    last of them. ``batch`` samples go through the transformer at once, and
-    ``text_keys`` bytes of cached text keys and values are held while it samples. ``source`` is the stage that
-    encodes the source of an edit, None without. ``decode_dtype`` is the number format in which the video is
-    decoded, None for ``dtype``; the decoder's weights in ``size`` are in that format. A positive and a
-    negative prompt of the full length are assumed.
+    last of them. ``batch`` samples go through the transformer at once, and ``text_keys`` bytes of cached text
+    keys and values are held while it samples. ``source`` is the stage that encodes the source of an edit,
+    None without an edit. ``decode_dtype`` is the number format in which the video is decoded, None for
+    ``dtype``; the decoder's weights in ``size`` are in that format. A positive and a negative prompt of the
+    full length are assumed.
 
     Raises ValueError for a budget below 1.
     """
@@ -216,7 +219,7 @@ def _resident_blocks(size: ModelSize, room: int) -> tuple[int, int]:
     """How many blocks of the transformer stay on the device if its weights have ``room`` bytes there.
 
     The other blocks are copied to the device in turn. Returns the number of resident blocks, and the bytes of
-    all weights that are on the device at a time, with the copies.
+    all weights that are on the device at a time, including two copied blocks.
     """
     blocks, block = size.transformer.num_layers, size.block_weights
     if size.transformer_weights <= room or blocks <= _COPIES:
@@ -232,7 +235,7 @@ def _resident_blocks(size: ModelSize, room: int) -> tuple[int, int]:
 def text_stages(
     text_weights: int, connector_weights: int, text: TextSize | None, itemsize: int
 ) -> tuple[PlannedStage, PlannedStage]:
-    """The memory of the text encoder and of the connectors, which are loaded one after the other.
+    """The memory of (text encoder, connectors), which are loaded one after the other.
 
     Weights are bytes; ``text_weights`` are those of both together. ``itemsize`` is the bytes of one
     activation. Without ``text`` (None) activations count 0.

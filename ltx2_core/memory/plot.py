@@ -24,7 +24,8 @@ PARTS = {
 def draw_plans(plans: Sequence[MemoryPlan]) -> Tensor:
     """Draw a group of bars for each plan, one bar for every stage, over an axis in GB.
 
-    A red line marks the plan's budget. Returns an image (H, W, 3) in [0, 1].
+    The parts of a bar are weights, working memory, decoder state and system memory. A red line marks the
+    plan's budget, unless that is more than about twice the longest bar. Returns an image (H, W, 3) in [0, 1].
     """
     rows = sum(len(plan.stages) + 1 for plan in plans)
     image = Image.new("RGB", (WIDTH, 2 * MARGIN + rows * ROW + 2 * ROW), BACK)

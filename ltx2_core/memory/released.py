@@ -93,7 +93,10 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
 
 
 def _vae() -> JsonObject:
-    """The ``vae`` section of a 2.3 file, without the encoder, which is smaller and never decides the peak."""
+    """The section ``vae`` of the configuration in a 2.3 checkpoint, without the encoder.
+
+    The encoder is smaller than the decoder and never decides the peak.
+    """
     blocks: list[JsonValue] = [["res_x", {"num_layers": 4}]]
     for kind, multiplier, layers in _UP:
         blocks += [[f"compress_{kind}", {"multiplier": multiplier}], ["res_x", {"num_layers": layers}]]

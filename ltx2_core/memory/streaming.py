@@ -14,10 +14,11 @@ from ..transformer import Transformer
 class BlockStreaming:
     """Holds the first ``resident`` blocks of ``transformer`` on ``device`` and streams the others to it.
 
-    At most two streamed blocks are on the device at once: the one that computes and the next one. Their
-    weights stay in system memory, which may be a memory-mapped file. ``pin`` (None: True for CUDA) first
-    copies them to pinned memory, which CUDA needs to copy while it computes. Results equal those of a
-    transformer wholly on the device bit for bit. Do not move the transformer before :meth:`close`.
+    All that is not a block is moved to the device too. At most two streamed blocks are on the device at once:
+    the one that computes and the next one. The originals of their weights stay in system memory, or in a
+    memory-mapped file. ``pin`` (None: True for CUDA) first copies these to pinned memory, from which CUDA can
+    copy while it computes. Results equal those of a transformer wholly on the device bit for bit. Do not move
+    the transformer before :meth:`close`.
 
     Raises ValueError if ``resident`` is negative or more than the number of blocks.
     """

@@ -53,10 +53,11 @@ def text_bytes(
     """Bytes of activations of (encoder, connectors) for ``prompts`` prompts of ``tokens`` tokens each.
 
     Within 10 % of what the memory tracer ``Trace`` counts. ``itemsize`` is the bytes of one activation.
-    Counted while a layer of Gemma runs: four hidden widths (embedding, input, residual, normalised input),
-    three feed-forward widths and the features summed so far. While a hidden state is projected: the embedding
-    and the state, both again in float32 and normalised, the sums twice, and the projection's columns for this
-    state in float32.
+    The encoder is counted while a layer of Gemma runs: four hidden widths (embedding, input, residual,
+    normalised input), three feed-forward widths and the features summed so far. It is also counted while a
+    hidden state is projected: the embedding and the state, the state in float32 and normalised, the features
+    summed so far and those to add, and the projection's columns for this state in float32. The larger counts.
+    The connectors are counted with eight widths and a rotary table per token, and the text features.
     """
     count, row = prompts * tokens, 4 * size.hidden
     sums = 4 * size.features

@@ -125,7 +125,10 @@ class Trace(TorchDispatchMode):
 
 
 class _Fused(TorchFunctionMode):
-    """Counts attention and RMS norm on the meta device as one operation each; torch would split them."""
+    """Counts attention and RMS norm on the meta device as one operation each; torch would split them.
+
+    Also makes meta tensors that are moved to the CPU stand for tensors in system memory, see :class:`Trace`.
+    """
 
     def __init__(self, trace: Trace) -> None:
         super().__init__()
@@ -154,7 +157,10 @@ class _Fused(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _moved(self, x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor | None:
-        """Stand in for ``x.to(device, dtype)`` of the meta tensor ``x``; None if it stays on its device."""
+        """Replace ``x.to(device, dtype)`` of the meta tensor ``x``, and return the moved meta tensor.
+
+        None if it is neither moved to the CPU nor back to "meta".
+        """
         if device.type == "meta" and self._is_offloaded(x):
             return self._created("to", x.shape, dtype)
         if device.type != "cpu":
@@ -167,7 +173,7 @@ class _Fused(TorchFunctionMode):
         return reference is not None and not reference.expired()
 
     def _offload(self, x: Tensor) -> Tensor:
-        """Note that the meta tensor ``x`` is in system memory, and return it."""
+        """Note that the meta tensor ``x`` stands for one in system memory, and return it."""
         storage = x.untyped_storage()
         self._offloaded[storage._cdata] = StorageWeakRef(storage)
         return x
