@@ -21,7 +21,7 @@ _KINDS = (
     (stat.S_ISSOCK, "a socket"),
 )
 PART_AGE = 3600.0
-"""Seconds after which a file that nobody writes any more is of a run that was killed."""
+"""Seconds without a write after which a temporary file counts as that of a run that was killed."""
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Path:
@@ -32,7 +32,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Pat
 
     Raises FileNotFoundError if the folder is missing, IsADirectoryError if ``path`` is a folder,
     FileExistsError for an existing file with ``overwrite`` off and for a device, a pipe or a socket,
-    PermissionError if the folder may not be written.
+    PermissionError if the folder may not be written, and another OSError if no file can be created there or
+    ``path`` is a loop of links.
     """
     file = Path(path)
     real = _real(file)
@@ -51,7 +52,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = True) -> Pat
 def check_new_folder(path: Path) -> None:
     """Check that the folder ``path`` can be made, or exists and is empty.
 
-    Raises what :func:`check_output` raises, and FileExistsError for a folder that contains files.
+    Raises FileNotFoundError if the folder around it is missing, FileExistsError if ``path`` is a file or a
+    folder that contains files, and PermissionError or another OSError if nothing can be created there.
     """
     _check_folder(path)
     if path.is_dir():
@@ -70,7 +72,8 @@ def check_new_folder(path: Path) -> None:
 def check_new_files(folder: Path, names: re.Pattern[str]) -> None:
     """Check that files can be written into ``folder``, and that it has no file whose name matches ``names``.
 
-    Raises what :func:`check_output` raises, and FileExistsError for such a file.
+    Raises FileNotFoundError if ``folder`` is missing, FileExistsError for such a file, and PermissionError or
+    another OSError if no file can be created there.
     """
     # The name stands for any file in the folder, since the check looks at a path's parent.
     _check_folder(folder / "frames")
@@ -87,8 +90,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If the block succeeds, the temporary file is renamed to ``path``; if it fails, the temporary file is
     removed. An old file at ``path`` stays as it is until the rename. If ``path`` is a symbolic link, the file
-    that the link names is replaced. An OSError is raised again with advice on what to do (see
-    :func:`explain`).
+    that the link names is replaced. Raises FileExistsError for a device, a pipe or a socket; an OSError of
+    the block is raised again with advice on what to do (see :func:`explain`).
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
     real = _real(path)
@@ -112,8 +115,9 @@ def filling(folder: Path, *, own: bool) -> Iterator[Path]:
     """A context that yields a temporary folder, whose files are moved to ``folder`` if the block succeeds.
 
     If the block fails, the temporary folder is removed. With ``own`` the temporary folder itself is renamed
-    to ``folder``, which must be missing or empty. Without ``own`` the files are moved into ``folder``, and
-    none of their names may exist there.
+    to ``folder``, which must be missing or empty. Without ``own`` the files are moved into ``folder``; if one
+    of their names exists there, FileExistsError is raised and none of the new files remains. Any other
+    OSError is raised again with advice on what to do (see :func:`explain`).
     """
     # The temporary folder is next to its destination, so that moving the frames copies no data.
     temporary = _temporary(folder if own else folder / "frames")

@@ -38,7 +38,8 @@ def read_audio(
     past the end is returned shorter.
 
     Raises FileNotFoundError for a missing file, ValueError for a file that is unreadable, has no audio, has
-    no samples in the selected part, or has samples that are not finite.
+    no samples in the selected part, or has samples that are not finite, for ``start_s`` below 0 and for
+    ``duration_s`` not above 0.
     """
     if not start_s >= 0:
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
@@ -56,9 +57,10 @@ def read_audio(
 class AudioReader:
     """A context manager that reads the audio of a file in parts; memory does not grow with the file's length.
 
-    ``rate`` is the sample rate in Hz, ``channels`` is 1 or 2. Values of samples, time 0 and errors are those
-    of :func:`read_audio`. If the parts are read in rising order, the file is decoded only once; a part that
-    begins before the part read last makes the reader decode from the start again.
+    ``rate`` is the sample rate in Hz, ``channels`` is 1 or 2; both are 0 before the context is entered.
+    Values of samples, time 0 and errors are those of :func:`read_audio`. If the parts are read in rising
+    order, the file is decoded only once; a part that begins before the part read last makes the reader decode
+    from the start again.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -179,7 +181,8 @@ def _gap(frame: Any, origin_s: float, rate: int, position: int, *, shortest_s: f
 
     ``position`` is the number of the sample that follows the last block. ``frame`` is the next decoded audio
     frame of PyAV. ``origin_s`` is the time stamp of the file's start in seconds, ``rate`` the sample rate in
-    Hz. Gaps below ``shortest_s`` seconds come from inexact time stamps and count as 0.
+    Hz. Gaps below ``shortest_s`` seconds come from inexact time stamps and count as 0, and so do overlaps,
+    gaps above ``LONGEST_GAP_S`` seconds and frames without a time.
     """
     if frame.time is None:
         return 0

@@ -21,9 +21,10 @@ from .writer import open_output
 
 
 def write_wav(path: str | os.PathLike[str], waveform: Tensor, rate: int) -> None:
-    """Write a waveform (C, S), C 1 or 2, full scale at -1 and 1, as a 16-bit WAV file at ``rate`` Hz.
+    """Write a waveform (C, S), C 1 or 2, full scale at -1 and 1, at ``rate`` Hz to the file ``path``.
 
-    Values outside [-1, 1] are clipped. Raises ValueError for another shape, and for NaN or infinite samples.
+    The suffix .wav makes it a 16-bit WAV file; another suffix another kind, as in :func:`write_audio`. Values
+    outside [-1, 1] are clipped. Raises ValueError for another shape, and for NaN or infinite samples.
     """
     write_audio(path, (waveform,), rate)
 

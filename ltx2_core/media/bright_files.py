@@ -20,7 +20,7 @@ _FLOAT_SUFFIXES: Final = (".hdr", ".pfm", ".rgbe")
 
 
 def refuse_exr(path: str | os.PathLike[str]) -> None:
-    """Raise ValueError, which says what to do, if ``path`` is an EXR image."""
+    """Raise ValueError, whose message says what to do, if ``path`` is an EXR image."""
     if is_exr(path):
         raise ValueError(
             f"{path} is an EXR image, whose light is not limited to white: say what colours it has with hdr "

@@ -23,10 +23,11 @@ from .video_in import VideoClip
 class ClipFrames:
     """Frames ``first`` to ``stop - 1`` of a video clip, sliced like a tensor (N, 3, H, W) float32 in [0, 1].
 
-    Only the frames of a slice are in memory. Consecutive slices are decoded without seeking; any other slice
-    starts decoding at the keyframe before it. If ``padding`` is set, a (width, height), frames are padded to
-    that size at the right and below, with ``mirrored`` by their reflection; if ``size`` is set, a (width,
-    height), they are then fitted to it by the mode ``fit`` of :func:`~ltx2_core.media.fit_image`.
+    Only the frames of a slice are in memory. Consecutive slices are decoded without seeking; for any other
+    slice decoding starts at the last frame before it that the file stores whole. If ``padding`` is set, a
+    (width, height), frames are padded to that size at the right and below, with ``mirrored`` by their
+    reflection; if ``size`` is set, a (width, height), they are then fitted to it by the mode ``fit`` of
+    :func:`~ltx2_core.media.fit_image`.
     """
 
     clip: VideoClip
@@ -60,7 +61,8 @@ class ClipFrames:
     def __getitem__(self, index: slice) -> Tensor:
         """Decode the frames of a slice without a step: (N, 3, H, W) float32 in [0, 1].
 
-        Raises ValueError if the file is damaged or ends before the length that its header states.
+        A slice past the end is cut. Raises ValueError if the file is damaged or has fewer frames than its
+        packets state.
         """
         # As with tensors, a slice that reaches past the end is cut and no error.
         first, stop, _ = index.indices(len(self))
@@ -112,7 +114,10 @@ class ClipFrames:
 
     @property
     def is_whole_file(self) -> bool:
-        """Whether these are all frames of a video file, at its own size."""
+        """Whether these are all frames of a video file, at its own size.
+
+        False for a folder of images and for an animated WebP file.
+        """
         clip = self.clip
         part = clip.start_s > 0 or clip.max_frames is not None or len(self) < clip.frame_count
         changed = self.size is not None or self.padding is not None
@@ -120,7 +125,7 @@ class ClipFrames:
 
     @property
     def description(self) -> list[JsonValue]:
-        """JSON values of all settings that decide the pixels of these frames, such as their range and size.
+        """JSON values of all settings that decide the pixels of these frames, such as numbers and size.
 
         The content of the video file decides them too, but is not among the values.
         """

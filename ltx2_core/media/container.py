@@ -100,9 +100,9 @@ def check_pixels(path: str | os.PathLike[str], width: int, height: int) -> None:
 
 
 def first_bytes(file: Path, count: int) -> bytes:
-    """The first ``count`` bytes of a file, by which its kind is told; fewer if it is shorter.
+    """The first ``count`` bytes of a file, from which its kind is recognised; fewer if it is shorter.
 
-    None of a file that cannot be read: whatever opens it next says why.
+    Empty for a file that cannot be read: the function that opens it next raises the error.
     """
     try:
         with file.open("rb") as stream:

@@ -1,4 +1,7 @@
-"""Deinterlaces video: a frame of two fields, which show two moments, becomes a frame of the first moment."""
+"""Deinterlaces video: a frame of two fields, recorded at two times, becomes a whole frame of the first time.
+
+A field is every second line of a frame.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ def can_deinterlace() -> bool:
 
 
 def deinterlaced(frames: Iterable[Any], stream: Any) -> Iterator[Any]:
-    """Yield a progressive frame for each of ``frames``, the decoded frames of ``stream``, at its time.
+    """Yield a progressive frame, with the same time stamp, for each of the decoded ``frames`` of ``stream``.
 
-    A frame is computed from itself and its two neighbours. The first of ``frames`` lacks one of these, so
-    that its result differs if reading begins earlier. Frames that are progressive are yielded unchanged.
+    Frames and stream are PyAV's. A frame is computed from itself and its two neighbours. The first of
+    ``frames`` has no frame before it, so that its result differs from that of a reading that begins earlier.
+    Frames that are progressive are yielded unchanged.
     """
     graph: Any = None
     kind: tuple[int, int, str] | None = None
@@ -54,7 +58,8 @@ def _graph(frame: Any, stream: Any) -> Any:
 def _ready(graph: Any, stream: Any, *, end: bool = False) -> Iterator[Any]:
     """Yield the frames that the filter ``graph`` has finished, with times in units of ``stream``.
 
-    ``end`` says that no frame follows, so that the filter finishes all it holds.
+    ``end`` says that no frame follows, so that the filter finishes all frames that it holds. ``graph`` None
+    yields nothing.
     """
     if graph is None:
         return

@@ -49,7 +49,8 @@ class Destination:
         The suffix is the kind of file. A slash at the end means a folder of PNG frames, or with ``hdr`` of
         EXR frames; ``%05d`` in the name of images stands for the numbers of frames, and ``-`` is stdout.
         ``container`` is the kind of file for stdout, None for "mp4". A Destination is returned unchanged.
-        Raises ValueError, which lists the kinds, if the name does not tell the kind.
+        Raises ValueError, which lists the kinds, for a suffix that is missing or not written, for a PNG name
+        without a number, for a blank name, and for a ``container`` with another output than stdout.
         """
         if isinstance(output, Destination):
             return output
@@ -145,7 +146,7 @@ class Destination:
         return re.compile(rf"{re.escape(before)}\d{{{digits},}}{re.escape(after)}")
 
     def _parts(self) -> tuple[str, int, str]:
-        """Split the pattern of image names: (text before the number, its least count of digits, rest)."""
+        """Split the pattern of image names: (text before the number, its fewest digits, text after it)."""
         name = self.path.name
         found = _NUMBER.search(name)
         assert found is not None

@@ -21,8 +21,8 @@ def canny(frames: Tensor, low: float = 0.1, high: float = 0.3) -> Tensor:
 
     Candidates are pixels at which the gradient of the smoothed luma is a local maximum across the edge. A
     candidate is an edge if its gradient is above ``high``, or if it is above ``low`` and connected to such an
-    edge by candidates above ``low``. The scale of gradients is that of Sobel's operator over two pixels: a
-    sharp step from black to white has 0.52 after smoothing.
+    edge by candidates above ``low``. A gradient is the difference of luma, at most 1, between the two sides
+    of a pixel, by Sobel's operator. A sharp step from black to white has a gradient of 0.52 after smoothing.
 
     Raises ValueError for thresholds that are not 0 < low <= high <= 1, or frames of another shape.
     """

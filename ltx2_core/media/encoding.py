@@ -348,7 +348,8 @@ def _bits(value: int | str) -> int:
 def _check_encoder(encoding: VideoEncoding, chosen: Encoding) -> None:
     """Raise ValueError if the installed PyAV lacks the encoder or its pixel format.
 
-    ``chosen`` is for the message.
+    ``chosen`` is for the message. For AV1 this also sets the environment variable ``SVT_LOG``, if it is not
+    set, so that the encoder prints nothing.
     """
     codec = encoding.codec
     if not has_encoder(codec.encoder):

@@ -1,4 +1,4 @@
-"""Reads and writes EXR images, whose light is linear and not limited to white, through the OpenEXR library.
+"""Reads and writes EXR images, whose light is linear and may exceed white, through the OpenEXR library.
 
 Letters: H W pixel rows and columns.
 """
@@ -28,7 +28,10 @@ _OWN: Final = ("chromaticities", "colorSpace")
 
 
 def open_exr() -> Any:
-    """Import the optional library OpenEXR. Raises ValueError that says how to install it if it is missing."""
+    """Import and return the optional library OpenEXR.
+
+    Raises ValueError, whose message says how to install it, if it is missing.
+    """
     try:
         return import_module("OpenEXR")
     except ImportError:
@@ -56,7 +59,7 @@ def is_exr_folder(source: object) -> bool:
 
 
 def check_exr_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) of an EXR image from its header.
+    """Return (width, height) of the visible part of an EXR image (its display window), from its header.
 
     Raises FileNotFoundError for a missing file; ValueError for a damaged one, for one of too many pixels, and
     without the library.
@@ -73,9 +76,9 @@ def read_exr(path: str | os.PathLike[str]) -> Tensor:
     """Read an EXR image as (1, 3, H, W) float32: the pixel values of the file, not limited to [0, 1].
 
     Alpha is dropped; a grey image has three equal channels. The result is the display window (the visible
-    part) of the file: pixels outside of it are cut, and those that the file lacks are 0. Infinite light
-    becomes the largest number of a half float. Raises what :func:`check_exr_size` raises, and ValueError for
-    an image that is neither RGB nor grey, or has NaN.
+    part) of the file: pixels outside of it are cut, and those that the file lacks are 0. Values are clipped
+    to the range of a half float, -65504 to 65504, also infinite ones. Raises what :func:`check_exr_size`
+    raises, and ValueError for an image that is neither RGB nor grey, or has NaN.
     """
     file = Path(path)
     width, height = check_exr_size(file)
@@ -116,6 +119,7 @@ def write_exr(path: Path, pixels: Tensor, space: HdrSpace, tags: Mapping[str, st
     """Write pixels (3, H, W) of the colour space ``space`` as an EXR image of half floats, compressed by ZIP.
 
     The file's header states the primaries and the name of that space; ``tags`` are further text attributes.
+    Raises ValueError without the library OpenEXR, and OSError if the file cannot be written.
     """
     library = open_exr()
     header = {

@@ -55,7 +55,7 @@ class Parameters:
         return next(number for number in range(_LAST_ID, -1, -1) if number not in used)
 
     def joined(self, units: list[bytes]) -> bytes:
-        """Return an ``avcC`` record with these parameter sets, followed by those among ``units``.
+        """Return an ``avcC`` record with these parameter sets, each kind followed by those among ``units``.
 
         ``units`` are NAL units, the pieces of an H.264 stream; those that are no parameter sets are ignored.
         """
@@ -83,7 +83,7 @@ def stored_units(packet: bytes) -> Iterator[bytes]:
 
 
 def encoded_units(packet: bytes) -> list[bytes]:
-    """Split a packet from an encoder into its NAL units, which are separated by start codes there."""
+    """Split a packet from an encoder into its NAL units, before each of which it has a start code."""
     # A zero byte may belong to the start code that follows, and no unit ends in one.
     return [unit.rstrip(b"\0") for unit in packet.split(b"\0\0\1") if unit.strip(b"\0")]
 

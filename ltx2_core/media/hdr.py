@@ -112,9 +112,10 @@ def _scaled(plane: Any, zero: int, steps: int) -> Array:
 
 
 def _light(signal: Array, curve: int) -> Array:
-    """Convert an RGB signal in [0, 1] to the light in nits that a display of ``PEAK_NITS`` emits.
+    """Convert an RGB signal (H, W, 3) in [0, 1] to the light of a display in nits.
 
-    ``curve`` is FFmpeg's number of the transfer function, PQ or HLG; HLG is converted as BT.2100 says.
+    ``curve`` is FFmpeg's number of the transfer function. PQ states the light itself, up to 10000 nits; HLG
+    is converted as BT.2100 says for a display whose brightest light is ``PEAK_NITS``.
     """
     if curve == PQ:
         # 16 bits at most, so that a table has every value.
@@ -135,9 +136,9 @@ def _pq_table() -> Array:
 
 @cache
 def _compression() -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the tone curve as two arrays: light in nits, ascending, and the factor that multiplies it.
+    """Return the tone curve as two arrays: light in nits, ascending, and the factor for light of that level.
 
-    The curve is that of BT.2390, section 5.4.1.
+    The curve is that of BT.2390, section 5.4.1. Light above ``PEAK_NITS`` becomes ``WHITE_NITS``.
     """
     peak, white = nits_to_pq(PEAK_NITS), nits_to_pq(WHITE_NITS) / nits_to_pq(PEAK_NITS)
     # Not from 0, where the factor is 0 / 0; in steps of PQ, which are about equally visible.

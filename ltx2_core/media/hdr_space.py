@@ -1,6 +1,6 @@
 """Log curves and colour primaries of HDR clips: linear light to codes in [0, 1], which the video VAE takes.
 
-Light is linear and open at the top; 1 is diffuse white. Everything is computed in float32.
+Light is linear and has no upper limit; 1 is diffuse white. Everything is computed in float32.
 Letters: N frames, H W pixel rows and columns.
 """
 
@@ -63,7 +63,7 @@ def logc3_encode(light: Tensor) -> Tensor:
 
 
 def logc3_decode(code: Tensor) -> Tensor:
-    """LogC3 codes -> linear light; codes outside [0, 1] are clipped."""
+    """LogC3 codes -> linear light; codes outside [0, 1] are clipped. The lowest codes are light below 0."""
     code = code.float().clamp(0, 1)
     light = (torch.pow(10.0, (code - _LOGC3_D) / _LOGC3_C) - _LOGC3_B) / _LOGC3_A
     return torch.where(code >= _LOGC3_E * _LOGC3_CUT + _LOGC3_F, light, (code - _LOGC3_F) / _LOGC3_E)
@@ -78,7 +78,7 @@ def acescct_encode(light: Tensor) -> Tensor:
 
 
 def acescct_decode(code: Tensor) -> Tensor:
-    """ACEScct codes -> linear light; codes outside [0, 1] are clipped."""
+    """ACEScct codes -> linear light; codes outside [0, 1] are clipped. The lowest codes are light below 0."""
     code = code.float().clamp(0, 1)
     return torch.where(
         code > _CCT_CODE_CUT, torch.pow(2.0, code * 17.52 - 9.72), (code - _CCT_OFFSET) / _CCT_SLOPE
@@ -132,7 +132,7 @@ class HdrSpace:
     def of_codes(self, codes: Tensor) -> Tensor:
         """Convert ACEScct codes (..., 3, H, W) to float32 pixels of this space.
 
-        Codes outside [0, 1] are clipped.
+        Codes outside [0, 1] are clipped; light below 0 becomes 0.
         """
         if self.is_log:
             return codes.float().clamp(0, 1)
@@ -160,7 +160,7 @@ def light_of(codes: Tensor, curve: HdrCurve, space: HdrSpace) -> Tensor:
     """Convert log codes (..., 3, H, W) in [0, 1] of ``curve`` to float32 pixels of ``space``.
 
     Codes of ACEScct are on the primaries of ACEScg, those of LogC3 on Rec. 709. Codes outside [0, 1] are
-    clipped.
+    clipped; light below 0 becomes 0.
     """
     if curve == "acescct":
         return space.of_codes(codes)

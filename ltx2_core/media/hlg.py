@@ -47,7 +47,8 @@ def hlg_signal(light: Tensor, primaries: Primaries = "rec709") -> Tensor:
 def planes_of(signal: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Signal (N, 3, H, W) in [0, 1], H and W even -> 10-bit planes Y (N, H, W), U and V (N, H/2, W/2), int32.
 
-    The matrix is that of BT.2020 (non-constant luminance), the range that of studios: 64 to 940 for Y.
+    The matrix is that of BT.2020 (non-constant luminance), the range the limited one of studios: 64 to 940
+    for Y, 64 to 960 for U and V. Each value of U and V is the mean of 2 x 2 pixels.
     """
     red, green, blue = signal.float().unbind(1)
     y = _RED * red + (1 - _RED - _BLUE) * green + _BLUE * blue

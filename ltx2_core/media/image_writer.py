@@ -27,9 +27,9 @@ from .tags import with_png_tags
 class ImageWriter:
     """A context manager that writes frames as numbered images, all of them or, if the block fails, none.
 
-    Each image contains the tags ``metadata``. ``frame_count`` is the number of frames written so far. Raises
-    ValueError for sizes, values or an encoding that the images cannot have, and what
-    :meth:`Destination.check` raises.
+    ``width`` and ``height`` are the size of the frames in pixels. Each image contains the tags ``metadata``,
+    texts by name. ``frame_count`` is the number of frames written so far. Raises ValueError for an encoding
+    that the images cannot have, and what :meth:`Destination.check` raises.
     """
 
     def __init__(

@@ -36,7 +36,7 @@ SourceFit: TypeAlias = Literal["own", "official", "comfy"]
 
 
 MOST_COVERED = 16
-"""So many times the pixels of the result may be scaled before the rest is cropped."""
+"""How many times the pixels of the result a frame may have after scaling; larger ones are cropped before."""
 
 
 def parse_colour(text: str) -> Colour:
@@ -100,8 +100,8 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
     ``comfy`` crops to the aspect ratio and then scales to the exact size, as ComfyUI does: both bilinear
     without antialiasing, which preserves the value range. ``pad`` scales the frame until it fits into the
     size and adds black borders, ``stretch`` scales to the exact size, as ai-toolkit does: both by Pillow's
-    Lanczos filter on 8-bit colours, for frames in [0, 1]. Raises ValueError for another mode, shape or a size
-    below 1.
+    Lanczos filter on 8-bit colours, for frames in [0, 1]. Frames that have the size already are returned
+    unchanged. Raises ValueError for another mode, shape or a size below 1.
     """
     if width < 1 or height < 1:
         raise ValueError(f"the size to fit must be positive; got {width}x{height}")
@@ -124,8 +124,8 @@ def fit_image(frames: Tensor, width: int, height: int, *, mode: FitMode = "offic
 def pad_image(frames: Tensor, width: int, height: int, *, mirrored: bool = False) -> Tensor:
     """Pad frames (N, 3, H, W) at the right and below by repeating the last column and row.
 
-    With ``mirrored`` the frames are reflected there instead, as far as they are large enough for that. The
-    result is (N, 3, height, width). Raises ValueError for a size that is smaller than the frames.
+    With ``mirrored`` the frames are reflected there instead, if they are wider and higher than what is added.
+    The result is (N, 3, height, width). Raises ValueError for a size that is smaller than the frames.
     """
     rows, columns = frames.shape[-2:]
     if height < rows or width < columns:

@@ -21,7 +21,10 @@ NOISE = 4e-3
 
 
 class MotionMeter:
-    """Measures the motion of a clip whose frames are added in chunks; it holds one small frame."""
+    """Measures the motion of a clip whose frames are added in chunks.
+
+    Between two chunks only a small grey copy of the last frame is in memory.
+    """
 
     def __init__(self) -> None:
         self._last: Tensor | None = None
@@ -51,7 +54,7 @@ class MotionMeter:
 def small_grey(frames: Tensor) -> Tensor:
     """Shrink frames (N, 3, H, W), uint8 or float in [-1, 1], to grey ones (N, 1, H', W') in [0, 1].
 
-    The longer of H' and W' is ``SIDE``.
+    The longer of H' and W' is ``SIDE``, the shorter at least ``BLOCK``.
     """
     values = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float() / 2 + 0.5
     # As the eye weights them (BT.601): the plain mean would be equal for many pairs of colours.
@@ -66,8 +69,8 @@ def small_grey(frames: Tensor) -> Tensor:
 def flow_energy(grey: Tensor) -> Tensor:
     """Mean square (N - 1,) of the optical flow between consecutive frames (N, 1, H, W), in pixels squared.
 
-    Each block of pixels gets one flow by least squares over its gradients (Lucas and Kanade 1981). Blocks
-    without texture have no flow that could be seen, and do not count.
+    Each block of pixels gets one flow by least squares over its gradients (Lucas and Kanade 1981), at most 2
+    pixels. In blocks without texture no flow can be measured, and they do not count.
     """
     before, after = grey[:-1], grey[1:]
     middle = (before + after) / 2

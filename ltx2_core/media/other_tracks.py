@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 class OtherTracks:
     """The other tracks of a source, written to a new file as far as the file can hold them.
 
-    ``source`` is the opened source file. It is opened a second time for this, since packets of different
+    They are all but the first video and the first audio; attachments and chapters are copied when the object
+    is made. ``source`` is the source file, opened with PyAV for these tracks alone: packets of different
     tracks are far apart in some files. ``output`` is the new file, opened for writing with PyAV, and ``fmt``
     its kind. ``origin_s`` is the time stamp of the source, in seconds, at which the new file begins.
     """
@@ -82,8 +83,8 @@ def other_tracks(
 def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
     """A sentence that names the tracks of a file which a new file of kind ``fmt`` will not hold.
 
-    None if it will hold all. With None as ``fmt`` all tracks except the main video and audio are named,
-    because then the new file is encoded and has only those two. Reads only headers.
+    None is returned if it will hold all. With None as ``fmt`` all tracks except the main video and audio are
+    named, and chapters, because then the new file is encoded and has only those two. Reads only headers.
     """
     with open_media(path, "video") as container:
         if not container.streams.video:
@@ -146,7 +147,10 @@ def plain_tags(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def _others(container: Any) -> Iterator[Any]:
-    """Yield the streams of a file except its first video and its first audio, which edits themselves read."""
+    """Yield the streams of a file except its first video and its first audio, which edits read themselves.
+
+    The text track in which QuickTime stores chapters is left out too: the new file gets its own.
+    """
     main = {stream.index for kind in ("video", "audio") for stream in getattr(container.streams, kind)[:1]}
     chapters = bool(_chapters(container))
     for stream in container.streams:

@@ -69,8 +69,8 @@ class VideoFile:
     def stored(self, wanted: int) -> Iterator[Stored]:
         """Yield stored frames in order from number ``wanted`` on, or from the last decodable frame before it.
 
-        Decoding starts at the keyframe at or before ``wanted``; numbers count from 0. Raises ValueError for a
-        damaged file.
+        Decoding starts at the last frame at or before ``wanted`` that the file stores whole; numbers count
+        from 0. Raises ValueError for a damaged file.
         """
         try:
             yield from self._decoded(wanted)
@@ -118,7 +118,10 @@ class VideoFile:
 
 
 def _seek(container: Any, stream: Any, time: int) -> bool:
-    """Go to the keyframe at or before ``time`` ticks; False for containers that cannot seek, such as VOB."""
+    """Go to the last frame at or before ``time`` ticks that the file stores whole.
+
+    Returns False for containers that cannot seek, such as VOB.
+    """
     try:
         # PyAV seeks backward by default.
         container.seek(time, stream=stream)
@@ -164,7 +167,7 @@ def _decoded(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -> float:
-    """The time stamp, in seconds, of the start of the file; time 0 of its audio and video is there.
+    """The time stamp, in seconds, of the start of the file, from which times of audio and video count.
 
     ``packets`` are (pts, dts, duration) in ticks of all packets of the video ``stream``. For a file without
     audio the start is the time stamp of the first frame.
@@ -180,9 +183,10 @@ def _start_s(container: Any, stream: Any, packets: list[tuple[Any, Any, int]]) -
 
 
 def _with_late_start(ticks: list[int]) -> list[int]:
-    """``ticks``, the times of an AVI's frames, with the first one moved to one usual gap before the second.
+    """Return ``ticks``, the times of an AVI's frames, with a later first time if the stated one is too early.
 
-    Times that have no longer gap after the first frame are returned unchanged.
+    It is too early if the gap to the second time is longer than the median gap. It is then replaced by one
+    median gap before the second time. Other times, and fewer than three, are returned unchanged.
     """
     times = np.unique(ticks)
     if len(times) < 3:

@@ -48,8 +48,8 @@ class PixelFormat:
     def of(cls, path: Path, stream: Any, first: Any, background: Colour = BLACK) -> PixelFormat:
         """Find out how to convert a stream from its decoded first frame.
 
-        Raises ValueError for interlaced video if FFmpeg has no filter for it, and for frames of floating
-        point numbers.
+        Raises ValueError for interlaced video if FFmpeg has no filter for it, for frames of floating point
+        numbers, and for frames of more than ``MAX_PIXELS`` pixels. ``path`` is for the message.
         """
         # Streams of several kinds of frames may begin with a progressive one; older PyAV has no field order.
         order = getattr(stream.codec_context, "field_order", PROGRESSIVE)
@@ -106,8 +106,8 @@ class PixelFormat:
 def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
     """The (width, height) in square pixels of a frame of ``width`` x ``height`` pixels that are not square.
 
-    ``aspect`` is the width of a pixel divided by its height; None means square. The side along which pixels
-    are longer grows.
+    ``aspect`` is the width of a pixel divided by its height; None, and ratios beyond 16, count as 1. The side
+    along which pixels are longer grows.
     """
     # Ratios beyond these are damage, and would make frames of absurd size.
     if not aspect or aspect == 1 or not Fraction(1, 16) <= aspect <= 16:

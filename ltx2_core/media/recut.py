@@ -1,7 +1,7 @@
 """Writes a video in which only some GOPs are encoded again; the packets of all others are copied.
 
-A GOP is a run of frames that starts with a keyframe. Letters: N frames, C channels, S samples, H W pixel rows
-and columns.
+A GOP is a run of frames that begins with one stored whole (a keyframe of the file). Letters: N frames, C
+channels, S samples, H W pixel rows and columns.
 """
 
 from __future__ import annotations
@@ -39,7 +39,6 @@ PIXEL_FORMATS = frozenset(
     for kind, depth in (("yuv", ""), ("yuvj", ""), ("yuv", "10le"))
 )
 """FFmpeg's names of the pixel formats that can be decoded and encoded again without a change of format."""
-# Visually lossless for x264, because the new frames stand next to copied ones.
 # x264 with three B-frames and a pyramid, its default, needs two frames of delay.
 REORDER_FRAMES = 2
 """Frames that x264 holds back for B-frames."""
@@ -50,10 +49,10 @@ ITU_601 = 5
 class Recut:
     """The plan of a file that copies the packets of ``clip`` except in some ranges of frames.
 
-    ``spans`` are the ranges [first, stop) of frames to encode; they begin and end at GOPs. ``times`` are the
-    times of all frames of the result in ticks of ``tick_s`` seconds, starting at 0. ``shift`` is a number of
-    ticks: no frame is decoded earlier than that before it is displayed; 0 without B-frames. ``parameters``
-    are the H.264 parameter sets of the source.
+    ``spans`` are the ranges [first, stop) of frames to encode, each one or more whole GOPs. ``times`` are the
+    times of all frames of the result in ticks of ``tick_s`` seconds, ascending from 0. The n-th packet of the
+    file is decoded ``shift`` ticks before ``times[n]``, early enough for B-frames; ``shift`` is 0 without
+    these. ``parameters`` are the H.264 parameter sets of the source.
     """
 
     clip: VideoClip
@@ -67,9 +66,9 @@ class Recut:
 def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count: int) -> Recut:
     """Plan to write ``clip`` with new frames in the ranges ``changed``.
 
-    The result has ``frame_count`` frames. ``changed`` are ranges [first, stop) of frame numbers, which grow
-    to the keyframes around them. Packets are read and nothing is decoded. Raises ValueError, with the reason,
-    for a file whose packets cannot be mixed with new ones.
+    The result has ``frame_count`` frames. ``changed`` are ranges [first, stop) of frame numbers, which are
+    extended to whole GOPs. Packets are read and nothing is decoded. Raises ValueError, with the reason, for a
+    file whose packets cannot be mixed with new ones.
     """
     with open_video(clip.path) as (container, stream):
         if reason := _obstacle(clip, stream):
@@ -123,8 +122,8 @@ def write_recut(
 
     ``frames`` yields all frames of the result in chunks (N, 3, H, W), uint8 or float in [-1, 1]; those
     outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz; subtitles and other
-    tracks of the source are copied, see :mod:`~ltx2_core.media.other_tracks`. Of ``encoding`` only crf and
-    the audio options are used. Raises ValueError for another kind of file than MP4, and what
+    tracks of the source are copied, see :mod:`~ltx2_core.media.other_tracks`. Of ``encoding`` only crf (0
+    counts as 1) and the audio options are used. Raises ValueError for another kind of file than MP4, and what
     :class:`~ltx2_core.media.VideoWriter` raises.
     """
     if destination.format.name != "mp4":
@@ -209,9 +208,9 @@ def _whole_gops(
 
 
 class _Feed:
-    """Takes ranges of frames by number from an iterator of chunks (N, 3, H, W).
+    """Yields ranges of frames, by their numbers, from an iterator of chunks (N, 3, H, W).
 
-    The ranges must be in rising order.
+    ``take(first, stop)`` yields frames ``first`` to ``stop - 1``; each range must begin after the one before.
     """
 
     def __init__(self, chunks: Iterator[Tensor]) -> None:
@@ -293,7 +292,7 @@ def _packets(
     """Yield all packets of the result in the order of decoding, both copied and newly encoded ones.
 
     ``packets`` are those of the source; ``spans`` encode the new frames, which ``feed`` yields. Each result
-    is (data, presentation time in ticks, whether the packet is a keyframe).
+    is (data, presentation time in ticks, whether the packet is a keyframe, a frame stored whole).
     """
     zero, left = int(recut.clip.timeline.times[0]), list(spans)
     number = 0

@@ -50,8 +50,9 @@ def copy_with_audio(
     and attachments that the container can hold; the source's first audio track is not. The new audio begins
     at the time stamp ``origin_s`` (seconds) of the source. Of ``encoding`` only the audio options are used.
 
-    Raises CannotCopy for a codec that the container cannot hold and packets without times, ValueError for
-    audio that cannot be encoded, and what :func:`open_media` and :class:`VideoWriter` raise.
+    Raises CannotCopy for a codec that the container cannot hold, for a kind of file without audio and for
+    packets without times, ValueError for audio that cannot be encoded, and what :func:`open_media` and
+    :class:`VideoWriter` raise.
     """
     destination = Destination.of(path)
     track_encoding = audio_encoding(destination.format, encoding or Encoding())
@@ -77,9 +78,9 @@ def copy_with_audio(
 def check_copy(source: str | os.PathLike[str], fmt: Format) -> str | None:
     """Check whether the video packets of ``source`` can be copied into a file of the kind ``fmt``.
 
-    Only the header of ``source`` is read. Returns None if they can be copied. If no kind of file can hold
-    them, returns a sentence that says that the video will be encoded again. Raises ValueError if only another
-    kind can hold them, and names that kind.
+    Only the header of ``source`` is read. Returns None if they can be copied, and for a file without video
+    that can be decoded. If no kind of file can hold them, returns a sentence that says that the video will be
+    encoded again. Raises ValueError, which names Matroska, if that kind can hold them and ``fmt`` cannot.
     """
     with open_media(source, "video") as container:
         # The reader of the source has a better message for these.
@@ -115,9 +116,9 @@ def _video_copy(path: Path, container: Any, output: Any, fmt: Format) -> Any:
 
 
 def track_of(output: Any, encoding: AudioEncoding, samples: Tensor, rate: int) -> AudioTrack:
-    """Create an audio track in a container of PyAV and buffer all ``samples`` (C, S) at ``rate`` Hz.
+    """Create a stereo audio track in a container of PyAV and buffer all ``samples`` (C, S) at ``rate`` Hz.
 
-    The samples are not encoded yet.
+    They are resampled to 48000 Hz if the codec does not support their rate, and are not encoded yet.
     """
     target = encoding.codec.rate_for(rate)
     audio = AudioTrack(output, encoding, target)

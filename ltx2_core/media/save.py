@@ -32,7 +32,7 @@ Timed = Callable[[str], AbstractContextManager[None]]
 class Frames(Protocol):
     """A function that yields the frames of a clip in chunks (N, 3, H, W), uint8 or float in [-1, 1].
 
-    Its argument ``as_bytes`` asks for uint8.
+    With ``as_bytes`` they are uint8, if the decoder can do that.
     """
 
     def __call__(self, *, as_bytes: bool) -> Iterator[Tensor]: ...
@@ -88,10 +88,11 @@ def save_clip(
 
     Memory does not grow with the clip's length. For audio files no frames are decoded, and no audio for kinds
     without audio. Frames of odd size lose their last row or column if the pixel format needs even sizes. An
-    HDR clip becomes EXR images, or an HLG master with EXR images in a folder next to it. ``on_frames`` is
-    called with (frames written, all frames). ``timed(name)`` is a context that counts the seconds of its
-    block as those of the work called ``name``, such as "encode"; None counts nothing. No file is left if
-    writing fails.
+    HDR clip becomes EXR images, or an HLG master (an HDR video file) with EXR images in a folder next to it.
+    ``on_frames`` is called with (frames written, all frames). ``timed(name)`` is a context that counts the
+    seconds of its block as those of the work called ``name``, such as "encode"; None counts nothing. No file
+    is left if writing fails. Raises ValueError, before anything is decoded, for an ``encoding`` that the kind
+    of file does not support, and what the writers raise.
     """
     if encoding.hdr not in (None, clip.hdr):
         raise ValueError(f"hdr={encoding.hdr}: this clip was sampled with hdr={clip.hdr}; leave it out")
@@ -192,8 +193,9 @@ def _write_frames(
 ) -> None:
     """Write the chunks that ``frames`` yields with every writer, and the audio with the first writer only.
 
-    ``pieces`` are the audio, consecutive waveforms (C, S). After each chunk of frames as many of them are
-    written as reach the end of its last frame. ``on_frames`` and ``timed`` are those of :func:`save_clip`.
+    ``pieces`` are the audio, consecutive waveforms (C, S). After each chunk of frames so many pieces are
+    written that the audio reaches the end of the last frame. ``on_frames`` and ``timed`` are those of
+    :func:`save_clip`.
     """
     # Audio follows the frames and is not written first: a long clip would otherwise be buffered whole.
     rest, samples, writer = iter(pieces), 0, writers[0]

@@ -151,7 +151,10 @@ class AnimatedWebP:
 
 
 def _durations(image: Image.Image) -> Iterator[int]:
-    """Yield for how many milliseconds each frame of an animation is shown; this decodes every frame."""
+    """Yield for how many milliseconds each frame of an animation is displayed, at least 1.
+
+    This decodes every frame.
+    """
     for number in range(getattr(image, "n_frames", 1)):
         image.seek(number)
         image.load()

@@ -1,4 +1,4 @@
-"""Resamples a video to a constant rate: which stored frame is shown at each frame of the clip."""
+"""Resamples a video to a constant rate: which stored frame is displayed at each frame of the clip."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Encoders put a few milliseconds of silence before the audio; the audio is cut th
 class Timeline:
     """Maps the frames of a clip of constant rate to the stored frames of a video stream.
 
-    Frame ``k`` of the clip is shown ``zero_s + k / fps`` seconds after the start of the file, and its time
-    stamp in the stream is ``origin_s + k / fps`` seconds. ``times`` are the presentation times of the stored
-    frames, ascending, in ticks of the stream. ``first_shown`` are the frames of the clip at which each of
-    them appears. ``by_count`` is True if decoded frames have no time stamps, so that they are identified by
-    their order. The last ``repeated`` stored frames are empty and repeat the one before them. ``notes`` are
-    sentences for reports that say what was changed.
+    Frame ``k`` of the clip is displayed ``zero_s + k / fps`` seconds after the start of the file, and its
+    time stamp in the stream is ``origin_s + k / fps`` seconds. ``times`` are the presentation times of the
+    stored frames, ascending, in ticks of the stream. ``first_shown`` has for each of these the number of the
+    clip's frame at which it first appears. ``by_count`` is True if decoded frames have no time stamps, so
+    that they are identified by their order. The last ``repeated`` stored frames are empty and repeat the one
+    before them. ``notes`` are sentences for reports that say what was changed.
     """
 
     fps: float
@@ -53,10 +53,10 @@ class Timeline:
         return max(int(np.searchsorted(self.first_shown, frame, side="right")) - 1, 0)
 
     def last_repeat(self, number: int) -> int:
-        """The number of the last stored frame that repeats frame ``number``, the last one that was decoded.
+        """The number of the last stored frame that repeats the stored frame ``number``.
 
-        Empty frames at the end of a file repeat the frame before them. If none follow, ``number`` itself is
-        returned.
+        Frame ``number`` is the last one that was decoded. Empty frames at the end of a file repeat the frame
+        before them. If none follow, ``number`` itself is returned.
         """
         end = len(self.times) - 1
         return end if number >= end - self.repeated else number
@@ -70,10 +70,10 @@ class Timeline:
         return after
 
     def frame_at(self, seconds: float) -> int:
-        """The number of the clip's first frame that is shown ``seconds`` after the file's start or later.
+        """The number of the first frame that is displayed ``seconds`` after the clip's frame 0, or later.
 
-        A frame that is shown up to half a frame earlier counts too. Numbers begin at 0; a time after the end
-        gives a number beyond the last frame.
+        A frame that is displayed up to half a frame earlier counts too. Numbers begin at 0; a time after the
+        end gives a number beyond the last frame.
         """
         # A start that was read off a player is rounded, and must not skip the frame that was meant.
         return max(math.ceil(seconds * self.fps - 0.5), 0)
@@ -91,12 +91,14 @@ def timeline_of(
     """Make the time line of a clip from the presentation times of its stored frames, in any order.
 
     ``ticks`` are these times in units of ``tick_s`` seconds. ``start_s`` is the time stamp, in seconds, of
-    the start of the file. ``last_ticks`` is how long its last frame is shown (0 if unknown). ``declared`` are
-    the frame rates that the file states, None where it states none. ``by_count`` says that decoded frames
-    have no time stamps. If with one of the declared rates every frame is less than half a frame from its
-    regular time, the rate is constant and each frame is shown once. Otherwise the rate is the usual one (such
-    as 24 or 30) nearest to that of most frames, and each frame of the clip shows the stored frame that is
-    visible at its time, within half a frame. Raises ValueError if no rate can be found.
+    the start of the file. ``last_ticks`` is how many ticks the last frame is displayed (0 if unknown).
+    ``declared`` are the frame rates that the file states, None where it states none. ``by_count`` says that
+    decoded frames have no time stamps. If with one of the declared rates every frame is less than half a
+    frame from its regular time, the rate is constant and each frame appears once. Otherwise the rate is that
+    of most frames, rounded to a usual one (such as 24 or 30) if one is within 1 %, and at least 10; each
+    frame of the clip is then the stored frame that is displayed at its time, within half a frame. If the
+    video begins later than the file, its first frame also fills the time before it. Raises ValueError if no
+    rate can be found.
     """
     # Sorted, since packets arrive in the order of decoding, not of presentation.
     times = _distinct(np.unique(np.asarray(ticks, np.int64)))

@@ -63,7 +63,7 @@ class VideoClip:
 
         They are uint8, or for EXR images float32 with the numbers of the files. ``first`` counts from the
         start of this part; ``count`` None is up to the end of the part. Every call decodes again, from the
-        last keyframe before ``first``.
+        last frame before ``first`` that the file stores whole.
         """
         timeline, offset = self.timeline, self.timeline.frame_at(self.start_s)
         stop = self.frame_count if count is None else min(first + count, self.frame_count)
@@ -100,8 +100,8 @@ class VideoClip:
     def stacked(self, frames: list[Tensor]) -> Tensor:
         """Join frames of :meth:`frames` to (N, 3, H, W) float32, from 0 for black to 1 for white.
 
-        Only EXR images have values above 1. They are scaled and cropped in linear light, and brought into
-        [0, 1] afterwards, by :meth:`coded`.
+        Only EXR images have values above 1. The caller scales and crops frames at this point, in linear
+        light, and :meth:`coded` brings them into [0, 1] afterwards.
         """
         pixels = torch.stack(frames).float()
         # In place, since the frames of a chunk are most of what is held of a source.
@@ -120,7 +120,11 @@ class VideoClip:
             raise ValueError(f"{self.path} has no frame from {self.start_s:g} s on; choose an earlier start")
 
     def warn_of_rate(self, fps: float) -> None:
-        """Log a warning if this part, played frame by frame at ``fps``, would change its duration."""
+        """Log a warning if ``fps`` differs by more than 1 % from the frame rate of this part.
+
+        Played frame by frame at ``fps`` it would be faster or slower. Folders of images state no frame rate
+        and give no warning.
+        """
         # A folder of images states no rate.
         if isinstance(self.source, VideoFile | AnimatedWebP) and abs(self.fps - fps) > 0.01 * fps:
             log.warning(
@@ -132,7 +136,8 @@ class VideoClip:
     def audio(self) -> tuple[Tensor, int] | None:
         """Read the audio of this part: (waveform (C, S), sample rate in Hz).
 
-        None for a file without audio.
+        It ends after ``max_frames`` frames, or with the audio of the file if that is None. None for a file
+        without audio. Raises what ``read_audio`` raises.
         """
         if not self.has_audio:
             return None
@@ -153,13 +158,15 @@ def read_video(
 ) -> VideoClip:
     """Describe a part of a video file; reads its time stamps and decodes only its first frame.
 
-    The part begins at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are
-    blended with ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`, and
-    interlaced video progressive, see :mod:`~ltx2_core.media.deinterlace`.
+    ``path`` may also be an animated WebP file, or a folder of images at 24 frames per second. The part begins
+    at ``start_s`` seconds and has at most ``max_frames`` frames. Transparent pixels are blended with
+    ``background``, RGB in [0, 1]. HDR video becomes SDR, see :mod:`~ltx2_core.media.hdr`, and interlaced
+    video progressive, see :mod:`~ltx2_core.media.deinterlace`.
 
     A folder of EXR images is a clip of the colour space ``hdr``, a key of ``HDR_SPACES``, at ``fps`` frames
     per second (None for 24); both have no effect for other files. Raises FileNotFoundError for a missing
-    file, ValueError for one without readable video or frame rate, and for EXR images without ``hdr``.
+    file, and ValueError for one without readable video or frame rate, for a folder of EXR images without
+    ``hdr``, for a single EXR image, for ``start_s`` below 0 and for ``max_frames`` below 1.
     """
     if max_frames is not None and max_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {max_frames}")

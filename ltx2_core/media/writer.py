@@ -210,6 +210,7 @@ def check_clip(destination: Destination, encoding: Encoding, *, width: int, heig
     """Check, without writing a file, that a clip of this size in pixels and frame rate can be encoded.
 
     Raises ValueError, before any work, if the encoder refuses the clip, for example because it is too small.
+    Images and audio files are not checked.
     """
     video = video_encoding(destination.format, encoding)
     if video is None or destination.is_images:
@@ -228,7 +229,10 @@ def check_clip(destination: Destination, encoding: Encoding, *, width: int, heig
 
 
 class Pipe:
-    """Stdout as a file object for PyAV: bytes are written in order, without seeking."""
+    """Stdout as a file object for PyAV: bytes are written in order, without seeking.
+
+    After Ctrl-C during a write all later bytes are discarded, and ``stop`` is the KeyboardInterrupt.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -269,7 +273,7 @@ def _explained(destination: Destination) -> Iterator[Pipe]:
 def frame_rate(fps: float | Fraction) -> Fraction:
     """Convert a rounded frame rate to the exact one: 23.976 -> 24000/1001, 29.97 -> 30000/1001, 25.0 -> 25.
 
-    Raises ValueError unless 0 < fps <= 1000.
+    A Fraction is returned unchanged. Raises ValueError unless 0 < fps <= 1000.
     """
     if not (math.isfinite(fps) and 0 < fps <= 1000):
         raise ValueError(f"fps must be above 0 and at most 1000; got {fps}")
