@@ -26,7 +26,7 @@ def encode_audio(
     C channels, S samples; L latent frames, N latent bins. With ``latent_frames`` the audio is trimmed, or
     padded with silence, to exactly that L. With None L is about 25 per second of audio, plus 1. Computes in
     float32 on the waveform's device, where the encoder must be. Raises ValueError for an empty waveform or
-    one of another shape.
+    one of another shape, for ``latent_frames`` below 1, and for a rate that is not a positive whole number.
     """
     if waveform.ndim not in (2, 3):
         raise ValueError(

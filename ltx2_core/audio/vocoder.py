@@ -79,7 +79,11 @@ class BandwidthVocoder(nn.Module):
             )
 
     def forward(self, mel: Tensor) -> Tensor:
-        """mel (B, 2, T, M) -> waveform (B, 2, S) float32 in [-1, 1]: T mel frames, M mel bins, S samples."""
+        """mel (B, 2, T, M) -> waveform (B, 2, S) float32 in [-1, 1].
+
+        T mel frames, M mel bins; S is ``ratio`` times the T * samples_per_frame samples of the first
+        generator.
+        """
         with without_autocast(mel.device):
             low_rate: Tensor = self.vocoder(mel.float())
             samples = low_rate.shape[-1]

@@ -124,7 +124,8 @@ def sampled_clip(
     (``save_latents``). ``sampled`` is the result of an earlier run with the same arguments (``resume``): if
     it is not None, it is checked and returned, and nothing is sampled.
 
-    Raises ValueError if size, length or frame rate of ``sampled`` differ from those of the request.
+    Raises ValueError if size, length or frame rate of ``sampled`` differ from those of the request, and
+    without ``sampled`` what :meth:`Pipeline.check` raises.
     """
     request = Request(prompt=prompt, **options)
     if sampled is None:

@@ -99,9 +99,9 @@ class Pipeline(Encoders, Decoders, Protocol):
     ) -> tuple[Stage, ...]:
         """Check ``request`` before any network is loaded, and return its sampling stages.
 
-        Raises an error for whatever is wrong with the request. ``further`` says that there is conditioning in
-        addition to that of the request. ``source`` is the (width, height) in pixels of an edit's source; None
-        for no edit.
+        Its inputs are read, and the headers of the model files. ``further`` says that there is conditioning
+        in addition to that of the request. ``source`` is the (width, height) in pixels of an edit's source,
+        None without an edit. Raises ValueError or FileNotFoundError for what cannot be sampled.
         """
         ...
 

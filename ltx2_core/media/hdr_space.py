@@ -72,7 +72,7 @@ def logc3_decode(code: Tensor) -> Tensor:
 def acescct_encode(light: Tensor) -> Tensor:
     """Linear light -> ACEScct codes in [0, 1]; light below 0 counts as 0, and light from 222.8 on is 1."""
     x = light.float().clamp(min=0)
-    # The clamp only keeps the branch that is not chosen finite.
+    # The clamp only makes the branch that is not chosen finite.
     log = (torch.log2(x.clamp(min=1e-12)) + 9.72) / 17.52
     return torch.where(x > _CCT_CUT, log, _CCT_SLOPE * x + _CCT_OFFSET).clamp(0, 1)
 

@@ -39,7 +39,7 @@ def hlg_signal(light: Tensor, primaries: Primaries = "rec709") -> Tensor:
     """
     x = to_rec2020(light, primaries).clamp(min=0)
     x = torch.where(x <= 1, x * _WHITE, 1 - (1 - _WHITE) * torch.exp(-_ROLL * (x - 1)))
-    # The clamps only keep the branch that is not chosen finite.
+    # The clamps only make the branch that is not chosen finite.
     log = _A * torch.log((12 * x - _B).clamp(min=1e-12)) + _C
     return torch.where(x <= 1 / 12, torch.sqrt(3 * x), log).clamp(0, 1)
 

@@ -59,7 +59,7 @@ class OtherTracks:
 
     def _write(self, packet: Any) -> None:
         move_packet(packet, self._origin)
-        # What ends before the new file begins is never shown, and a negative time would move all tracks.
+        # What ends before the new file begins is never displayed, and a negative time would move all tracks.
         ended = packet.pts is not None and packet.pts + (packet.duration or 0) <= 0
         if ended and packet.stream.type != "audio":
             return

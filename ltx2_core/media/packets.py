@@ -238,7 +238,7 @@ def _read_timeline(path: Path) -> Timeline:
         ticks = _with_late_start(ticks)
     last_ticks = max(zip(ticks, (duration for _, _, duration in packets), strict=True))[1]
     if ticks != sorted(ticks):
-        # Some containers state the distance to the next packet, which is not the next frame to be shown.
+        # Some containers state the distance to the next packet, which is not the next frame to be displayed.
         last_ticks = min(last_ticks, int(np.diff(sorted(ticks))[-1]))
     try:
         timeline = timeline_of(

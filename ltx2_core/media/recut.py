@@ -89,7 +89,7 @@ def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count:
     if len(packets) != len(times) or parameters is None:
         raise ValueError(f"--exact-outside copies packets, and {clip.path} hides some of them: leave it out")
     order = np.searchsorted(times, [pts for pts, _ in packets])
-    # A GOP may be cut off only where every packet before it is also shown before it.
+    # A GOP may be cut off only where every packet before it is also displayed before it.
     starts = [at for at, (_, anew) in enumerate(packets) if anew and order[at] == at]
     if not starts or starts[0] != 0:
         raise ValueError(f"--exact-outside copies packets, and {clip.path} does not begin with a keyframe")

@@ -132,9 +132,9 @@ def _mux(
 ) -> None:
     """Copy the video packets of ``container``, the opened file ``source``, to the new stream ``video``.
 
-    Before each packet ``audio`` is encoded and ``others`` are copied up to a little after its time.
-    ``origin``, in seconds, is subtracted from the times of the video. Raises CannotCopy for a packet without
-    a time.
+    Before each packet ``audio`` is encoded and ``others`` are copied up to ``AHEAD_S`` seconds after its
+    time. ``origin``, in seconds, is subtracted from the times of the video. Raises CannotCopy for a packet
+    without a time.
     """
     for packet in container.demux(container.streams.video[0]):
         if packet.dts is None and packet.pts is None:

@@ -119,7 +119,7 @@ def timeline_of(
     shown = numbers if constant else np.ceil(relative * fps - 0.5).astype(np.int64)
     length = len(times)
     if not constant:
-        # A last frame of unknown length is shown for one frame of the clip.
+        # A last frame of unknown length lasts for one frame of the clip.
         length = max(round((relative[-1] + last_ticks * float(tick_s)) * fps), int(shown[-1]) + 1)
     notes: tuple[str, ...] = () if constant else (_variable_note(relative, fps),)
     if lead:

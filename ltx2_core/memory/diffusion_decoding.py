@@ -89,7 +89,7 @@ def diffusion_memory(
     assert config is not None
     size = cells if tiles is None else tiles.largest(cells)
     cut = (0, 0) if tiles is None else (min(2, tiles.rows - 1), min(2, tiles.columns - 1))
-    # A clip that is shorter than what a block waits for has smaller caches.
+    # A clip with fewer frames than a block needs for its first result has smaller caches.
     share = min(1.0, config.strides[0] * latent_frames / (at_once + config.kernel[0] + config.depth))
     before = _early_state(config, cells, size, itemsize)
     _, scale, across = config.strides
