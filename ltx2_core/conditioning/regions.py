@@ -42,8 +42,8 @@ class TimeRegions:
     """Sets the denoise mask to regenerate time regions and to preserve everything else.
 
     ``video`` and ``audio`` are lists of (start, end) in seconds; an empty list preserves the whole stream.
-    ``rounding`` decides which latent frames belong to a region. With ``add`` the mask that the state already
-    has stays where it is larger.
+    ``rounding`` decides which latent frames belong to a region. With ``add`` the result is the larger of this
+    mask and the one that the state already has.
     """
 
     video: Sequence[Region] = ()

@@ -134,7 +134,8 @@ def _seek(container: Any, stream: Any, time: int) -> bool:
 def open_video(path: str | os.PathLike[str]) -> Iterator[tuple[Any, Any]]:
     """A context that opens a file with PyAV and yields its container and its first video stream.
 
-    Raises what :func:`open_media` raises, and ValueError for a file without video.
+    Cover images do not count as video. Raises what :func:`open_media` raises, and ValueError for a file
+    without video that PyAV can decode, and for frames of more than ``MAX_PIXELS`` pixels.
     """
     with open_media(path, "video") as container:
         covers = [bool(stream.disposition & Disposition.attached_pic) for stream in container.streams.video]

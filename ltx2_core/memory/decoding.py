@@ -36,9 +36,10 @@ def decoder_memory(
 ) -> DecoderMemory:
     """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
-    ``itemsize`` is the bytes of one value, ``piece_bytes`` the decoder's ``max_piece_bytes``; None is the
-    decoder's own choice. The estimate is within 10 % of what ``memory.trace.Trace`` counts in a real decode.
-    Weights, the latent and the frames already yielded are not included.
+    ``itemsize`` is the bytes of one value. ``piece_bytes`` is the decoder's ``max_piece_bytes``, which limits
+    the activations of the piece of the clip that it computes at a time; None is its default. The estimate is
+    within 10 % of what ``memory.trace.Trace`` counts in a real decode. Weights, the latent and the frames
+    already yielded are not included.
     """
     if vae.diffusion is not None:
         at_once = frames_at_once(vae, cells, itemsize, piece_bytes)
@@ -131,7 +132,8 @@ def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[
 class _Simulation:
     """Simulates the memory of one decode: bytes that convolutions cache, and the peak so far, in bytes.
 
-    ``stages`` are those of the decoder, ``piece`` is its ``max_piece_bytes``. No frame is computed.
+    ``stages`` are those of the decoder; ``piece`` is its ``max_piece_bytes``, the limit of activations by
+    which it divides the clip in time. No frame is computed.
     """
 
     stages: list[_Stage]

@@ -49,10 +49,10 @@ class _Area:
 def tile_piece_bytes(
     vae: VideoVAEConfig, cells: tuple[int, int], tiles: SpaceTiles | None, itemsize: int, at_once: int
 ) -> int:
-    """The ``max_piece_bytes`` with which the decoder computes ``at_once`` pixel frames at a time.
+    """The ``max_piece_bytes``, a limit of activations, by which ``at_once`` frames are computed at a time.
 
-    ``cells`` are the latent (rows, columns) of the whole frame, which ``tiles`` cut; None decodes it whole.
-    ``itemsize`` is the bytes of one number.
+    These are pixel frames. ``cells`` are the latent (rows, columns) of the whole frame, which ``tiles`` cut;
+    None decodes it whole. ``itemsize`` is the bytes of one number.
     """
     return piece_bytes(vae, cells if tiles is None else tiles.largest(cells), itemsize, at_once)
 
@@ -60,8 +60,8 @@ def tile_piece_bytes(
 def frames_at_once(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int, limit: int | None) -> int:
     """How many pixel frames the decoder computes at a time if its ``max_piece_bytes`` is ``limit``.
 
-    ``cells`` are the latent (rows, columns) of the frame or tile, ``itemsize`` the bytes of one number. None
-    as ``limit`` is the default.
+    That is its limit of activations in bytes; None is the default. ``cells`` are the latent (rows, columns)
+    of the frame or tile, ``itemsize`` the bytes of one number. At least 1 is returned.
     """
     if limit is None:
         return FRAMES_AT_ONCE
@@ -124,8 +124,8 @@ def _early_state(
 ) -> float:
     """Bytes that the stages before the diffusion stage cache.
 
-    All of them see whole frames of ``cells`` (rows, columns of the latent), except the last one, which sees
-    only ``tile`` (rows, columns). ``itemsize`` is the bytes of one number.
+    All of them compute whole frames of ``cells`` (rows, columns of the latent), except the last one, which
+    computes only ``tile`` (rows, columns). ``itemsize`` is the bytes of one number.
     """
     total, scale = 0.0, 1
     for number, stage in enumerate(config.stages):

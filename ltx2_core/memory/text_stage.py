@@ -29,9 +29,10 @@ class TextSize:
 
     @classmethod
     def of(cls, config: TextConfig, *, hidden: int, intermediate: int) -> TextSize:
-        """The widths for the connectors of ``config`` behind a text encoder.
+        """The widths of a text encoder and of the connectors that follow it.
 
-        ``hidden`` and ``intermediate`` are the widths of the encoder's hidden states and feed-forward.
+        ``hidden`` and ``intermediate`` are those of the encoder's hidden states and feed-forward; ``config``
+        is the configuration of the connectors.
         """
         return cls(
             hidden=hidden,
