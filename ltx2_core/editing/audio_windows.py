@@ -37,8 +37,8 @@ OVERLAP_S = 1.0
 def audio_windows(clip: ClipPlan, window_frames: int) -> tuple[Window, ...]:
     """Divide a clip into windows of at most ``window_frames`` (8k + 1) frames, for sampling its audio.
 
-    Neighbours overlap by about a second, by at most half a window, and by at least 16 frames.
-    Raises ValueError if ``window_frames`` is not 8k + 1 or below 17.
+    Neighbours overlap by about a second, by at most half a window, and by at least 16 frames. Raises
+    ValueError if ``window_frames`` is not 8k + 1, or is below 17.
     """
     overlap = max(round(OVERLAP_S * clip.fps / TEMPORAL_SCALE), 2) * TEMPORAL_SCALE
     # At least half of each window is new, at high frame rates too.

@@ -105,8 +105,9 @@ def new_length(source: Footage, *, seconds: float | None, frames: int | None) ->
 class Extension:
     """A planned extension: a run that begins with the last ``keep_frames`` frames of the source.
 
-    ``new_frames`` frames follow them; ``clip`` is the size and length of the run, which may have more frames
-    because it has 8k + 1. The last ``fade_frames`` frames of the source fade into the sampled ones.
+    ``new_frames`` frames follow them; ``clip`` is the size and length of the run, which may have more frames,
+    since their number must be 8k + 1. The last ``fade_frames`` frames of the source fade into the sampled
+    ones.
     """
 
     source: Footage

@@ -1,6 +1,7 @@
 """The methods that an edit needs from outside: to encode, to decode, and to sample.
 
-Edits call these protocols and never a pipeline, so that the library and the ComfyUI nodes run the same steps.
+Edits use these protocols and no class that implements them, so that the library and the ComfyUI nodes run the
+same steps.
 Letters: N frames, C channels, S samples, H W pixel rows and columns.
 """
 

@@ -25,8 +25,9 @@ from .tags import with_png_tags
 
 
 class ImageWriter:
-    """A context manager that writes frames as numbered images, all of them or, if the block fails, none.
+    """A context manager that writes frames as numbered images, or one frame as one EXR image.
 
+    All of them are written or, if the block fails, none.
     ``width`` and ``height`` are the size of the frames in pixels. Each image contains the tags ``metadata``,
     texts by name. ``frame_count`` is the number of frames written so far. Raises ValueError for an encoding
     that the images cannot have, and what :meth:`Destination.check` raises.
