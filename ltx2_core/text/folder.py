@@ -36,7 +36,7 @@ class NotGemmaError(ValueError):
 
 
 def find_config(folder: Path) -> tuple[Path, ParsedJson]:
-    """Find the first ``config.json`` of a Gemma in ``folder`` or below: (its path, its text section).
+    """Find the least deep ``config.json`` of a Gemma in ``folder`` or below: (its path, its text section).
 
     Raises:
         NotGemmaError: there is no such file; the message lists the architectures found instead.
