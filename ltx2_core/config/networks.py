@@ -30,9 +30,9 @@ class TransformerConfig:
 
     Widths of attention are ``heads`` times ``head_dim``; fields with ``audio_`` are those of the audio
     stream. ``gated_attention`` gives each head a gate, ``cross_attention_adaln`` modulates text attention by
-    the noise level, ``keyframe_embedding`` marks single frames (2.5). ``timestep_scale`` multiplies sigma,
-    ``cross_timestep_scale`` the sigma that gates attention between the streams. ``audio_max_pos`` is in
-    seconds.
+    the noise level, ``keyframe_embedding`` adds a learned vector to tokens that stand for one frame and not
+    for eight (2.5). ``timestep_scale`` multiplies sigma, ``cross_timestep_scale`` the sigma that gates
+    attention between the streams. ``audio_max_pos`` is in seconds.
     """
 
     num_layers: int = 48

@@ -138,7 +138,7 @@ _AUDIO_DECODER = ("decoder", "up", "conv_out")
 
 
 def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[JsonValue]:
-    """Reconstruct the block list of a video encoder or decoder, in the order of block numbers.
+    """Reconstruct the blocks of a video encoder or decoder, each [kind, options], in the order of numbers.
 
     ``prefix`` precedes the number in tensor names, such as "encoder.down_blocks."; ``width`` is the number of
     channels before the first block. ``suffix`` is appended to the kinds of resamplers, "_res" for an encoder.

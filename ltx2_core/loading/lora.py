@@ -313,7 +313,8 @@ def _check_tensors(header: Header, layers: Mapping[str, LoraLayer]) -> None:
 def _change_shape(header: Header, layer: LoraLayer) -> Shape:
     """Shape of the weight change that a layer makes, from the shapes of its tensors in ``header``.
 
-    Raises ValueError if the factors of a LoKr or LoHa do not fit each other.
+    If A and B of a LoRA do not fit each other, it is a shape that no weight has. Raises ValueError if the
+    factors of a LoKr or LoHa do not.
     """
     if layer.factors:
         return change_shape({role: header.tensors[name].shape for role, name in layer.factors.items()})

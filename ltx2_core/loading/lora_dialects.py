@@ -154,7 +154,7 @@ def _check_complete(
     factors: Mapping[str, dict[str, str]],
     other: list[str],
 ) -> None:
-    """Raise ValueError for a file without layers, of another kind, or with an incomplete layer.
+    """Raise ValueError for a file without layers, with tensors of other kinds, or with an incomplete layer.
 
     ``path`` is the file, for the message. ``found`` maps each module to its tensor names by role, such as
     "A". ``factors`` has only those that are factors of a LoKr or LoHa. ``other`` are the names of tensors
