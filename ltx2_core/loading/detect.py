@@ -212,7 +212,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
     found: dict[Component, Names] = {}
     claimed: set[str] = set()
     for layout in LAYOUTS:
-        # The first layout of a component that matches counts; later ones are repackaged variants.
+        # The first layout of a component that matches counts; others are of other generations or repackaged.
         prefix = _prefix_of(layout, present)
         if prefix is None or layout.component in found:
             continue

@@ -9,7 +9,7 @@ from ..storage.files import ParsedJson, entries, indexed_files, read_object
 from ..storage.header import TensorInfo, read_header
 
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
-"""Prefixes of the language model's tensors: Google's release, newer transformers, text-only, inner module."""
+"""Prefixes of the language model's tensors: Google's release, newer transformers, text-only, inner, none."""
 
 _NAME = (
     r"(?:layers\.\d+|embed_tokens|norm"
