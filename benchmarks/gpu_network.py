@@ -101,7 +101,11 @@ class Bench(Machine):
         return linear / rate + attended / self.heads
 
     def step(self, model: Network, size: str, *, image: bool = False, rate: float | None = None) -> Row:
-        """A step with everything that a run has by default; ``model`` may be a runner with more."""
+        """Time of a forward pass, its peak of memory, and its least time at ``rate``.
+
+        A plain network is called as a run does by default; ``model`` may be a runner with other settings.
+        ``rate`` is that of matrix products, None for the measured one of bfloat16.
+        """
         run = model if isinstance(model, Runner) else Runner(model)
         video, audio, tables = self.inputs(size, image=image)
         row: Row = {}

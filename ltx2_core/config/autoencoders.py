@@ -40,8 +40,8 @@ def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
 def _convolutional(c: ParsedJson) -> VideoVAEConfig:
     """Read the settings of a video autoencoder with convolutional encoder and decoder from ``c``.
 
-    ``c`` is the ``vae`` section of a header, which has the keys of both side by side. Raises ValueError that
-    names the key for a value that is not supported.
+    ``c`` is the ``vae`` section of a header, in which the keys of encoder and decoder are side by side.
+    Raises ValueError that names the key for a value that is not supported.
     """
     require(c, "norm_layer", "pixel_norm")
     require(c, "latent_log_var", "uniform")

@@ -30,9 +30,9 @@ class TransformerConfig:
 
     Widths of attention are ``heads`` times ``head_dim``; fields with ``audio_`` are those of the audio
     stream. ``gated_attention`` gives each head a gate, ``cross_attention_adaln`` modulates text attention by
-    the noise level, ``keyframe_embedding`` marks single frames (2.5). ``timestep_scale`` multiplies sigma,
-    ``cross_timestep_scale`` the sigma that gates attention between the streams. ``audio_max_pos`` is in
-    seconds.
+    the noise level, ``keyframe_embedding`` adds a learned vector to tokens that stand for one frame and not
+    for eight (2.5). ``timestep_scale`` multiplies sigma, ``cross_timestep_scale`` the sigma that gates
+    attention between the streams. ``audio_max_pos`` is in seconds.
     """
 
     num_layers: int = 48
@@ -132,15 +132,15 @@ class ConnectorConfig:
 class TextConfig:
     """Settings of the networks between text encoder and transformer: text projection and text connectors.
 
-    ``per_token_norm`` says how hidden states are normalised: by the RMS of each token (2.3), or by the value
-    range of the whole prompt (2.0). ``video`` and ``audio`` are the connectors of the two streams.
+    ``per_token_norm`` says how hidden states are normalised: by the RMS of each token (since 2.3), or by the
+    value range of the whole prompt (2.0). ``video`` and ``audio`` are the connectors of the two streams.
     """
 
     per_token_norm: bool
     """How hidden states are normalised and projected to features.
 
-    True (2.3): by the RMS of each token, with one projection for each modality. False (2.0): by the value
-    range of the whole prompt, with one projection for both.
+    True (since 2.3): by the RMS of each token, with one projection for each modality. False (2.0): by the
+    value range of the whole prompt, with one projection for both.
     """
     video: ConnectorConfig
     audio: ConnectorConfig
@@ -292,7 +292,7 @@ class GeneratorConfig:
     resblock_kernels: tuple[int, ...] = (3, 7, 11)
     resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
     amp: bool = False
-    """Anti-aliased AMP1 blocks with SnakeBeta (2.3) instead of leaky-ReLU residual blocks (2.0)."""
+    """Anti-aliased AMP1 blocks with SnakeBeta (since 2.3) instead of leaky-ReLU residual blocks (2.0)."""
     final_bias: bool = True
     final_activation: Literal["tanh", "clamp", "none"] = "tanh"
     mel_bins: int = 64

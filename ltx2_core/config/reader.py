@@ -1,4 +1,4 @@
-"""Reads the settings of transformer, text connectors and upsampler from checkpoint JSON.
+"""Reads the settings of transformer, text connectors, upsampler and duration head from checkpoint JSON.
 
 This package is the only reader of checkpoint JSON. A key that is missing takes the released value, never a
 library default. A value that this library does not implement is named in the error.
@@ -173,8 +173,8 @@ def _three(c: ParsedJson, key: str, default: Sequence[float]) -> tuple[float, fl
 def duration_head_config(config: ParsedJson, *, video_dim: int, audio_dim: int) -> DurationHeadConfig:
     """Read the settings of the duration head from ``config["duration_head"]``, which released files lack.
 
-    ``video_dim`` and ``audio_dim`` are the widths of the texts that it gets. Raises ValueError for settings
-    that do not fit each other.
+    ``video_dim`` and ``audio_dim`` are the widths of its input, the encoded text for video and for audio.
+    Raises ValueError for settings that do not fit each other.
     """
     c = section(config, "duration_head") if "duration_head" in config else {}
     return DurationHeadConfig(

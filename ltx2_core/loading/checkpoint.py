@@ -119,11 +119,12 @@ class Checkpoint:
     ) -> nn.Module:
         """Load the network of ``component``, in evaluation mode and without gradients.
 
-        With ``dtype`` None every tensor has the file's dtype. On the CPU such tensors stay memory-mapped:
-        they are read from disk when used and shared between processes. ``operations`` is the namespace of
-        layer classes, torch.nn or that of a host such as ComfyUI. ``numerics`` selects the implementation
-        whose rounding is reproduced, the official one or ComfyUI. ``loras`` are merged in float32, which
-        copies only the layers they change; :meth:`switch_loras` exchanges them later.
+        With ``dtype`` None every tensor has the file's dtype, except that what is decoded becomes bfloat16.
+        On the CPU tensors that have this dtype in the file stay memory-mapped: they are read from disk when
+        used, and shared between processes. ``operations`` is the namespace of layer classes, torch.nn or
+        that of a host such as ComfyUI. ``numerics`` selects which implementation is reproduced where they
+        differ, the official one or a version of ComfyUI. ``loras`` are merged in float32, which copies only
+        the layers they change; :meth:`switch_loras` exchanges them later.
 
         Quantised linear layers stay quantised and decode their weight in the forward pass; ``dtype`` is what
         they compute in. With ``fp8_matmul`` or ``nvfp4_matmul``, layers in fp8 or NVFP4 are multiplied in
@@ -131,7 +132,8 @@ class Checkpoint:
         decoded while loading.
 
         Raises ValueError, before any weight is read, if the component is missing, incomplete, in an unknown
-        number format or does not fit the configuration, or if a LoRA has layers for it but none fits.
+        number format or does not fit the configuration, or if a LoRA has layers for it but none fits. Raises
+        it while reading for weights that are NaN or infinite.
         """
         network, base = self._prepare(
             component, operations, numerics, dtype, torch.device(device), fp8_matmul, nvfp4_matmul
@@ -169,7 +171,8 @@ class Checkpoint:
         Every changed weight is computed again from the file, so that the result equals a fresh load with
         ``after`` bit for bit, however often LoRAs are switched. At most one layer is in memory twice.
         ``dtype`` and ``device`` must be those of :meth:`load`. Raises ValueError, before anything changes, if
-        a LoRA does not fit; after any other error the network must be loaded again.
+        a LoRA has layers for ``component`` but none fits; after any other error the network must be loaded
+        again.
         """
         # Shapes are those of the loaded network, since its quantised layers have decoded ones.
         infos, shapes = self.infos(component), network_shapes(network)

@@ -80,10 +80,11 @@ def _transformer(config: ParsedJson, shapes: Shapes, options: _Options, numerics
 
 
 def as_comfy(config: cfg.TransformerConfig, numerics: Numerics) -> cfg.TransformerConfig:
-    """Return the transformer's settings ``config``, changed to what ComfyUI computes with.
+    """Return the transformer's settings ``config``, changed to those with which ComfyUI computes.
 
-    The epsilon of the query and key norms becomes ComfyUI's. ``numerics`` is a version of ComfyUI: with
-    ``COMFY_033`` the audio of a block attends to the video after the block's update of it, else before.
+    The epsilon of the query and key norms becomes that of ComfyUI. ``numerics`` is a version of ComfyUI. With
+    ``COMFY_033`` the audio attends to the video after the same block has updated the video by the audio, with
+    other versions to the video before this update.
     """
     late = numerics is Numerics.COMFY_033
     return replace(config, qk_norm_eps=COMFY_QK_NORM_EPS, audio_reads_updated_video=late)

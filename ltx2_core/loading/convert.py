@@ -60,8 +60,9 @@ SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
 def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
     """The components of a single file that is made from ``sources``.
 
-    These are all that the sources contain except the upscaler; if they contain only an upscaler, they are the
-    upscaler alone. Raises ValueError if the sources contain nothing that can be converted.
+    These are all networks of the model that the sources contain, except the upscaler; if they contain nothing
+    but an upscaler, it is the only component. LoRAs and text encoders are left out. Raises ValueError if the
+    sources contain nothing that can be converted.
     """
     held = {component for source in sources for component in source.components}
     parts = tuple(component for component in OFFICIAL_PREFIXES if component in held)
@@ -196,8 +197,9 @@ def _becomes_fp8(own: str, info: TensorInfo) -> bool:
 class _Fp8:
     """Encodes the weight of one layer to scaled fp8, at the moment when it is written.
 
-    ``read`` returns the weight of the source. ``weight`` encodes it, and ``scale``, which must be called
-    afterwards, returns the scale, so that no encoded weight is held in memory.
+    ``read`` returns the weight of the source. :meth:`weight` encodes and returns it. :meth:`scale`, to be
+    called after that, returns the scale. So the encoded weight need not stay in memory until its scale is
+    written.
     """
 
     def __init__(self, read: Callable[[], Tensor]) -> None:

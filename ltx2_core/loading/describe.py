@@ -37,7 +37,11 @@ def describe(path: str | os.PathLike[str]) -> Report:
 
 
 def is_text_encoder(path: Path) -> bool:
-    """Whether ``path`` is a folder or file that contains a text encoder and no other component."""
+    """Whether ``path`` has to be read as a text encoder: a file that contains nothing else, or a folder.
+
+    A folder is taken for one if its ``config.json`` is not that of a diffusers model. Without that file it is
+    taken for one if it is no diffusers pipeline and has no safetensors files.
+    """
     if path.is_dir():
         config = path / "config.json"
         if config.is_file():

@@ -38,7 +38,8 @@ class Layout:
     """How one component is recognised in a file by tensor names, and which tensors belong to it.
 
     The component is present if one of ``anchors`` follows one of ``prefixes``; its tensors are those whose
-    names begin with that prefix and one of ``roots`` (any, if there are no roots).
+    names begin with that prefix and one of ``roots``. Without ``roots`` its tensors are all with that prefix
+    that belong to no earlier layout.
     """
 
     component: Component
@@ -199,9 +200,10 @@ Names = Mapping[str, str]
 
 
 def find_components(names: Iterable[str]) -> dict[Component, Names]:
-    """Group the tensor names of a file by component: official name without prefix -> name in the file.
+    """Group the tensor names of a file: component -> {official name without prefix: name in the file}.
 
-    A tensor may belong to two components, as the latent statistics belong to both halves of a VAE.
+    A tensor may belong to two components, as the latent statistics belong to both halves of a VAE. The
+    official names of a LoRA's tensors are those in its file. Tensors that no network reads are left out.
     """
     present = frozenset(names)
     # LoRAs come first, because their module names contain the anchors of the transformer.
@@ -210,7 +212,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
     found: dict[Component, Names] = {}
     claimed: set[str] = set()
     for layout in LAYOUTS:
-        # The first layout of a component that matches counts; later ones are repackaged variants.
+        # The first layout of a component that matches counts; others are of other generations or repackaged.
         prefix = _prefix_of(layout, present)
         if prefix is None or layout.component in found:
             continue

@@ -20,7 +20,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def transformer_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
     """Build the ``config.json`` of LTX2VideoTransformer3DModel from the single-file configuration ``config``.
 
-    ``shapes`` is not used; all functions of this kind have it.
+    ``shapes`` is not used; it is there because all functions that build a ``config.json`` are called alike.
     """
     c: Json = config["transformer"]
     same = (
@@ -89,7 +89,7 @@ def connectors_out(config: Json, shapes: Shapes) -> Json:
 def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
     """Build the ``config.json`` of AutoencoderKLLTX2Video from the single-file configuration ``config``.
 
-    ``shapes`` is not used; all functions of this kind have it.
+    ``shapes`` is not used; it is there because all functions that build a ``config.json`` are called alike.
     """
     c: Json = config["vae"]
     latent = c.get("latent_channels", 128)
@@ -134,7 +134,7 @@ def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
 def audio_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
     """Build the ``config.json`` of AutoencoderKLLTX2Audio from the single-file configuration ``config``.
 
-    ``shapes`` is not used; all functions of this kind have it.
+    ``shapes`` is not used; it is there because all functions that build a ``config.json`` are called alike.
     """
     c: Json = config["audio_vae"]
     params = c["model"]["params"]
@@ -157,7 +157,8 @@ def audio_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
 def vocoder_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
     """Build the ``config.json`` of LTX2Vocoder, or of LTX2VocoderWithBWE with bandwidth extension.
 
-    ``config`` is the single-file configuration. ``shapes`` is not used; all functions of this kind have it.
+    ``config`` is the single-file configuration. ``shapes`` is not used; it is there because all functions
+    that build a ``config.json`` are called alike.
     """
     c: Json = config["vocoder"]
     if "bwe" not in c:
@@ -202,7 +203,7 @@ def _generator(c: Json, prefix: str) -> Json:
 def upsampler_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names of Writer
     """Build the ``config.json`` of LTX2LatentUpsamplerModel from the single-file configuration ``config``.
 
-    ``shapes`` is not used; all functions of this kind have it.
+    ``shapes`` is not used; it is there because all functions that build a ``config.json`` are called alike.
     """
     keys = ("in_channels", "mid_channels", "num_blocks_per_stage", "dims")
     return {
@@ -216,9 +217,10 @@ _KINDS = {"compress_space": "spatial", "compress_time": "temporal", "compress_al
 
 
 def _options(value: Any) -> Json:
-    """The options of a VAE block as a JSON object.
+    """Return the options of a VAE block as a JSON object.
 
-    In older configurations ``value`` is the number of layers, which becomes {"num_layers": value}.
+    ``value`` is that object, or in older configurations the number of layers alone, which becomes
+    {"num_layers": value}.
     """
     return value if isinstance(value, dict) else {"num_layers": value}
 
@@ -247,11 +249,11 @@ _STATISTICS: _Rules = (
 
 
 def _at(part: str, middle: int, offset: int) -> Callable[[re.Match[str]], str]:
-    """Return a function from the match of a tensor name in a video VAE's block to its diffusers name.
+    """Make the replacement of a renaming rule: a function from a match to the tensor's name in diffusers.
 
-    ``part`` is "encoder.down_blocks" or "decoder.up_blocks", in which residual blocks and the resampler after
-    them are two blocks; in diffusers they are one. ``middle`` is the number of the block that becomes
-    ``mid_block``, and ``offset`` is subtracted from other block numbers before they are halved.
+    The match has the number of a video VAE's block and the rest of the name as its groups. ``part`` is
+    "encoder.down_blocks" or "decoder.up_blocks". There a resampler and its residual blocks are two blocks, in
+    diffusers they are one: block n becomes (n - ``offset``) // 2, and block ``middle`` the ``mid_block``.
     """
     up = part == "decoder.up_blocks"
 

@@ -33,7 +33,7 @@ _QKV = ".attn.qkv."
 def decoder_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 all of its kind have both
     """Build the ``config.json`` of LTX2VideoDiffusionDecoderModel from the single-file configuration.
 
-    ``shapes`` is not used; all functions of this kind have it.
+    ``shapes`` is not used; it is there because all functions that build a ``config.json`` are called alike.
     """
     vae = video_vae_config(config)
     decoder = vae.diffusion
@@ -57,16 +57,19 @@ def decoder_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 all of it
 
 
 def read_decoder(config: Any) -> object:
-    """The settings of the diffusion decoder, which both layouts must describe alike."""
+    """Return all settings of the diffusion decoder in ``config``, a single-file configuration.
+
+    They are only compared: those of a written folder must equal those of its source.
+    """
     vae = video_vae_config(config)
     return vae.diffusion, vae.latent_channels, vae.channels, vae.patch_size
 
 
 def parts(infos: Mapping[str, TensorInfo]) -> dict[str, Entry]:
-    """The tensors to write by their official names, but queries, keys and values as three tensors.
+    """The tensors of the decoder to write, by official name, with queries, keys and values as three tensors.
 
-    ``infos`` are the header entries of the decoder's tensors in the single file. Constant gates are
-    multiplied into the layers that they scale.
+    ``infos`` are the header entries of the decoder's tensors in the source. Constant gates, which scale the
+    output of a layer, are multiplied into that layer.
     """
     found: dict[str, Entry] = {}
     for name, (dtype, shape, read) in diffusion_vae.entries(infos).items():

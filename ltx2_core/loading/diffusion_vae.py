@@ -30,7 +30,11 @@ _BLOCK = re.compile(r"(decoder\.diff_blocks\.\d+\.)(.+)")
 
 
 def sources(name: str, infos: Mapping[str, TensorInfo]) -> tuple[str, ...]:
-    """Names of the stored tensors from which the tensor ``name`` of the network is made, by :func:`made`."""
+    """Names of the stored tensors from which :func:`made` makes the tensor ``name`` of the network.
+
+    These are ``name`` alone, or ``name`` and a constant gate that scales it, or the three projections that
+    are joined to it, as ``infos``, the header entries of the file by tensor name, has them.
+    """
     parts = _parts(name)
     if name not in infos and all(part in infos for part in parts):
         return parts

@@ -102,7 +102,10 @@ def as_text(report: Report) -> str:
 
 
 def _generations(report: Report) -> str:
-    """The model generation of a file in words, such as "LTX-2.3"; two if its components fit both."""
+    """The model generation of a file in words, such as "LTX-2.3", or both if two generations use the file.
+
+    A Gemma 3, for example, is of "LTX-2.0 and LTX-2.3".
+    """
     generation, held = report["generation"], {part["name"] for part in report["components"]}
     if held == {str(Component.TEXT_ENCODER)}:
         return "LTX-2.5" if generation else "LTX-2.0 and LTX-2.3"

@@ -18,7 +18,8 @@ _TRAINED = frozenset({Component.TRANSFORMER, Component.TEXT_CONNECTORS, Componen
 def check_set(checkpoints: Sequence[Checkpoint]) -> None:
     """Raise ValueError, which names both files, if two files of a run do not belong together.
 
-    Files do not belong together if they are of different model generations, or contain the same component.
+    Files do not belong together if they are of different model generations, see :func:`check_generations`, or
+    contain the same component. Several LoRAs, and one file that is named twice, are allowed.
     """
     check_generations(checkpoints)
     holders: dict[Component, Checkpoint] = {}
@@ -39,7 +40,8 @@ def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
     LTX-2.3 and LTX-2.5 share the autoencoders and the vocoder. Transformer, text connectors and text
     projection must be of one release, because they were trained together and with another text encoder. A
     file with only connectors or projection that does not state its version, and whose tensors fit both, is
-    accepted with either.
+    accepted with either. Files that contain nothing but a LoRA, an upscaler or a text encoder are not
+    compared.
     """
     old: Checkpoint | None = None
     trained: Checkpoint | None = None
@@ -63,7 +65,7 @@ def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:
 
 
 def _is_certain(checkpoint: Checkpoint) -> bool:
-    """Whether a file states if it is of LTX-2.3 or 2.5, by its transformer or a version in its metadata."""
+    """Whether a file is certainly of 2.3 or of 2.5: by its transformer, or a version in its metadata."""
     stated = str(checkpoint.metadata.get("model_version", ""))
     return Component.TRANSFORMER in checkpoint.components or stated.startswith(("2.3", "2.5"))
 

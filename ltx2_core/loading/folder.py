@@ -29,8 +29,8 @@ _STATISTICS = "per_channel_statistics."
 def read_folder(folder: Path) -> Header:
     """Merge the headers of a diffusers pipeline, of one of its component folders, or of split files.
 
-    The result is that of a single file. Raises ValueError that names the folder and says what is missing or
-    contradictory.
+    The result is like the header of a single-file checkpoint. Raises ValueError that names the folder and
+    says what is missing or contradictory.
     """
     # A pipeline may be downloaded in part, so that only the folders that exist are read.
     if (folder / "model_index.json").is_file():
@@ -48,7 +48,10 @@ def read_folder(folder: Path) -> Header:
 
 
 def _without_decoder(vae: Header) -> Header:
-    """A convolutional VAE without its decoder, for a pipeline that has the diffusion decoder too."""
+    """Return the header ``vae`` of a convolutional video VAE without the tensors of its decoder.
+
+    It is for a pipeline that has the diffusion decoder too.
+    """
     # A pipeline of LTX-2.5 has both, and the diffusion decoder is the one that the release decodes with.
     tensors = {name: info for name, info in vae.tensors.items() if not name.startswith("vae.decoder.")}
     return Header(vae.path, vae.metadata, tensors)

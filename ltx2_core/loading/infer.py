@@ -24,9 +24,11 @@ HEAD_DIM = 128
 def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generation | None:
     """Detect the model generation, such as "2.3", from the tensors of a file's components.
 
-    ``parts`` maps each component to the shapes of its tensors by official name. ``version`` is the header's
-    ``model_version`` or ""; it decides only if the tensors fit several generations. Returns None if neither
-    is conclusive, as for an upsampler or a LoRA without metadata.
+    ``parts`` maps each component to the shapes of its tensors by official name; ``version`` is the header's
+    ``model_version`` or "". A transformer's tensors decide alone. Those of connectors, text projection and
+    vocoder tell 2.0 from later generations, and ``version`` tells 2.5 from 2.3. A diffusion decoder is of
+    2.5. For other files ``version`` decides, and without it the tensors of the video VAE. Returns None if
+    nothing does, as for an upsampler or a LoRA without metadata.
     """
     stated = next((g for g in _GENERATIONS if version == g or version.startswith(f"{g}.")), None)
     transformer = parts.get(Component.TRANSFORMER)
@@ -186,7 +188,8 @@ def infer_upsampler(shapes: Shapes) -> JsonObject:
     ratio = plain[0] // mid
     return {
         **config,
-        # A kernel without time enlarges space. With time, 8 cells are time and space, and 2 are time alone.
+        # A kernel without time enlarges space. One with time enlarges time and space if it makes 8 positions
+        # of one, and time alone if it makes 2.
         "spatial_upsample": len(plain) == 4 or ratio == 8,
         "temporal_upsample": len(plain) == 5,
         "rational_resampler": False,

@@ -50,7 +50,8 @@ def _diffusion_vae(shapes: Shapes, encoder: Mapping[str, JsonValue]) -> JsonObje
 
     ``shapes`` has the decoder's shapes by official tensor name. ``encoder`` has the encoder's settings,
     already reconstructed; empty if the file has no encoder. Attention windows and strides are left out, so
-    that the released ones are used. Raises ValueError for another width than the released one, 2048.
+    that the released ones are used. Raises ValueError unless the decoder begins with the released 2048
+    channels.
     """
     width, latent = shapes["decoder.conv_in.weight"]
     if width != 2048:
@@ -110,7 +111,8 @@ def infer_audio_vae(shapes: Shapes) -> JsonObject:
 def infer_vocoder(shapes: Shapes) -> JsonObject:
     """Reconstruct the ``vocoder`` section of the configuration from tensor shapes by official name.
 
-    The section is flat in LTX-2.0, with a nested section ``bwe`` (bandwidth extension) since 2.3.
+    The section is flat in LTX-2.0. Since 2.3 it consists of two, ``vocoder`` and ``bwe`` (bandwidth
+    extension).
     """
     if not shapes:
         return {}
@@ -136,13 +138,13 @@ _AUDIO_DECODER = ("decoder", "up", "conv_out")
 
 
 def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: bool) -> list[JsonValue]:
-    """Reconstruct the block list of a video encoder or decoder, in the order of the tensor names.
+    """Reconstruct the blocks of a video encoder or decoder, each [kind, options], in the order of numbers.
 
-    ``prefix`` begins these names, such as "encoder.down_blocks."; ``width`` is the number of channels before
-    the first block. ``suffix`` is appended to the kinds of resamplers, "_res" for an encoder. ``old`` selects
-    the decoder of LTX-2.0, whose upsamplers have a skip connection. The kind of a resampler follows from its
-    convolution: its output channels over those of the next block, or the inverse, is the number of positions
-    in time and space that one position is unfolded to or folded from.
+    ``prefix`` precedes the number in tensor names, such as "encoder.down_blocks."; ``width`` is the number of
+    channels before the first block. ``suffix`` is appended to the kinds of resamplers, "_res" for an encoder.
+    ``old`` selects the decoder of LTX-2.0, whose upsamplers have a skip connection. The kind of a resampler
+    follows from the channels of its convolution and of the next block: the larger number is 8 times the
+    smaller if time, height and width are resampled, 4 times for height and width, 2 times for time.
     """
     kinds = {8: "compress_all", 4: "compress_space", 2: "compress_time"}
     blocks: list[JsonValue] = []
@@ -153,7 +155,7 @@ def _video_blocks(shapes: Shapes, prefix: str, width: int, suffix: str, *, old: 
             continue
         out = shapes[f"{prefix}{index}.conv.conv.weight"][0]
         after = shapes[f"{prefix}{index + 1}.res_blocks.0.conv1.conv.weight"][0]
-        # Folded or unfolded cells appear in the ratio, in whichever direction.
+        # An encoder moves neighbouring positions into channels and a decoder channels into positions.
         ratio = max(after, out) // min(after, out)
         if ratio not in kinds:
             raise ValueError(f"{prefix}{index}: {out} and {after} channels fit no supported resampling")

@@ -137,7 +137,7 @@ class Lora:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of layers in this file, sorted: "DoRA", "LoHa", "LoKr", "LoRA"."""
+        """The kinds of layers in this file, sorted, such as ("DoRA", "LoRA"); see :attr:`LoraLayer.kind`."""
         return tuple(sorted({layer.kind for layer in self.layers.values()}))
 
     @property
@@ -262,12 +262,12 @@ def open_lora(
     video_strength: float | None = None,
     audio_strength: float | None = None,
 ) -> Lora:
-    """Open a LoRA file, or the PEFT or diffusers folder of one; only the header is read.
+    """Open a LoRA file, or the PEFT or diffusers folder of one; no tensor is read.
 
-    LoRA, DoRA, LoKr and LoHa are read. ``video_strength`` and ``audio_strength`` override ``strength`` for
-    the layers of their stream; None does not. Raises FileNotFoundError for a missing file, ValueError for a
-    file without LoRA tensors, with incomplete pairs or of an unsupported kind such as OFT, and for a strength
-    that is not finite.
+    LoRA, DoRA, LoKr and LoHa are supported. ``video_strength`` and ``audio_strength`` override ``strength``
+    for the layers of their stream; None does not. Raises FileNotFoundError for a missing file, ValueError for
+    a file without LoRA tensors, with incomplete or damaged layers or of an unsupported kind such as OFT, and
+    for a strength that is not finite.
     """
     video = strength if video_strength is None else video_strength
     audio = strength if audio_strength is None else audio_strength
@@ -313,7 +313,8 @@ def _check_tensors(header: Header, layers: Mapping[str, LoraLayer]) -> None:
 def _change_shape(header: Header, layer: LoraLayer) -> Shape:
     """Shape of the weight change that a layer makes, from the shapes of its tensors in ``header``.
 
-    Raises ValueError if the factors of a LoKr or LoHa do not fit each other.
+    If A and B of a LoRA do not fit each other, it is a shape that no weight has. Raises ValueError if the
+    factors of a LoKr or LoHa do not.
     """
     if layer.factors:
         return change_shape({role: header.tensors[name].shape for role, name in layer.factors.items()})

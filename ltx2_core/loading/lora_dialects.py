@@ -44,7 +44,7 @@ ENDINGS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\.(lora_B(\.[^.]+)?|lora_up|lora\.up)\.weight$"), "B"),
     (re.compile(r"\.alpha$"), "alpha"),
 )
-"""Endings of tensor names and their roles, such as "a" for the matrix A.
+"""Endings of tensor names and their roles, such as "A" for the matrix A.
 
 PEFT inserts the name of the adapter, as in ``lora_A.default``.
 The role of a factor of a LoKr or LoHa is its name in the file."""
@@ -116,8 +116,8 @@ class LoraLayer:
 def find_layers(path: object, names: Iterable[str]) -> dict[str, LoraLayer]:
     """Find the layers of a LoRA among the tensor names of a file, by official name of the module.
 
-    Module names that are flat stay flat. Raises ValueError, naming ``path``, for a file without layers, with
-    an incomplete layer, with two for one module, or of an unsupported kind.
+    Flat names, which have underscores in place of dots, stay flat. Raises ValueError, naming ``path``, for a
+    file without layers, with an incomplete layer, with two for one module, or of an unsupported kind.
     """
     found: dict[str, dict[str, str]] = {}
     raws: dict[str, str] = {}
@@ -154,10 +154,10 @@ def _check_complete(
     factors: Mapping[str, dict[str, str]],
     other: list[str],
 ) -> None:
-    """Raise ValueError for a file without layers, of another kind, or with an incomplete layer.
+    """Raise ValueError for a file without layers, with tensors of other kinds, or with an incomplete layer.
 
     ``path`` is the file, for the message. ``found`` maps each module to its tensor names by role, such as
-    "a". ``factors`` has only those that are factors of a LoKr or LoHa. ``other`` are the names of tensors
+    "A". ``factors`` has only those that are factors of a LoKr or LoHa. ``other`` are the names of tensors
     that belong to no module.
     """
     if not any(roles.keys() & {"A", "B"} or factors[module] for module, roles in found.items()):
@@ -199,7 +199,7 @@ def _layer(roles: Mapping[str, str], factors: Mapping[str, str], raw: str) -> Lo
 def official_name(module: str) -> str:
     """Convert a module's name in diffusers to the official one, without prefix.
 
-    A flat name only loses its prefix.
+    An official name does not change. A flat name, with underscores in place of dots, only loses its prefix.
     """
     for prefix in FLAT_PREFIXES:
         module = module.removeprefix(prefix)
@@ -255,7 +255,8 @@ class ModuleNames:
     def find(self, module: str) -> str | None:
         """Return the model's name for ``module``, a LoRA's name of a module.
 
-        Returns None if the model has no such module, or if a flat name fits several.
+        Returns None if the model has no such module, or if several fit a name with underscores in place of
+        dots.
         """
         if module in self._own:
             return module

@@ -29,9 +29,9 @@ PEFT_MAGNITUDE = re.compile(r"\.lora_magnitude_vector(\.[^.]+)?(\.weight)?$")
 class Magnitude:
     """The magnitudes of a DoRA layer, which replace the norms of the weight's rows or columns.
 
-    ``name`` is the tensor that holds them. LyCORIS calls it ``dora_scale``, and ComfyUI divides by the norms
-    of the original rows, or of the merged columns. PEFT calls it ``lora_magnitude_vector`` and divides by the
-    norms of the merged rows; ``merged_norm`` is then True.
+    ``name`` is the tensor that holds them. LyCORIS calls it ``dora_scale``; for it ComfyUI divides rows by
+    their norms before the change, columns by those after it. PEFT calls it ``lora_magnitude_vector`` and
+    divides rows by their norms after the change; ``merged_norm`` is then True.
     """
 
     name: str
@@ -72,8 +72,9 @@ def factors_problem(roles: Mapping[str, str]) -> str | None:
 def rank_of(shapes: Shapes) -> int | None:
     """The rank R by which alpha is divided, for a LoKr or LoHa.
 
-    ``shapes`` has the shapes of its factors by role, such as ``lokr_w1_a``. The result is None for a LoKr of
-    two factors that are whole matrices, to which no alpha applies.
+    ``shapes`` has the shapes of its factors by role, such as ``lokr_w1_a``. If both factors of a LoKr are
+    low-rank products, it is the rank of the second; if both are stored as whole matrices, no alpha applies,
+    and the result is None.
     """
     # As in ComfyUI, the second factor of a LoKr decides where both are low-rank.
     for role in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b"):

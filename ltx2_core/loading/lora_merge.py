@@ -339,10 +339,10 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
-    """Join the matrices of all pairs to one A (R, I) and one B (O, R): B @ A is the sum of their changes.
+    """Join the matrices of all pairs to one A (R, I) and one B (O, R), all of them bfloat16.
 
-    All are bfloat16; the product is still to be multiplied by the first pair's factor, which is the largest.
-    The factors of the others, relative to it, are multiplied into their A. A scaled A does not fit into
+    The sum of their changes is B @ A times the factor of the first pair, which must be the largest. The
+    factors of the others, relative to it, are multiplied into their A. Such an A would be rounded in
     bfloat16, so it is split into a high and a low part, which together have 16 significant bits.
     """
     if len(pairs) == 1:

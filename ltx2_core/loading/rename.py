@@ -68,8 +68,8 @@ _STATISTICS: tuple[tuple[str, Replacement], ...] = (
 def _video_vae(blocks: int) -> Table:
     """Build the renaming table of a video VAE with ``blocks`` down blocks in diffusers.
 
-    diffusers puts residual blocks and the resampler after them into one block. In the official layout they
-    are two blocks, so block numbers are doubled.
+    diffusers puts a resampler and its residual blocks, before it in the encoder and after it in the decoder,
+    into one block. In the official layout they are two blocks, so block numbers are doubled.
     """
 
     def at(factor: int, offset: int) -> Callable[[re.Match[str]], str]:

@@ -38,10 +38,11 @@ from .write import Entry, as_bytes, write_safetensors
 class Part:
     """One model of a diffusers folder: its subfolder, the components in it, and how they are translated.
 
-    ``config`` and ``class_name`` are functions from the configuration of a single file to the model's
-    ``config.json`` and the name of its class in the Python package ``library``; ``rules`` gives the renaming
-    of its tensors. ``read`` parses a configuration; with it the saved one is checked to describe the same
-    network as that of the single file. ``diffusion`` says which kind of video decoder the part holds.
+    From the configuration of a single file ``class_name`` makes the name of the model's class in the Python
+    package ``library``, and ``config``, which gets the shapes of its tensors too, the ``config.json``. From
+    that ``rules`` makes the rules that rename its tensors. ``read`` parses the configuration of a single
+    file; it is used to check that the saved part describes the same network. ``diffusion`` says that a video
+    decoder in this part is the diffusion decoder.
     """
 
     folder: str
@@ -143,8 +144,9 @@ def save_diffusers(
     ``text_encoder`` is copied with its tokenizer if it is not None. ``folder`` must not exist, or be empty.
     Returns the components in each subfolder.
 
-    Raises ValueError for quantised weights, which diffusers does not read, for a configuration that diffusers
-    cannot express, and for half of a model, such as a video VAE without its encoder.
+    Raises ValueError for a ``folder`` with something in it, for quantised weights, which diffusers does not
+    read, for a configuration that diffusers cannot express, and for half of a model, such as a video VAE
+    without its encoder.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: name a new one")
@@ -230,7 +232,7 @@ def _sources(part: Part, sources: Sequence[Checkpoint]) -> dict[Component, Check
 def _is_of(part: Part, component: Component, source: Checkpoint) -> bool:
     """Whether ``component`` of the file ``source`` is of the kind that ``part`` holds.
 
-    Only video decoders have two kinds, which diffusers has in two folders.
+    Only video decoders are of two kinds, convolutional and diffusion; diffusers has a folder for each.
     """
     return component is not Component.VIDEO_DECODER or source.has_diffusion_decoder == part.diffusion
 

@@ -23,11 +23,12 @@ SECTION: Mapping[Component, str] = {
 def joined_config(files: Sequence[tuple[ParsedJson, Collection[Component]]]) -> JsonObject:
     """Join the configurations of the files of one model; each comes with the components read from that file.
 
-    A section is taken from the file whose components it describes, whatever the order of the files: other
-    files often repeat the section of the release that they were cut from. Where several files hold
-    components of one section, as transformer and text connectors do, their keys are joined, and if they
-    contradict each other the file of the first component in the order of :class:`Component` counts. A section
-    that is in no file with components of it is taken from the first file that has it.
+    A section, such as ``vae``, is taken from the file from which its components are read, whatever the order
+    of the files, because other files often repeat the section of the release that they were cut from. If
+    components of one section are read from several files, as those of ``transformer`` may be, the keys of
+    these files are joined; where they contradict each other, the file of the component that is first in
+    :class:`Component` decides. If none is read from a file that has the section, the first file with the
+    section decides.
     """
     joined: JsonObject = {}
     for name in dict.fromkeys(name for config, _ in files for name in config):
@@ -40,7 +41,7 @@ def joined_config(files: Sequence[tuple[ParsedJson, Collection[Component]]]) -> 
 
 
 def _rank(section: str, components: Collection[Component]) -> int | None:
-    """The smallest index in :class:`Component` of those ``components`` that ``section`` has settings of.
+    """The smallest index in :class:`Component` of those of ``components`` that ``section`` describes.
 
     None if it describes none of them.
     """

@@ -1,1 +1,1 @@
-"""Reading of safetensors files: headers, tensors, and quantised layers with their decoding."""
+"""Safetensors files: headers, tensors, quantised layers; also digests of files, and private folders."""

@@ -68,9 +68,9 @@ _NEEDED: Mapping[Kind, tuple[str, ...]] = {
 class Format:
     """The format in which one quantised layer is stored.
 
-    ``kind`` is "nvfp4", "mxfp8", "int8" or "float", which includes fp8. ``rotation`` is the number of inputs
-    per group whose weights were rotated, 0 for none. ``full_precision`` demands that the layer is multiplied
-    in the compute dtype.
+    ``kind`` is "nvfp4", "mxfp8", "int8", "w4a4" or "w4a8" (4-bit integers), or "float", which includes fp8.
+    ``rotation`` is the number of inputs per group whose weights were multiplied by a Hadamard matrix, 0 for
+    none. ``full_precision`` demands that the layer is multiplied in the compute dtype.
     """
 
     kind: Kind

@@ -95,8 +95,9 @@ def prune_parts(folder: Path) -> None:
 def prune_saved(folder: Path) -> None:
     """Clean a folder of saved latents: remove ``.part`` files and saved latents that are too old.
 
-    ``.part`` files are unfinished. They are removed an hour (``PART_AGE`` seconds) after they were last
-    changed, saved latents 30 days (``SAVED_AGE`` seconds) after that.
+    ``.part`` files are unfinished. They are removed an hour (``PART_AGE`` seconds) after their last change,
+    saved latents (``.safetensors`` files, and ``.windows`` folders of a long clip) 30 days (``SAVED_AGE``
+    seconds) after theirs.
     """
     now = time.time()
     for path in folder.iterdir() if folder.is_dir() else ():

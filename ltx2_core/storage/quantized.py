@@ -100,9 +100,9 @@ class QuantizedLinear(nn.Module):
     """A linear layer with a quantised weight. The decoded weight exists only during a forward pass.
 
     By default the weight is decoded to float32, cast to the input's dtype and multiplied there. With
-    ``fp8_matmul`` fp8 layers are multiplied in fp8 instead, which rounds the input to fp8 too; this needs
-    :func:`supports_fp8_matmul`. ``nvfp4_matmul`` does the same for NVFP4 layers and needs
-    :func:`supports_nvfp4_matmul`.
+    ``fp8_matmul`` fp8 layers are multiplied in fp8 instead, which rounds the input to fp8 too, where the
+    device supports it (:func:`supports_fp8_matmul`) and the kernel takes the input's dtype and the layer's
+    size. ``nvfp4_matmul`` does the same for NVFP4 layers (:func:`supports_nvfp4_matmul`).
     """
 
     weight: Tensor
@@ -279,7 +279,7 @@ def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) 
 
 
 def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes of the tensors ``infos`` after loading in ``dtype``; quantised ones keep their stored size."""
+    """Bytes of the tensors ``infos`` after loading in ``dtype``; of quantised ones, bytes in the file."""
     return sum(
         info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
     )

@@ -61,10 +61,10 @@ _THOUGHT: Final = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
 def conversation(prompt: str, generation: Generation, *, from_image: bool = False) -> str:
-    """The text that a Gemma of ``generation`` continues with an enhanced ``prompt``.
+    """The text that a Gemma continues with an enhanced version of ``prompt``: instructions, then the prompt.
 
-    It has the marks of turns in it, such as "<start_of_turn>". ``from_image`` says that the clip begins with
-    an image.
+    It contains the tokens that divide a conversation into turns, such as "<start_of_turn>". ``generation`` is
+    that of the Gemma, 3 or 4; ``from_image`` says that the clip begins with an image.
     """
     system = INSTRUCTIONS[generation, from_image]
     user = f"User Raw Input Prompt: {prompt}." if from_image else f"user prompt: {prompt}"
@@ -92,10 +92,11 @@ def enhanced(
     *,
     from_image: bool = False,
 ) -> str:
-    """Rewrite ``prompt`` by ``write``, which continues a conversation by the rules it is passed.
+    """Return ``prompt`` as a Gemma rewrites it to a full caption.
 
-    ``generation`` is that of the Gemma that writes; ``from_image`` says that the clip begins with an image,
-    which the language model does not see. Raises ValueError for an empty prompt.
+    ``write(text, rules)`` returns the answer with which this Gemma continues the conversation ``text``.
+    ``generation`` is that of the Gemma, 3 or 4; ``from_image`` says that the clip begins with an image, which
+    the language model does not see. Raises ValueError for an empty prompt.
     """
     if not prompt.strip():
         raise ValueError("there is no prompt to enhance: say in a few words what happens in the clip")

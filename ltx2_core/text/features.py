@@ -92,7 +92,8 @@ class FeatureExtractor(nn.Module):
     def inputs(self, hidden: Tensor, projection: Any) -> Tensor:
         """What ``projection`` multiplies, in float32: stacked hidden states (..., L, D) -> (..., D L).
 
-        Each state of a token is normalised by itself. ``projection`` is one of :attr:`projections`.
+        L hidden states of width D for each token. Each state is normalised to a root mean square of 1, and
+        scaled by the root of (width of the features / D). ``projection`` is one of :attr:`projections`.
         """
         scale = sqrt(projection.weight.shape[0] / self.hidden_size)
         return rearrange(rms_per_token(hidden.float()), "... l d -> ... (d l)") * scale

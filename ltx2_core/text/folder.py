@@ -9,7 +9,7 @@ from ..storage.files import ParsedJson, entries, indexed_files, read_object
 from ..storage.header import TensorInfo, read_header
 
 PREFIXES = ("language_model.model.", "model.language_model.", "model.", "language_model.", "")
-"""Prefixes of the language model's tensors: Google's release, newer transformers, text-only, inner module."""
+"""Prefixes of the language model's tensors: Google's release, newer transformers, text-only, inner, none."""
 
 _NAME = (
     r"(?:layers\.\d+|embed_tokens|norm"
@@ -36,7 +36,7 @@ class NotGemmaError(ValueError):
 
 
 def find_config(folder: Path) -> tuple[Path, ParsedJson]:
-    """Find the first ``config.json`` of a Gemma in ``folder`` or below: (its path, its text section).
+    """Find the least deep ``config.json`` of a Gemma in ``folder`` or below: (its path, its text section).
 
     Raises:
         NotGemmaError: there is no such file; the message lists the architectures found instead.

@@ -186,7 +186,7 @@ _CLASSES: Mapping[str, tuple[str, str]] = {
 def _without_shared(infos: Mapping[str, TensorInfo], model: Any) -> dict[str, TensorInfo]:
     """Leave out tensors that files hold and the network does not read.
 
-    They are keys and values of layers of a Gemma 4 that take those of an earlier layer.
+    They belong to keys and values in layers of a Gemma 4 that use those of an earlier layer instead.
     """
     unread = tuple(f"{name}." for name in getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
     return {name: info for name, info in infos.items() if not name.startswith(unread)}

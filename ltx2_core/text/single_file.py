@@ -95,9 +95,10 @@ def gemma3_settings() -> JsonObject:
 
 
 def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
-    """Reconstruct the configuration of a Gemma 3 from the shapes of its tensors, given as header entries.
+    """Reconstruct the configuration of a Gemma 3 from the shapes of its tensors.
 
-    Settings that shapes do not determine are those of the released 12B model.
+    ``infos`` are their header entries by name in the language model. Settings that shapes do not determine
+    are those of the released 12B model.
     """
     shapes = {name: decoded_shape(info) for name, info in infos.items()}
     vocab_size, hidden = shapes["embed_tokens.weight"]

@@ -41,7 +41,7 @@ def write_tiny_gemma4(
     model = _model(fields)
     generator = torch.Generator().manual_seed(seed)
     random = {name for name, _ in model.named_parameters()}
-    # Buffers, such as the scale of a layer, keep the values that the library gives them.
+    # Buffers, such as the scale of a layer, have the values that the library sets.
     tensors = {
         name: _random(tensor, generator) if name in random else tensor
         for name, tensor in sorted(model.state_dict().items())
@@ -62,11 +62,12 @@ def translate_tiny_gemma(
 ) -> None:
     """Write a Gemma 4 into ``folder`` whose hidden states are near those of the tiny Gemma 3 in ``source``.
 
-    All layers but the last compute nearly the same; that one has the attention of Gemma 4 over the whole
-    prompt, whose keys are its values too. Its tokenizer has ``vocab_size`` tokens at most, among them
-    ``words``. Tokens of ``source`` have the same embedding as there, others get a random one, drawn by
-    ``seed``; those of the words ``alike`` have most of it in common, so that they are easily told from all
-    others.
+    All layers but the last compute nearly the same. The last one differs, because in a Gemma 4 it attends to
+    the whole prompt with one projection for keys and values. Weights have ``dtype``. The new tokenizer has
+    ``vocab_size`` tokens at most, among them ``words``. Tokens that ``source`` has too get their embedding
+    there; others get a random one, drawn by ``seed``. Those of the words ``alike`` share a part of it, so
+    that they are easily told from all other words.
+
     Raises ValueError where the installed transformers library has no Gemma 4.
     """
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
@@ -93,9 +94,10 @@ def translate_tiny_gemma(
 
 
 def _translated(embedding: Tensor, source: Path, folder: Path, alike: Sequence[str], seed: int) -> Tensor:
-    """The ``embedding`` (tokens, D) of the tokenizer in ``source``, for the tokens of that in ``folder``.
+    """Make the embedding (tokens, D) for the tokenizer in ``folder`` from that for the one in ``source``.
 
-    The words ``alike`` share most of their embedding; ``seed`` draws those of new tokens.
+    ``embedding`` (tokens of ``source``, D) is the latter. New tokens get random vectors of width D, drawn by
+    ``seed``; those of the words ``alike`` share a part of theirs.
     """
     known, wanted = (_vocabulary(path) for path in (source, folder))
     generator = torch.Generator().manual_seed(seed)
@@ -120,7 +122,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 
 
 def _model(fields: Mapping[str, Any]) -> Any:
-    """Build the text model of a Gemma 4 with the settings ``fields``, and others as the tiny one has them.
+    """Build the text model of a Gemma 4 with the settings ``fields``, and those that all tiny ones share.
 
     Raises ValueError where the installed transformers library has no Gemma 4.
     """

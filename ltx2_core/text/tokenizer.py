@@ -92,13 +92,14 @@ class Tokenizer:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """Those of the ``ENDS``, the marks at the end of a turn, that this tokenizer has."""
+        """Those of ``ENDS``, the tokens at the end of a turn of a conversation, that this tokenizer has."""
         return tuple(name for name in ENDS if name in self.special)
 
     def conversation_ids(self, text: str) -> list[int]:
-        """Token ids of a conversation, BOS first; each mark of a turn in ``text`` becomes one id.
+        """Token ids of a conversation, BOS first.
 
-        Raises ValueError if ``text`` has marks that this tokenizer lacks.
+        Each of ``MARKERS``, the tokens that divide it into turns, becomes one id. Raises ValueError if
+        ``text`` has markers that this tokenizer lacks.
         """
         ids = [self.bos_id]
         for part in _MARK.split(text):

@@ -34,12 +34,13 @@ def write_text(
     seed: int = SEED,
     stop: Callable[[], bool] | None = None,
 ) -> str:
-    """Continue a conversation ``text``, which has marks of turns in it, up to the end of the answer.
+    """Continue the conversation ``text`` and return the answer alone.
 
-    ``rules`` say how tokens are chosen, ``seed`` seeds those that are drawn at random; the random state of
-    torch is left as it was. ``stop`` is called after each token; if it returns True, the answer ends there.
-    Raises ValueError if the tokenizer lacks the marks of turns, as those of text encoders without a language
-    model do.
+    ``text`` contains tokens that divide it into turns, such as "<start_of_turn>"; the answer ends where its
+    turn does. ``rules`` say how tokens are chosen, ``seed`` seeds those that are drawn at random; the random
+    state of torch is left as it was. ``stop`` is called after each token; if it returns True, the answer ends
+    there. Raises ValueError if the tokenizer lacks the tokens for turns, as that of a text encoder which
+    cannot write does.
     """
     ids = tokenizer.conversation_ids(text)
     padding = -len(ids) % MULTIPLE
@@ -64,7 +65,7 @@ def write_text(
 def writer_of(
     gemma: Gemma, tokenizer: Tokenizer, *, seed: int = SEED, stop: Callable[[], bool] | None = None
 ) -> Callable[[str, WritingRules], str]:
-    """A function that continues a conversation with ``gemma``, for :func:`~.enhance.enhanced`.
+    """Make the argument ``write`` of :func:`~.enhance.enhanced`: a function by which ``gemma`` answers.
 
     ``seed`` and ``stop`` are those of :func:`write_text`.
     """
@@ -99,7 +100,10 @@ def _configuration(rules: WritingRules, tokenizer: Tokenizer) -> Any:
 
 
 def _with_head(gemma: Gemma) -> Any:
-    """Put the text model of ``gemma`` under a head whose weights are its embeddings, without a copy."""
+    """The text model of ``gemma`` with the head that predicts tokens, as a model of transformers.
+
+    The head's weight is the embedding matrix; no tensor is copied.
+    """
     with without_broken_torchaudio():
         import transformers
     config = gemma.model.config
@@ -111,7 +115,10 @@ def _with_head(gemma: Gemma) -> Any:
 
 
 def check_writer(generation: int, path: str | os.PathLike[str]) -> None:
-    """Raise ValueError if a text encoder, the Gemma of ``generation`` at ``path``, cannot write text."""
+    """Raise ValueError if the text encoder at ``path``, a Gemma of ``generation``, cannot write text.
+
+    That of LTX-2.5, generation 4, cannot.
+    """
     if generation == 4:
         raise ValueError(
             f"the text encoder {os.fspath(path)} of LTX-2.5 cannot write text: name an instruction-tuned "

@@ -63,7 +63,10 @@ def _normal(std: float, mean: float = 0.0) -> Fill:
 
 
 def _scaled(gain: float) -> Fill:
-    """Build a function that draws normal weights (outputs, inputs, ...) of deviation gain / sqrt(fan-in)."""
+    """Build a function that draws normal weights (outputs, inputs, ...).
+
+    Their standard deviation is ``gain`` / sqrt(fan-in).
+    """
     return lambda shape, generator: (
         torch.randn(shape, generator=generator) * (gain / math.sqrt(math.prod(shape[1:])))
     )

@@ -89,9 +89,10 @@ def write_tiny_set(
 ) -> TinySet:
     """Write checkpoint, text encoder, upscaler and LoRA, a few megabytes, into subfolders of ``folder``.
 
-    The same seed gives the same tensors. Files are written to a temporary folder and then moved, so that an
-    interruption leaves no incomplete file. Raises ValueError for another generation or dtype, and OSError
-    that names the folder if it cannot be written.
+    A set of LTX-2.5 has a duration head and a temporal upscaler too. The same seed gives the same tensors.
+    Files are written to a temporary folder and then moved, so that an interruption leaves no incomplete file.
+    Raises ValueError for another generation or dtype, and OSError that names the folder if it cannot be
+    written.
     """
     if generation not in get_args(TinyGeneration):
         known = ", ".join(get_args(TinyGeneration))

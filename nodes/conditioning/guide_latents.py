@@ -39,7 +39,7 @@ def add_guide(
             f"the latent is {columns} x {rows} cells and the guide {scale} times smaller: choose a width and "
             f"height that are multiples of {SPATIAL_SCALE * scale} pixels"
         )
-    # The LoRA was trained with every so manyth frame of its reference.
+    # The LoRA was trained with every n-th frame of its reference.
     guide_image = guide.image[:: guide.every]
     placed = place_guide(len(guide_image), guide.frame, samples.shape[2] - before)
     encoded = placed.latent(video_vae.encode(_pixels(guide_image, placed, rows // scale, columns // scale)))

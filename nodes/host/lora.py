@@ -117,10 +117,10 @@ def apply_lora(
 
 
 def _attach(model: Model, lora: Lora, metadata: Mapping[str, str]) -> bool:
-    """Attach the metadata of a LoRA's file to a MODEL; earlier LoRAs keep only keys that ``metadata`` lacks.
+    """Attach ``metadata``, that of a LoRA's file, to a MODEL.
 
-    Returns whether the LoRA is an IC-LoRA that replaces the reference settings of an earlier one, which is
-    logged too.
+    Keys that earlier LoRAs attached remain, except those that ``metadata`` has too. Returns whether the LoRA
+    is an IC-LoRA that replaces the reference settings of an earlier one, which is logged too.
     """
     earlier = model.get_attachment(ATTACHMENT) or {}
     # The metadata has room for one reference, so the factors of a later IC-LoRA replace those of an earlier

@@ -93,8 +93,8 @@ class HostTextModel(nn.Module):
     ) -> list[int]:
         """Generate up to ``max_length`` token ids that follow ``tokens``, as ComfyUI's own Gemma does.
 
-        Without ``do_sample`` each token is the most probable one; the other arguments are those of sampling
-        in transformers. Raises ValueError if the installed transformers is too old.
+        Without ``do_sample`` each token is the most probable one; the other arguments are those with which
+        ComfyUI's Gemma draws a token. Raises ValueError if the installed transformers is too old.
         """
         (row,) = tokens[self.name]
         model, device = self.gemma.model, self.gemma.model.device
