@@ -32,6 +32,9 @@ REQUIRED = {
 }
 """Lowest versions of the packages needed, the same as in pyproject.toml."""
 
+FAULTY_CONVOLUTIONS = {(2, 9, 0), (2, 9, 1)}
+"""Releases of torch whose bfloat16 3D convolutions are faulty with cuDNN before 9.15."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
@@ -53,6 +56,8 @@ def examine() -> Iterator[Fact]:
     for name, check in (
         ("resampling", _resampling),
         ("devices", _devices),
+        ("pinned memory", _pinned_memory),
+        ("convolutions", _convolutions),
         ("attention", _attention),
         ("video and audio", _codecs),
         ("embedded model", _embedded_set),
@@ -127,6 +132,39 @@ def _devices() -> Fact:
         state="note",
         text=f"no GPU is usable, everything runs on the CPU (this is a {build} build of torch)",
     )
+
+
+def _pinned_memory() -> Fact:
+    """Whether the system gives the memory from which CUDA copies weights while it computes."""
+    import torch
+
+    from ..memory.transfers import pinned_buffers
+
+    name = "pinned memory"
+    if not torch.cuda.is_available():
+        return Fact(name=name, state="ok", text="not needed without CUDA")
+    size = sum(buffer.nbytes for buffer in pinned_buffers())
+    if not size:
+        text = (
+            "refused by the system: a model that is larger than the GPU runs, but is copied to it more slowly"
+        )
+        return Fact(name=name, state="note", text=text)
+    return Fact(name=name, state="ok", text=f"{_gib(size)} for copies of weights while the GPU computes")
+
+
+def _convolutions() -> Fact:
+    """Whether this torch has the fault of 2.9.0 and 2.9.1, whose 3D convolutions need far too much memory."""
+    import torch
+
+    name = "convolutions"
+    cudnn = torch.backends.cudnn.version() if torch.cuda.is_available() else None
+    if _release(torch.__version__)[:3] in FAULTY_CONVOLUTIONS and cudnn is not None and cudnn < 91500:
+        text = (
+            f"torch {torch.__version__} with cuDNN {cudnn} needs several times the memory for bfloat16 3D "
+            'convolutions, as in the video decoder; pip install -U torch, or "nvidia-cudnn-cu12>=9.15"'
+        )
+        return Fact(name=name, state="note", text=text)
+    return Fact(name=name, state="ok", text="no known fault")
 
 
 def _attention() -> Fact:

@@ -13,6 +13,7 @@ from .audio_stage import AudioSize, audio_bytes
 from .decode_choice import DecodeChoice, choose_decode
 from .estimate import step_bytes
 from .text_stage import TextSize, text_bytes
+from .transfers import PINNED_BYTES
 
 GB = 10**9
 PRESETS = {f"{size} GB": size * GB for size in (8, 12, 16, 24, 32, 80)}
@@ -115,6 +116,8 @@ class MemoryPlan:
             rows.append(f"{s.stage:10}" + "".join(f"{size / GB:>7.2f} GB" for size in sizes))
         chunk = "all tokens at once" if self.chunk_tokens is None else f"{self.chunk_tokens} tokens at a time"
         rows.append(f"{self.resident_blocks} of {self.blocks} blocks stay on the device, {chunk}")
+        if self.streamed:
+            rows.append(f"the others are copied to it through {size_text(PINNED_BYTES)} of pinned memory")
         rows.append(self.decode.line())
         if any(s.stage == "text" and s.host for s in self.stages):
             rows.append("the text encoder stays in system memory and computes there")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .guided import Bias, GuideBias
 from .layers import Attention
 from .nag import NegativeText
-from .perturbations import Samples
+from .perturbations import Samples, sample_mask
 from .rope import Rope
 from .texts import KeysValues
 
@@ -158,7 +158,7 @@ class CrossAttention:
         update = self.attention.output(self.attend(queries, self.keys, self.values, None), hidden)
         if self.samples is None:
             return update
-        return update * torch.tensor(self.samples, dtype=update.dtype, device=update.device)[:, None, None]
+        return update * sample_mask(self.samples, update.dtype, update.device)
 
     def part(self, tokens: slice) -> CrossAttention:
         return replace(self, rope=self.rope.part(tokens))
@@ -221,4 +221,5 @@ def _pass_through(attended: Tensor, values: Tensor, samples: Samples) -> Tensor:
     """
     if samples is None or all(samples):
         return attended
-    return torch.where(torch.tensor(samples, device=attended.device)[:, None, None, None], attended, values)
+    mask = sample_mask(samples, torch.bool, attended.device)[..., None]
+    return torch.where(mask, attended, values)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 Blocks = Collection[int] | Literal["all"]
 """Zero-based block numbers."""
@@ -77,3 +81,14 @@ class Perturbations:
     def skip_nothing(self, blocks: int) -> bool:
         """Whether no sample skips anything in the first ``blocks`` blocks."""
         return all(self.at(number) == ALL_ON for number in range(blocks))
+
+
+@lru_cache(maxsize=64)
+def sample_mask(samples: tuple[bool, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor (B, 1, 1) on ``device``: 1 or True for each sample that takes part, 0 or False for the others.
+
+    It is made once for each combination: a new one would make the CPU wait for a GPU, twice a block.
+    """
+    # Cached tensors are used in training too, where autograd refuses those of inference mode.
+    with torch.inference_mode(False):
+        return torch.tensor(samples, dtype=dtype, device=device)[:, None, None]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ...ltx2_core.sampling.guidance import Nag
 from ...ltx2_core.transformer.nag import NegativeText
-from ...ltx2_core.transformer.perturbations import Perturbation
+from ...ltx2_core.transformer.perturbations import Perturbation, sample_mask
 from .call import NAG
 from .perturbing import perturbations_of
 
@@ -106,7 +106,7 @@ def _perturbed(number: int, *, audio: bool) -> Callable[[nn.Module, Forward], Fo
             if not any(own):
                 return passed
             attended = underlying(x, *args, transformer_options=transformer_options, **more)
-            return torch.where(torch.tensor(own, device=x.device)[:, None, None], attended, passed)
+            return torch.where(sample_mask(own, torch.bool, x.device), attended, passed)
 
         return forward
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ...ltx2_core.transformer.block import TransformerBlock
 from ...ltx2_core.transformer.layers import Attention, rms_norm
 from ...ltx2_core.transformer.nag import NegativeText
-from ...ltx2_core.transformer.perturbations import ALL_ON, Samples, Switches
+from ...ltx2_core.transformer.perturbations import ALL_ON, Samples, Switches, sample_mask
 from .block_arguments import (
     ATTENDING,
     NEGATIVES,
@@ -65,7 +65,7 @@ class HostAttention(Attention):
             k = lightricks.apply_rotary_emb(k, pe if k_pe is None else k_pe)
         attended = self._attended(q, k, values, mask, transformer_options)
         if attending is not None:
-            chosen = torch.tensor(attending, device=x.device)[:, None, None]
+            chosen = sample_mask(attending, torch.bool, x.device)
             attended = torch.where(chosen, attended, values)
         return self._result(attended, x)
 
@@ -257,7 +257,9 @@ class HostBlock(TransformerBlock):
             )
             table = getattr(self, f"scale_shift_table_a2v_ca_{stream}")[4:]
             (gate,) = self.get_ada_values(table, len(x), named[f"{q}_cross_gate_timestep"])
-            updates.append((x, update, gate if samples is None else gate * _of_samples(samples, gate)))
+            if samples is not None:
+                gate = gate * sample_mask(samples, gate.dtype, gate.device)
+            updates.append((x, update, gate))
             if stream == "video" and self.config.audio_reads_updated_video:
                 vx.addcmul_(*updates.pop()[1:])
                 normed["v"] = rms_norm(vx, self.config.norm_eps)
@@ -301,7 +303,3 @@ def _self_attention(options: Options, attending: Samples) -> Options:
 def _negative_of(options: Options, *, audio: bool) -> NegativeText | None:
     texts: tuple[NegativeText | None, NegativeText | None] = options.get(NEGATIVES, (None, None))
     return texts[1] if audio else texts[0]
-
-
-def _of_samples(samples: tuple[bool, ...], like: Tensor) -> Tensor:
-    return torch.tensor(samples, dtype=like.dtype, device=like.device)[:, None, None]

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ltx2_core.cli import environment
 from ltx2_core.cli.doctor import doctor
 from ltx2_core.cli.environment import Fact, examine
+from ltx2_core.memory import transfers
 from ltx2_core.torchaudio_import import load_torchaudio
 
 PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
@@ -107,3 +109,29 @@ def test_the_lowest_versions_are_those_of_the_project_file():
     assert block is not None
     wanted = dict(re.findall(r'"([A-Za-z]+)(?:>=([\d.]+))?"', block.group(1)))
     assert {name: version or "0" for name, version in wanted.items()} == environment.REQUIRED
+
+
+@pytest.mark.parametrize(("count", "state"), [(4, "ok"), (0, "note")])
+def test_refused_pinned_memory_is_a_note(monkeypatch, count, state):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(transfers, "pinned_buffers", lambda: [torch.empty(2**20, dtype=torch.uint8)] * count)
+    assert environment._pinned_memory().state == state
+
+
+@pytest.mark.parametrize(
+    ("version", "cudnn", "state"),
+    [
+        ("2.9.0+cu128", 91002, "note"),
+        ("2.9.1", 91400, "note"),
+        ("2.9.1", 91500, "ok"),
+        ("2.10.0", 91002, "ok"),
+        ("2.8.0", 91002, "ok"),
+    ],
+)
+def test_a_torch_with_faulty_convolutions_is_named(monkeypatch, version, cudnn, state):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "__version__", version)
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: cudnn)
+    fact = environment._convolutions()
+    assert fact.state == state
+    assert (version in fact.text) is (state == "note")

@@ -10,6 +10,7 @@ from ltx2_core.transformer.adaln import sinusoid
 from ltx2_core.transformer.layers import rms_norm
 from ltx2_core.transformer.modality import attention_bias
 from ltx2_core.transformer.modulation import Modulation, ShiftScaleGate
+from ltx2_core.transformer.perturbations import sample_mask
 from ltx2_core.transformer.rope import frequency_grid, rope_table, rotate
 from ltx2_core.transformer.timesteps import Groups, group_timesteps
 
@@ -118,3 +119,13 @@ def test_norm_statistics_are_float32():
 def test_attention_weights_become_factors_on_the_softmax():
     bias = attention_bias(torch.tensor([[[1.0, 0.5, 0.0]]]), torch.float32)
     torch.testing.assert_close(bias.softmax(-1).flatten(), torch.tensor([2 / 3, 1 / 3, 0.0]))
+
+
+def test_a_mask_of_samples_is_made_once_and_can_be_trained_through():
+    with torch.inference_mode():
+        mask = sample_mask((True, False), torch.float32, torch.device("cpu"))
+    assert mask.tolist() == [[[1.0]], [[0.0]]]
+    assert sample_mask((True, False), torch.float32, torch.device("cpu")) is mask
+    x = torch.ones(2, 1, 1, requires_grad=True)
+    (x * mask).sum().backward()
+    assert torch.equal(x.grad, mask)
