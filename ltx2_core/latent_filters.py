@@ -39,7 +39,8 @@ def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool 
 def tone_map(x: Tensor, compression: float) -> Tensor:
     """Compress large values of a latent by a smooth curve; ``compression`` is in [0, 1], 0 changes nothing.
 
-    x times 1 - 0.8 s sigmoid(4 s (|x| - 1)) with s = 0.75 compression, as in diffusers' LTX-2 pipeline.
+    Returns x (1 - 0.8 s sigmoid(4 s (|x| - 1))) with s = 0.75 compression, for x of any shape, as in
+    diffusers' LTX-2 pipeline.
     Raises ValueError for a compression outside [0, 1].
     """
     if not 0 <= compression <= 1:
@@ -49,9 +50,9 @@ def tone_map(x: Tensor, compression: float) -> Tensor:
 
 
 def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation of x (B, C, f, h, w) over ``dims``, which are kept with size 1.
+    """Mean and unbiased standard deviation of x (B, C, f, h, w) over ``dims``, (3, 4) or (2, 3, 4).
 
-    The deviation of a single value is 0, not NaN.
+    Both have the axes of x, with size 1 in ``dims``. The deviation of a single value is 0, not NaN.
     """
     mean = x.mean(dims, keepdim=True)
     values = x[0, 0].numel() if len(dims) == 3 else x[0, 0, 0].numel()

@@ -1,4 +1,4 @@
-"""Declares options that belong to one command only: the edits, long clips, and the memory plan."""
+"""Declares the options of the commands that edit a video, of ``ltx2 long`` and of ``ltx2 plan``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .option import MAX_FRAMES, MAX_SECONDS, Option
 
 
 def edits_options() -> Iterator[Option]:
-    """Yield the options of the commands extend, retake, sound (which adds audio) and dub."""
+    """Yield the options of the commands that edit a video, such as extend, retake and sound."""
     yield Option(
         name="source",
         flags=("--video",),

@@ -66,9 +66,9 @@ def output_options() -> Iterator[Option]:
 
 
 def _encoding_options(group: str) -> Iterator[Option]:
-    """Yield the options that choose how the output file is encoded; ``group`` is their heading in ``--help``.
+    """Yield the options that choose how the output file is encoded.
 
-    It is a key of ``GROUPS``.
+    ``group`` is the key in ``GROUPS`` of their heading in ``--help``.
     """
     yield Option(
         name="container",
