@@ -14,7 +14,7 @@ def edits_options() -> Iterator[Option]:
         flags=("--video",),
         kind="path",
         group="source",
-        help="The video file to edit.",
+        help="The video file to edit. ltx2 retake also takes a folder of EXR images, with --hdr and --fps.",
         help_of=(
             (
                 "long",
@@ -29,7 +29,8 @@ def edits_options() -> Iterator[Option]:
         kind="float",
         group="source",
         command="retake",
-        help="Frames per second of --video, if it is a folder of EXR images, which state none.",
+        help="Frames per second of --video if that is a folder of EXR images, whose files state no frame "
+        "rate.",
         range=(0.1, 1000),
         unit="1/s",
     )
@@ -232,8 +233,8 @@ def windows_options() -> Iterator[Option]:
         kind="float",
         group=group,
         command=command,
-        help="Strength of --video as a reference: how closely the clip follows it; 0 is off. 1 presents it "
-        "unchanged to the model.",
+        help="Strength of --video as a reference: how closely the clip follows it; 0 is off. Below 1 the "
+        "model receives it with noise.",
         range=(0, 1),
         default=1.0,
     )
