@@ -124,7 +124,7 @@ def _generated(chosen: Chosen) -> str | None:
 
 
 def _enhanced(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> Request:
-    """With ``--enhance-prompt`` return ``request`` with the prompt that a language model made of its own.
+    """With ``--enhance-prompt`` return a copy of ``request`` whose prompt a language model has rewritten.
 
     The new prompt is printed on stderr. With ``--dry-run`` a line says that the prompt would be rewritten,
     and ``request`` is returned unchanged, as it is without ``--enhance-prompt``. Raises ValueError if there

@@ -167,9 +167,9 @@ def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceField
 def _stage2_fields(explicit: MutableMapping[str, Any]) -> GuidanceFields:
     """Remove ``--stage2-preset`` from ``explicit``, and return that preset's sampler and noise levels.
 
-    They are the fields ``stage2_sampler`` and ``stage2_sigmas`` of a request. The sampler is
-    left out if ``--stage2-sampler`` was written, the noise levels if ``--stage2-sigmas`` was. ``explicit``
-    are the options that the user wrote, by name. Returns {} without ``--stage2-preset``.
+    They are the fields ``stage2_sampler`` and ``stage2_sigmas`` of a request. The sampler is left out if
+    ``--stage2-sampler`` was written, the noise levels if ``--stage2-sigmas`` was. ``explicit`` are the
+    options that the user wrote, by name. Returns {} without ``--stage2-preset``.
     """
     fields: GuidanceFields = {}
     name = explicit.pop("stage2_preset", None)

@@ -37,7 +37,7 @@ _WINDOWS: Final[Mapping[str, str]] = {
 
 @command("long")
 def long(chosen: Chosen) -> None:
-    """Generate a clip of any length, window by window, with memory that does not grow with it."""
+    """Generate a clip of any length, window by window; memory does not grow with the length."""
     run_long(chosen)
 
 

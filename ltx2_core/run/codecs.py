@@ -57,7 +57,7 @@ class Codecs:
 
         Returns (context of the prompt, context of the negative prompt, or None without one), each for one
         prompt (B = 1). ``loras`` are merged into the text projection and the connectors, the networks between
-        Gemma and the transformer, if they have layers for them, which most have not; None merges the LoRAs of
+        Gemma and the transformer, for which most LoRAs have no layers. None as ``loras`` merges the LoRAs of
         every stage. ``run`` receives the progress, layer by layer; None reports nothing.
         """
         run = run or Run()

@@ -159,7 +159,7 @@ class Components(NetworkSizes):
 
         If ``plan`` says that blocks are streamed, those that do not fit the device are copied there whenever
         they are needed; without a plan (None) all blocks are on the device. ``fused`` holds the compiled
-        kernels with which fp8 layers round their input; None rounds without them.
+        kernels with which fp8 layers round their input; None rounds it by operations of PyTorch.
         """
         streamed = plan is not None and plan.streamed
         device = torch.device("cpu") if streamed or self.fp8_product is not None else None

@@ -42,9 +42,9 @@ class Canvas:
         return tuple(range(self.segment, self.padded, self.segment))
 
     def frames_after(self, rounds: int) -> int:
-        """How many frames the finished clip has after ``rounds`` temporal rounds, each of which doubles them.
+        """How many frames the finished clip has after ``rounds`` temporal rounds.
 
-        They are 2N - 1 for N frames, as a frame is put between every two.
+        Each round makes 2N - 1 frames of N: it puts a frame between every two.
         """
         return ((self.frames - 1) << rounds) + 1
 

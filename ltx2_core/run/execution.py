@@ -167,7 +167,8 @@ class Speed:
         """Return a runner that calls ``transformer`` with these settings.
 
         ``plan`` says how many tokens are computed at a time; without a plan (None) all are computed at once.
-        With ``fused`` and without streamed blocks the weights of ``transformer`` are rearranged for it.
+        With ``fused``, unless blocks are streamed, weights of ``transformer`` that multiply the same input
+        are first moved together in memory.
         """
         if self.fused is not None and (plan is None or not plan.streamed):
             # Not for streamed blocks, which are copied weight by weight: that puts consecutive ones apart.

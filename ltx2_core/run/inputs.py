@@ -38,9 +38,9 @@ from .stages import Stage
 
 
 class ConditioningInput(Protocol):
-    """A conditioning item that is passed to a pipeline call in addition to the request, before it is encoded.
+    """A conditioning item that is passed to a pipeline call in addition to the request, not yet encoded.
 
-    Such as a region of a source video. It is encoded once for each stage, at the size of the stage.
+    An example is a region of a source video. The call encodes it for each stage, at the size of the stage.
     """
 
     def at(self, pipeline: Any, clip: ClipPlan) -> Conditioning:

@@ -176,10 +176,9 @@ class Planner(Codecs):
         """Check all that can be checked before a network is loaded; returns the stages of ``request``.
 
         All inputs are read, and the headers of all model files; LoRAs, encoded prompts and the memory budget
-        are checked too. ``further`` says that the call has
-        conditioning items in addition to its request; ``source`` is the (width, height) in pixels of an
-        edit's source video, None without one. Raises ValueError or FileNotFoundError for what cannot be
-        sampled.
+        are checked too. ``further`` says that the call has conditioning items in addition to its request;
+        ``source`` is the (width, height) in pixels of an edit's source video, None without one. Raises
+        ValueError or FileNotFoundError for what cannot be sampled.
         """
         request = self.resolve(request)
         stages = self.stages(request)

@@ -94,7 +94,7 @@ def _distilled(dev: Recipe, **changes: object) -> Recipe:
 _LTX20 = Recipe(name="LTX-2.0 dev", generation="2.0")
 _LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3", node_stage2_sigmas="stage2_2.3", distilled_lora=0.5)
 # The image encoders of 2.4 and later were trained on images that are compressed less. Their guidance is that
-# of the official pipelines; earlier models have that of the ComfyUI templates, with which clips exist.
+# of the official pipelines; earlier models have that of the ComfyUI templates.
 _LTX24 = replace(
     _LTX23,
     name="LTX-2.4 dev",
@@ -153,9 +153,10 @@ def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
 def generation_of(model_version: str, *, inferred: str | None = None) -> str:
     """Return the generation whose recipe applies to a header's ``model_version``: "2.3.0" -> "2.3".
 
-    The first two numbers decide: the result is the newest generation with a recipe that is not newer than
-    they are. A version that ends in "-tiny" is the generation "tiny". If the version cannot be read, the
-    result is ``inferred``, the generation that the caller found from the tensors, or if that is None "2.0".
+    The first two numbers decide: of the generations with a recipe, the result is the newest that is not newer
+    than the version, or the oldest if all are newer. A version that ends in "-tiny" is the generation "tiny".
+    If the version cannot be read, the result is ``inferred``, the generation that the caller found from the
+    tensors, or if that is None "2.0".
     """
     if model_version.endswith("-tiny"):
         return "tiny"

@@ -54,7 +54,7 @@ class Stage:
 
     @property
     def sampled(self) -> ClipPlan:
-        """``clip``, made longer by the latent frames that generated keyframes, anchors and reference add.
+        """``clip``, made longer by the latent frames that keyframes and the reference add.
 
         Memory is estimated from it, because the transformer computes their tokens too.
         """
