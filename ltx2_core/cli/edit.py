@@ -164,7 +164,7 @@ def _check_copy(made: EditRun, output: Output) -> None:
     """Print a line for each thing in the source that the new file will lack, such as subtitles.
 
     If ``ltx2 sound`` has to encode the video again, because no kind of file can hold its packets, a line says
-    that too. Raises ValueError if another kind of file than the chosen one can hold its packets.
+    that too. Raises ValueError if not the chosen kind of file but another one can hold them.
     """
     from ..media.other_tracks import left_out
     from ..media.remux import check_copy

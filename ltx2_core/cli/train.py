@@ -228,8 +228,8 @@ def _base(generation: str, models: Path | None) -> TinySet | None:
 def _start(run: Run, models: Path | None, stages: tuple[str, ...]) -> None:
     """If ``run`` starts from a trained set, copy the networks of that set into the folder of the run.
 
-    A run of 2.5 always does; a run of 2.3 does if the user named ``models``, the folder of a set. ``stages``
-    are the stages that the user named: they train further, and all other networks of 2.3 count as finished.
+    A run of 2.5 always does; a run of 2.3 does if the user named ``models``, the folder of a set. In a run of
+    2.3 the networks of ``stages``, which the user named, train further, and all others count as finished.
     """
     from ..tiny.write import TinySet
     from ..training.tiny.start import start_continued_from, start_from
