@@ -180,7 +180,7 @@ def _doubler(
                 "--temporal-upscaler has no effect on --pipeline dfr without --temporal-rounds: use 1 for "
                 "twice the frame rate, 2 for four times"
             )
-        # Its temporal rounds double the rate themselves.
+        # The temporal rounds of the DFR pipeline double the rate themselves.
         return None
     if not request.size.video:
         raise ValueError("--temporal-upscaler needs a clip with video")

@@ -136,7 +136,7 @@ def command(name: str, *, argument: str | None = None) -> Callable[[Callable[[Ch
 
 
 _BARE = "bare_path"
-"""The parameter of a path that is written without a flag."""
+"""Name of the click parameter for a path that is written without a flag."""
 
 
 def _parameter(option: Option, command: str) -> click.Option:

@@ -54,7 +54,7 @@ _REPLACES = {
 """Field of a request that the user changes -> the recorded fields that it replaces."""
 
 _SIZE = frozenset({"width", "height", "num_frames", "seconds", "fps", "snap", "video"})
-"""Fields that the source of an edit decides."""
+"""Fields of a request that the source of an edit decides."""
 
 
 def settings_of(path: Path) -> ParsedJson:

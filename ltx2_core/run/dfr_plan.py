@@ -21,14 +21,14 @@ from .request import Request
 from .stages import Stage, plan_stages
 
 MAX_FPS: Final = 60.0
-"""The highest frame rate that the model is told.
+"""The highest frame rate that is passed to the model in temporal rounds.
 
-It was trained on no higher one: above it motion jumps at the border of each latent frame.
+The model was trained on no higher one: above it, motion jumps at the border of each latent frame.
 """
 ETA: Final = 0.5
 """The share of fresh noise in each sampling step of a temporal round."""
 DETAIL_SCALE: Final = 2
-"""How much smaller than the clip the reference of a detail LoRA is, if its file does not say it."""
+"""How many times smaller than the clip the reference of a detail LoRA is, if its file does not say it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None
     generation: Generation = 4 if "gemma4" in str(config.get("model_type", "")) else 3
     if enhancer is None:
         check_writer(generation, path)
-    # It refuses the tokenizer of a text encoder that is no language model.
+    # This refuses the tokenizer of a text encoder that is no language model.
     load_tokenizer(path).conversation_ids(conversation("", generation))
     return generation
 

@@ -58,7 +58,7 @@ class Generation:
     run_settings: ParsedJson = field(default_factory=dict)
     input_audio: tuple[Tensor, int] | None = None
     evaluations: tuple[Evaluations, ...] = ()
-    """For each stage the passes that the transformer evaluated, and those that the step cache saved."""
+    """For each stage the number of guidance passes that were evaluated, and that the step cache saved."""
     keyframes: Tensor | None = None
     """Latents (1, 128, K, H, W) of the keyframes that the first stage generated next to the clip, if any."""
     recorded: ParsedJson | None = None

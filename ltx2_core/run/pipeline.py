@@ -303,7 +303,7 @@ class LTX2Pipeline(Planner):
                 state = item.apply(state)
             latents, used = sampler.sample(index, stage, state, contexts[index], self.stage_loras(index))
             evaluations.append(used)
-            # The official pipelines generate them in the first stage.
+            # The official pipelines generate keyframes in the first stage.
             if index == 0:
                 keyframes = generated_keyframes(latents, state)
             # Guides are extra tokens, which neither the upscaler nor the decoder takes.

@@ -129,13 +129,13 @@ RECIPES: Final[tuple[Recipe, ...]] = (
     _LTX24,
     _distilled(_LTX24),
     _LTX25,
-    # Its second stage stays with Euler: three steps cannot remove fresh noise.
+    # The second stage uses Euler all the same: three steps cannot remove fresh noise.
     _distilled(_LTX25, sampler="euler_ancestral", eta=1.0),
     _TINY,
     _distilled(_TINY),
 )
 DEFAULT: Final = _LTX20
-"""For requests that are planned without a checkpoint."""
+"""The recipe for requests that are planned without a checkpoint."""
 
 
 def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:

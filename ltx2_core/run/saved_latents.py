@@ -30,7 +30,7 @@ from .request import Request
 from .request_json import in_memory
 
 KEY = "ltx2_kept"
-"""The metadata of a file that holds saved latents; the name is that of 0.1."""
+"""The key of the metadata in a file of saved latents; its name is that of version 0.1."""
 # Ends like every file of tensors, so that other tools open it.
 SUFFIX = ".latents.safetensors"
 # Hidden, since it stands among the user's own files.
@@ -203,7 +203,7 @@ def _check_models(about: ParsedJson, codecs: Codecs) -> None:
         _log.warning("these latents do not say which models they are of (they are of an earlier version)")
         return
     now = codecs.networks.digests()
-    # Only these decide how the latents decode; the others have done their work.
+    # Only these decide how the latents decode; the other networks are not used again.
     decoders = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
     changed = [str(c) for c in decoders if saved["files"].get(str(c)) != now.get(str(c))]
     if changed:

@@ -52,9 +52,9 @@ class StageSampler:
         self.speed = speed
         self.numerics = numerics
         self.plan = plan
-        # It draws the noise of the second stage, too, like that of the official pipelines.
+        # This generator draws the noise of the second stage too, as in the official pipelines.
         self._start_noise = self._generator(0)
-        # The official samplers draw theirs from a generator of its own, this far from the seed.
+        # The official samplers draw their noise from a second generator, with 10000 added to the seed.
         self._step_noise = self._generator(10000)
 
     def _generator(self, distance: int) -> torch.Generator:

@@ -118,7 +118,7 @@ def plan_stages(
     return stage, replace(
         stage,
         clip=clip,
-        # The official pipelines generate them in the first stage.
+        # The official pipelines generate keyframes in the first stage.
         keyframes=(),
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
         # The second stage of the official pipelines runs distilled weights, which have guidance built in.
@@ -126,7 +126,7 @@ def plan_stages(
         # As in the published graphs, which weaken the image in the first stage alone.
         image_strength=1.0,
         sampler=sampler,
-        # It was set for the sampler of the first stage.
+        # The eta of a request is for the sampler of the first stage.
         eta=sampling.eta if sampler == sampling.sampler else None,
         # Without guidance nothing else makes this stage avoid the negative prompt.
         nag=sampling.nag,

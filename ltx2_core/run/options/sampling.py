@@ -7,7 +7,7 @@ from typing import Final
 
 from .option import BY_RECIPE, MAX_SCALE, Option
 
-# Written again here, since the registries import torch, which help must not; a test compares them.
+# Written again here, since the registries import torch, which --help must not; a test compares them.
 SAMPLER_NAMES: Final = (
     "euler",
     "euler_ancestral",
