@@ -58,8 +58,9 @@ _RENAMED = {"find_kept": "find_saved", "keep_latents": "save_latents"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name on its first use, so that ComfyUI and help do not wait for the pipeline.
+    """Return the public object called ``name``; its module is imported on the first use of the name.
 
+    ComfyUI and ``--help`` therefore do not have to import the pipeline. Names of version 0.1 work too.
     Raises AttributeError for any other ``name``.
     """
     name = _RENAMED.get(name, name)

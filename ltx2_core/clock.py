@@ -24,9 +24,10 @@ class Clock:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Context that counts the seconds of its block as those of ``part``, one of ``PARTS``.
+        """A context that adds the seconds of its block to those of ``part``, one of ``PARTS``.
 
-        A generator must not yield within the block, since the time of its caller would be counted too.
+        Do not use it around the ``yield`` of a generator: the time of the generator's caller would be
+        counted.
         """
         self._count()
         self._within.append(part)

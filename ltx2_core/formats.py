@@ -1,4 +1,4 @@
-"""What can be written: containers, codecs, and which of them belong together. FFmpeg is not opened here."""
+"""Kinds of files that can be written: containers, codecs, and which go together. FFmpeg is not imported."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class VideoCodec:
     """A video codec.
 
     Attributes:
-        title: its name for people.
+        title: its name in messages.
         encoder: FFmpeg's name of the encoder.
         pixel_formats: keys of ``PIXEL_FORMATS``, the default first; empty where there is no choice.
         stored_as: FFmpeg's pixel format where there is no choice, else None.
         crf: lowest and highest constant rate factor; None where the codec has none.
         default_crf: the constant rate factor that is used if none is chosen.
-        presets: names that the encoder has for its trades of time for size, or for its profiles.
+        presets: names of the encoder's presets, from fast to small files, or of its profiles.
         preset_option: what FFmpeg calls the option that takes a preset.
         default_preset: the preset that is used if none is chosen; None for that of the encoder.
-        options: further options of the encoder.
-        audio: the audio codec that goes with it, where that is not the one of the container; else None.
+        options: further options of the encoder, by FFmpeg's names.
+        audio: key of ``AUDIO`` of the audio codec used with it; None for that of the container.
         max_fps: the highest frame rate that it can hold.
     """
 
@@ -117,7 +117,7 @@ VIDEO: Final[Mapping[str, VideoCodec]] = {
         # Without a bit rate of 0 the crf is only a limit; the other two only save time.
         options={"b": "0", "row-mt": "1", "cpu-used": "2"},
     ),
-    # Times are hundredths of a second, and players take shorter ones than two of them for ten.
+    # GIF states how long a frame lasts in hundredths of a second; players replace less than 2 of them by 10.
     "gif": VideoCodec(title="GIF", encoder="gif", stored_as="pal8", max_fps=50.0),
     # Not libwebp_anim, which joins equal frames into one.
     "webp": VideoCodec(title="WebP", encoder="libwebp", stored_as="bgra", options={"quality": "90"}),
@@ -129,10 +129,10 @@ VIDEO: Final[Mapping[str, VideoCodec]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AudioCodec:
-    """An audio codec: its name, FFmpeg's name of its encoder, sample rates and bit rates.
+    """An audio codec: its name in messages, FFmpeg's name of its encoder, sample rates and bit rates.
 
-    ``rates`` are those that it has in Hz, None for any. ``bit_rate`` is (lowest, highest, default) in bits
-    per second, None for a codec without.
+    ``rates`` are the sample rates in Hz that it supports, None for any. ``bit_rate`` is (lowest, highest,
+    default) in bits per second, None for a codec whose bit rate cannot be chosen.
     """
 
     title: str
@@ -141,7 +141,7 @@ class AudioCodec:
     bit_rate: tuple[int, int, int] | None = None
 
     def rate_for(self, rate: int) -> int:
-        """``rate`` in Hz where the codec has it, else 48000, to which audio at ``rate`` is resampled."""
+        """The sample rate in Hz for audio at ``rate`` Hz: ``rate`` if the codec supports it, else 48000."""
         return rate if self.rates is None or rate in self.rates else 48000
 
 
@@ -174,13 +174,13 @@ class Format:
     """A kind of file.
 
     Attributes:
-        name: as errors and ``--container`` have it.
+        name: its name in errors and as a value of ``--container``.
         suffixes: what names of such files end in, the usual suffix first.
-        muxer: FFmpeg's name; empty for numbered images.
-        video: keys of ``VIDEO`` that such a file can hold, the default first; empty for audio files.
-        audio: a key of ``AUDIO``; None for a kind without audio.
+        muxer: FFmpeg's name of the muxer; empty for numbered images.
+        video: keys of ``VIDEO``, the codecs that such a file can hold, the default first; empty for audio.
+        audio: key of ``AUDIO``, the codec of its audio; None for a kind without audio.
         tags: whether the settings of a clip can be stored in the file.
-        options: options of the muxer.
+        options: options of the muxer, by FFmpeg's names.
     """
 
     name: str
@@ -195,7 +195,7 @@ class Format:
 # faststart moves the index to the front, for players that stream; the other flag allows any tag.
 _MOV_FLAGS: Final = {"movflags": "faststart+use_metadata_tags"}
 FRAGMENTED: Final = {"movflags": "frag_keyframe+delay_moov+default_base_moof+use_metadata_tags"}
-"""Options of the MP4 muxer for an output that cannot be written twice, such as a pipe."""
+"""Options of the MP4 muxer for an output without seeking, such as a pipe."""
 
 FORMATS: Final[Mapping[str, Format]] = {
     one.name: one

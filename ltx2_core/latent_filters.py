@@ -14,9 +14,10 @@ def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool 
 
     Returns x + factor (y - x), where y is x with the reference's statistics (adaptive instance normalisation,
     Huang and Belongie 2017). x is (B, C, f, h, w), reference (B, C, f', h', w'): latent frames, rows and
-    columns. Statistics are taken over the whole clip, or with ``per_frame`` over each latent frame and the
-    same frame of the reference (its first for all, if it has only one). A constant channel takes the
-    reference's mean. Raises ValueError if the reference has fewer latent frames than x, but more than one.
+    columns. Statistics are taken over the whole clip. With ``per_frame`` they are taken over each latent
+    frame, and frame n of x is matched to frame n of the reference, or to its only frame if it has one. A
+    constant channel becomes the reference's mean. With ``per_frame`` a reference of more than one latent
+    frame, but of fewer than x, raises ValueError.
     """
     dims = (3, 4) if per_frame else (2, 3, 4)
     if per_frame and reference.shape[2] > 1:
@@ -39,8 +40,8 @@ def adain(x: Tensor, reference: Tensor, *, factor: float = 1.0, per_frame: bool 
 def tone_map(x: Tensor, compression: float) -> Tensor:
     """Compress large values of a latent by a smooth curve; ``compression`` is in [0, 1], 0 changes nothing.
 
-    x times 1 - 0.8 s sigmoid(4 s (|x| - 1)) with s = 0.75 compression, as in diffusers' LTX-2 pipeline.
-    Raises ValueError for a compression outside [0, 1].
+    Returns x (1 - 0.8 s sigmoid(4 s (|x| - 1))) with s = 0.75 compression, for x of any shape, as in
+    diffusers' LTX-2 pipeline. Raises ValueError for a compression outside [0, 1].
     """
     if not 0 <= compression <= 1:
         raise ValueError(f"tone map compression must lie in [0, 1]; got {compression}")
@@ -49,9 +50,9 @@ def tone_map(x: Tensor, compression: float) -> Tensor:
 
 
 def _moments(x: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation of x (B, C, f, h, w) over ``dims``, which are kept with size 1.
+    """Mean and unbiased standard deviation of x (B, C, f, h, w) over ``dims``, (3, 4) or (2, 3, 4).
 
-    The deviation of a single value is 0, not NaN.
+    Both have the axes of x, with size 1 in ``dims``. The deviation of a single value is 0, not NaN.
     """
     mean = x.mean(dims, keepdim=True)
     values = x[0, 0].numel() if len(dims) == 3 else x[0, 0, 0].numel()

@@ -1,4 +1,4 @@
-"""Detecting that memory has run out, on any device, and trying again before it is an error."""
+"""Detects on any device that memory has run out, and repeats the work once before that is an error."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class OutOfMemory(torch.OutOfMemoryError):
-    """Memory ran out, and there is nothing left to try; the message is one line for the user."""
+    """Raised if memory ran out and nothing else can be tried; the message is one line for the user."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` reports a failed allocation; CUDA has a class for it, others only a message."""
+    """Whether ``error`` reports a failed allocation, by its class or by the words of its message."""
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
@@ -35,11 +35,12 @@ def release_cached() -> None:
 
 
 def attempt(doing: str, work: Callable[[], T], *, again: bool = True) -> T:
-    """The result of ``work()``; with ``again``, ``work`` is called a second time if memory ran out.
+    """Return ``work()``; with ``again``, ``work`` is called a second time if memory ran out.
 
-    Before the second attempt cached memory is released: memory that is fragmented or in use by another
-    process for a moment may be there then. ``work`` must leave nothing half done. If memory runs out at the
-    last attempt, raises :class:`OutOfMemory` that says what the run was ``doing``, such as "sampling".
+    Before that, cached memory is returned to the device; the second call may succeed where memory was
+    fragmented, or used by another process for a moment. A failed call of ``work`` must not leave anything
+    half done. If the last call runs out of memory too, raises :class:`OutOfMemory`, whose message says what
+    the run was ``doing``, such as "sampling".
     """
     try:
         return work()
@@ -58,9 +59,9 @@ def attempt(doing: str, work: Callable[[], T], *, again: bool = True) -> T:
 
 @contextmanager
 def clearly(doing: str) -> Iterator[None]:
-    """Turn a lack of memory in the block into :class:`OutOfMemory`, which says what the run was ``doing``.
+    """A context that raises :class:`OutOfMemory` in place of any error of the block for lack of memory.
 
-    ``doing`` is words such as "sampling".
+    The message says what the run was ``doing``, such as "sampling".
     """
     try:
         yield

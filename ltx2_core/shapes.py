@@ -1,4 +1,4 @@
-"""The latent grid: conversions between pixels, frames, seconds and audio, and the latents that hold them.
+"""The latent grid: converts pixels, frames and seconds to the sizes of video and audio latents, and back.
 
 ``frames`` are pixel frames, ``latent_frames`` latent ones; ``fps`` is frames per second, a float. A latent
 cell covers 32 x 32 pixels. Latent frame 0 holds pixel frame 0, every later one holds 8 pixel frames.
@@ -28,7 +28,7 @@ AUTO: Final = "auto"
 
 
 class Snap(Enum):
-    """How to bring a size or length onto the grid: round down, to the nearest, up, or raise an error.
+    """How a size or length is brought onto the latent grid: down, to the nearest, up, or not (an error).
 
     ``NEAREST`` takes the smaller of two values at the same distance.
     """
@@ -40,19 +40,19 @@ class Snap(Enum):
 
 
 def latent_frames_of(frames: int) -> int:
-    """Latent frames of a clip of ``frames`` pixel frames; a remainder beyond 8k + 1 is not counted."""
+    """The number of latent frames of a clip of ``frames`` pixel frames: k + 1 for 8k + 1 up to 8k + 8."""
     return (frames - 1) // TEMPORAL_SCALE + 1
 
 
 def frames_of(latent_frames: int) -> int:
-    """Pixel frames, always 8k + 1, that ``latent_frames`` decode to."""
+    """The number of pixel frames that ``latent_frames`` latent frames decode to: 8k + 1 for k + 1."""
     return (latent_frames - 1) * TEMPORAL_SCALE + 1
 
 
 def audio_latents_of(frames: int, fps: float, numerics: Numerics = Numerics.OFFICIAL) -> int:
-    """Audio latent frames that accompany ``frames`` pixel frames at ``fps``; at least one.
+    """The number of audio latent frames, 25 a second, of ``frames`` pixel frames at ``fps``; at least one.
 
-    ``OFFICIAL`` rounds to nearest (ties to even), ``COMFY`` rounds up.
+    The official numerics round to the nearest (ties to even), those of ComfyUI round up.
     """
     # Divide before multiplying, as both implementations do: another order rounds differently in the last bit,
     # and near a tie that changes the length.
@@ -128,9 +128,10 @@ class ClipPlan:
         return replace(self, width=self.width // 2, height=self.height // 2)
 
     def before(self, enlargement: Fraction) -> ClipPlan:
-        """The plan of the first stage of a run whose upscaler enlarges by ``enlargement``, such as 3/2.
+        """The plan of the first of two stages, if the upscaler between them enlarges by ``enlargement``.
 
-        Raises ValueError if the smaller size is not a whole number of latent rows and columns.
+        Width and height are divided by ``enlargement``, such as 3/2; the length is the same. Raises
+        ValueError if the smaller size is not a whole number of latent rows and columns.
         """
         if enlargement == 2:
             return self.half()
@@ -164,8 +165,9 @@ def plan_clip(
     by the rule ``snap``. The length is either ``frames`` or ``seconds``. The audio follows the snapped
     length, so that both end together; ``numerics`` decides how its length is rounded.
 
-    Raises ValueError for values that are not positive and finite, for both or neither of ``frames`` and
-    ``seconds``, and, with ``Snap.ERROR``, for anything off the grid (naming the nearest values on it).
+    Raises ValueError for ``stages`` other than 1 and 2, for values that are not positive and finite, for both
+    or neither of ``frames`` and ``seconds``, and, with ``Snap.ERROR``, for anything off the grid (naming the
+    nearest values on it).
     """
     if stages not in (1, 2):
         raise ValueError(
@@ -206,8 +208,9 @@ def _snapped_length(
 ) -> tuple[int, tuple[str, ...]]:
     """Bring a length, stated as ``frames`` or else as ``seconds``, to 8k + 1 frames at ``fps`` per second.
 
-    Returns the number of frames, and a sentence if it is not what was asked for. Raises ValueError for a
-    length that is not positive, and with ``Snap.ERROR`` for one that is not 8k + 1 frames.
+    Returns (number of frames, sentences about the change): one sentence if the number is not the requested
+    one, else none. Raises ValueError for a length that is not positive, and with ``Snap.ERROR`` for one that
+    is not 8k + 1 frames.
     """
     if seconds is None:
         assert frames is not None
@@ -273,9 +276,9 @@ def _check_whole(name: str, value: int) -> None:
 class ClipSize:
     """The size and length that a request asks for; None takes the default for the checkpoint.
 
-    ``width`` and ``height`` are pixels; the length is ``num_frames`` (at ``fps``) or ``seconds``, which
-    "auto" leaves to the duration head of the model. ``snap`` is how they are brought onto the latent grid.
-    With ``video`` False, audio alone is generated, of that length.
+    ``width`` and ``height`` are pixels; the length is ``num_frames`` (at ``fps``) or ``seconds``. With
+    "auto" as ``seconds`` the duration head of the model predicts the length. ``snap`` is how size and length
+    are brought onto the latent grid. With ``video`` False, audio alone is generated, of that length.
     """
 
     width: int | None = None

@@ -19,9 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 class Torchaudio(NamedTuple):
-    """Result of the import: ``torchaudio.functional``, or None with the reason why it is not used.
+    """Result of the import: ``functional`` is ``torchaudio.functional``; None if that is not used.
 
-    ``broken`` says that torchaudio is installed but does not work.
+    ``broken`` says that torchaudio is installed but does not work; ``reason`` is a sentence that says why it
+    is not used, empty if it is.
     """
 
     functional: ModuleType | None
@@ -56,7 +57,7 @@ def load_torchaudio() -> Torchaudio:
 
 @contextmanager
 def without_broken_torchaudio() -> Iterator[None]:
-    """Context in which an installed torchaudio that does not work is replaced by an empty module.
+    """A context in which an installed torchaudio that does not work is replaced by an empty module.
 
     transformers imports torchaudio together with any of its models if the package is installed. Without the
     empty module, a broken torchaudio would make the import of the text encoder fail.
@@ -75,7 +76,7 @@ def without_broken_torchaudio() -> Iterator[None]:
 
 
 def version(package: str) -> str:
-    """Version of an installed package from its metadata, or "(unknown version)"."""
+    """The version of an installed package, from its metadata; "(unknown version)" if it has none."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

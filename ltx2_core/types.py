@@ -21,8 +21,9 @@ class Numerics(Enum):
     ``OFFICIAL`` follows the official LTX-2 repository, ``COMFY`` ComfyUI core 0.27. They differ in the
     epsilon of the query/key norm, in the timestep that feeds cross-modal gates and prompt modulation, in
     fractional denoise masks, and in the rounding of audio lengths. ``COMFY_033`` follows ComfyUI core 0.31 to
-    0.33, in which the audio of each block attends to the video after this block's update by the audio, and
-    not before: it differs from the trained model, and is offered for parity with graphs alone.
+    0.33: there each block first updates the video by attention to the audio, and the audio then attends to
+    the updated video. The model was trained with the audio attending to the video before that update, so
+    this choice only serves to reproduce graphs of these versions.
     """
 
     OFFICIAL = "official"
@@ -37,7 +38,7 @@ class Numerics(Enum):
 
 @dataclass(frozen=True)
 class AVLatent:
-    """Normalised latents of one clip: video (B, C, F, H, W), audio (B, 8, T, 16); None is an absent stream.
+    """Normalised latents of B clips: video (B, C, F, H, W), audio (B, 8, T, 16); None for an absent stream.
 
     F, H, W are latent frames, rows and columns, T audio latent frames. Supports ``+`` and ``-`` with another
     AVLatent of the same streams, and ``*`` with a number, a tensor or an AVLatent of broadcastable masks, so
@@ -48,15 +49,15 @@ class AVLatent:
     audio: Tensor | None
 
     def map(self, fn: Callable[[Tensor], Tensor]) -> AVLatent:
-        """Apply ``fn`` to each stream that is present; an absent one stays None."""
+        """Return the latents with ``fn`` applied to each stream that is present; absent ones stay None."""
         return AVLatent(
             None if self.video is None else fn(self.video), None if self.audio is None else fn(self.audio)
         )
 
     def zip(self, other: AVLatent, fn: Callable[[Tensor, Tensor], Tensor]) -> AVLatent:
-        """Apply ``fn`` to both latents' video and to both latents' audio.
+        """Return ``fn(self.video, other.video)`` and ``fn(self.audio, other.audio)`` as one AVLatent.
 
-        Raises ValueError unless both have the same streams.
+        A stream that both lack stays None. Raises ValueError if only one of the two has a stream.
         """
         if (self.video is None) != (other.video is None) or (self.audio is None) != (other.audio is None):
             raise ValueError(
@@ -90,10 +91,10 @@ class AVLatent:
 
 @dataclass(frozen=True)
 class TextFeatures:
-    """Projected text features of B prompts, input of the text connectors.
+    """The output of the text projection for B prompts, which the text connectors take as input.
 
-    ``video`` (B, S, Kv) and ``audio`` (B, S, Ka), one set of features for each modality, S text tokens of
-    width Kv and Ka; ``mask`` (B, S) is 1 on valid tokens and 0 on padding.
+    ``video`` (B, S, Kv) and ``audio`` (B, S, Ka) are the features for each modality: S text tokens of width
+    Kv and Ka. ``mask`` (B, S) is 1 on valid tokens and 0 on padding.
     """
 
     video: Tensor
@@ -105,16 +106,17 @@ class TextFeatures:
         return TextFeatures(self.video.to(dtype), self.audio.to(dtype), self.mask)
 
     def split(self) -> list[TextFeatures]:
-        """The features of each prompt, with B = 1."""
+        """Split along the batch: a list of the features of each prompt, with B = 1."""
         parts = zip(self.video.split(1), self.audio.split(1), self.mask.split(1), strict=True)
         return [TextFeatures(*part) for part in parts]
 
 
 @dataclass(frozen=True)
 class TextContext:
-    """Text that the transformer attends to, from the text connectors: video (B, S, Kv), audio (B, S, Ka).
+    """The output of the text connectors, to which the transformer's cross-attention attends.
 
-    B prompts of S text tokens; Kv and Ka are the widths of the text for each stream.
+    ``video`` (B, S, Kv) is the text for the video stream, ``audio`` (B, S, Ka) that for the audio stream: B
+    prompts of S text tokens of width Kv and Ka.
     """
 
     video: Tensor
@@ -123,14 +125,15 @@ class TextContext:
 
 @dataclass(frozen=True, kw_only=True)
 class Guide:
-    """Conditioning tokens appended to the video's along time, attended to and removed after sampling.
+    """Describes extra tokens that are appended to those of the video and removed after sampling.
 
-    ``frames`` is their number of latent frames. ``positions`` (1 or B, 3, N, 2) are start and end of each of
-    N tokens in seconds, pixel rows and pixel columns. ``attention`` weights the attention between guide and
-    video, as one number or per token (N,): 1 is plain attention, 0 none. ``valid`` (N,) bool marks the tokens
-    that exist, where a small reference was spread over a finer grid; None means all. ``generated`` True marks
-    keyframes that the model generates itself next to the clip (LTX-2.5), one pixel frame for each latent
-    frame; False marks images and clips of the user.
+    The video attends to these N tokens of ``frames`` latent frames; their latents are in the
+    :class:`LatentState`. ``positions`` (1 or B, 3, N, 2) are start and end of each token in time (seconds),
+    height and width (pixels). ``attention`` weights the attention between guide and video, as one number or
+    per token (N,): 1 is plain attention, 0 none. ``valid`` (N,) bool is False for tokens without content,
+    which exist where a smaller reference is spread over the grid of the clip; None means that all have
+    content. ``generated`` True marks keyframes that the model generates itself next to the clip (LTX-2.5),
+    one pixel frame for each latent frame; False marks images and clips of the user.
     """
 
     frames: int
@@ -147,8 +150,8 @@ class LatentState:
     ``latent`` holds the clean content (zeros where there is none). ``mask`` is 1 where to generate, 0 where
     to preserve, between where to regenerate partly: video (B, 1, F, H, W), audio (B, 1, T, 1), or shapes that
     broadcast to these (F, H, W latent frames, rows and columns, T audio latent frames). ``fps`` is the
-    video's frame rate in pixel frames per second. ``guides`` are in the last latent frames of the video;
-    ``reference_audio`` is a latent of audio to imitate, None without.
+    video's frame rate in pixel frames per second. The last latent frames of the video are those of
+    ``guides``. ``reference_audio`` is a latent of audio to imitate, None without.
     """
 
     latent: AVLatent
@@ -167,20 +170,26 @@ class LatentState:
 
 
 class LayerOptions(TypedDict):
-    """Keyword arguments of every layer: where its parameters are allocated, and in which precision."""
+    """Keyword arguments of every layer: the device and the dtype of its parameters."""
 
     dtype: torch.dtype | None
     device: torch.device | str | None
 
 
 class NetworkOptions(LayerOptions):
-    """Keyword arguments of a module that builds its layers from a namespace like ``torch.nn``."""
+    """Keyword arguments of a network: those of its layers, and ``operations``, the namespace of the layers.
+
+    The namespace is like ``torch.nn``: a host can pass layers of its own.
+    """
 
     operations: Any
 
 
 class Denoise(Protocol):
-    """Predicts the clean latent x0 from the noisy ``x`` at noise level ``sigma`` in (0, 1]."""
+    """A function that predicts the clean latents x0 from the noisy ``x`` at noise level ``sigma`` in (0, 1].
+
+    x0 has the streams and shapes of ``x``.
+    """
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent: ...
 

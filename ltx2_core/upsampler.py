@@ -1,8 +1,8 @@
 """Latent upsampler: a small convolutional net that enlarges a video latent in space, in time or in both.
 
 B batch, C channels, f h w latent frames, rows and columns; tensors are (B, C, f, h, w). Its group norms take
-statistics over the whole clip, so that tiling or streaming could not be exact; whole latents are small
-enough.
+statistics over the whole clip, so that tiles or chunks would give another result. A whole latent is small
+enough to be computed at once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def upsample_latent(
     per_frame: bool = False,
     tone_map: float = 0.0,
 ) -> Tensor:
-    """Enlarge a normalised latent (B, C, f, h, w) by ``net`` -> normalised latent (B, C, f', h', w').
+    """Enlarge a normalised latent (B, C, f, h, w) by ``net``: returns a normalised latent (B, C, f', h', w').
 
     f, h, w are latent frames, rows and columns. ``statistics`` are those of the video autoencoder, since the
     net works on un-normalised latents. ``adain`` in [0, 1] moves mean and deviation of each channel back to
@@ -72,9 +72,10 @@ class LatentUpsampler(nn.Module):
         self.final_conv = operations.Conv3d(width, config.in_channels, 3, padding=1, **factory)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Raw latent (B, C, f, h, w) -> raw latent (B, C, f', h', w'): f latent frames, h rows, w columns.
+        """Enlarge an un-normalised latent: (B, C, f, h, w) -> (B, C, f', h', w').
 
-        x2 gives 2h x 2w; x1.5 gives ceil(1.5h) x ceil(1.5w); temporal gives 2f - 1 latent frames.
+        f latent frames, h rows, w columns. A net x2 gives 2h x 2w, one x1.5 gives ceil(1.5h) x ceil(1.5w), a
+        temporal one gives 2f - 1 latent frames.
         """
         h = F.silu(self.initial_norm(self.initial_conv(z)))
         for block in self.res_blocks:
@@ -106,10 +107,10 @@ class ResBlock(nn.Module):
 
 
 class Shuffle(nn.Module):
-    """Pixel shuffle in three dimensions: channels become cells of (time, height, width).
+    """Pixel shuffle in three dimensions: moves channels to more latent frames, rows and columns.
 
-    ``time`` and ``space`` are the factors. A doubled time axis drops its first frame, because the first
-    latent frame stands for one pixel frame.
+    ``time`` and ``space`` are the factors, 1 or 2. With ``time`` 2 the first frame of the result is dropped,
+    because the first latent frame stands for one pixel frame only.
     """
 
     def __init__(self, time: int, space: int) -> None:

@@ -1,4 +1,4 @@
-"""A progress bar for a whole job, which also shows the remaining time."""
+"""A progress bar for a whole job, with an estimate of the time that remains."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _FORMAT = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
 
 
 class JobBar:
-    """Draws the progress of a job, such as one clip from loading to the finished file, as a bar on stderr.
+    """Draws on stderr how much is done of a job, such as one clip from loading to the finished file.
 
-    Pass its method ``show`` to a run as ``on_step``, ``frames`` to the saving of a file as ``on_frames``, and
-    ``window`` to a long clip as ``on_window``. ``job`` knows which share of the whole each part takes;
-    ``quiet`` draws nothing.
+    ``bar`` is a tqdm bar from 0 to 1, and ``job`` computes which fraction is done. The methods are callbacks:
+    pass ``show`` to a run as ``on_step``, ``frames`` to the saving of a file as ``on_frames``, and ``window``
+    to a long clip as ``on_window``. With ``quiet``, ``window`` prints nothing.
     """
 
     def __init__(self, bar: Any, job: Job, *, quiet: bool) -> None:
         self._bar, self._job, self._quiet = bar, job, quiet
 
     def show(self, progress: Progress) -> None:
-        """Draw the bar after a step of one part of the job; its text is such as "stage 1 3/8"."""
+        """Redraw the bar for the report ``progress``; the text of the bar is such as "stage 1 3/8"."""
         self._draw(self._job.advance(progress), f"{progress.stage} {progress.step}/{progress.steps}")
 
     def frames(self, done: int, total: int) -> None:
-        """Draw that ``done`` of ``total`` frames of the clip are decoded and encoded."""
+        """Redraw the bar when ``done`` of ``total`` frames of the clip are decoded and encoded."""
         self.show(Progress(stage=DECODE, step=done, steps=total))
 
     def window(self, done: int, windows: int) -> None:
@@ -43,7 +43,7 @@ class JobBar:
         # A line printed over a drawn bar would be mixed with it.
         self._bar.clear()
         click.echo(text, err=True)
-        # Before the windows comes the text.
+        # Part 0 of the job is the text, and each window is a part after it.
         self._draw(self._job.reach(1 + done), text)
 
     def _draw(self, share: float, text: str) -> None:

@@ -32,13 +32,13 @@ def convert(
     text_encoder: Path | None,
     overwrite: bool,
 ) -> None:
-    """Rewrite SOURCES, model files or diffusers folders, as DESTINATION.
+    """Write the models in SOURCES, model files or diffusers folders, to DESTINATION in another layout.
 
     A DESTINATION that ends in .safetensors becomes one file with everything that SOURCES contain; any other
-    is a folder with one file for each component. A component is taken from the first source that has it.
-    --to diffusers writes a folder for each model, as diffusers names them.
-    With --fp8 the audio layers and the sensitive ones stay in bfloat16. A file gets its final name only after
-    it was read back and compared.
+    becomes a folder with one file for each component. A component is taken from the first source that has
+    it. --to diffusers makes a diffusers pipeline: a folder for each model, with the names of diffusers.
+    With --fp8 the audio layers, and other layers in which rounding does harm, are not converted. Each file is
+    written under a temporary name, read back and compared, and then renamed.
     """
     from ..loading import Component, open_checkpoint
     from ..loading import convert as core

@@ -1,4 +1,4 @@
-"""The command ``ltx2 doctor``: shows what is installed, what does not work, and how to repair it."""
+"""The command ``ltx2 doctor``: prints what is installed, what does not work, and how to repair it."""
 
 from __future__ import annotations
 

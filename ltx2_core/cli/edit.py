@@ -50,7 +50,7 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
 
 @command("extend")
 def extend(chosen: Chosen) -> None:
-    """Extend a video: its last frames and their audio are preserved, and both continue."""
+    """Extend a video: new frames and audio continue from its last ones."""
     edit("extend", chosen)
 
 
@@ -73,20 +73,21 @@ def sound(chosen: Chosen) -> None:
 
 @command("dub", argument="source")
 def dub(chosen: Chosen) -> None:
-    """Dub a video: new speech in its voice, and lips that follow. It needs the IC-LoRA of Dub-It."""
+    """Dub a video: new speech in its voice, with lips that match. Needs the IC-LoRA of Dub-It."""
     edit("dub", chosen)
 
 
 @command("hdr", argument="source")
 def hdr(chosen: Chosen) -> None:
-    """Make an HDR clip of an SDR video: linear light as EXR images. It needs the HDR IC-LoRA."""
+    """Make an HDR clip of an SDR video: EXR images of linear light. Needs the HDR IC-LoRA."""
     edit("hdr", chosen)
 
 
 def edit(kind: EditKind, chosen: Chosen) -> None:
-    """Run an edit of the given kind, or with ``--resume`` finish the one whose sampled latents are saved.
+    """Run an edit of the kind ``kind``, or with ``--resume`` finish one whose sampled latents are saved.
 
-    Prints the path of the written file on stdout. ``chosen`` are the options of the call.
+    Prints the path of the written file on stdout, except if the clip itself is written there. ``chosen`` are
+    the options of the call.
     """
     resumed = chosen["resume"] and not _has_windows(kind, chosen)
     path = _resumed(chosen) if resumed else _edited(kind, chosen)
@@ -95,11 +96,11 @@ def edit(kind: EditKind, chosen: Chosen) -> None:
 
 
 def _has_windows(kind: EditKind, chosen: Chosen) -> bool:
-    """Whether a stopped ``ltx2 sound`` of this output left windows of audio, but no latents of all of it.
+    """Whether an earlier ``ltx2 sound`` of the same output was stopped while it sampled window by window.
 
     A window is one of the parts in which the audio of a long video is sampled; other kinds of edit have none.
-    Raises ValueError if the result would be True, but the options name neither the source video nor a file
-    for ``--from-file``.
+    True if finished windows are saved, but not the latents of the whole audio. The source video is needed to
+    continue then: raises ValueError if the options name neither it nor a file for ``--from-file``.
     """
     from ..run.saved_latents import find_saved, saved_windows
 
@@ -162,8 +163,8 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
 def _check_copy(made: EditRun, output: Output) -> None:
     """Print a line for each thing in the source that the new file will lack, such as subtitles.
 
-    If ``ltx2 sound`` has to encode the video again, a line says that too. Raises ValueError if it could copy
-    the video into another kind of file, but not into the one that was chosen.
+    If ``ltx2 sound`` has to encode the video again, because no kind of file can hold its packets, a line says
+    that too. Raises ValueError if not the chosen kind of file but another one can hold them.
     """
     from ..media.other_tracks import left_out
     from ..media.remux import check_copy
@@ -248,7 +249,7 @@ def _print_edit(pipeline: LTX2Pipeline, made: EditRun) -> None:
 
 
 def _check_needed(chosen: Chosen, names: tuple[str, ...]) -> None:
-    """Raise click's usage error if one of the options ``names`` was not written and has no default."""
+    """Raise click's usage error if one of the options called ``names`` has no value."""
     from ..run.options import by_name
 
     for name in names:

@@ -38,9 +38,9 @@ FAULTY_CONVOLUTIONS = {(2, 9, 0), (2, 9, 1)}
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    """One result of a check of the installation, with a text for the user.
+    """One result of a check of the installation: the name of what was checked, and a text for the user.
 
-    ``state`` is "ok", "note" if something works only in part, or "problem" if the library cannot work.
+    ``state`` is "ok", "note" if something works only in part, or "problem" if something has to be repaired.
     """
 
     name: str
@@ -172,7 +172,7 @@ def _attention() -> Fact:
 
     from ..attention import attention_backend
 
-    # The backend depends on device and dtype, so those of a usual run are asked about.
+    # The backend depends on device and dtype: these are the ones of a usual run.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backend = attention_backend(device, torch.bfloat16)
     return Fact(name="attention", state="ok", text=f"{backend} in bfloat16 on {device.type}")

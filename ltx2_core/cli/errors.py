@@ -31,10 +31,10 @@ class Refused(click.ClickException):
 
 
 def ending(error: ValueError | OSError) -> click.ClickException:
-    """Convert an error of the library to the click exception that ends the command with one line on stderr.
+    """Return the click exception that ends the command for ``error``, with its text as one line on stderr.
 
-    The result is :class:`Refused`, whose exit code is 2. For an error of the machine, such as a full disk, it
-    is an exception with exit code 1.
+    It is :class:`Refused` (exit code 2), or for an error of the machine, such as a full disk, an exception
+    with exit code 1.
     """
     # A path may hold bytes that no terminal can display.
     text = str(error).encode("utf-8", "backslashreplace").decode()

@@ -70,7 +70,8 @@ def _resumed(chosen: Chosen) -> str | None:
 def _generated(chosen: Chosen) -> str | None:
     """Sample and save a clip, or several; returns the paths of the written files, one on each line.
 
-    Returns None for a dry run, if the clip is written to stdout, and in processes that only help to sample.
+    Returns None for a dry run, if the clip is written to stdout, and in every process of several but the
+    first, which alone writes files.
     """
     from ..run.distributed import join_processes, leave_processes
     from ..run.frame_rate import at_double_rate
@@ -123,10 +124,11 @@ def _generated(chosen: Chosen) -> str | None:
 
 
 def _enhanced(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> Request:
-    """With ``--enhance-prompt`` return the request with the prompt that a language model has written.
+    """With ``--enhance-prompt`` return a copy of ``request`` whose prompt a language model has rewritten.
 
-    The prompt is printed on stderr; with ``--dry-run`` nothing is written. Raises ValueError if there is no
-    language model.
+    The new prompt is printed on stderr. With ``--dry-run`` a line says that the prompt would be rewritten,
+    and ``request`` is returned unchanged, as it is without ``--enhance-prompt``. Raises ValueError if there
+    is no language model.
     """
     if not chosen["enhance_prompt"]:
         return request
@@ -156,10 +158,11 @@ def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:
 def _doubler(
     chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None, request: Request
 ) -> Checkpoint | None:
-    """The temporal upscaler that doubles the rate of the sampled clip; None without one.
+    """The temporal upscaler that doubles the frame rate of the sampled clip; None if none is used for this.
 
-    Raises ValueError for a clip without video, for a DFR pipeline without temporal rounds, and if the clip of
-    ``--from-file`` had such an upscaler or a detail LoRA and none is named.
+    The DFR pipeline uses the temporal upscaler itself, so the result is None for it. Raises ValueError if an
+    upscaler is named for a clip without video, or for the DFR pipeline without temporal rounds, and if the
+    clip of ``--from-file`` was made with such an upscaler or a detail LoRA, which the options do not name.
     """
     for name in ("temporal_upscaler", "detail_lora"):
         before = (recorded or {}).get(name)
@@ -177,7 +180,7 @@ def _doubler(
                 "--temporal-upscaler has no effect on --pipeline dfr without --temporal-rounds: use 1 for "
                 "twice the frame rate, 2 for four times"
             )
-        # Its temporal rounds double the rate themselves.
+        # The temporal rounds of the DFR pipeline double the rate themselves.
         return None
     if not request.size.video:
         raise ValueError("--temporal-upscaler needs a clip with video")

@@ -58,14 +58,14 @@ class SigmaRange(TypedDict, total=False):
 class GuidanceOptions:
     """The guidance options that the user wrote: for the video, for the audio, and ``shared`` by both.
 
-    Fields are None, and keys are missing, for options that the user did not write.
+    For options that the user did not write, fields are None and keys of dicts are missing.
     """
 
     preset: Preset | None
     video: StreamScales
     audio: StreamScales
     shared: StreamScales
-    """Of both streams."""
+    """Scales that apply to video and audio alike."""
     sigma_range: SigmaRange
     stg_blocks: str | None
     nag: Nag | None
@@ -100,8 +100,9 @@ class GuidanceOptions:
         """Make the guidance of video and audio from these options.
 
         Scales that the user did not write are those of the preset. Without a preset they are those of
-        ``recipe``, but the audio then has each scale that was written for the video alone. ``blocks`` are the
-        numbers, from 0, of the transformer blocks that spatio-temporal guidance (stg) perturbs.
+        ``recipe``, except that a scale which was written for the video and not for the audio applies to both.
+        ``blocks`` are the numbers, from 0, of the transformer blocks that spatio-temporal guidance (stg)
+        perturbs.
         """
         if self.preset is None:
             # Without a preset the audio follows the scales that are written for the video.
@@ -114,7 +115,7 @@ class GuidanceOptions:
 
 
 def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) -> GuidanceFields:
-    """Remove the guidance options from ``explicit`` and return the fields of a request that they stand for.
+    """Remove the guidance options from ``explicit`` and return them as keywords of :class:`Request`.
 
     ``explicit`` are the options that the user wrote, by name. Raises ValueError for values out of range, and
     for ``--steps`` with a preset whose schedule is fixed.
@@ -164,10 +165,11 @@ def _preset_fields(preset: Preset, explicit: Mapping[str, Any]) -> GuidanceField
 
 
 def _stage2_fields(explicit: MutableMapping[str, Any]) -> GuidanceFields:
-    """Remove ``--stage2-preset`` from ``explicit``, and return its sampler and noise levels as fields.
+    """Remove ``--stage2-preset`` from ``explicit``, and return that preset's sampler and noise levels.
 
-    Those for which the user wrote an option of their own are left out. ``explicit`` are the options that the
-    user wrote, by name.
+    They are the fields ``stage2_sampler`` and ``stage2_sigmas`` of a request. The sampler is left out if
+    ``--stage2-sampler`` was written, the noise levels if ``--stage2-sigmas`` was. ``explicit`` are the
+    options that the user wrote, by name. Returns {} without ``--stage2-preset``.
     """
     fields: GuidanceFields = {}
     name = explicit.pop("stage2_preset", None)

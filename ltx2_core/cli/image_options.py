@@ -15,10 +15,11 @@ _SUFFIX = re.compile(r"\.[a-z]\w*$", re.IGNORECASE)
 
 
 def image_fields(explicit: MutableMapping[str, Any]) -> RequestFields:
-    """Remove --image and --keyframe from ``explicit`` and return the fields of a request that they stand for.
+    """Remove --image and --keyframe from ``explicit`` and return them as keywords of :class:`Request`.
 
-    ``explicit`` are the options that the user wrote, by name. Raises ValueError for text that cannot be
-    parsed, and for two images that name no frame.
+    They become ``image``, ``image_strength`` and ``images``. ``explicit`` are the options that the user
+    wrote, by name. Raises ValueError for text that cannot be parsed, for two images that name no frame, and
+    if the strength of the first image is above 1 or is set twice.
     """
     fields: RequestFields = {}
     guides: list[ImageAt] = []
@@ -106,9 +107,9 @@ def _split(text: str) -> tuple[str, float]:
 
 
 def _made(flag: str, text: str, make: Callable[[], T]) -> T:
-    """Return ``make()``, but raise its ValueError again with the option as the user wrote it in front.
+    """Return ``make()``; a ValueError of it is raised again with ``flag`` and ``text`` before its message.
 
-    ``flag`` is the option, ``text`` its value.
+    ``flag`` is the option, ``text`` its value as the user wrote it.
     """
     try:
         return make()

@@ -1,4 +1,4 @@
-"""The command ``ltx2 inspect``: shows what a model file or folder contains, reading headers only."""
+"""The command ``ltx2 inspect``: prints what a model file or folder contains, reading headers only."""
 
 from __future__ import annotations
 

@@ -37,12 +37,12 @@ _WINDOWS: Final[Mapping[str, str]] = {
 
 @command("long")
 def long(chosen: Chosen) -> None:
-    """Generate a clip of any length, window by window, with memory that does not grow with it."""
+    """Generate a clip of any length, window by window; memory does not grow with the length."""
     run_long(chosen)
 
 
 def run_long(chosen: Chosen) -> None:
-    """Run ``ltx2 long``: generate or repeat a long clip, or with ``--dry-run`` print its plan."""
+    """Generate a long clip, or repeat that of ``--from-file``; with ``--dry-run`` only print its plan."""
     from ..out_of_memory import is_out_of_memory
 
     try:
@@ -96,7 +96,7 @@ def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | No
     from .values import request_fields
 
     fields = request_fields(chosen, pipeline)
-    # A request with it needs latents, which only windows have: LongVideo takes it to them.
+    # A request with ``denoise`` needs latents, which only the windows have: LongVideo passes it to them.
     fields.pop("denoise", None)
     source: Path | None = chosen["source"]
     if recorded is None:

@@ -35,7 +35,7 @@ SUBCOMMANDS = {
     "train": ("ltx2_core.cli.train:train", "Train models, such as the tiny LTX-2 that ships."),
     "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),
 }
-"""Name -> (module:function, help)."""
+"""Name of a subcommand -> (module:function, its line in the help)."""
 
 
 class LazyGroup(click.Group):

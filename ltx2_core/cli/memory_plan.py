@@ -45,7 +45,11 @@ def plan(chosen: Chosen) -> None:
 
 
 def _clips(chosen: Chosen) -> list[ClipPlan]:
-    """Plan the size and length of each sampling stage; the model's recipe fills in what the user left out."""
+    """Plan the size and length of each sampling stage.
+
+    What the user left out is that of the recipe of --model, also for a plan of --checkpoint files. Raises
+    ValueError for ``--seconds auto`` and for sizes and lengths that cannot be planned.
+    """
     from ..run.recipes import recipe_for
     from ..shapes import AUTO, Snap, plan_clip
 
@@ -69,9 +73,10 @@ def _clips(chosen: Chosen) -> list[ClipPlan]:
 
 
 def _budgets(texts: Sequence[str]) -> list[int]:
-    """Parse GPU memory sizes, such as "24GB", to bytes.
+    """Parse sizes of GPU memory, such as "24GB", to bytes.
 
-    If there are none, return the free memory of the GPU, or some common sizes if there is no GPU.
+    For empty ``texts`` return the free memory of the GPU, or if there is no GPU the common sizes from 8 to
+    80 GB.
     """
     import torch
 
@@ -86,9 +91,10 @@ def _budgets(texts: Sequence[str]) -> list[int]:
 
 
 def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """Return a function from a budget in bytes to the memory plan of a released model, whose sizes are known.
+    """Return a function that takes a budget in bytes and plans the memory of the released --model.
 
-    ``clips`` are the plans of size and length of each sampling stage.
+    The sizes of its networks are known, so that no file is read except that of --video-decoder. ``clips`` are
+    the plans of size and length of each sampling stage.
     """
     from ..memory import plan_memory, released_size
     from .values import DTYPES
@@ -117,7 +123,7 @@ def _with_decoder(size: ModelSize, path: str, dtype: torch.dtype) -> ModelSize:
 
 
 def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """Return a function from a budget in bytes to the memory plan of the user's model files.
+    """Return a function that takes a budget in bytes and plans the memory of the user's model files.
 
     Sizes are read from the headers of the files. ``clips`` are the plans of size and length of each sampling
     stage.

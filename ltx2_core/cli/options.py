@@ -39,7 +39,7 @@ class PathType(click.Path):
 
 
 class NumberOrWord(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click only
-    """The click type of a number in whose place one of some words may stand."""
+    """The click type of an option that is a number or one of ``words``, such as "auto"."""
 
     name = "float"
 
@@ -62,8 +62,8 @@ TYPES: Mapping[str, click.ParamType] = {  # type: ignore[type-arg]  # generic in
 class Chosen:
     """The options of one call of a command.
 
-    ``explicit`` has the values that the user wrote, by option name; ``chosen[name]`` also gives the defaults
-    of the others.
+    ``explicit`` has the values that the user wrote, by option name. ``chosen[name]`` is the value that the
+    user wrote, or else the default of the option.
     """
 
     command: str
@@ -136,13 +136,13 @@ def command(name: str, *, argument: str | None = None) -> Callable[[Callable[[Ch
 
 
 _BARE = "bare_path"
-"""The parameter of a path that is written without a flag."""
+"""Name of the click parameter for a path that is written without a flag."""
 
 
 def _parameter(option: Option, command: str) -> click.Option:
     """Make the click option of the command ``command`` for ``option``, an entry of the table of options.
 
-    Its click default is None, so that an option which the user wrote can be told from one left out.
+    click is told no default, so that an option which the user wrote can be told from one that was left out.
     """
     kind = click.Choice(option.choices) if option.choices else TYPES.get(option.kind)
     if option.words:
@@ -165,8 +165,8 @@ def _parameter(option: Option, command: str) -> click.Option:
 def _checked(option: Option, value: Any, ctx: click.Context, param: click.Parameter) -> Any:
     """Return ``value`` if ``option`` allows it; raises click's usage error that names the flag if not.
 
-    ``ctx`` and ``param`` are click's, for the error. None, for an option that is left out, is returned
-    unchanged.
+    ``ctx`` and ``param`` are click's, for the error. The value of an option that is left out, None, is
+    returned unchanged, but a required option must not be left out.
     """
     # click takes an explicit default of None for a value.
     if value is None and option.required:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
-    """Print the source and the plan of an edit, then size, sigmas and memory of its sampling run.
+    """Print the source and the plan of an edit, then the plan of its sampling run (see :func:`print_plan`).
 
     ``plan`` is None for an edit that generates audio alone. ``request`` is that of the sampling run.
     """
@@ -75,9 +75,10 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen:
 def print_plan(
     pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage], *, name: str = "clip"
 ) -> None:
-    """Print size, tokens, sigmas and predicted peak memory of a sampling run; no weights are loaded.
+    """Print what a run would do: size, seed, files, inputs, and tokens, sigmas and memory of each stage.
 
-    ``stages`` are the sampling stages of ``request``. ``name`` is the label of the first line.
+    No weights are loaded. ``stages`` are the sampling stages of ``request``. ``name`` is the label of the
+    first line.
     """
     for line in _clip_lines(pipeline, request, stages, name):
         click.echo(line)
@@ -122,7 +123,7 @@ def _stage_lines(index: int, stage: Stage, *, video: bool) -> Iterator[str]:
 
 
 def _memory_lines(pipeline: LTX2Pipeline, request: Request, stages: Sequence[Stage]) -> Iterator[str]:
-    """Yield lines on the memory of each stage, or on the plan within the budget of ``pipeline``."""
+    """Yield lines on the predicted memory of each stage, or on the memory plan if there is a budget."""
     if pipeline.speed.keep_text_keys:
         cached = pipeline.text_keys_bytes(stages)
         unless = "nothing, as those of this model depend on the noise level"
@@ -144,7 +145,7 @@ def _memory_lines(pipeline: LTX2Pipeline, request: Request, stages: Sequence[Sta
 
 
 def _length_notes(request: Request, stages: Sequence[Stage]) -> Iterator[str]:
-    """Yield lines on a length that is predicted later, a rate that is doubled, and each rounded value."""
+    """Yield lines on a length that is predicted later, a frame rate that is doubled, and rounded values."""
     if request.size.auto:
         yield "length auto: predicted from the prompt in the run; planned here as above"
     if request.staging.pipeline is not None:
@@ -209,7 +210,7 @@ def _schedule(pipeline: LTX2Pipeline, request: Request, stage: Stage) -> str:
 
 
 def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
-    """A line with the values that the recipe of the checkpoint filled in, and the recipe's name."""
+    """A line with the values that the checkpoint's recipe (default settings) filled in, and its name."""
     recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
     resolved, chosen = request.with_recipe(recipe)
     # The negative prompt is long, and the crf has an effect with an image alone.
@@ -223,7 +224,7 @@ def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
 
 
 def _scales_text(recipe: Recipe) -> str:
-    """List the guidance scales of ``recipe`` that both streams share: "stg 1 in block 28, modality 3"."""
+    """List the guidance scales of ``recipe`` that video and audio share, such as "stg 1 in block 28, ..."."""
     blocks = ", ".join(map(str, recipe.stg_blocks))
     return f"stg {recipe.stg:g} in block {blocks}, modality {recipe.modality:g}, rescale {recipe.rescale:g}"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MAX_BYTES = 2**20
-"""The largest file of prompts: a day of a prompt each second."""
+"""The largest size in bytes of a file of prompts: 1 MiB."""
 
 
 def read_text(file: Path, option: str) -> str:

@@ -54,7 +54,7 @@ _REPLACES = {
 """Field of a request that the user changes -> the recorded fields that it replaces."""
 
 _SIZE = frozenset({"width", "height", "num_frames", "seconds", "fps", "snap", "video"})
-"""Fields that the source of an edit decides."""
+"""Fields of a request that the source of an edit decides."""
 
 
 def settings_of(path: Path) -> ParsedJson:
@@ -89,11 +89,12 @@ def check_command(settings: ParsedJson, command: str, path: Path) -> None:
 def open_recorded(
     chosen: Chosen, settings: ParsedJson | None, execution: Execution | None = None
 ) -> LTX2Pipeline:
-    """Open the pipeline for a call, with the number format and numerics of ``settings``.
+    """Open the pipeline of a call, with the number format and numerics that ``settings`` record.
 
     ``settings`` are those of the file of ``--from-file``, None without that option; options that the user
-    wrote replace them. ``execution`` is the device, memory and kernels to use; None is what the options say.
-    Raises ValueError if the settings have LoRAs and the user named none.
+    wrote replace them. ``execution`` says how to run (device, number format, memory, kernels); None makes it
+    from the options. A line is printed on stderr if the checkpoints have other names than the recorded ones.
+    Raises ValueError if LoRAs are recorded and the user named none.
     """
     import click
 
@@ -113,7 +114,7 @@ def open_recorded(
 def repeated_request(settings: ParsedJson, changes: Mapping[str, Any]) -> Request:
     """Return the request recorded in ``settings``, with the fields in ``changes`` replaced.
 
-    A recorded field that contradicts a change is dropped: for example steps, if sigmas are changed. Raises
+    A recorded field that contradicts a change is left out: for example steps, if sigmas are changed. Raises
     ValueError for an input file that is gone or has changed.
     """
     recorded = _without(_with_files(settings, changes), changes)
@@ -130,7 +131,8 @@ def repeated_request(settings: ParsedJson, changes: Mapping[str, Any]) -> Reques
 class RecordedEdit:
     """An edit of a video, as recorded in a file.
 
-    ``own`` are the arguments that only this kind of edit has; ``fields`` are fields of a request.
+    ``source`` is the video that was edited. ``own`` are the arguments that only this kind of edit has, such
+    as regions; ``fields`` are the keywords of its request, without the prompt.
     """
 
     prompt: str
@@ -141,7 +143,12 @@ class RecordedEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedLong:
-    """A long clip, as recorded in a file: its prompts, source, windows, and fields of its request."""
+    """A long clip, as recorded in a file.
+
+    ``prompts`` are its prompts with their times, ``source`` is its control video (None without one),
+    ``windows`` are the keywords of :class:`LongVideo` that divide it into windows, and ``fields`` are the
+    keywords of its request, without the prompt.
+    """
 
     prompts: PromptSchedule
     source: Path | None
@@ -150,10 +157,11 @@ class RecordedLong:
 
 
 def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedEdit:
-    """Return the edit recorded in ``settings``, without the request fields that are in ``changes``.
+    """Return the edit recorded in ``settings``, for a call that replaces the request fields in ``changes``.
 
-    ``source`` is a video that replaces the recorded source; None takes the recorded one. Raises ValueError
-    for a recorded source that was in memory, is gone or has changed.
+    The ``fields`` of the result lack those in ``changes``, those that contradict them, and size and frame
+    rate, which the source decides. ``source`` is a video that replaces the recorded source; None takes the
+    recorded one. Raises ValueError for a recorded source that was in memory, is gone or has changed.
     """
     fields = _named_fields(settings, {*changes, *_SIZE})
     return RecordedEdit(
@@ -165,11 +173,12 @@ def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
 
 
 def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedLong:
-    """Return the long clip recorded in ``settings``, without the request fields that are in ``changes``.
+    """Return the long clip recorded in ``settings``, for a call that replaces request fields by ``changes``.
 
-    ``source`` is a video that replaces the recorded source; None takes the recorded one, if there is one. The
-    ``fields`` of the result include the images that guide the clip at a frame, if ``changes`` has no others.
-    Raises ValueError for such an image or a source that is needed and was in memory, is gone or has changed.
+    The ``fields`` of the result lack those in ``changes`` and those that contradict them. They include the
+    images that guide the clip at a frame, unless ``changes`` has images. ``source`` is a video that replaces
+    the recorded source; None takes the recorded one, if there is one. Raises ValueError for an image or a
+    source that is used and was in memory, is gone or has changed.
     """
     frames, overlap, strength, adain = settings["window"]
     windows: WindowArguments = {
@@ -257,9 +266,10 @@ def _without(request: ParsedJson, changes: Iterable[str]) -> JsonObject:
 
 
 def _named_fields(settings: ParsedJson, changes: set[str]) -> RequestOptions:
-    """Return the recorded request fields that the user of that run had set, not those of the recipe.
+    """Return the recorded request fields whose values the user of that run chose, and not the recipe.
 
-    Fields named in ``changes``, or contradicted by one of them, are left out.
+    Fields named in ``changes``, or contradicted by one of them, are left out, and so are ``prompt``,
+    ``source_clip`` and ``denoise``, which are arguments of the edit or long clip.
     """
     chosen = {*settings.get("recipe", {}).get("chose", ())}
     recorded = _without(_with_files(settings, changes), changes)
@@ -282,7 +292,7 @@ def _source(settings: ParsedJson) -> Path:
 
 
 def _own_arguments(settings: ParsedJson) -> EditArguments:
-    """Return the recorded arguments that only this kind of edit has, such as the regions of a retake."""
+    """Return the recorded arguments of the edit in ``settings`` that only its kind has, such as regions."""
     own = dict(settings[next(key for key in _EDITS if key in settings)])
     # The record has frames, in whatever unit the user wrote the length.
     if "new_frames" in own:

@@ -86,8 +86,9 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output, doubler: Check
 class EditRun:
     """One edit from the command line.
 
-    ``kind`` is one of :data:`EditKind`; "audio" is audio alone, which has no source. ``own`` are the
-    arguments that only this kind of edit has, such as regions; ``fields`` are fields of a request.
+    ``kind`` is one of :data:`EditKind`; "audio" is audio alone, for which ``source``, the video to edit, is
+    None. ``own`` are the arguments that only this kind of edit has, such as regions; ``fields`` are the
+    keywords of its request, without the prompt.
     """
 
     kind: EditKind
@@ -99,13 +100,13 @@ class EditRun:
     def task(self, fields: Mapping[str, Any] | None = None) -> EditTask:
         """Return the edit as a task that can be run, or stored as JSON.
 
-        ``fields`` replace all fields of its request; None leaves them as they are.
+        ``fields`` are used in place of all its request fields; None uses those of this object.
         """
         options = {**(self.fields if fields is None else fields), **self.own}
         return EditTask(kind=self.kind, prompt=self.prompt, source=self.source, options=options)
 
     def settings(self) -> JsonObject:
-        """The edit as JSON values, which :func:`_task_of` converts back."""
+        """The edit as JSON values, which :func:`_task_of` converts back to a task."""
         plain = Request(prompt=self.prompt, **self.fields).settings()
         task = self.task({name: plain[name] for name in self.fields})
         return {**task.settings(), "fields": sorted(self.fields)}
@@ -146,11 +147,12 @@ def _command(kind: EditKind) -> str:
 
 @contextmanager
 def _window_folders(edit: EditRun, output: Output, saved: list[Path]) -> Iterator[EditArguments]:
-    """A context that yields the arguments of ``edit`` with the folders for its finished windows.
+    """A context that yields the arguments ``folder`` and ``spare`` for an edit that is sampled in windows.
 
-    Windows are the parts in which the audio of a long video is sampled; for other edits nothing is yielded
-    but {}. ``output`` is where the result is written. If the block fails, a line says how to continue from
-    the windows, unless ``saved``, the files with latents of the whole run, has an entry by then.
+    Windows are the parts in which the audio of a long video is sampled; finished ones are saved in these
+    folders. For other edits than "sound", {} is yielded. ``output`` is where the result is written. If the
+    block fails, a line says how to continue from the windows, unless ``saved``, the list of files with
+    latents of the whole run, has an entry by then.
     """
     if edit.kind != "sound":
         yield {}
@@ -248,8 +250,9 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
 def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
     """A context that yields a list, to which the caller adds the paths of the latents that it has stored.
 
-    If the block succeeds these files are deleted; if it fails, the line that tells how to resume ``ltx2
-    command`` is printed on stderr.
+    If the block succeeds, these files are deleted. If it fails, a line on stderr says how to decode them with
+    ``--resume`` of the command called ``command``. Errors for lack of memory are raised again as click
+    exceptions, which end the command with one line.
     """
     saved: list[Path] = []
     try:
@@ -273,7 +276,7 @@ def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
 
 
 def _memory_ran_out(error: BaseException) -> str:
-    """The error message, one line, for a lack of memory while decoding."""
+    """The line that a command ends with if memory ran out, raised as ``error``, after sampling."""
     return str(error) if isinstance(error, OutOfMemory) else f"memory ran out while decoding: {error}"
 
 
@@ -310,7 +313,7 @@ def _save_latents(
 
 
 def _save(generation: Generation, output: Output, bar: JobBar, checks: ImageChecks | None = None) -> None:
-    """Write the sampled clip to ``output``; ``checks``, if not None, measure its frames on the way."""
+    """Decode the sampled clip and write it to ``output``; ``checks``, if not None, measure its frames."""
     clip = generation.as_clip()
     if checks is not None and clip.frames is not None:
         clip = replace(clip, frames=checks.watching(clip.frames))
@@ -326,9 +329,10 @@ def _save_edit(
     bar: JobBar,
     pipeline: LTX2Pipeline,
 ) -> Clip:
-    """Save an edit, or a waveform with its rate in Hz if the edit makes audio alone.
+    """Write an edit to ``output``, or if it is audio alone (waveform (channels, samples), rate in Hz).
 
-    ``generation`` is the sampled clip of the edit. Returns the clip that was written.
+    ``generation`` is the sampled clip of the edit, whose settings are stored with audio alone. Returns the
+    clip that was written.
     """
     timed = pipeline.networks.clock.timed
     if isinstance(made, Edit):
@@ -345,7 +349,7 @@ def _embedded(pipeline: LTX2Pipeline) -> bool:
 
 
 def show(bar: Any, progress: Progress) -> None:
-    """Draw a sampling step on a tqdm bar; the bar starts again from 0 for each stage."""
+    """Draw the report ``progress`` on a tqdm bar of steps, which starts again from 0 for each stage."""
     # One bar serves all stages; the second test notices a stage of the same name that starts again.
     if bar.desc != f"{progress.stage}: " or progress.step < bar.n:
         bar.set_description(progress.stage, refresh=False)

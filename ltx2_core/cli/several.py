@@ -28,10 +28,10 @@ from .values import Output
 
 # A typo such as 1-80000 would otherwise sample for days.
 MOST: Final = 1000
-"""Clips of one call."""
+"""The largest number of clips of one call."""
 SHEET_FRAMES: Final = 5
 MOST_LETTERS: Final = 200
-"""Letters of a prompt by which a clip is named."""
+"""How many characters of its prompt name a clip."""
 DECODERS: Final = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
 
 
@@ -48,9 +48,9 @@ class Job:
 
 
 def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
-    """Make one job for each prompt of --prompts-file and each seed of --seeds; none without these options.
+    """Make one job for each prompt of --prompts-file and each seed of --seeds; () without these options.
 
-    ``request`` has everything that the clips share. All seeds of the first prompt come first. Raises
+    ``request`` has everything that the clips share. All seeds of a prompt follow each other. Raises
     ValueError for text that cannot be parsed, and for more than ``MOST`` clips.
     """
     if chosen["prompts_file"] is None and chosen["seeds"] is None:
@@ -79,7 +79,7 @@ def several_jobs(chosen: Chosen, request: Request) -> tuple[Job, ...]:
 
 
 def _start_of(prompt: str) -> str:
-    """A prompt of at most ``MOST_LETTERS`` letters, or the start of a longer one."""
+    """``prompt``, cut to ``MOST_LETTERS`` characters and "..." if it is longer."""
     return prompt if len(prompt) <= MOST_LETTERS else f"{prompt[:MOST_LETTERS]}..."
 
 
@@ -123,8 +123,8 @@ def run_several(
     """Sample all clips, then decode and save each.
 
     The latents of a clip are stored on disk until its file is written. With ``sheet`` a contact sheet is
-    written too, an image with frames of all clips. ``writes`` is False in processes that only help to sample:
-    they write no file.
+    written too, an image with frames of all clips. ``writes`` is False in every process of several but the
+    first: such a process takes part in sampling and writes no file.
     """
     requests = [job.request for job in jobs]
     if not writes:
@@ -190,8 +190,8 @@ def _on_frames(bar: Any, name: str) -> Any:
 def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
     """A context that yields two tqdm bars: one for all clips, and one for the current part of a clip.
 
-    The first counts each of the ``count`` clips twice: when it is sampled and when it is written. With
-    ``quiet`` nothing is drawn and the second is None.
+    The bar for all clips counts each of the ``count`` clips twice: when it is sampled and when it is written.
+    With ``quiet`` nothing is drawn, and the other bar is None.
     """
     with (
         tqdm(total=2 * count, desc="all clips", unit="half", file=sys.stderr, disable=quiet) as whole,

@@ -44,7 +44,7 @@ def stopping() -> Iterator[None]:
 
 
 def _take_over() -> dict[int, signal.Handlers]:
-    """Install a handler that raises :class:`Stopped` for SIGTERM and SIGHUP, where they have no handler yet.
+    """Install a handler that raises :class:`Stopped` for SIGTERM and SIGHUP, if theirs is the default one.
 
     Returns a dict: number of a signal -> its previous handler.
     """

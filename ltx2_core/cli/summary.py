@@ -84,7 +84,7 @@ def file_bytes(destination: Destination) -> int | None:
 
 
 def size_text(size: int) -> str:
-    """Format a size in bytes, such as "84 kB"."""
+    """A size in bytes as text with a unit of 1000, 10**6 or 10**9 bytes, such as "84 kB"."""
     for unit, factor in (("GB", 10**9), ("MB", 10**6)):
         if size >= factor:
             return f"{size / factor:.1f} {unit}"

@@ -121,13 +121,14 @@ def _stages(generation: str) -> tuple[str, ...]:
     "--from",
     "models",
     type=click.Path(path_type=Path, exists=True, file_okay=False),
-    help="Model folders of a trained set of 2.3: --stage starts from its weights, others reuse its files.",
+    help="Folder of a trained set of 2.3 to start from. With --generation 2.3, --stage names what trains "
+    "further; the other networks are reused.",
 )
 @click.option(
     "--max-minutes",
     type=Minutes(min=0, min_open=True),
     default=math.inf,
-    help="Save and stop after so many minutes.",
+    help="Save and stop after this many minutes.",
 )
 @click.option("--threads", type=click.IntRange(1, 1024), help="Number of CPU threads [default: all cores].")
 @click.option("--device", default="cpu", show_default=True, help="Device of gradient steps: cpu or cuda.")
@@ -162,7 +163,7 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
     only_list: bool,
     quiet: bool,
 ) -> None:
-    """Train the tiny LTX-2 of the synthetic world: 2.3 from new weights, 2.5 from a set of 2.3.
+    """Train the tiny LTX-2 of this package: 2.3 from random weights, 2.5 from a trained set of 2.3.
 
     Stages run in order and are skipped if their output exists, so the same command resumes a stopped run. The
     models are written to OUT/models, laid out like ComfyUI's folders, and loss curves to OUT/state.
@@ -212,7 +213,10 @@ def tiny(  # noqa: PLR0913 click passes one argument for each option
 
 
 def _base(generation: str, models: Path | None) -> TinySet | None:
-    """The set of 2.3 that a training of 2.5 continues, in ``models``; by default the embedded one."""
+    """The trained set of 2.3 that a training of 2.5 starts from; None for a training of 2.3.
+
+    It is in the folder ``models``; None is the embedded set.
+    """
     from ..tiny import embedded_set
     from ..tiny.write import TinySet
 
@@ -222,9 +226,10 @@ def _base(generation: str, models: Path | None) -> TinySet | None:
 
 
 def _start(run: Run, models: Path | None, stages: tuple[str, ...]) -> None:
-    """Copy the networks that ``run`` starts from into its folder, if it starts from a set.
+    """If ``run`` starts from a trained set, copy the networks of that set into the folder of the run.
 
-    ``models`` is the folder of that set, if the user named one; ``stages`` are the stages that were named.
+    A run of 2.5 always does; a run of 2.3 does if the user named ``models``, the folder of a set. In a run of
+    2.3 the networks of ``stages``, which the user named, train further, and all others count as finished.
     """
     from ..tiny.write import TinySet
     from ..training.tiny.start import start_continued_from, start_from
@@ -236,7 +241,10 @@ def _start(run: Run, models: Path | None, stages: tuple[str, ...]) -> None:
 
 
 def _scale(generation: str, name: str) -> Scale:
-    """The sizes and numbers of steps ``name`` for a generation; raises a usage error if it has none."""
+    """The scale (network sizes and numbers of training steps) called ``name`` for a model generation.
+
+    Raises click's usage error if this generation has no such scale.
+    """
     from ..training.tiny.continued_scales import CONTINUED_SCALES
     from ..training.tiny.scales import SCALES
 
@@ -262,9 +270,9 @@ def _device(name: str) -> torch.device:
 
 
 def _show_stages(run: Any, stages: tuple[str, ...]) -> None:
-    """Print for each training stage the expected and the spent minutes, and whether it is done.
+    """Print a line for each training stage: expected minutes, minutes spent so far, and whether it is done.
 
-    ``run`` is the training run. ``stages`` are names; an empty tuple stands for all.
+    ``run`` is the training run. ``stages`` are names of stages; () stands for all.
     """
     from ..training.tiny.stages import tables
 

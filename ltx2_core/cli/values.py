@@ -48,10 +48,10 @@ _EXECUTION = (
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """Where the result of a command is written, how it is encoded, and whether progress is shown.
+    """Where the result of a command is written, how it is encoded, and whether progress is printed.
 
-    ``resume`` says that saved latents are decoded. ``container`` is the kind of file for stdout, None for the
-    default.
+    ``quiet`` prints no progress. ``resume`` says that saved latents of an earlier run are decoded.
+    ``container`` is the kind of file for stdout; None is the default, MP4.
     """
 
     path: Path
@@ -104,7 +104,7 @@ class Output:
         return Destination.of(self.text, self.container, hdr=self.encoding.hdr is not None)
 
     def of_space(self, hdr: str | None) -> Output:
-        """Return a copy that encodes a clip of the HDR colour space ``hdr``, or for None an SDR clip."""
+        """Return a copy for a clip of the HDR colour space ``hdr``; None is an SDR clip."""
         return replace(self, encoding=replace(self.encoding, hdr=hdr))
 
     @property
@@ -114,10 +114,10 @@ class Output:
         return None if destination.is_stdout else str(destination.shown.resolve())
 
     def check(self, *, audio_alone: bool = False) -> None:
-        """Check that the path can be written with the chosen encoding; prints what the file will not contain.
+        """Check that the path can be written with the chosen encoding.
 
-        ``audio_alone`` is for runs without video. Raises what :meth:`Destination.check` and
-        :func:`check_encoding` raise.
+        Prints on stderr what the file will not contain, such as audio. ``audio_alone`` is for runs without
+        video. Raises what :meth:`Destination.check` and :func:`check_encoding` raise.
         """
         destination = self.destination
         if audio_alone:
@@ -146,7 +146,8 @@ def execution_of(
     """Make the execution (device, number format, memory, kernels) from the options of a call.
 
     ``device`` and ``dtype`` replace the options of these names if they are not None. ``processes`` is the
-    place of this process among those that share the work; None is for one process.
+    place of this process among those that share the work; None is for one process. Raises ValueError that
+    names the flag.
     """
     with naming("--device"):
         place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
@@ -166,7 +167,7 @@ def execution_of(
 def open_pipeline(
     chosen: Chosen, execution: Execution | None = None, *, numerics: Numerics | None = None
 ) -> LTX2Pipeline:
-    """Open a pipeline of the model files that the user named, by default of the package's tiny model.
+    """Open a pipeline of the model files that the user named, or without a checkpoint of the tiny model set.
 
     ``execution`` and ``numerics`` replace those that the options describe if they are not None.
     """
@@ -213,7 +214,7 @@ def naming(flag: str) -> Iterator[None]:
 
 
 def parse_lora(text: str) -> LoraSpec:
-    """Parse ``FILE[:STRENGTH[:AUDIO_STRENGTH]]`` to a LoRA with its strengths.
+    """Parse ``FILE[:STRENGTH[:AUDIO_STRENGTH]]`` to the path of a LoRA with its strengths.
 
     STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by default STRENGTH. A colon with no
     number after it is part of the file's name.
@@ -225,7 +226,7 @@ def parse_lora(text: str) -> LoraSpec:
 
 
 def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
-    """Split ``FILE:1:0.5`` to ("FILE", [1.0, 0.5]): a file name and at most ``most`` numbers after it."""
+    """Split at most ``most`` numbers from the end of a text: ``FILE:1:0.5`` -> ("FILE", [1.0, 0.5])."""
     path, numbers = text, list[float]()
     while len(numbers) < most:
         # The colon of a Windows drive belongs to the name, since no number follows it.
@@ -245,8 +246,8 @@ def split_numbers(text: str, most: int) -> tuple[str, list[float]]:
 def parse_cache(text: str) -> StepCache:
     """Parse ``KIND`` or ``KIND:THRESHOLD``, the value of --cache, to a step cache.
 
-    KIND is "first_block" or "timestep", and THRESHOLD, 0.1 by default, is how much change is ignored. Raises
-    ValueError for other text.
+    KIND is "first_block" or "timestep" (see :class:`StepCache`), and THRESHOLD, 0.1 by default, is the
+    relative change up to which results are reused. Raises ValueError for other text.
     """
     kind, _, threshold = text.partition(":")
     try:
@@ -298,9 +299,10 @@ _READERS: Mapping[str, Any] = {
 
 
 def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> RequestFields:
-    """Convert the options that the user wrote to keywords of :class:`Request`, for the model of ``pipeline``.
+    """Convert the options that the user wrote to keywords of :class:`Request`.
 
-    Raises ValueError for values that cannot be parsed and for options that contradict each other.
+    If some guidance options are written, the others are filled in from the recipe of ``pipeline``. Raises
+    ValueError for values that cannot be parsed and for options that contradict each other.
     """
     from .guidance import guidance_fields
 

@@ -1,4 +1,4 @@
-"""The folder of finished windows (parts) of a long run: kept until the run's file is written.
+"""The folder in which finished windows (parts) of a long run are saved until the run's file is written.
 
 If the run fails, a line names the folder.
 """
@@ -21,12 +21,13 @@ from .values import Output
 def windows_until_written(
     output: Output, *, again: str, fresh: bool = False, saved: Sequence[Path] = ()
 ) -> Iterator[Path]:
-    """A context with the folder for the windows (parts) of the clip that is written to ``output``.
+    """A context that yields the folder for finished windows (parts) of the clip written to ``output``.
 
-    The folder is deleted when the block succeeds. ``fresh`` deletes what an earlier run left there. If the
-    block fails and windows are there, a line says where and that the command ``again`` continues the run;
-    this line is left out if ``saved``, the files with latents of the whole run, is not empty by then. Raises
-    ValueError if another run writes to the same folder.
+    ``fresh`` first deletes what an earlier run left there. The folder, and that of :func:`spare_windows`, is
+    deleted if the block succeeds. If the block fails and windows are saved, a line on stderr names the folder
+    and says that ``again``, words such as "the same command", continues the run; the line is left out if
+    ``saved``, the files with latents of the whole run, is not empty by then. Raises ValueError if another run
+    writes to the same folder.
     """
     own, spare = saved_windows(output.text), spare_windows(output)
     prune_saved(private_folder(own.parent))
@@ -51,9 +52,9 @@ def windows_until_written(
 
 
 def spare_windows(output: Output) -> Path | None:
-    """The folder next to the output for finished windows (parts of a long run) if their own disk is full.
+    """The folder next to the output for finished windows (parts of a long run), if their usual disk is full.
 
-    Returns None if the output is stdout, next to which there is no folder.
+    None if the output is stdout.
     """
     path = output.destination.path
     return None if output.destination.is_stdout else path.with_name(f".{path.stem}.windows")

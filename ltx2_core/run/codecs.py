@@ -1,4 +1,4 @@
-"""Encodes text, frames and audio to latents and decodes latents, loading only the networks that each needs.
+"""Encodes text, frames and audio for the transformer, and decodes latents; each loads only what it needs.
 
 Letters: B batch, N frames, C channels, S samples, H W pixel rows and columns.
 """
@@ -55,10 +55,10 @@ class Codecs:
     ) -> tuple[TextContext, TextContext | None]:
         """Encode a prompt and a negative prompt to text contexts, the features that the transformer reads.
 
-        Without a negative prompt the second context is None. ``loras`` are merged into the text projection
-        and the connectors, the networks between Gemma and the transformer, for which most LoRAs have no
-        layers; None merges the LoRAs of every stage. ``run`` receives the progress, layer by layer; None
-        reports nothing.
+        Returns (context of the prompt, context of the negative prompt, or None without one), each for one
+        prompt (B = 1). ``loras`` are merged into the text projection and the connectors, the networks between
+        Gemma and the transformer, for which most LoRAs have no layers. None as ``loras`` merges the LoRAs of
+        every stage. ``run`` receives the progress, layer by layer; None reports nothing.
         """
         run = run or Run()
         loras = self.loras if loras is None else loras
@@ -122,11 +122,11 @@ class Codecs:
             )
 
     def upsample(self, latents: AVLatent, *, adain: float = 0.0) -> AVLatent:
-        """Upscale the video latent with the upscaler's network, usually to twice the width and height.
+        """Upscale a normalised video latent by the upscaler, usually to twice its rows and columns.
 
-        The audio latent is returned unchanged. ``adain``, from 0 (off) to 1, says how far the mean and
-        deviation of each channel are brought back to those before upscaling. Raises ValueError for latents
-        without video.
+        The new video latent is float32 and normalised; the audio latent is returned unchanged. ``adain``,
+        from 0 (off) to 1, says how far the mean and deviation of each channel are brought back to those
+        before upscaling. Raises ValueError for latents without video.
         """
         if latents.video is None:
             raise ValueError("there is no video to upscale in these latents")
@@ -155,11 +155,12 @@ class Codecs:
     ) -> Iterator[Tensor]:
         """Decode a normalised latent (1, 128, F, H, W) to chunks of frames (N, 3, 32 H, 32 W) in [-1, 1].
 
-        The latent may also be an iterable of tensors that follow each other along the axis F. The frames
-        equal those of decoding all at once, and memory does not grow with their number. With ``as_bytes``
-        frames are uint8, converted on the device, which copies a quarter of the bytes. ``stop`` is called
-        before each chunk; if it returns True, decoding ends with :class:`Stopped`. The decoder computes in
-        ``dtype``, by default the number format of the run. Raises ValueError if there is no latent.
+        The latent may also be an iterable of tensors that follow each other along the axis F. The chunks
+        together equal the frames of decoding all at once, unless a memory budget requires tiles that are not
+        exact; memory does not grow with the number of frames. With ``as_bytes`` frames are uint8, converted
+        on the device, so that fewer bytes are copied. ``stop`` is called before each chunk; if it returns
+        True, decoding ends with :class:`Stopped`. The decoder computes in ``dtype``, by default the number
+        format of the run. Raises ValueError for an iterable without a tensor.
         """
         dtype = dtype or self.networks.dtype
         with self.networks.use(Component.VIDEO_DECODER, dtype=dtype) as decoder:

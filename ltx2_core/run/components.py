@@ -65,7 +65,8 @@ class Components(NetworkSizes):
     def holding(self, *components: Component) -> Iterator[None]:
         """A context in which the networks of ``components`` stay loaded between their uses.
 
-        With ``max_memory`` they are offloaded to system memory between their uses. They are freed at the end.
+        With ``max_memory`` they are offloaded to system memory between their uses. At the end of the block
+        they are freed, unless an outer context or ``keep_loaded`` holds them.
         """
         # Contexts may be nested, so that the set before this one is restored and not emptied.
         before, self._holding = self._holding, self._holding | {*components}
@@ -97,7 +98,7 @@ class Components(NetworkSizes):
         The network is on ``device``, by default that of the run, and computes in ``dtype``, by default that
         of the run, or float32 for components that need it. It is freed at the end, unless :meth:`holding` or
         ``keep_loaded`` says that it stays loaded; in another ``dtype`` it is always freed. If the network is
-        already loaded with other LoRAs, only the weights that these and the new ones change are exchanged.
+        still loaded with other LoRAs, only the weights that the old or the new LoRAs change are replaced.
         """
         device = self.device if device is None else device
         # LoRAs without a layer here must not cause an exchange of weights.
@@ -158,7 +159,7 @@ class Components(NetworkSizes):
 
         If ``plan`` says that blocks are streamed, those that do not fit the device are copied there whenever
         they are needed; without a plan (None) all blocks are on the device. ``fused`` holds the compiled
-        kernels with which fp8 layers round their input; None rounds without them.
+        kernels with which fp8 layers round their input; None rounds it by operations of PyTorch.
         """
         streamed = plan is not None and plan.streamed
         device = torch.device("cpu") if streamed or self.fp8_product is not None else None
@@ -242,7 +243,7 @@ class Components(NetworkSizes):
         self.release()
 
     def _place(self, network: nn.Module, device: torch.device) -> None:
-        """Move an offloaded network back to ``device``; without ``max_memory`` nothing is offloaded."""
+        """Move ``network`` to ``device``, if there is a ``max_memory``, for which it may be offloaded."""
         if self.max_memory is not None:
             network.to(device)
 
@@ -251,7 +252,7 @@ class Components(NetworkSizes):
             network.to("cpu")
 
     def release(self) -> None:
-        """Return the memory of freed networks to the device, unless the networks of this run stay on it."""
+        """Return the CUDA memory of freed networks to the device, unless all networks stay loaded on it."""
         # Freed memory stays with PyTorch's allocator, where other processes cannot use it.
         if self.device.type == "cuda" and (self.max_memory is not None or not self.keep_loaded):
             torch.cuda.empty_cache()

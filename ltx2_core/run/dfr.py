@@ -20,30 +20,33 @@ from ..types import AVLatent
 from .stages import Stage
 
 ANCHOR_STRENGTH: Final = 0.95
-"""How much of a keyframe is preserved that guides a temporal round; the rest lets a tile settle its ends."""
+"""How much of a keyframe that guides a temporal round is preserved; the rest may change with its tile."""
 
 Keyframes: TypeAlias = "dict[int, Tensor]"
 """The latents (1, C, 1, H, W) of generated keyframes by the pixel frame of the clip at which they are."""
 
 
 class StageResult(NamedTuple):
-    """The latents of a stage without guides, and the keyframes (1, C, K, H, W) generated next to them."""
+    """The sampled latents of a stage, without guides, and the generated keyframes (1, C, K, H, W)."""
 
     latents: AVLatent
     keyframes: Tensor
 
 
 class DfrNetworks(Protocol):
-    """What runs the networks for the DFR pipeline: the library, or the nodes in ComfyUI."""
+    """The object by which :class:`DfrRun` runs networks: one for the library, one for nodes in ComfyUI."""
 
     def sample(
         self, index: int, stage: Stage, start: AVLatent | None, items: Sequence[Conditioning]
     ) -> StageResult:
-        """Sample ``stage``, number ``index``, with ``items``; ``start`` None is an empty clip."""
+        """Sample ``stage``, number ``index`` from 0, from the latents ``start`` (None: zeros) with noise.
+
+        ``items`` are its conditioning. Returns the latents and the keyframes that the stage generates.
+        """
         ...
 
     def enlarge(self, video: Tensor) -> Tensor:
-        """Upscale a video latent in space, usually to twice its rows and columns."""
+        """Upscale a video latent (1, C, F, H, W) in space, usually to twice its rows and columns."""
         ...
 
     def double_frames(self, video: Tensor) -> Tensor:
@@ -58,8 +61,9 @@ class DfrNetworks(Protocol):
 class DfrRun:
     """One run of the DFR pipeline, whose ``stages`` are those of :func:`.dfr_plan.dfr_stages`.
 
-    ``items`` are the conditioning of the first two stages; ``detail`` is how many times smaller than the clip
-    the reference of the second stage is, None without one.
+    ``items`` are two lists, the conditioning of the first and of the second stage. ``detail`` says that the
+    clip of the first stage is the reference of the second, and how many times smaller than the clip it is
+    there; None is no reference.
     """
 
     def __init__(
@@ -75,9 +79,9 @@ class DfrRun:
         self.detail = detail
 
     def sample(self) -> StageResult:
-        """Sample all stages: latents of the length of the finished clip, and the first stage's keyframes.
+        """Sample all stages; returns the latents of the finished clip and the keyframes of the first stage.
 
-        The audio is that of the first stage.
+        The latents are cut to the length of the finished clip. Their audio is that of the first stage.
         """
         first = self.stages[0]
         items = [*self.items[0], KeyframeSlots(frames=first.keyframes)]
@@ -85,13 +89,17 @@ class DfrRun:
         video, carried = self._full_size(half, keyframes)
         for number in range(1, self.stages[-1].round + 1):
             video, carried = self._round(number, video, carried)
-        # The canvas is padded to whole segments, and its audio is as long.
+        # The stages sample more frames than the clip has, whole segments, and as much audio.
         clip, audio = first.finished, half.audio
         cut = None if audio is None else audio[:, :, : clip.audio_latents]
         return StageResult(AVLatent(video[:, :, : clip.latent_frames], cut), keyframes)
 
     def _full_size(self, half: AVLatent, keyframes: Tensor) -> tuple[Tensor, Keyframes]:
-        """Upscale the result of the first stage and sample the second: returns its video and keyframes."""
+        """Upscale the latents of the first stage and sample the second stage from them.
+
+        ``half`` and ``keyframes`` (1, C, K, H, W) are the result of the first stage. Returns the video
+        (1, C, F, H, W) at full size and its keyframes.
+        """
         stage = self.stages[1]
         assert half.video is not None
         self.networks.report(f"upscale to {stage.clip.width}x{stage.clip.height}")
@@ -107,8 +115,9 @@ class DfrRun:
     def _round(self, number: int, video: Tensor, carried: Keyframes) -> tuple[Tensor, Keyframes]:
         """Double the frame rate of ``video`` (1, C, F, H, W) and sample it again in tiles.
 
-        ``carried`` are the keyframes so far. Returns the video and the keyframes of temporal round
-        ``number``.
+        ``carried`` are its keyframes, ``number`` is that of the temporal round, from 1. Returns the new video
+        (1, C, 2F - 1, H, W) and all its keyframes: those of ``carried`` and those that this round generated,
+        by the frames of the new video.
         """
         self.networks.report(f"double to {self.stages[0].clip.fps * 2**number:g} fps")
         video = self.networks.double_frames(video)
@@ -124,7 +133,7 @@ class DfrRun:
             latents, own = self.networks.sample(index, stage, AVLatent(start, None), items)
             assert latents.video is not None
             parts.append(latents.video[:, :, tile.dropped :])
-            # A tile begins with the last segment of the one before it, whose keyframe counts.
+            # A tile begins with the last segment of the tile before it, whose keyframe there is used.
             made = {**_by_frame(tile.slots, own), **made}
         return torch.cat(parts, dim=2), {**carried, **made}
 
@@ -136,10 +145,11 @@ def _by_frame(frames: Sequence[int], keyframes: Tensor) -> Keyframes:
 def tile_items(
     items: Sequence[Conditioning], video: Tensor, stage: Stage, carried: Keyframes
 ) -> list[Conditioning]:
-    """The conditioning of a tile: images that lie in it, keyframes as guides, keyframes to generate.
+    """The conditioning of the tile that ``stage`` samples: images, guiding keyframes, keyframes to generate.
 
-    ``items`` are the images at the size of the tile, at frames before any doubling. ``video`` (1, C, F, H, W)
-    is the upscaled latent of the tile. ``carried`` are the keyframes of the clip so far.
+    ``items`` are the images of the clip at the size of the tile, at the frames that they have before any
+    doubling; those outside the tile are left out. ``video`` (1, C, F, H, W) is the latent that the tile is
+    sampled from. ``carried`` are the keyframes of the clip, by its frames after this doubling.
     """
     tile = stage.tile
     assert tile is not None

@@ -42,16 +42,16 @@ class Canvas:
         return tuple(range(self.segment, self.padded, self.segment))
 
     def frames_after(self, rounds: int) -> int:
-        """How many frames the finished clip has after ``rounds`` temporal rounds, each of which doubles them.
+        """How many frames the finished clip has after ``rounds`` temporal rounds.
 
-        They are 2N - 1 for N frames, as a frame is put between every two.
+        Each round makes 2N - 1 frames of N: it puts a frame between every two.
         """
         return ((self.frames - 1) << rounds) + 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One of the parts in which a temporal round samples a clip whose frame rate was just doubled.
+    """One of the parts in time in which a temporal round samples a clip whose frame rate was just doubled.
 
     It has the pixel frames ``start`` to ``end``, inclusive. ``anchors`` are the frames of the keyframes that
     guide the tile, ``slots`` those of the keyframes that it generates, in the middle of its segments (the
@@ -71,7 +71,7 @@ class Tile:
 
     @property
     def latent_end(self) -> int:
-        """The number of the latent frame after the last one of this tile."""
+        """The number of the latent frame after the last one of this tile, counted in the whole clip."""
         return self.end // TEMPORAL_SCALE + 1
 
 
@@ -87,10 +87,10 @@ def plan_canvas(frames: int) -> Canvas:
 
 
 def anchors_after(keyframes: Sequence[int], slots: Sequence[int] = ()) -> tuple[int, ...]:
-    """The frames at which all keyframes of a clip stand once its frame rate is doubled, ascending.
+    """The pixel frames of all keyframes of a clip after its frame rate is doubled, ascending.
 
-    ``keyframes`` are those that the clip had before the last temporal round, and ``slots`` those that this
-    round generated between them, both as pixel frames of the clip before doubling: frame n becomes 2n.
+    Both arguments are pixel frames of the clip before it is doubled; frame n becomes 2n. ``slots`` are the
+    keyframes that the last temporal round generated, ``keyframes`` all others.
     """
     return tuple(sorted(2 * frame for frame in {*keyframes, *slots}))
 
@@ -98,11 +98,11 @@ def anchors_after(keyframes: Sequence[int], slots: Sequence[int] = ()) -> tuple[
 def plan_tiles(anchors: Sequence[int], number: int) -> tuple[Tile, ...]:
     """Plan the tiles in which temporal round ``number`` (1 is the first) samples a clip.
 
-    A round doubles the clip's frame rate, and by the official pipeline has twice as many tiles as the one
-    before it: 2 ** ``number``. ``anchors`` are the keyframes as pixel frames of the doubled clip, ascending;
-    frame 0 is not among them, the last frame is. The segments between 0 and all anchors are shared among the
-    tiles, larger shares first; with fewer segments than tiles each tile has one. Each tile but the first also
-    covers the segment before its share, so that it continues the tile before it.
+    ``anchors`` are the keyframes as pixel frames of the clip after this round's doubling, ascending; frame 0
+    is not among them, the last frame is. A segment is the frames from one anchor, or frame 0, to the next.
+    As in the official pipeline there are 2 ** ``number`` tiles, or one for each segment if there are fewer
+    segments. The segments are divided among the tiles in order, as equally as possible, larger shares first.
+    Each tile but the first also covers the segment before its share, so that it continues the tile before it.
     """
     borders = (0, *anchors)
     count = min(2**number, len(anchors))

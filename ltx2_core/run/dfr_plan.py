@@ -21,19 +21,19 @@ from .request import Request
 from .stages import Stage, plan_stages
 
 MAX_FPS: Final = 60.0
-"""The highest frame rate that the model is told.
+"""The highest frame rate that is passed to the model in temporal rounds.
 
-It was trained on no higher one: above it motion jumps at the border of each latent frame.
+The model was trained on no higher one: above it, motion jumps at the border of each latent frame.
 """
 ETA: Final = 0.5
 """The share of fresh noise in each sampling step of a temporal round."""
 DETAIL_SCALE: Final = 2
-"""How much smaller than the clip the reference of a detail LoRA is, if its file does not say it."""
+"""How many times smaller than the clip the reference of a detail LoRA is, if its file does not say it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenedDfrFiles:
-    """The files of :class:`DfrFiles`, whose headers have been read."""
+    """The files that :class:`DfrFiles` names, opened: their headers have been read."""
 
     detail_lora: Lora | None = None
     temporal_upscaler: Checkpoint | None = None
@@ -82,9 +82,10 @@ def plan_dfr(
 def dfr_stages(
     stages: Sequence[Stage], rounds: int, *, enlargement: Fraction, detail: int | None
 ) -> tuple[Stage, ...]:
-    """Plan the DFR pipeline: both ``stages`` of a clip, padded, then a stage for each tile of each round.
+    """Plan the DFR pipeline: two stages, then for each temporal round a stage for each of its tiles.
 
-    ``stages`` are those of a plain run in two stages, ``rounds`` how often the frame rate is doubled.
+    ``stages`` are those of a plain run in two stages; here they sample more frames than the clip has, up to
+    the end of a segment (see :class:`Canvas`). ``rounds`` is how often the frame rate is doubled.
     ``enlargement`` is the factor of the spatial upscaler, ``detail`` how many times smaller than the clip the
     reference of the detail LoRA is; None without one. Raises ValueError for a clip of fewer than 9 frames,
     for a first stage of a single latent cell, and for a detail LoRA that does not fit the upscaler.
@@ -134,9 +135,9 @@ def _rounds(keyframes: tuple[int, ...], rounds: int) -> Iterator[tuple[Tile, ...
 
 
 def _tile_stage(second: Stage, tile: Tile, *, number: int, index: int) -> Stage:
-    """The stage that samples ``tile``, number ``index`` of temporal round ``number``.
+    """The stage that samples ``tile``, which is number ``index`` from 0 of temporal round ``number`` from 1.
 
-    ``second`` is the second stage of the run, whose clip has the size of the tile.
+    ``second`` is the second stage of the run; the tile has its width and height.
     """
     latent_frames = tile.latent_end - tile.latent_start
     fps = min(MAX_FPS, second.clip.fps * 2**number)
@@ -156,7 +157,7 @@ def _tile_stage(second: Stage, tile: Tile, *, number: int, index: int) -> Stage:
 
 
 def describe_dfr(stages: Sequence[Stage]) -> Iterator[str]:
-    """Yield lines on a planned run: the finished clip, then each stage with its keyframes and its tile."""
+    """Yield lines on the ``stages`` of a DFR run: the finished clip, then each stage with its tile."""
     asked, clip = asked_clip(stages), stages[-1].finished
     yield f"{clip.width} x {clip.height}, {clip.frames} frames at {clip.fps:g} fps = {clip.seconds:.3f} s"
     yield (
@@ -183,7 +184,7 @@ def stage_notes(stage: Stage) -> Iterator[str]:
 
 
 def check_pipeline(request: Request, upscaler: Checkpoint | None, lora: Lora | None) -> None:
-    """Raise ValueError if files of the DFR pipeline are missing, or named for a run of another pipeline.
+    """Raise ValueError for temporal rounds without an upscaler, or a detail LoRA without the DFR pipeline.
 
     ``upscaler`` is the temporal upscaler of the run, ``lora`` its detail LoRA; None if they are not named.
     """
@@ -201,7 +202,7 @@ def check_pipeline(request: Request, upscaler: Checkpoint | None, lora: Lora | N
 
 
 def dfr_files(request: Request, upscaler: Checkpoint | None, lora: Lora | None) -> JsonObject:
-    """JSON values that name the files of the DFR pipeline that a run of ``request`` has used; {} for others.
+    """JSON values that name the files that a DFR run of ``request`` uses; {} for another pipeline.
 
     ``upscaler`` is the temporal upscaler, ``lora`` the detail LoRA; None if they are not named.
     """
@@ -216,7 +217,7 @@ def dfr_files(request: Request, upscaler: Checkpoint | None, lora: Lora | None) 
 
 
 def asked_clip(stages: Sequence[Stage]) -> ClipPlan:
-    """The size and length that were asked for: those of the finished clip before any doubling of its rate."""
+    """The requested size and length: those of the finished clip before its frame rate is doubled."""
     doubled, clip = 2 ** stages[-1].round, stages[-1].finished
     return replace(clip, frames=(clip.frames - 1) // doubled + 1, fps=clip.fps / doubled)
 
@@ -230,9 +231,10 @@ def detail_scale(lora: Lora | None) -> int | None:
 
 
 def at_frames(request: Request, clip: ClipPlan) -> Request:
-    """``request`` with its images at frames counted from the start of ``clip``, the requested clip.
+    """A copy of ``request`` in which images at negative frames have the frame counted from the start.
 
-    The clip that is sampled is longer, so that frame -1 would be another one there.
+    ``clip`` is the requested size and length. The DFR pipeline samples a longer clip, in which frame -1 would
+    be another one.
     """
     images = [
         replace(image, frame=image.frame + clip.frames) if image.frame < 0 else image

@@ -20,7 +20,7 @@ from .stages import Stage
 
 
 class DfrModels(Protocol):
-    """What the DFR pipeline needs of a pipeline: its LoRAs and both upscalers."""
+    """The methods of a pipeline that :class:`DfrStages` uses: its LoRAs and both upscalers."""
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
 
@@ -30,9 +30,10 @@ class DfrModels(Protocol):
 
 
 class DfrStages:
-    """Samples the stages of one DFR run; ``contexts`` are the encoded prompts of each stage.
+    """Runs the networks of the library for one :class:`DfrRun`, as its :class:`DfrNetworks`.
 
-    ``calls`` collects how often the transformer was called in each stage.
+    ``models`` has the LoRAs and the upscalers, ``sampler`` samples a stage, and ``contexts`` are the encoded
+    prompts of each stage. The attribute ``calls`` is a list with the forward passes of each sampled stage.
     """
 
     def __init__(self, models: DfrModels, sampler: StageSampler, contexts: Sequence[Contexts]) -> None:

@@ -16,9 +16,9 @@ from ..transformer.shards import Shards
 class Processes:
     """The place of this process among those that generate one clip together.
 
-    ``rank`` is its number, from 0. ``shards`` is the group of processes among which tokens are divided, None
-    if each has all tokens; ``passes`` is the group among which guidance passes are divided, None if each
-    evaluates all.
+    ``rank`` is its number, from 0. ``shards`` is the group of processes that divide the tokens of a forward
+    pass among themselves, with this process; None if it computes all tokens. ``passes`` is the group that
+    divides the guidance passes of a step; None if this process evaluates all.
     """
 
     rank: int = 0
@@ -31,8 +31,8 @@ def join_processes(device: str | None = None, *, passes: int = 1) -> tuple[Proce
 
     ``passes`` is the number of groups that divide the guidance passes among themselves; the processes of one
     group divide the tokens. ``device`` is "cuda", "cpu", or None for CUDA where there is a GPU. Without
-    torchrun there is one process, and ``device`` is returned unchanged. Raises ValueError for a device with a
-    number, such as cuda:1, and for a number of processes that is no multiple of ``passes``.
+    torchrun there is one process, and ``device`` is returned unchanged. Raises ValueError for another device
+    with several processes, such as cuda:1, and for a number of processes that is no multiple of ``passes``.
     """
     # torchrun sets these variables in each process.
     count = int(os.environ.get("WORLD_SIZE", "1"))

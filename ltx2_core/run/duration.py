@@ -12,9 +12,9 @@ from .request import Request
 
 
 def predict_seconds(networks: Components, context: TextContext) -> float:
-    """How many seconds a clip should last, as the duration head predicts.
+    """The length in seconds that the duration head predicts for a clip of a prompt.
 
-    ``context`` is one encoded prompt, as the transformer gets it. ``networks`` loads the duration head.
+    ``context`` is the encoded prompt (B = 1), as the transformer reads it. ``networks`` loads the head.
     """
     with networks.use(Component.DURATION_HEAD) as head, torch.inference_mode():
         seconds: float = head.seconds(context)
@@ -22,9 +22,9 @@ def predict_seconds(networks: Components, context: TextContext) -> float:
 
 
 def with_length(request: Request, seconds: float) -> Request:
-    """A copy of ``request`` whose number of frames (8k + 1) is that of about ``seconds`` at its frame rate.
+    """A copy of ``request`` with a length of ``seconds`` at its frame rate, rounded to 8k + 1 frames.
 
-    It is used once the length of the clip has been predicted. The frame rate of ``request`` must be set.
+    ``seconds`` is the predicted length. The frame rate of ``request`` must be set.
     """
     assert request.size.fps is not None
     return request.changed(seconds=None, num_frames=frames_for(seconds, request.size.fps))

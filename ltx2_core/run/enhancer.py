@@ -19,11 +19,11 @@ from .components import Components
 
 
 def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None) -> Generation:
-    """Check from headers that prompts can be enhanced, and return the generation of the Gemma that does it.
+    """Check from headers that prompts can be enhanced; returns the generation, 3 or 4, of the Gemma for it.
 
     ``enhancer`` is the folder of an instruction-tuned Gemma; None is the text encoder of ``networks``. Raises
     ValueError if there is no text encoder, if it is that of LTX-2.5, which cannot write text, and if the
-    folder has no Gemma or no tokenizer with the marks of a conversation.
+    folder has no Gemma, or no tokenizer with the special tokens of a conversation.
     """
     path = networks.text_encoder if enhancer is None else Path(enhancer)
     if path is None:
@@ -35,7 +35,7 @@ def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None
     generation: Generation = 4 if "gemma4" in str(config.get("model_type", "")) else 3
     if enhancer is None:
         check_writer(generation, path)
-    # It refuses the tokenizer of a text encoder that is no language model.
+    # This refuses the tokenizer of a text encoder that is no language model.
     load_tokenizer(path).conversation_ids(conversation("", generation))
     return generation
 
@@ -65,7 +65,10 @@ def enhance_prompt(
 def _writer(
     networks: Components, enhancer: str | os.PathLike[str] | None
 ) -> Iterator[tuple[Gemma, Tokenizer]]:
-    """A context that yields the language model and its tokenizer."""
+    """A context that yields (the language model, its tokenizer); the model is freed at the end.
+
+    If it does not fit the memory budget, it runs on the CPU. None as ``enhancer`` is the text encoder.
+    """
     if enhancer is None:
         with networks.use_text_encoder() as encoder:
             yield encoder.gemma, encoder.tokenizer

@@ -30,7 +30,7 @@ _SWITCHES = ("fused", "keep_text_keys", "cuda_graphs", "fp8_blocks", "fp8_matmul
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a run is executed. One value configures the pipeline, its networks, the memory plan and the CLI.
+    """How a run is executed, for a pipeline and its networks, memory plans and the command line alike.
 
     Attributes:
         device, dtype: where and in which number format networks compute.
@@ -38,22 +38,22 @@ class Execution:
         max_memory: bytes of the device that a run may use, or text such as "12GB"; None sets no limit.
             Transformer blocks that do not fit are copied to the device in turn. With ``keep_loaded`` networks
             are then offloaded to system memory between their uses.
-        passes_per_call: how many guidance passes one forward pass of the transformer evaluates; more are
-            faster on a GPU with room to spare, with the same result. In float32 on the CPU they are always
-            evaluated one by one, and the result is the same bit for bit.
+        passes_per_call: how many guidance passes one forward pass of the transformer evaluates as a batch;
+            more are faster on a GPU with free memory, and differ by rounding alone. In float32 on the CPU
+            they are always evaluated one by one, so that the result is the same bit for bit.
         decoder_seed: seed of the noise from which a diffusion video decoder makes frames.
         fused: compute several elementwise operations of the transformer in one kernel; faster on a GPU after
             the first step, which compiles them, and rounded differently in the last bits.
         keep_text_keys: cache the keys and values of the text for each prompt and compute them only once,
             with the same result; 1.2 GB a prompt for LTX-2.0 in bfloat16. The keys of later models depend on
             the noise level and are not cached.
-        cuda_graphs: record the blocks of short clips on CUDA and replay them, which saves the launches of
-            their kernels; where that is impossible, steps are computed without it.
+        cuda_graphs: record the transformer blocks of short clips as CUDA graphs and replay them, which saves
+            the time of launching kernels; where that is impossible, blocks are computed without a graph.
         fp8_blocks: hold the large layers of all blocks but the first and the last in fp8, with a scale for
-            each row, and multiply in fp8: half the memory, faster, and rounded. Where the device cannot, it
-            is left out and ``networks.fp8_problem`` says why.
-        fp8_matmul, nvfp4_matmul: multiply layers that the file stores in fp8 or NVFP4 in the same format,
-            which rounds their input; a ValueError where the device cannot.
+            each output row, and multiply in fp8: half the memory and faster, with rounding errors. A device
+            that cannot do this computes without fp8, and ``networks.fp8_problem`` says why.
+        fp8_matmul, nvfp4_matmul: also multiply in fp8 or NVFP4 in layers that the file stores in that format,
+            which rounds their input. Opening a pipeline raises ValueError if the device cannot.
         processes: the place of this process among several that generate one clip (see ``join_processes``);
             each calls the pipeline in the same way and gets the same latents.
     """
@@ -92,10 +92,11 @@ class Execution:
         dtype: torch.dtype | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> Execution:
-        """Make an execution; where ``device`` or ``dtype`` is None, this machine decides.
+        """Make an execution, with defaults for a ``device`` or ``dtype`` that is None.
 
-        The default is CUDA with bfloat16 if there is a GPU, else the CPU with float32. ``options`` are the
-        other fields of the class.
+        The default device is CUDA if there is such a GPU, else the CPU; the default dtype is bfloat16 on CUDA
+        and float32 on other devices. ``options`` are the other fields of the class. Raises what the class
+        raises, and ValueError for a device on which this machine cannot compute.
         """
         where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if dtype is None:
@@ -107,8 +108,8 @@ class Execution:
     def speed(self) -> Speed:
         """Return the settings that decide how the transformer is called, such as ``cuda_graphs``.
 
-        With ``fused`` the result holds the compiled kernels. Reuse the result: every new one compiles its
-        kernels again.
+        With ``fused`` the result holds the compiled kernels. Use one result for all runs, because every new
+        one compiles the kernels again.
         """
         return Speed(
             passes_per_call=self.passes_per_call,
@@ -150,7 +151,7 @@ class ExecutionOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Settings of how the transformer is called, which change time and memory but not what is generated.
+    """Settings of how the transformer is called: they change time and memory, and the clip only by rounding.
 
     They are the fields of :class:`Execution` with the same names, except that ``fused`` holds the compiled
     kernels; None computes without them.
@@ -165,8 +166,9 @@ class Speed:
     def runner(self, transformer: Transformer, plan: MemoryPlan | None) -> Runner:
         """Return a runner that calls ``transformer`` with these settings.
 
-        ``plan`` gives the number of tokens that are computed at a time; without a plan (None) all are
-        computed at once.
+        ``plan`` says how many tokens are computed at a time; without a plan (None) all are computed at once.
+        With ``fused``, unless blocks are streamed, weights of ``transformer`` that multiply the same input
+        are first moved together in memory.
         """
         if self.fused is not None and (plan is None or not plan.streamed):
             # Not for streamed blocks, which are copied weight by weight: that puts consecutive ones apart.
@@ -186,8 +188,8 @@ class Speed:
     def text_keys_bytes(self, stages: Sequence[Stage], config: TransformerConfig, dtype: torch.dtype) -> int:
         """Bytes that the cached keys and values of the text need in ``stages``; 0 without ``keep_text_keys``.
 
-        ``config`` is the transformer's, and ``dtype`` the number format of the cache. The result is 0 too for
-        models whose keys depend on the noise level, which are not cached.
+        ``config`` is the transformer's, and ``dtype`` the number format of the cache. The result is 0 as well
+        for models whose keys and values depend on the noise level, because theirs are not cached.
         """
         if not self.keep_text_keys:
             return 0

@@ -1,4 +1,4 @@
-"""The keywords of a request as one flat list: their types, and in which nested part each value is stored."""
+"""The keywords of a request in one list: their types, and in which part of the request each is stored."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ FIELDS: dict[str, str] = {
     "pipeline_kind": "staging.pipeline",
     "temporal_rounds": "staging.temporal_rounds",
 }
-"""Flat name -> where it is in the parts."""
+"""Keyword -> the path of its value in a :class:`Request`, such as "inputs.image.crf"."""
 
 OTHER_NAMES = {
     "num_inference_steps": "steps",
@@ -159,7 +159,7 @@ OTHER_NAMES = {
     "duration": "seconds",
     "image_cond_strength": "image_strength",
 }
-"""Names that diffusers and others use, and ours."""
+"""Name in diffusers or other libraries -> the keyword of a request, or words that say what to use."""
 
 
 def check_names(options: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Doubles the frame rate of a sampled clip with a temporal latent upscaler; its audio stays as it is.
+"""Doubles the frame rate of a sampled clip with a temporal latent upscaler; the audio is not changed.
 
 Letters: B batch, F latent frames, H W latent rows and columns.
 """
@@ -24,7 +24,7 @@ from .generation import Generation
 
 
 def open_temporal_upscaler(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open a temporal upscaler; only its header is read.
+    """Open the file of a temporal latent upscaler; only its header is read.
 
     Raises ValueError for a file that is no latent upscaler, or one that changes width and height.
     """
@@ -49,11 +49,11 @@ def at_double_rate(clip: ClipPlan) -> ClipPlan:
 
 
 def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Checkpoint) -> Generation:
-    """A copy of ``generation`` with twice the frames a second, made by the temporal upscaler ``upscaler``.
+    """A copy of ``generation`` with twice the frames a second, made by a temporal upscaler.
 
-    ``upscaler`` is the file of that network, or the file opened. The audio latents stay the same, but end
-    half an old frame earlier, as the video does. Raises ValueError for a clip without video, and what
-    :func:`open_temporal_upscaler` raises.
+    ``upscaler`` is the path of the upscaler's file, or the opened file. The audio latent is the same, cut to
+    the new clip, which ends half an old frame earlier: 2N - 1 frames for N. Raises ValueError for a clip
+    without video, and what :func:`open_temporal_upscaler` raises.
     """
     if generation.latents.video is None:
         raise ValueError("there is no video whose frame rate could be doubled")

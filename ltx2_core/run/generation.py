@@ -45,9 +45,9 @@ class Generation:
     ``clip`` is the size and length, ``request`` what was asked for, and ``sigmas`` are the noise levels that
     were used, one schedule for each stage. ``run_settings`` are JSON values that describe the model files and
     the execution; :meth:`settings` adds those of the request. ``input_audio`` is the audio of the request,
-    (waveform, rate in Hz), which is saved in place of the sampled one; None if the audio was generated.
-    ``evaluations`` counts the forward passes of each stage. ``recorded`` are the settings of an earlier run
-    whose latents these are; None for a new run.
+    (waveform (channels, samples), rate in Hz), which is saved in place of the sampled audio; None if the
+    audio was generated. ``evaluations`` counts the forward passes of each stage. ``recorded`` are the
+    settings of the earlier run that the latents come from; None for a new run.
     """
 
     codecs: Codecs
@@ -58,7 +58,7 @@ class Generation:
     run_settings: ParsedJson = field(default_factory=dict)
     input_audio: tuple[Tensor, int] | None = None
     evaluations: tuple[Evaluations, ...] = ()
-    """For each stage the passes that the transformer evaluated, and those that the step cache saved."""
+    """For each stage the number of guidance passes that were evaluated, and that the step cache saved."""
     keyframes: Tensor | None = None
     """Latents (1, 128, K, H, W) of the keyframes that the first stage generated next to the clip, if any."""
     recorded: ParsedJson | None = None
@@ -170,7 +170,9 @@ class Generation:
         )
 
     def as_clip(self, stop: Callable[[], bool] | None = None) -> Clip:
-        """The frames, the audio and the tags as one value for writers of files, decoded while it is read.
+        """The frames, the audio and the tags as one value that files are written from.
+
+        Frames and audio are decoded when they are read from it.
 
         ``stop`` is called before each chunk of frames; decoding ends with :class:`Stopped` when it returns
         True.
@@ -190,8 +192,8 @@ class Generation:
             frame_count=self.clip.frames,
             frames=None if self.latents.video is None else frames,
             audio=audio,
-            # Players and file managers display the tag ``comment``.
             hdr=None if self.latents.video is None else self.hdr,
+            # Players and file managers display the tag ``comment``.
             tags={METADATA_KEY: json.dumps(self.settings()), "comment": self.request.text.prompt},
         )
 

@@ -26,8 +26,9 @@ def check_hdr(request: Request) -> None:
     """Check the option ``hdr`` of a request, the colour space of its EXR images, before any work.
 
     Raises ValueError for EXR images in a request without ``hdr``. For a request with ``hdr``, raises it for
-    EXR images next to SDR ones, for a ``fit`` that works on 8-bit colours, for a clip of audio alone, and if
-    the library OpenEXR is missing.
+    EXR images next to SDR ones, for EXR images with another ``fit`` than "crop", for a clip of audio alone,
+    and if the library OpenEXR is missing. Warns in the log of SDR images, and of an EXR image that states
+    other primaries than those of ``hdr``.
     """
     hdr, sources = request.inputs.hdr, tuple(_sources(request))
     bright = [one for one in sources if is_exr(one) or is_exr_folder(one)]
@@ -72,7 +73,7 @@ def _sources(request: Request) -> Iterator[str]:
 
 
 def _warn_of_primaries(path: Path, hdr: str) -> None:
-    """Log a warning if an EXR image, or the first of a folder, states other primaries than ``hdr``."""
+    """Log a warning if an EXR image, or the first of a folder, states other primaries than ``hdr`` has."""
     if path.is_dir():
         path = min(one for one in path.iterdir() if is_exr(one))
     if not path.is_file():
@@ -84,7 +85,7 @@ def _warn_of_primaries(path: Path, hdr: str) -> None:
 
 
 def read_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
-    """Load an image as (1, 3, H, W): an EXR image with the numbers of its file, others in [0, 1].
+    """Load an image as (1, 3, H, W): an EXR image with the values of its file, others in [0, 1].
 
     The alpha of an EXR image is dropped; transparent pixels of other images are blended with ``background``,
     RGB in [0, 1].

@@ -26,9 +26,9 @@ LEAST_PSNR = 20.0
 class ImageChecks:
     """Measures the frames of one clip while they are decoded.
 
-    ``image`` (3, H, W) in [0, 1] is the clip's first image as it was encoded, ``strength`` how much of it
-    was preserved (0 to 1), and ``fps`` the frame rate. ``psnr_db`` is the peak signal-to-noise ratio of the
-    first frame to the image; None before a frame was measured.
+    ``image`` (3, H, W) in [0, 1] is the image that the clip begins with, as it was encoded; ``strength`` is
+    how much of it was preserved (0 to 1), and ``fps`` the frame rate. ``psnr_db`` is the peak signal-to-noise
+    ratio of the first frame to the image in dB; None before a frame was measured.
     """
 
     image: Tensor
@@ -39,17 +39,17 @@ class ImageChecks:
 
     @classmethod
     def of(cls, generation: Generation) -> ImageChecks | None:
-        """The checks of a sampled clip; None if it was not made from an image, or has no frames."""
+        """The checks of a sampled clip; None if it does not begin with one input image, or has no frames."""
         request = generation.request
         numerics = generation.codecs.networks.numerics
         pixels = first_image_pixels(request, generation.clip, numerics)
-        # A clip to begin with already moves.
+        # An input of several frames is a clip, which moves already.
         if pixels is None or len(pixels) != 1 or generation.latents.video is None:
             return None
         return cls(image=pixels[0], strength=request.inputs.image.strength, fps=generation.clip.fps)
 
     def watching(self, frames: Frames) -> Frames:
-        """Return frames equal to ``frames``, which are measured by this object while they are read."""
+        """Return a source of the same frames as ``frames``; frames that are read from it are measured."""
 
         def watched(*, as_bytes: bool) -> Iterator[Tensor]:
             for chunk in frames(as_bytes=as_bytes):
@@ -70,7 +70,7 @@ class ImageChecks:
         return self._motion.speed(self.fps)
 
     def lines(self) -> Iterator[str]:
-        """Yield a line with speed and signal-to-noise ratio, then a warning for each that is too low."""
+        """Yield a line with speed and signal-to-noise ratio, then one for each of the two that is too low."""
         psnr = 0.0 if self.psnr_db is None else self.psnr_db
         yield (
             f"image     motion {self.speed:.1f} % of the longer side per second, first frame {psnr:.1f} dB "

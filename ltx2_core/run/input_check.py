@@ -38,9 +38,10 @@ def check_run_size(clip: ClipPlan) -> None:
 
 
 def check_stages(request: Request, stages: tuple[Stage, ...], config: TransformerConfig) -> None:
-    """Raise ValueError if guidance perturbs blocks that do not exist, or tiles do not fit a stage.
+    """Raise ValueError if the transformer, whose ``config`` this is, cannot sample ``stages``.
 
-    ``config`` is the transformer's, which tells how many blocks it has.
+    That is if keyframes are to be generated and the checkpoint was not trained for it, if guidance perturbs
+    blocks that do not exist, or if the tiles of ``request`` do not fit the size of a stage.
     """
     if any(stage.keyframes for stage in stages) and not config.keyframe_embedding:
         what = "generated_keyframes need" if request.staging.pipeline is None else "the DFR pipeline needs"
@@ -64,7 +65,8 @@ def check_components(
     """Raise ValueError if a network that the run needs is in none of the model files.
 
     ``stages`` are those planned for ``request``. ``further`` says that the call has conditioning items in
-    addition to its request, for which the video encoder is needed.
+    addition to its request, for which the video encoder is needed. The text encoder is checked by
+    :meth:`Components.check_text_encoder`.
     """
     inputs = request.inputs
     needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
@@ -121,7 +123,7 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
 
 
 def _check_images(source: ImageSource) -> None:
-    # Several frames are a clip to begin with, and each of them is an image.
+    # Several frames are a clip that the video begins with, and each of them is an image.
     if isinstance(source, Tensor) and source.ndim == 4:
         for frame in source:
             load_image(frame)

@@ -16,9 +16,9 @@ _LISTS = ("images", "references")
 
 
 def file_records(request: Request) -> dict[str, dict[str, str]]:
-    """Return a dict of all files in the request: name -> what :func:`file_record` returns for it.
+    """Return a dict of all input files of ``request``: path as written in the request -> record.
 
-    The keys are the names as the request has them.
+    The record is what :func:`file_record` returns.
     """
     return {name: file_record(name) for name in _names(request.settings())}
 
@@ -30,10 +30,11 @@ def file_record(name: str | PathLike[str]) -> dict[str, str]:
 
 
 def found(name: str, record: Mapping[str, str], what: str) -> str:
-    """Return where a recorded file is now: at the path ``name``, else at the absolute path in ``record``.
+    """Return the path where a recorded file is now: ``name`` or the absolute path in ``record``.
 
-    ``record`` is what :func:`file_record` returned. ``what`` says in errors what the file was used as, such
-    as "image". Raises ValueError if the file is gone or its content has changed.
+    ``record`` is what :func:`file_record` returned. The result is the first of the two paths whose content
+    has the recorded digest. ``what`` says in errors what the file was used as, such as "image". Raises
+    ValueError if the file is gone or its content has changed.
     """
     # The name comes first, so that a project that was moved as a whole finds its own files.
     places = [path for path in (Path(name), Path(record["path"])) if path.exists()]
@@ -77,7 +78,7 @@ def with_found_files(
 
 
 def _names(request: ParsedJson) -> Iterator[str]:
-    """Yield the name of every file in the JSON values of a request."""
+    """Yield the path of every existing file that the JSON values of a request name, each once."""
     sources = [request[name] for name in _SINGLE]
     sources += [entry["source"] for name in _LISTS for entry in request[name]]
     # What was in memory is a note in angle brackets, which is no file.

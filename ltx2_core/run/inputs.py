@@ -38,15 +38,16 @@ from .stages import Stage
 
 
 class ConditioningInput(Protocol):
-    """A conditioning item passed to a pipeline call next to its request, such as a region of a source.
+    """A conditioning item that is passed to a pipeline call in addition to the request, not yet encoded.
 
-    The item is encoded once for each stage, at the size of the stage.
+    An example is a region of a source video. The call encodes it for each stage, at the size of the stage.
     """
 
     def at(self, pipeline: Any, clip: ClipPlan) -> Conditioning:
-        """Encode the item for one stage; ``clip`` is the size and length that the stage samples.
+        """Encode the item for a stage that samples the size and length ``clip``.
 
-        ``pipeline`` has the methods that encode frames and audio.
+        ``pipeline`` has the methods that encode frames and audio. The result can be applied to the state that
+        the stage starts from.
         """
         ...
 
@@ -55,7 +56,8 @@ def read_input_audio(request: Request, stage: Stage) -> tuple[Tensor, int] | Non
     """Read the audio that the request names and cut it to the length of the clip of ``stage``.
 
     Returns (waveform (channels, samples) in [-1, 1], rate in Hz), or None if the request names no audio. The
-    waveform is shorter than the clip if the audio ends early.
+    waveform is shorter than the clip if the audio ends early. Raises ValueError if it has no samples from the
+    requested start on, and what :func:`read_audio` raises for a file.
     """
     track = request.inputs.audio
     if track.source is None:
@@ -80,7 +82,7 @@ def conditioning(
     audio: tuple[Tensor, int] | None,
     run: Run,
 ) -> list[list[Conditioning]]:
-    """Encode all inputs of a request; returns a list of conditioning items for each of ``stages``.
+    """Encode all inputs of a request; returns for each of ``stages`` the list of its conditioning items.
 
     ``audio`` is what :func:`read_input_audio` returned; None without input audio. ``run`` receives progress.
     """
@@ -148,9 +150,9 @@ def _described(value: object) -> JsonValue:
 
 
 def _crf(crf: int | None, request: Request) -> int:
-    """The H.264 compression of an image: ``crf`` of the image itself, else of the request, else the default.
+    """The constant rate factor with which an image is compressed: its own, the request's, or the default.
 
-    ``crf`` is None if the image states none.
+    ``crf`` is the image's own; if it is None, that of ``request`` is used, and if that is None the default.
     """
     if crf is not None:
         return crf
@@ -191,9 +193,8 @@ def _mode(fit: Fit, crop: FitMode) -> FitMode:
 def first_image_pixels(request: Request, clip: ClipPlan, numerics: Numerics) -> Tensor | None:
     """The pixels that a request's first image is encoded from: (N, 3, H, W) in [0, 1]; None without an image.
 
-    N is 1 for an image, and the number of frames if the video starts with several. They have the size of
-    ``clip``; where they are cropped, it is as in the official pipelines or ComfyUI, as ``numerics`` says. A
-    single image also goes through H.264 and back, except an EXR image, which becomes log codes.
+    N is 1 for an image; for a clip that the video starts with it is the number of its frames. H and W are
+    those of ``clip``. See :func:`_prepare`, which makes these pixels, for ``numerics``.
     """
     image, inputs = request.inputs.image, request.inputs
     if image.source is None:
@@ -216,10 +217,10 @@ def _first_image(
 
 
 def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: Inputs) -> GuideFrames:
-    """Encode an image as a guide at its frame, at the size of ``clip``.
+    """Encode ``image`` at the size of ``clip`` as a guide at its frame.
 
-    ``crf`` is the H.264 compression of the image. ``inputs``, those of the request, say how an image of
-    another shape is fitted.
+    ``crf`` is the constant rate factor of the image's H.264 compression. ``inputs`` are those of the request:
+    they say how an image of another shape is fitted, and what replaces transparent pixels.
     """
     # A negative number counts from the end of the clip, and is resolved before the image is encoded.
     placed = place_guide(1, image.frame, clip.latent_frames)
@@ -234,11 +235,11 @@ def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: 
 def _video_reference(
     codecs: Codecs, reference: VideoReference, clip: ClipPlan, inputs: Inputs
 ) -> GuideFrames:
-    """Encode a control video or reference as a guide along the whole clip.
+    """Encode a control video or reference as a guide that lasts as long as ``clip``.
 
-    ``inputs``, those of the request, say how frames of another shape are fitted, and which colour space a
-    folder of EXR images has. Raises ValueError if the video is shorter than the clip, or if the clip's size
-    cannot be divided by the scale of the reference.
+    ``inputs`` are those of the request: they say how frames of another shape are fitted, what replaces
+    transparent pixels, and which colour space a folder of EXR images has. Raises ValueError if the video is
+    shorter than the clip, or if the clip's size cannot be divided by the scale of the reference.
     """
     scale = reference_scale(reference, codecs.loras, clip)
     every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
@@ -267,7 +268,7 @@ def _video_reference(
 
 
 def reference_scale(reference: VideoReference, loras: Sequence[Lora], clip: ClipPlan) -> int:
-    """How many times smaller than ``clip`` a reference is encoded: its own scale, else that of the IC-LoRAs.
+    """How many times smaller than ``clip`` a reference is encoded: its own scale, else that of the LoRAs.
 
     Raises ValueError if the clip's latent rows or columns cannot be divided by this number.
     """
@@ -281,7 +282,7 @@ def reference_scale(reference: VideoReference, loras: Sequence[Lora], clip: Clip
 
 
 def _of_loras(loras: Sequence[Lora], name: str) -> int:
-    """The largest value of the attribute ``name``, a scale factor, among the LoRAs; 1 without LoRAs."""
+    """The largest value that any of ``loras`` has in its attribute ``name``, a factor; 1 without LoRAs."""
     return max((int(getattr(lora, name)) for lora in loras), default=1)
 
 
@@ -317,7 +318,7 @@ def _image_frames(image: ImageSource, background: Colour) -> Tensor:
 
     Transparent pixels are blended with ``background``, RGB in [0, 1].
     """
-    # Several frames are a clip to begin with, which load_image does not take.
+    # Several frames are a clip that the video begins with, which load_image does not take.
     if isinstance(image, Tensor) and image.ndim == 4 and image.shape[0] > 1:
         return image
     return read_image(image, background=background)

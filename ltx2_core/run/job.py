@@ -1,4 +1,4 @@
-"""Turns the progress of a job's parts (text, stages, decoding and encoding) into the fraction done."""
+"""Computes from progress reports which fraction of a job (text, stages, decoding, encoding) is done."""
 
 from __future__ import annotations
 
@@ -81,15 +81,16 @@ class Job:
         return self._set(index, progress.step / max(1, progress.steps))
 
     def reach(self, index: int) -> float:
-        """Return the fraction of the job that is done once all parts before number ``index`` are finished."""
+        """Return the fraction of the job that is done when parts 0 to ``index`` - 1 are finished."""
         if index > self._index:
             self._index, self._step = index, 0
         return self._set(index, 0.0)
 
     def _find(self, progress: Progress) -> int | None:
-        """The index of the part that ``progress`` reports on; None if no part from the current one on fits.
+        """The index of the part that ``progress`` reports on, by its name, from the current part on.
 
-        If the steps of the current part begin again, the report is on the next part of the same name.
+        If the steps of the current part begin again, it is the next part of the same name. None if there is
+        no such part.
         """
         for index in range(self._index, len(self._parts)):
             again = index == self._index and progress.step < self._step

@@ -16,10 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 def open_loras(files: Sequence[LoraFile]) -> tuple[Lora, ...]:
-    """Open LoRA files: read the header of each and add the strength that the caller named.
-
-    No weights are read.
-    """
+    """Open LoRA files with the strengths that the caller named, by default 1; only headers are read."""
     return tuple(_open(file) for file in files)
 
 

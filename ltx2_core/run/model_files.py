@@ -27,7 +27,7 @@ _WITH_LORA: Final = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component
 
 
 class ModelFiles:
-    """The model files of a run and how their networks will compute; reads headers, never weights.
+    """The model files of a run, and how their networks will compute. Reads headers, never weights.
 
     ``checkpoints`` is one official file, or several files that each hold some of the components.
     ``text_encoder`` is the folder or the file of a Gemma, None if no text is encoded or a diffusers folder
@@ -35,7 +35,8 @@ class ModelFiles:
     official pipelines or ComfyUI. ``video_decoder`` is a file whose video decoder is used in place of that of
     the checkpoints; None uses theirs.
 
-    The attribute ``fp8_problem`` says why ``fp8_blocks`` cannot be used here, None if it can or is off.
+    The attribute ``fp8_problem`` is text that says why this device cannot compute with ``fp8_blocks``; None
+    if it can, or if ``fp8_blocks`` is off.
     """
 
     def __init__(
@@ -49,10 +50,9 @@ class ModelFiles:
     ) -> None:
         """Read the headers of ``checkpoints``, ``text_encoder`` and ``video_decoder``.
 
-        The last two may be None: no text is encoded, or a diffusers folder among the checkpoints contains its
-        Gemma; and frames are decoded by the checkpoints' own decoder. Raises ValueError for files that are
-        not of LTX-2 or do not belong together (see ``check_set``), and if the device cannot multiply in fp8
-        or NVFP4 where ``execution`` requires that.
+        Raises ValueError for files that are not of LTX-2 or do not belong together (see ``check_set``), for a
+        ``decoder_seed`` with a video decoder that uses no noise, and if the device cannot multiply in fp8 or
+        NVFP4 where ``execution`` requires that.
         """
         # The product is checked before any file is opened, because it fails by the device alone.
         matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
@@ -92,7 +92,7 @@ class ModelFiles:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
 
     def _check_decoder_seed(self) -> None:
-        """Raise ValueError if the video decoder uses no noise, for which ``decoder_seed`` is the seed."""
+        """Raise ValueError if the video decoder uses no noise, so that ``decoder_seed`` has no effect."""
         file = self.file(Component.VIDEO_DECODER)
         if not file.has_diffusion_decoder:
             raise ValueError(
@@ -107,9 +107,10 @@ class ModelFiles:
         return find_component(self.checkpoints, component)
 
     def identity(self) -> JsonObject:
-        """JSON values that identify the networks of this run: digests of their files, dtype and arithmetic.
+        """JSON values that identify the networks of this run: digests of their files, and how they compute.
 
-        LoRAs are not among them. ``storage.identity`` describes what a digest covers.
+        That is number format, numerics and multiplications in fp8 or NVFP4. LoRAs are not among the values.
+        ``storage.identity`` describes what a digest covers.
         """
         return {
             "files": self.digests(),

@@ -84,9 +84,9 @@ class NetworkSizes(ModelFiles):
         )
 
     def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
-        """The memory for reading a source video and encoding its frames at the size of ``clip``.
+        """The memory needs, as a stage of a plan, of reading a source video and encoding its frames.
 
-        ``size`` is the (width, height) of the source in pixels.
+        ``size`` is the (width, height) of the source in pixels; it is encoded at the size of ``clip``.
         """
         config = video_vae_config(self.file(Component.VIDEO_ENCODER).config)
         return PlannedStage(
@@ -123,12 +123,12 @@ class NetworkSizes(ModelFiles):
         return loaded_bytes((info for name, info in infos if name.startswith(within)), dtype or self.dtype)
 
     def text_bytes(self) -> int:
-        """Bytes of the text encoder, the text projection and the connectors once they are loaded."""
+        """Bytes that text encoder, text projection and connectors take once they are loaded."""
         parts = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
         return self.text_encoder_bytes() + self.component_bytes(*parts)
 
     def text_encoder_bytes(self) -> int:
-        """Bytes of the text encoder once loaded in the number format of the run; 0 without one."""
+        """Bytes that the text encoder takes once it is loaded in the dtype of the run; 0 without one."""
         if self.text_encoder is None:
             return 0
         _, infos, _ = find_encoder(self.text_encoder)

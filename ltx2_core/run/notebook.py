@@ -20,7 +20,7 @@ _PROMPT = 60
 
 
 class Shown(Protocol):
-    """The properties and methods of a generation that the functions in this file use."""
+    """What the functions in this file use of a :class:`Generation`."""
 
     @property
     def latents(self) -> AVLatent: ...
@@ -37,7 +37,7 @@ class Shown(Protocol):
 
 
 def line_of(generation: Shown) -> str:
-    """Describe a generation in one line: size, length, seed and the first words of the prompt."""
+    """Describe a generation in one line: size, length, seed and the start of the prompt."""
     prompt = " ".join(generation.request.text.prompt.split())
     if len(prompt) > _PROMPT:
         prompt = f"{prompt[: _PROMPT - 3]}..."

@@ -75,9 +75,9 @@ class LTX2Pipeline(Planner):
             Without it the text encoder does, if it is a Gemma 3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
-        dfr: files that only the DFR pipeline uses, ``pipeline_kind="dfr"`` of a call.
-        numerics: where the official pipelines and ComfyUI give different results, which of them to give.
-        execution: how to run. Its fields can also be passed as keywords, such as ``device``, ``dtype``,
+        dfr: files that only the DFR pipeline uses (``pipeline_kind="dfr"`` in a call).
+        numerics: whose results to reproduce where the official pipelines and ComfyUI compute different ones.
+        execution: how to run. Its fields can be passed as keywords instead, such as ``device``, ``dtype``,
             ``keep_loaded`` and ``max_memory`` (see :class:`Execution`).
     """
 
@@ -220,8 +220,9 @@ class LTX2Pipeline(Planner):
         each prompt with the seed of its request. Each clip equals that of a single call, bit for bit. All
         requests are checked before the first is sampled, and all prompts are encoded first. The transformer
         stays loaded until the iteration ends (with ``max_memory`` it is in system memory between its uses):
-        take ``list(...)`` before decoding to free it. ``on_step`` and ``stop`` work as in a call; stages are
-        named "clip 2 of 8: stage 1". ``options`` are keywords of :class:`Request`.
+        to free it before decoding, collect all clips with ``list(...)`` first. ``on_step`` and ``stop`` work
+        as in a call; stages are named "clip 2 of 8: stage 1". ``options`` are keywords of :class:`Request`
+        for all clips.
         """
         each = [prompts] if isinstance(prompts, str | Request) else list(prompts)
         drawn: tuple[int | None, ...] = (None,) if seeds is None else tuple(seeds)
@@ -234,7 +235,7 @@ class LTX2Pipeline(Planner):
     def double_frames(self, video: Tensor) -> Tensor:
         """Double the frames of a video latent: (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W), F latent frames.
 
-        The ``temporal_upscaler`` of this pipeline makes them. Raises ValueError if none is named.
+        The latent is normalised. Raises ValueError if this pipeline has no ``temporal_upscaler``.
         """
         if self.temporal_upscaler is None:
             raise ValueError("no temporal upscaler is named: give temporal_upscaler=FILE")
@@ -283,7 +284,7 @@ class LTX2Pipeline(Planner):
         items: Sequence[Sequence[Conditioning]],
         contexts: Sequence[Contexts],
     ) -> Sampled:
-        """Sample all stages, each from the upscaled result of the one before it.
+        """Sample all stages, a second one from the upscaled result of the first.
 
         ``items`` are the conditioning of each stage, ``contexts`` its encoded prompts.
         """
@@ -302,7 +303,7 @@ class LTX2Pipeline(Planner):
                 state = item.apply(state)
             latents, used = sampler.sample(index, stage, state, contexts[index], self.stage_loras(index))
             evaluations.append(used)
-            # The official pipelines generate them in the first stage.
+            # The official pipelines generate keyframes in the first stage.
             if index == 0:
                 keyframes = generated_keyframes(latents, state)
             # Guides are extra tokens, which neither the upscaler nor the decoder takes.
@@ -323,7 +324,10 @@ class LTX2Pipeline(Planner):
         items: Sequence[Sequence[Conditioning]],
         contexts: Sequence[Contexts],
     ) -> Sampled:
-        """Sample the DFR pipeline; the arguments are those of :meth:`_sampled`, ``items`` of two stages."""
+        """Sample all stages of the DFR pipeline; the arguments are those of :meth:`_sampled`.
+
+        ``items`` are those of the first two stages only.
+        """
         networks = DfrStages(self, sampler, contexts)
         # One load serves all tiles; between them only the small upscalers run.
         with self.networks.holding(Component.TRANSFORMER):
@@ -337,9 +341,11 @@ class LTX2Pipeline(Planner):
 
 
 class Sampled(NamedTuple):
-    """What was sampled: the latents of the clip, the forward passes of each stage, and generated keyframes.
+    """The result of sampling all stages of a run.
 
-    ``keyframes`` (1, 128, K, H, W) are the latents of those of the first stage; None without any.
+    ``latents`` are those of the finished clip, ``evaluations`` the forward passes of each stage.
+    ``keyframes`` (1, 128, K, H, W) are the latents of the K keyframes that the first stage generated next to
+    the clip; None without any.
     """
 
     latents: AVLatent

@@ -32,7 +32,7 @@ class Planner(Codecs):
     """The model files, LoRAs and settings of a pipeline, with which runs are planned and checked.
 
     ``networks`` loads the models. ``loras`` are merged in every stage, ``stage2_loras`` in addition to them
-    in the second one. ``numerics`` says whose results are followed, those of the official pipelines or of
+    in the second one. ``numerics`` says whose results are reproduced, those of the official pipelines or of
     ComfyUI; ``execution`` says how networks are run. ``dfr`` are the files that the DFR pipeline alone uses.
     """
 
@@ -98,9 +98,10 @@ class Planner(Codecs):
         }
 
     def lora_reports(self) -> tuple[LoraReport, ...]:
-        """Report for each LoRA which layers it changes, from headers alone.
+        """Report for each LoRA of this pipeline which layers it changes; only headers are read.
 
-        Raises ValueError if a LoRA fits no layer.
+        They are those of every stage, then those of the second stage, then the detail LoRA. Raises ValueError
+        if a LoRA fits no layer.
         """
         detail = () if self.detail_lora is None else (self.detail_lora,)
         return tuple(self.networks.lora_report(lora) for lora in (*self.loras, *self.stage2_loras, *detail))
@@ -123,7 +124,10 @@ class Planner(Codecs):
         self.loras, self.stage2_loras = first, second
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]:
-        """All LoRAs that are merged in stage number ``index``; 0 is the first stage."""
+        """All LoRAs that are merged in stage number ``index``; 0 is the first stage.
+
+        Stage 1 also has those for the second stage and the detail LoRA.
+        """
         if index != 1:
             return self.loras
         detail = () if self.detail_lora is None else (self.detail_lora,)
@@ -171,10 +175,10 @@ class Planner(Codecs):
     ) -> tuple[Stage, ...]:
         """Check all that can be checked before a network is loaded; returns the stages of ``request``.
 
-        All inputs are read, and the headers of all model files. ``further`` says that the call has
-        conditioning items in addition to its request; ``source`` is the (width, height) in pixels of an
-        edit's source video, None without one. Raises ValueError or FileNotFoundError for what cannot be
-        sampled.
+        All inputs are read, and the headers of all model files; LoRAs, encoded prompts and the memory budget
+        are checked too. ``further`` says that the call has conditioning items in addition to its request;
+        ``source`` is the (width, height) in pixels of an edit's source video, None without one. Raises
+        ValueError or FileNotFoundError for what cannot be sampled.
         """
         request = self.resolve(request)
         stages = self.stages(request)

@@ -32,9 +32,9 @@ Stop = Callable[[], bool]
 
 
 class Run:
-    """The callbacks of a run: ``on_step`` receives its progress; ``stop`` ends it by returning True.
+    """The callbacks of a run: ``on_step`` receives each :class:`Progress`; ``stop`` returns whether to stop.
 
-    Either may be None.
+    None as ``on_step`` reports nothing; None as ``stop`` never stops.
     """
 
     def __init__(self, on_step: OnStep | None = None, stop: Stop | None = None) -> None:
@@ -51,8 +51,9 @@ class Run:
     ) -> None:
         """Report that sampling step ``step`` of ``steps`` is done; ``x0`` is its estimate of clean latents.
 
-        Raises ValueError if the estimate of the first step holds NaN or infinite values. ``where`` is called
-        then and returns, for the message, the block of the network in which such values first appear.
+        Raises ValueError if the estimate of the first step holds NaN or infinite values, and Stopped if the
+        caller stops the run. ``where`` is called for the message of the ValueError; it returns the block of
+        the network in which such values first appear.
         """
         # Damaged values appear in the first step; a check in each would synchronise with the GPU every time.
         if step == 1:

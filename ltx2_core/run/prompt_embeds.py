@@ -21,10 +21,7 @@ Contexts = tuple[TextContext, TextContext | None]
 
 
 class TextModels(Protocol):
-    """What encoding prompts needs of a pipeline: its text networks and their LoRAs.
-
-    :class:`~ltx2_core.LTX2Pipeline` is such an object.
-    """
+    """What the functions of this file use of a :class:`~ltx2_core.LTX2Pipeline`: networks and LoRAs."""
 
     @property
     def networks(self) -> Components: ...
@@ -47,11 +44,11 @@ class TextModels(Protocol):
 
 
 def stage_contexts(models: TextModels, text: Prompt, stages: Sequence[Stage], run: Run) -> list[Contexts]:
-    """Return (prompt, negative prompt) for each of ``stages``, encoded as the transformer reads them.
+    """Return (encoded prompt, encoded negative prompt) for each of ``stages``, as the transformer reads them.
 
-    ``text`` are the prompts of a request, which may be encoded already; ``models`` encode them if not. The
-    negative prompt is None if no stage needs it. The stages share what is encoded, unless the LoRAs of the
-    second stage change the text networks. ``run`` receives the progress.
+    ``text`` are the prompts of a request; ``models`` encode them, unless ``text`` has them encoded already.
+    The negative prompt is None if no stage needs it. All stages have the same encoded prompts, except a
+    second stage whose LoRAs change the text networks. ``run`` receives the progress.
     """
     needed = any(stage.needs_negative for stage in stages)
     if text.embeds is not None:
@@ -100,9 +97,9 @@ def check_embeds(models: TextModels, embeds: PromptEmbeds) -> None:
 
 
 def _identity_of(models: TextModels) -> JsonObject:
-    """JSON values that identify all that encoded prompts depend on, to be compared with those of a run.
+    """JSON values that identify what encoded prompts depend on; encoded prompts store them for comparison.
 
-    They are the text networks, their LoRAs, the number format and the numerics.
+    They are digests of the text networks, their LoRAs, the number format and the numerics.
     """
     networks = models.networks.identity()
     files = models.networks.digests()

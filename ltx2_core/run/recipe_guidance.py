@@ -1,7 +1,4 @@
-"""What a recipe (the default settings of a generation of models) stands for in sampling.
-
-That is its guidance, and all its settings as a preset.
-"""
+"""Converts a recipe (the default settings of a generation of models) to guidance, or to a sampling preset."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from .recipes import Recipe
 
 
 def streams_of(recipe: Recipe) -> tuple[StreamGuidance, StreamGuidance]:
-    """The guidance scales of (video, audio) in ``recipe``, the default settings of a generation of models."""
+    """The guidance scales of ``recipe``, default settings of a generation of models, as (video, audio)."""
     video = StreamGuidance(cfg=recipe.cfg, stg=recipe.stg, modality=recipe.modality, rescale=recipe.rescale)
     return video, replace(video, cfg=recipe.audio_cfg)
 
@@ -21,11 +18,11 @@ def streams_of(recipe: Recipe) -> tuple[StreamGuidance, StreamGuidance]:
 def guidance_of(
     recipe: Recipe, *, cfg: float | None = None, audio_cfg: float | None = None, identity: float = 0.0
 ) -> Guidance:
-    """The guidance of video and audio by ``recipe``, the default settings of a generation of models.
+    """The guidance of ``recipe``, default settings of a generation of models, with other scales.
 
-    ``cfg`` and ``audio_cfg`` replace the classifier-free guidance scales of video and audio; None keeps those
-    of ``recipe``, but if only ``cfg`` is given, it replaces both. ``identity`` is the guidance scale of both
-    towards a reference audio, 0 without one.
+    ``audio_cfg`` replaces the recipe's scale of classifier-free guidance for the audio; None leaves it.
+    ``cfg`` replaces that for the video, and that for the audio too if ``audio_cfg`` is None; None leaves
+    them. ``identity`` is the guidance scale of both towards a reference audio, 0 without one.
     """
     video, audio = streams_of(recipe)
     if cfg is not None:
@@ -40,9 +37,9 @@ def guidance_of(
 
 
 def preset_of(recipe: Recipe) -> Preset:
-    """The settings of ``recipe`` for the first sampling stage as a preset: schedule, sampler and guidance.
+    """The schedule, sampler and guidance of ``recipe`` for the first sampling stage, as a preset.
 
-    A recipe is the table of default settings of a generation of models.
+    A recipe is the default settings of a generation of models.
     """
     video, audio = streams_of(recipe)
     return Preset(

@@ -1,4 +1,4 @@
-"""Default sampling settings of each checkpoint: one table by generation and kind (dev or distilled).
+"""Default sampling settings of each checkpoint: one recipe for each generation and kind of weights.
 
 No torch is imported here, because the help of the command line contains these values.
 """
@@ -20,14 +20,17 @@ NEGATIVE_PROMPT: Final = (
 class Recipe:
     """The default settings for one checkpoint: the value of every option whose default depends on it.
 
-    ``sigmas`` and ``stage2_sigmas`` are keys of ``FIXED_SIGMAS``. If ``sigmas`` is None, the first stage uses
-    the LTX-2 schedule with ``steps`` steps. ``stg``, ``modality`` and ``rescale`` are guidance scales of both
-    streams, neutral by default; ``stg_blocks`` are the numbers of the transformer blocks that stg perturbs,
-    in a network of the released depth. ``noise_by_token`` says that samplers draw the noise they add token by
-    token, as the official pipelines do, if the numerics are official; otherwise they draw it channel by
-    channel, as ComfyUI does. ``stages`` is the default of ``ltx2 generate`` only; in Python the default is
-    one stage. ``node_stage2_sigmas`` is the list for ComfyUI, whose published graphs differ from Lightricks'
-    own code there. ``distilled_lora`` is the strength of a distilled LoRA in those graphs.
+    ``kind`` is "dev" for full weights or "distilled". ``sigmas`` and ``stage2_sigmas``, the noise levels of
+    the two stages, are keys of ``FIXED_SIGMAS``. If ``sigmas`` is None, the first stage uses the LTX-2
+    schedule with ``steps`` steps. ``stg``, ``modality`` and ``rescale`` are guidance scales of both streams,
+    off by default; ``stg_blocks`` are the numbers of the transformer blocks that stg perturbs, in a network
+    of the released depth. ``noise_by_token`` says that samplers draw the noise they add token by token, as
+    the official pipelines do, if the numerics are official; otherwise they draw it channel by channel, as
+    ComfyUI does. ``stages`` is the default of ``ltx2 generate`` only; in Python the default is one stage.
+
+    The graphs that ComfyUI publishes have other values than Lightricks' own code: ``node_stage2_sigmas`` are
+    their noise levels of the second stage, a key of ``FIXED_SIGMAS``, and ``distilled_lora`` is the strength
+    of a distilled LoRA in them. The nodes use these.
     """
 
     name: str
@@ -58,7 +61,7 @@ class Recipe:
 
     @property
     def guided(self) -> bool:
-        """Whether guidance consists of more than a scale of cfg for each stream."""
+        """Whether ``stg``, ``modality`` or ``rescale`` is on, so that guidance is more than cfg."""
         return (self.stg, self.modality, self.rescale) != (0.0, 1.0, 0.0)
 
     @property
@@ -91,7 +94,7 @@ def _distilled(dev: Recipe, **changes: object) -> Recipe:
 _LTX20 = Recipe(name="LTX-2.0 dev", generation="2.0")
 _LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3", node_stage2_sigmas="stage2_2.3", distilled_lora=0.5)
 # The image encoders of 2.4 and later were trained on images that are compressed less. Their guidance is that
-# of the official pipelines; earlier models keep that of the ComfyUI templates, by which clips were made.
+# of the official pipelines; earlier models have that of the ComfyUI templates.
 _LTX24 = replace(
     _LTX23,
     name="LTX-2.4 dev",
@@ -105,7 +108,7 @@ _LTX24 = replace(
     stg_blocks=(28,),
 )
 _LTX25 = replace(_LTX24, name="LTX-2.5 dev", generation="2.5", noise_by_token=True)
-# Sizes and frame rate are those that the tiny set was trained at, on frames as they were drawn.
+# Sizes and frame rate are those that the tiny set was trained at, on frames without H.264 compression.
 _TINY = Recipe(
     name="the tiny set",
     generation="tiny",
@@ -126,13 +129,13 @@ RECIPES: Final[tuple[Recipe, ...]] = (
     _LTX24,
     _distilled(_LTX24),
     _LTX25,
-    # Its second stage stays with Euler: three steps cannot remove fresh noise.
+    # The second stage uses Euler all the same: three steps cannot remove fresh noise.
     _distilled(_LTX25, sampler="euler_ancestral", eta=1.0),
     _TINY,
     _distilled(_TINY),
 )
 DEFAULT: Final = _LTX20
-"""For requests that are planned without a checkpoint."""
+"""The recipe for requests that are planned without a checkpoint."""
 
 
 def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
@@ -150,9 +153,10 @@ def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
 def generation_of(model_version: str, *, inferred: str | None = None) -> str:
     """Return the generation whose recipe applies to a header's ``model_version``: "2.3.0" -> "2.3".
 
-    Only the leading numbers count, except that versions such as "2.3.0-tiny" stand for the tiny set. If the
-    version cannot be read, the result is ``inferred``, the generation that the caller found from the tensors,
-    or if that is None the oldest generation.
+    The first two numbers decide: of the generations with a recipe, the result is the newest that is not newer
+    than the version, or the oldest if all are newer. A version that ends in "-tiny" is the generation "tiny".
+    If the version cannot be read, the result is ``inferred``, the generation that the caller found from the
+    tensors, or if that is None "2.0".
     """
     if model_version.endswith("-tiny"):
         return "tiny"
@@ -167,7 +171,10 @@ def generation_of(model_version: str, *, inferred: str | None = None) -> str:
 
 
 def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:
-    """Return the recipe of the same generation as ``recipe``, for distilled or for full weights."""
+    """Return the recipe (default settings) of the generation of ``recipe``, for distilled or full weights.
+
+    It is ``recipe`` itself if that is for these weights.
+    """
     kind: Kind = "distilled" if distilled else "dev"
-    # The recipe of a checkpoint has the blocks of its depth, which the table has not.
+    # The recipe of a checkpoint has block numbers that fit its depth, unlike that of the table.
     return recipe if recipe.kind == kind else recipe_for(recipe.generation, kind)

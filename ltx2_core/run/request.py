@@ -28,7 +28,7 @@ __all__ = ["NEGATIVE_PROMPT", "AudioSource", "Request", "RequestOptions"]
 
 
 class RequestParts(TypedDict):
-    """The nested parts of a request: prompts, size and length, inputs, first stage, and further stages."""
+    """The parts of a request: prompts, size and length, inputs, settings of the first and of later stages."""
 
     text: Prompt
     size: ClipSize
@@ -52,10 +52,11 @@ PIPELINES: Mapping[str, RequestOptions] = {
 
 @dataclass(frozen=True, kw_only=True, init=False)
 class Request:
-    """Everything that a run can be asked for.
+    """All settings of a run.
 
-    It is made with flat keywords, ``Request(prompt="a ball", width=768)``, and read by the same names,
-    ``request.width``; the parts hold the values. None is left to the recipe of the checkpoint, or is off.
+    It is made with keywords, ``Request(prompt="a ball", width=768)``, and read by the same names,
+    ``request.width``; the values are stored in the five parts. A keyword that is None is decided by the
+    recipe (default settings) of the checkpoint, or turns the feature off where the recipe has no such value.
 
     Args:
         prompt, negative_prompt: description of the clip and its audio; what to avoid.
@@ -67,46 +68,50 @@ class Request:
         fps, snap: frames per second; how a size or length that is not on the latent grid is rounded: "floor",
             "nearest" or "ceil", or "error" to refuse it.
         video: False generates audio alone, in one stage.
-        image: image, or clip (N, 3, H, W) in [0, 1], that the video starts with; cut to the clip's shape.
+        image: image, or clip (N, 3, H, W) in [0, 1], that the video starts with; fitted as ``fit`` says.
         image_strength: 1 preserves it, 0 ignores it; two stages use 1 in the second.
         image_crf: strength of the H.264 round trip that a single image goes through, 0 is off.
         images: images that guide the clip at frames: :class:`ImageAt` values, or (image, frame) and (image,
             frame, strength); frame -1 is the last.
         references: control videos or references of IC-LoRAs: :class:`VideoReference` values, or videos.
         fit: how images and references of another shape are brought to that of the clip: "crop" around the
-            centre, "pad" with black borders, or "stretch" (both by Lanczos; ai-toolkit stretches).
+            centre, "pad" with black borders, or "stretch". The last two resize by Lanczos.
         background: CSS colour that replaces transparent pixels of images and references.
         audio, audio_start_s: audio of the clip, from that second on; cut, or followed by silence.
-        audio_noise_db: loudness (dB of full scale) of noise that is added to the ``audio`` that is encoded.
+        audio_noise_db: RMS, in dB of full scale, of white noise added to ``audio`` before it is encoded.
         reference_audio, reference_s: audio to imitate, such as a voice, and how many seconds of it.
         identity: guidance scale towards ``reference_audio``; costs one more guidance pass a step.
-        latents, denoise: latents to start from, those of a clip or what ``pipeline.encode_video`` returns,
-            re-noised to the first sigma; the part of the schedule to run, 0.3 preserves most of them.
-        noise: noise of the first stage in place of noise from ``seed``, of the shape of its latents.
-        source_clip: the file and the regions of an edit, for the record.
+        latents, denoise: latents to start from, those of a clip or what ``pipeline.encode_video`` returns;
+            noise is added to them up to the first sigma. ``denoise`` is the part of the schedule that is
+            sampled: 1 is all of it, 0.3 only the last steps, which preserve most of the latents.
+        noise: latents (AVLatent) of noise for the first stage, in place of noise from ``seed``.
+        source_clip: the file and the regions of an edit, which are only recorded in the settings.
         hdr: colour space of EXR images and of the clip, which is then HDR: "srgb-linear" (linear light of
             BT.709), "acescg" (linear) or "acescct" (its log codes). It is decoded in float32 and saved as EXR
             images and an HLG master.
         steps, sigmas: number of sampling steps of the first stage, or its noise levels; a final 0 is appended
             where it is missing.
-        schedule: "4096" spreads steps as for that many tokens, like the official pipelines; "clip" for the
-            tokens of the clip, like diffusers and ai-toolkit. By default as the numerics do: official the
-            first, comfy the second.
-        sampler, eta: a name of ``SAMPLERS``; the share of fresh noise of those that add some.
+        schedule: number of tokens for which the noise levels are computed: "4096", like the official
+            pipelines, or "clip" for that of the clip, like diffusers and ai-toolkit. By default "4096" with
+            official numerics, "clip" with those of ComfyUI.
+        sampler, eta: a name of ``SAMPLERS``; the share of fresh noise in each step, for those that add noise.
         distilled: for distilled weights or a distilled LoRA: 8 fixed steps and no guidance.
-        cfg, audio_cfg: guidance of the first stage; ``audio_cfg`` is by default the ``cfg`` that is named.
+        cfg, audio_cfg: scales of classifier-free guidance in the first stage; if only ``cfg`` is passed, it
+            is used for the audio too.
         guidance: all guidance of the first stage, in place of ``cfg`` and ``audio_cfg``.
-        nag: guides away from the negative prompt where no pass does, at cfg 1 and in the second stage.
+        nag: normalised attention guidance, which avoids the negative prompt without a guidance pass: at cfg 1
+            and in the second stage.
         cache: reuses velocities between steps, which is faster and not exact.
-        tiles: computes each step of a large frame in tiles.
-        generated_keyframes: images that LTX-2.5 generates next to the clip in the first stage, to hold it
-            together: how many, spread evenly, or their frames, such as [24, 48, -1].
-        seed, noise_device: the same seed gives the same clip, None or -1 draws one; noise of "cpu" is equal
-            on every machine.
+        tiles: computes each step of a large frame in overlapping tiles.
+        generated_keyframes: images that LTX-2.5 generates as extra tokens in the first stage, to which the
+            clip attends: how many, spread evenly, or their frames, such as [24, 48, -1].
+        seed, noise_device: seed of all noise, and the device that draws it. None or -1 draws a seed; noise
+            drawn on "cpu" is the same on every machine.
         stages: 1, or 2: half size first, then the upscaler and a second stage at full size.
-        stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
-            stage and ``sampler`` after an unguided one.
-        audio_stage: the stage that the audio is taken from.
+        stage2_sigmas, stage2_sampler: noise levels and sampler of the second stage; the sampler is by default
+            Euler if the first stage has guidance, else ``sampler``.
+        audio_stage: the stage, 1 or 2, that the audio is taken from; by default 1 if the first stage has
+            guidance and the numerics are official, else 2.
         pipeline_kind, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages,
             schedule and guidance, with that many rounds that each double the frame rate (0, 1 or 2).
 
@@ -161,7 +166,7 @@ class Request:
         check_keywords(flat, present, held=held)
 
     def _fill(self, parts: RequestParts, flat: RequestFields) -> None:
-        """Set all fields to ``parts``, with the values of the keywords ``flat`` put into them.
+        """Set the fields of this request to ``parts``, in which the keywords ``flat`` replace single values.
 
         Raises TypeError or ValueError for values that are wrong or do not fit each other.
         """
@@ -178,7 +183,10 @@ class Request:
         self._check()
 
     def __getattr__(self, name: str) -> Any:
-        """Read a value by its flat name: ``request.steps`` for ``request.sampling.steps``."""
+        """Read a value by its keyword: ``request.steps`` is ``request.sampling.steps``.
+
+        Raises AttributeError for a name that is no keyword of a request.
+        """
         if name not in FIELDS:
             raise AttributeError(f"a request has no {name!r}")
         value: Any = self
@@ -207,11 +215,10 @@ class Request:
 
     @classmethod
     def _unchecked(cls, parts: RequestParts, flat: RequestFields) -> Request:
-        """Make a request without the check for settings that contradict each other.
+        """Make a request without the check for keywords that contradict each other.
 
-        ``parts`` and ``flat`` are keywords of :class:`Request`: whole parts, such as its sampling settings,
-        and single settings. The check is left out for values that no user chose together, such as the
-        default settings of a model.
+        ``parts`` are its parts, in which the keywords ``flat`` replace single values. The check is left out
+        for values that no user chose together, such as the default settings of a model.
         """
         request = cls.__new__(cls)
         request._fill(parts, flat)
@@ -253,7 +260,7 @@ class Request:
         return self._unchecked(self._parts(), cast(RequestFields, chosen)), names
 
     def _guidance(self, recipe: Recipe) -> Guidance:
-        """The guidance of ``recipe``, with the scales that this request names."""
+        """The guidance of ``recipe``, with the scales ``cfg`` and ``audio_cfg`` of this request, if set."""
         sampling, voice = self.sampling, self.inputs.reference_audio
         return guidance_of(
             recipe,
@@ -321,8 +328,8 @@ def _is_present(value: Any) -> bool:
 def _replaced(part: Any, path: str, changes: Mapping[str, Mapping[str, object]]) -> Any:
     """Return a copy of the dataclass ``part``, which is at ``path`` in a request, with new values.
 
-    ``changes`` has the new values of all parts by path: "inputs" for fields of the inputs, "inputs.image" for
-    those of the image in the inputs.
+    ``changes`` maps paths to new values by field: "inputs" for fields of the inputs, "inputs.image" for
+    fields of the image in the inputs. Other paths than ``path`` and those directly below it have no effect.
     """
     values = {**changes.get(path, {})}
     for inner, new in changes.items():
@@ -333,7 +340,7 @@ def _replaced(part: Any, path: str, changes: Mapping[str, Mapping[str, object]])
 
 
 def _default(name: str) -> Any:
-    """The value that the flat keyword ``name`` has in a request that does not state it."""
+    """The value that the keyword ``name`` has in a request that is made without it."""
     return getattr(Request(prompt=""), name)
 
 

@@ -1,4 +1,4 @@
-"""Converts a request to flat JSON values and back, with a schema; files store these values in their tags.
+"""Converts a request to JSON values by keyword and back, with a schema; the tags of files hold these values.
 
 The format is that of version 0.1. Pydantic reads the values, so that an error names the place of a wrong
 type; bounds and descriptions in the schema come from the table of options.
@@ -71,11 +71,15 @@ _JSON_TYPES: Mapping[str, object] = {
     "guidance": _AnyGuidance | None,
     "generated_keyframes": list[int] | int | None,
 }
-"""What JSON holds where a keyword also takes values that JSON does not have."""
+"""Keyword -> the type of its JSON value, for keywords that also take values which JSON does not have."""
 
 
 def to_json(request: Any) -> JsonObject:
-    """Convert a :class:`Request` to flat JSON values: files by name, tensors by "<Tensor in memory>"."""
+    """Convert a :class:`Request` to JSON values by keyword.
+
+    A file is its path, and a value that JSON does not have a note such as "<Tensor in memory>". Encoded
+    prompts are None, because the texts are in the settings.
+    """
     plain = {name: _plain(getattr(request, name)) for name in FIELDS}
     # A value that JSON does not have is an error here, before anything is sampled or written.
     json.dumps(plain)
@@ -85,8 +89,8 @@ def to_json(request: Any) -> JsonObject:
 def from_json(settings: ParsedJson) -> RequestFields:
     """Convert JSON values of :func:`to_json` back to the keywords of a request.
 
-    Raises ValueError for unknown names, for values of a wrong type, and for notes in place of values that
-    were in memory.
+    Raises ValueError for unknown names, for values of a wrong type, and for notes such as
+    "<Tensor in memory>", whose values cannot be restored.
     """
     # Before pydantic, whose message would not name the cause: a file of a newer version.
     unknown = settings.keys() - FIELDS.keys()

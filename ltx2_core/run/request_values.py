@@ -1,4 +1,4 @@
-"""Converts the keywords of a request to their own types, and refuses values of other types.
+"""Converts the values of a request's keywords to the types of its fields, and refuses other values.
 
 Bounds and choices are those of the table of options. Letters: C channels, S samples, N frames.
 """
@@ -40,10 +40,10 @@ _MAY_BE_NONE = frozenset(
 
 
 def checked_values(flat: Mapping[str, Any]) -> dict[str, object]:
-    """Return the keywords in ``flat`` with each value converted to its type; None (left open) stays None.
+    """Return the keywords in ``flat`` with each value converted to the type of its field.
 
-    Raises TypeError for a value of another type and ValueError for a value that is out of range; both name
-    the keyword.
+    None stays None where the keyword allows it. Raises TypeError for a value of another type and ValueError
+    for a value that is out of range; both name the keyword.
     """
     return {name: _checked(name, value) for name, value in flat.items()}
 
@@ -103,7 +103,8 @@ def _image(name: str, value: Any) -> Any:
 def _audio(name: str, value: Any) -> Any:
     """Check the audio of keyword ``name``: a path, or (waveform (channels, samples), sample rate in Hz).
 
-    Returns the path, or the pair with a float32 tensor. Raises TypeError or ValueError.
+    Returns the path, or (float32 tensor (C, S), rate). Raises TypeError for other types, and ValueError for
+    other than 1 or 2 channels, for values that are not finite, and for a rate out of range.
     """
     if isinstance(value, str | PathLike):
         return _path(name, value)
@@ -130,9 +131,10 @@ def _audio(name: str, value: Any) -> Any:
 
 
 def _items(kind: type, example: str, name: str, value: Any) -> tuple[Any, ...]:
-    """Convert the sequence of keyword ``name`` to a tuple of ``kind``; ``example`` shows one item in errors.
+    """Convert ``value``, the sequence of the keyword ``name``, to a tuple of items of the class ``kind``.
 
-    Raises TypeError if ``value`` is no sequence or an item cannot be converted.
+    ``example`` is an item as text for errors. Raises TypeError if ``value`` is no sequence or an item cannot
+    be converted.
     """
     if isinstance(value, str | Mapping | kind) or not isinstance(value, Iterable):
         raise TypeError(f"{name} must be a list of {kind.__name__}, such as [{example}]; got {value!r:.80}")
@@ -155,7 +157,10 @@ def _sigmas(name: str, value: Any) -> Any:
 
 
 def _keyframes(name: str, value: Any) -> Any:
-    """Convert the frames of generated keyframes to a tuple; a number of keyframes is returned unchanged."""
+    """Check the value of ``generated_keyframes``: a number of keyframes, or a sequence of their frames.
+
+    Returns the number, or the frames as a tuple. Raises TypeError or ValueError.
+    """
     if isinstance(value, Integral) and not isinstance(value, bool):
         if not 1 <= int(value) <= MAX_KEYFRAMES:
             raise ValueError(f"{name}={value} must be from 1 to {MAX_KEYFRAMES}, or a list of frames")

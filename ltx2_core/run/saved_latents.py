@@ -1,4 +1,4 @@
-"""Saves sampled latents until the output file is written, so that a failed decode can be repeated alone."""
+"""Saves sampled latents until the output file is written, so that a failed decode needs no new sampling."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .request import Request
 from .request_json import in_memory
 
 KEY = "ltx2_kept"
-"""The metadata of a file that holds saved latents; the name is that of 0.1."""
+"""The key of the metadata in a file of saved latents; its name is that of version 0.1."""
 # Ends like every file of tensors, so that other tools open it.
 SUFFIX = ".latents.safetensors"
 # Hidden, since it stands among the user's own files.
@@ -47,12 +47,12 @@ def saved_folder() -> Path:
 
 
 def spare_folder(output: str | os.PathLike[str]) -> Path:
-    """The folder next to the file ``output`` for its latents if the temporary folder has no room for them."""
+    """The hidden folder next to the file ``output`` for its latents, if the usual folder cannot be used."""
     return Path(output).resolve().parent / _SPARE
 
 
 def saved_windows(output: str | os.PathLike[str]) -> Path:
-    """The folder for the finished windows of the long clip ``output``, until the file of the clip is written.
+    """The folder for finished windows of the run that writes ``output``, until that file is written.
 
     Windows are the parts in which a long clip, or the audio of a long video, is sampled.
     """
@@ -74,9 +74,9 @@ def save_latents(
 
     ``files`` are JSON values that resuming needs, such as the paths of the checkpoints; ``edit`` are the
     settings of the edit that the run belongs to (``EditTask.settings``), None if it is no edit; ``encoding``
-    are the chosen settings of the file's encoding (``Encoding.settings``). The saved file goes to ``folder``;
-    if that is None, to the user's temporary folder or, where that is full or belongs to someone else, next to
-    the output.
+    are the chosen settings of the file's encoding (``Encoding.settings``). The latents are saved in
+    ``folder``; if that is None, in :func:`saved_folder`, or if they cannot be written there, for example
+    because it is full or belongs to another user, in :func:`spare_folder`.
 
     Raises OSError if no folder has room for the latents.
     """
@@ -142,10 +142,10 @@ def _absolute(output: str | os.PathLike[str]) -> str:
 
 
 def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | None = None) -> Path:
-    """The newest file of saved latents; only those of ``output`` count, if that is not None.
+    """The path of the newest file of saved latents; if ``output`` is not None, the newest of that output.
 
-    They are looked for in ``folder``; if that is None, where runs save them. Raises ValueError if there are
-    none.
+    It is looked for in ``folder``; if that is None, in the folders in which :func:`save_latents` saves.
+    Raises ValueError if there is none.
     """
     folders = [folder] if folder is not None else [saved_folder(), spare_folder(output or "output")]
     folder = folders[0]
@@ -170,7 +170,7 @@ def find_saved(output: str | os.PathLike[str] | None = None, *, folder: Path | N
 
 
 def read_saved(path: str | os.PathLike[str]) -> ParsedJson:
-    """Read the JSON values that :func:`save_latents` stored with the latents: settings, output and so on.
+    """Read the JSON values that :func:`save_latents` stored with the latents, such as "settings".
 
     Raises ValueError if ``path`` holds no saved latents or is damaged.
     """
@@ -203,7 +203,7 @@ def _check_models(about: ParsedJson, codecs: Codecs) -> None:
         _log.warning("these latents do not say which models they are of (they are of an earlier version)")
         return
     now = codecs.networks.digests()
-    # Only these decide how the latents decode; the others have done their work.
+    # Only these decide how the latents decode; the other networks are not used again.
     decoders = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
     changed = [str(c) for c in decoders if saved["files"].get(str(c)) != now.get(str(c))]
     if changed:
@@ -214,7 +214,7 @@ def _check_models(about: ParsedJson, codecs: Codecs) -> None:
 
 
 def _check_shapes(path: str | os.PathLike[str], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless ``tensors`` are latents of one clip: video of 5 axes, audio of 4, batch 1.
+    """Raise ValueError unless ``tensors`` are latents of one clip: "video" of 5 axes, "audio" of 4, batch 1.
 
     ``path`` is their file, which the message names.
     """

@@ -32,8 +32,8 @@ def sample_each(
 ) -> Iterator[Generation]:
     """Encode the prompts of all ``requests``, then sample the requests in their order and yield each clip.
 
-    ``on_step`` receives the progress, None reports nothing; ``stop`` ends the work when it returns True, None
-    never does.
+    ``on_step`` receives the progress; None reports nothing. ``stop`` ends the work with :class:`Stopped` when
+    it returns True; None never does.
     """
     made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
@@ -57,5 +57,5 @@ def _reads_negative(pipeline: Sampler, request: Request) -> bool:
 
 
 def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:
-    """Wrap ``on_step`` so that reported names of stages begin with "clip ``number`` of ``count``: "."""
+    """Wrap ``on_step`` so that the stage of each report begins with "clip ``number`` of ``count``: "."""
     return lambda progress: on_step(replace(progress, stage=f"clip {number} of {count}: {progress.stage}"))

@@ -1,4 +1,4 @@
-"""Samples the stages of one run: noise is added to a state, and the sampler removes it step by step."""
+"""Samples the stages of one run: adds noise to the state of a stage, and removes it step by step."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class StageSampler:
     """Samples the stages of one run, which share the request, its random generators, and the networks.
 
     ``networks`` loads the transformer; ``speed`` has the settings that change the time and memory of its
-    calls. ``plan`` says which blocks of the transformer are on the device; it is None, and all are, if there
-    is no memory budget. ``numerics`` says whether results follow the official pipelines or ComfyUI.
-    ``run`` receives the progress. The seed of ``request`` decides all noise. The random generators advance
-    while stages are sampled, so that every run needs a ``StageSampler`` of its own.
+    calls. ``plan`` says which blocks of the transformer are on the device; None, without a memory budget,
+    means all. ``numerics`` says whether results follow the official pipelines or ComfyUI. ``run`` receives
+    the progress. The seed of ``request`` decides all noise. The random generators advance while stages are
+    sampled, so every run needs a ``StageSampler`` of its own.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class StageSampler:
         self.speed = speed
         self.numerics = numerics
         self.plan = plan
-        # It draws the noise of the second stage, too, like that of the official pipelines.
+        # This generator draws the noise of the second stage too, as in the official pipelines.
         self._start_noise = self._generator(0)
-        # The official samplers draw theirs from a generator of its own, this far from the seed.
+        # The official samplers draw their noise from a second generator, with 10000 added to the seed.
         self._step_noise = self._generator(10000)
 
     def _generator(self, distance: int) -> torch.Generator:
-        """A random generator whose seed is ``distance`` from that of the request."""
+        """A random generator whose seed is that of the request plus ``distance``, modulo 2**64."""
         sampling = self.request.sampling
         assert sampling.seed is not None
         return torch.Generator(sampling.noise_device).manual_seed((sampling.seed + distance) % 2**64)
@@ -66,8 +66,8 @@ class StageSampler:
     def state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
         """The state that ``stage`` starts from, without conditioning.
 
-        It holds ``latents``, the result of an earlier stage or what the request gives, or zeros if that is
-        None. If ``latents`` has video but no audio, the audio is zeros.
+        ``latents`` are the upscaled result of the stage before, or those of the request; None is zeros. If
+        they have no audio, the audio is zeros too, or absent for a tile of the DFR pipeline.
         """
         # A tile of the DFR pipeline is sampled without audio.
         with_audio = stage.tile is None
@@ -86,10 +86,10 @@ class StageSampler:
     ) -> tuple[AVLatent, Evaluations]:
         """Sample ``stage``, number ``index`` from 0, with ``loras`` merged into the transformer.
 
-        ``state`` holds the latents and the conditioning, ``contexts`` the encoded prompts. Returns the
-        latents, which still hold the guides of ``state``, and how often the transformer was called. Raises
-        ValueError if the estimate of the first step holds NaN or infinite values, and Stopped if the run is
-        stopped.
+        ``state`` holds the latents and the conditioning, ``contexts`` the encoded prompts. Returns (latents,
+        number of guidance passes that the transformer evaluated and reused). The latents still have the
+        latent frames of the guides. Raises ValueError if the estimate of the first step holds NaN or infinite
+        values, and Stopped if the run is stopped.
         """
         name, step_noise = f"stage {index + 1}", self._step_noise
         if stage.step_seed is not None:

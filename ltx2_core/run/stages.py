@@ -24,16 +24,17 @@ from .request import Request
 class Stage:
     """One sampling run of a request.
 
-    ``clip`` is its size and length, ``sigmas`` its noise levels. ``image_strength`` is how much of the first
-    image is preserved, from 0 to 1. ``eta`` is the sampler's share of fresh noise; None is its default.
-    ``noise_by_token`` draws that noise token by token, as the official pipelines do, and not channel by
-    channel. ``finished`` is the size and length of the clip that the whole run makes. ``keyframes`` are the
-    pixel frames of the images that are generated next to the clip (LTX-2.5).
+    ``clip`` is the size and length that the stage samples, ``finished`` that of the finished clip of the run.
+    ``sigmas`` (N + 1,) are its noise levels, for N steps. ``image_strength`` is how much of the first image
+    is preserved, from 0 to 1. ``eta`` is the share of fresh noise that the sampler adds in each step; None is
+    the sampler's default. ``noise_by_token`` draws that noise token by token, as the official pipelines do,
+    and not channel by channel. ``nag`` is normalised attention guidance, None without. ``keyframes`` are the
+    pixel frames of the keyframes that are generated next to the clip (LTX-2.5).
 
-    Further fields are for the DFR pipeline. ``tile`` is the part of the clip that the stage samples in the
-    temporal round with the number ``round``; None samples the whole clip. ``step_seed`` is the distance from
-    the run's seed of the seed for noise of the sampler; None continues the noise of the stage before.
-    ``reference_tokens`` is how many tokens the reference has.
+    Further fields are for the DFR pipeline. ``tile`` is the part of the clip that the stage samples in
+    temporal round number ``round``; None samples the whole clip. ``step_seed`` is added to the run's seed for
+    the noise that the sampler adds in steps; None continues the random generator of the stage before.
+    ``reference_tokens`` is how many tokens of a reference the stage has.
     """
 
     clip: ClipPlan
@@ -53,7 +54,10 @@ class Stage:
 
     @property
     def sampled(self) -> ClipPlan:
-        """``clip`` with as many latent frames more as keyframes and reference take, for the memory."""
+        """``clip``, made longer by the latent frames that keyframes and the reference add.
+
+        Memory is estimated from it, because the transformer computes their tokens too.
+        """
         cells = self.clip.latent_width * self.clip.latent_height
         keyframes = len(self.keyframes) + (0 if self.tile is None else len(self.tile.anchors))
         more = keyframes + math.ceil(self.reference_tokens / cells)
@@ -61,7 +65,7 @@ class Stage:
 
     @property
     def guided(self) -> bool:
-        """Whether a sampling step has guidance passes in addition to the conditional pass."""
+        """Whether a sampling step has more guidance passes than that of the prompt."""
         return len(self.guidance.passes()) > 1
 
     @property
@@ -114,7 +118,7 @@ def plan_stages(
     return stage, replace(
         stage,
         clip=clip,
-        # The official pipelines generate them in the first stage.
+        # The official pipelines generate keyframes in the first stage.
         keyframes=(),
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
         # The second stage of the official pipelines runs distilled weights, which have guidance built in.
@@ -122,7 +126,7 @@ def plan_stages(
         # As in the published graphs, which weaken the image in the first stage alone.
         image_strength=1.0,
         sampler=sampler,
-        # It was set for the sampler of the first stage.
+        # The eta of a request is for the sampler of the first stage.
         eta=sampling.eta if sampler == sampling.sampler else None,
         # Without guidance nothing else makes this stage avoid the negative prompt.
         nag=sampling.nag,
@@ -130,9 +134,9 @@ def plan_stages(
 
 
 def keyframes_in(generated: Sequence[int] | int | None, frames: int) -> tuple[int, ...]:
-    """The pixel frames of the keyframes that are ``generated`` next to a clip of ``frames`` pixel frames.
+    """The pixel frames, ascending, of the keyframes to generate next to a clip of ``frames`` pixel frames.
 
-    ``generated`` is how many of them spread evenly, or their frames, where -1 is the last; None is none.
+    ``generated`` is their number, to be spread evenly, or their frames, where -1 is the last; None is none.
     Raises ValueError for more keyframes than frames between the first and the last, for frames outside the
     clip, and for frames that do not ascend.
     """
@@ -154,9 +158,10 @@ def keyframes_in(generated: Sequence[int] | int | None, frames: int) -> tuple[in
 
 
 def _clip(request: Request, numerics: Numerics, recipe: Recipe) -> ClipPlan:
-    """Plan the size and length of the finished clip; in ``request`` no value may be open.
+    """Plan the size and length of the finished clip of ``request``, whose open values a recipe has filled in.
 
-    A length that is predicted later is that of the recipe until then.
+    They are those of its latents, if it starts from video latents. If the length is to be predicted, it is
+    that of ``recipe`` until then. Raises ValueError for sizes and lengths that cannot be planned.
     """
     size, latents = request.size, request.inputs.latents
     assert size.fps is not None
@@ -177,7 +182,7 @@ def _clip(request: Request, numerics: Numerics, recipe: Recipe) -> ClipPlan:
 
 
 def _clip_of(latents: AVLatent, fps: float, numerics: Numerics) -> ClipPlan:
-    """Return the size and length of the clip that ``latents``, the input of a request, are of.
+    """Return the size and length of the clip whose latents are ``latents``, the input of a request.
 
     ``fps`` is its frame rate, which latents do not hold, and ``numerics`` decides how the length of the audio
     is rounded. Raises ValueError if the audio latent is not as long as the video.

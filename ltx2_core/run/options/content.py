@@ -24,7 +24,8 @@ def text_options() -> Iterator[Option]:
         kind="text",
         empty=True,
         group=group,
-        help="What the clip should not contain. It has an effect only with --cfg above 1 or with --nag.",
+        help="What the clip should not contain. It has an effect only where --cfg or --audio-cfg is not 1, "
+        "with --nag, and with samplers whose name contains cfg_pp.",
         default=BY_RECIPE,
         request=True,
     )
@@ -89,7 +90,8 @@ def size_options() -> Iterator[Option]:
         kind="float",
         group=group,
         help="Length of the clip in seconds; use it in place of --frames. auto lets the duration head of "
-        "LTX-2.5 choose 1 to 20 seconds by the prompt; name its file with --checkpoint.",
+        "LTX-2.5, a small network, choose 1 to 20 seconds by the prompt; name its file with a further "
+        "--checkpoint.",
         help_of=tuple(
             (command, "Length of the clip in seconds; use it in place of --frames.")
             for command in ("long", "plan")
@@ -172,8 +174,8 @@ def inputs_options() -> Iterator[Option]:
         metavar="FILE[@FRAME][:STRENGTH]",
         help="Image file as FILE, FILE:STRENGTH, FILE@FRAME or FILE@FRAME:STRENGTH, such as a.png or "
         "end.png@-1:0.8. Without @FRAME the image becomes the first frame. With @FRAME the image guides the "
-        "clip at that frame; frames count from 0, and -1 is the last. STRENGTH 1 (the default) preserves the "
-        "image, less lets the model change it. May be repeated.",
+        "clip at that frame, as with --keyframe; frames count from 0, and -1 is the last. STRENGTH 1 (the "
+        "default) preserves the image, less lets the model change it. May be repeated.",
         request=True,
     )
     yield Option(
@@ -216,9 +218,10 @@ def inputs_options() -> Iterator[Option]:
         kind="text",
         group=group,
         metavar="COUNT|FRAME,FRAME,...",
-        help="Let LTX-2.5 generate single images next to the clip in the first stage, which hold it "
-        "together: a number of images, spread evenly, or their frames, such as 24,48,-1 (-1 is the last). "
-        "They are not part of the clip; each costs as much as 8 frames.",
+        help="Let LTX-2.5 generate single images in addition to the clip in the first stage. The clip "
+        "attends to them, which makes it more consistent. The value is a number of images, spread evenly, or "
+        "their frames, such as 24,48,-1 (-1 is the last). They are not part of the clip; each costs as much "
+        "as 8 frames.",
         request=True,
     )
     yield Option(

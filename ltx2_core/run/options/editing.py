@@ -1,4 +1,4 @@
-"""Declares options that belong to one command only: the edits, long clips, and the memory plan."""
+"""Declares the options of the commands that edit a video, of ``ltx2 long`` and of ``ltx2 plan``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from .option import MAX_FRAMES, MAX_SECONDS, Option
 
 
 def edits_options() -> Iterator[Option]:
-    """Yield the options of the commands extend, retake, sound (which adds audio) and dub."""
+    """Yield the options of the commands that edit a video, such as extend, retake and sound."""
     yield Option(
         name="source",
         flags=("--video",),
         kind="path",
         group="source",
-        help="The video file to edit.",
+        help="The video file to edit. ltx2 retake also takes a folder of EXR images, with --hdr and --fps.",
         help_of=(
             (
                 "long",
@@ -29,7 +29,8 @@ def edits_options() -> Iterator[Option]:
         kind="float",
         group="source",
         command="retake",
-        help="Frames per second of --video, if it is a folder of EXR images, which state none.",
+        help="Frames per second of --video if that is a folder of EXR images, whose files state no frame "
+        "rate.",
         range=(0.1, 1000),
         unit="1/s",
     )
@@ -232,8 +233,8 @@ def windows_options() -> Iterator[Option]:
         kind="float",
         group=group,
         command=command,
-        help="Strength of --video as a reference: how closely the clip follows it; 0 is off. 1 presents it "
-        "unchanged to the model.",
+        help="Strength of --video as a reference: how closely the clip follows it; 0 is off. Below 1 the "
+        "model receives it with noise.",
         range=(0, 1),
         default=1.0,
     )

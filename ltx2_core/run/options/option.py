@@ -58,11 +58,11 @@ class Option:
         flags: as written on the command line.
         kind: the type of the value; "text" is parsed later, "path" is a file or folder.
         group: a key of ``GROUPS``, the headings of ``--help``.
-        help: the sentence that ``--help``, the docs and the JSON schema show.
+        help: the sentences for ``--help``, the docs and the JSON schema; the first is a tooltip of nodes.
         range: lowest and highest value, None where there is no bound.
         above: whether the lowest value itself is not allowed.
         empty: whether empty text has a meaning.
-        words: texts that a number may be, such as "auto".
+        words: texts that are allowed in place of a number, such as "auto".
         unit: such as "pixels"; empty for plain numbers and text.
         default: None for off or absent; ``BY_RECIPE`` if it depends on the checkpoint.
         choices: the allowed values; empty if there is no such list.
@@ -71,7 +71,7 @@ class Option:
         command: the only subcommand that has the option; None for options of several subcommands.
         request: whether the option is a field of ``Request``.
         required: whether the command refuses to run without the option.
-        edit_default: the default for edits, where it differs from ``default``; else None.
+        edit_default: the default in extend, retake, sound and long, if it is another one; else None.
         help_of: pairs of a subcommand in which the option means something else, and its ``help`` there.
     """
 
@@ -102,7 +102,7 @@ class Option:
 
     @property
     def by_recipe(self) -> bool:
-        """Whether the default depends on the checkpoint, whose recipe (table of default settings) has it."""
+        """Whether the recipe (table of default settings) of the checkpoint decides the default."""
         return self.default is BY_RECIPE
 
     @property
@@ -145,13 +145,13 @@ class Option:
         return value
 
     def help_text(self, command: str = "generate") -> str:
-        """The sentences that ``--help`` of the subcommand ``command`` shows for this option."""
+        """The sentences on this option in ``--help`` of the subcommand ``command``."""
         return dict(self.help_of).get(command, self.help)
 
     def default_text(self, command: str = "generate") -> str:
-        """The default of this option in the subcommand ``command``, in words, as ``--help`` shows it.
+        """The default of this option in the subcommand ``command`` as text, as ``--help`` prints it.
 
-        It is "" if the default is to be off or absent.
+        It is "" if by default the option is off or has no value.
         """
         if self.edit_default is not None and command in ("extend", "retake", "sound", "long"):
             return str(self.edit_default)
@@ -179,7 +179,7 @@ _WORDS: Final[dict[Kind, str]] = {
 
 
 def number_text(value: float) -> str:
-    """A bound of an option as text, without rounding."""
+    """A bound of an option as text, with all its digits."""
     # Seeds need all digits of a whole number, and 0.1 is to read as it was written.
     return str(value) if isinstance(value, int) else f"{value:.15g}"
 

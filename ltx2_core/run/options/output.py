@@ -29,10 +29,10 @@ def output_options() -> Iterator[Option]:
         group=group,
         choices=HDR_NAMES,
         help="Make an HDR clip, in this colour space: srgb-linear (linear light of BT.709), acescg (linear "
-        "light of ACEScg) or acescct (its log codes). EXR images of --image, --keyframe and --control (a "
-        "folder), or of the --video of ltx2 retake (a folder), are in it too. -o clip.mp4, .mov or .mkv "
-        "writes a 10-bit HLG master, and next to it the folder clip_exr/ of half-float EXR images; -o "
-        "frames/ or f_%05d.exr writes the images alone. Frames are decoded in float32.",
+        "light of ACEScg) or acescct (its log codes). It is also the colour space of EXR images in --image, "
+        "--keyframe, --control (there a folder) and the --video of ltx2 retake (a folder). -o clip.mp4, .mov "
+        "or .mkv writes a 10-bit HLG master, and next to it the folder clip_exr/ of half-float EXR images; "
+        "-o frames/ or f_%05d.exr writes the images alone. Frames are decoded in float32.",
         request=True,
     )
     yield from _encoding_options(group)
@@ -42,8 +42,8 @@ def output_options() -> Iterator[Option]:
         kind="flag",
         group=group,
         help="Finish a run that failed after sampling: decode its saved latents without sampling again. "
-        "--output names the file of that run; without --output the newest such run is finished. With ltx2 "
-        "long, and the options of the stopped run, continue after the last finished window.",
+        "--output names the file of that run; without --output the newest such run is finished. ltx2 long "
+        "continues after the last finished window instead; repeat all options of the stopped run.",
         default=False,
     )
     yield Option(
@@ -60,15 +60,15 @@ def output_options() -> Iterator[Option]:
         flags=("-q", "--quiet"),
         kind="flag",
         group=group,
-        help="Show no progress bar, and do not suggest what to try next.",
+        help="Print no progress bar and no suggestions of what to try next.",
         default=False,
     )
 
 
 def _encoding_options(group: str) -> Iterator[Option]:
-    """Yield the options that choose how the output file is encoded; ``group`` is their heading in ``--help``.
+    """Yield the options that choose how the output file is encoded.
 
-    It is a key of ``GROUPS``.
+    ``group`` is the key in ``GROUPS`` of their heading in ``--help``.
     """
     yield Option(
         name="container",

@@ -99,8 +99,9 @@ def model_options() -> Iterator[Option]:
         kind="text",
         group=group,
         metavar=_LORA,
-        help="IC-LoRA for spatial detail, such as ltx-2.5-ic-lora-pixel-spatial-upscaler-x2, for the second "
-        "stage of --pipeline dfr, whose reference is the clip of the first stage. Written like --lora.",
+        help="IC-LoRA that adds spatial detail in the second stage of --pipeline dfr, such as "
+        "ltx-2.5-ic-lora-pixel-spatial-upscaler-x2. Its reference is the clip of the first stage. Written "
+        "like --lora.",
     )
     yield Option(
         name="numerics",
@@ -169,8 +170,9 @@ def execution_options() -> Iterator[Option]:
         flags=("--guidance-parallel",),
         kind="int",
         group=group,
-        help="Only when torchrun starts several processes: divide them into this many groups. The groups "
-        "share the guidance passes of a step, and the processes of a group share the tokens.",
+        help="Only when torchrun starts several processes: divide them into this many groups. The guidance "
+        "passes of a step are divided among the groups, and the tokens of a pass among the processes of a "
+        "group.",
         range=(1, 1024),
         default=1,
     )

@@ -7,7 +7,7 @@ from typing import Final
 
 from .option import BY_RECIPE, MAX_SCALE, Option
 
-# Written again here, since the registries import torch, which help must not; a test compares them.
+# Written again here, since the registries import torch, which --help must not; a test compares them.
 SAMPLER_NAMES: Final = (
     "euler",
     "euler_ancestral",
@@ -36,7 +36,8 @@ def sampling_options() -> Iterator[Option]:
         group=group,
         choices=PRESET_NAMES,
         help="Start from a published combination of sampler, schedule and guidance; other options replace "
-        "single settings of it.",
+        "single settings of it. The number in a name is the number of steps; names that begin with distilled "
+        "are for distilled weights or a distilled LoRA.",
     )
     yield Option(
         name="steps",
@@ -213,8 +214,8 @@ def guidance_options() -> Iterator[Option]:
                 flags=("--" + own.replace("_", "-"),),
                 kind=kind,  # type: ignore[arg-type]
                 group=group,
-                help=f"For the audio: {words[0].lower()}{words[1:]} By default the value given for "
-                f"--{dashed}, or that of --preset."
+                help=f"For the audio: {words[0].lower()}{words[1:]} By default that of --preset; without a "
+                f"preset the value of --{dashed} if it is written, else the default of the checkpoint."
                 if stream
                 else words,
                 range=bounds,

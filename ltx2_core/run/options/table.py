@@ -162,9 +162,9 @@ def options_of(command: str) -> tuple[Option, ...]:
 
 
 def _recipe_rows() -> tuple[tuple[str, ...], ...]:
-    """The table of recipes (default settings of each kind of checkpoint) for the docs, as rows of texts.
+    """The table of recipes (default settings of each kind of checkpoint) for the docs, as text.
 
-    The first row is the header; each other row is one recipe.
+    The first tuple is the header, each other one a recipe.
     """
     names = (
         "sampler",

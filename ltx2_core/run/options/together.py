@@ -103,9 +103,9 @@ def _keyword(name: str, written: Mapping[str, Any]) -> str:
 def check_together(
     explicit: Mapping[str, Any], known: Mapping[str, Any] | None = None, *, command: str
 ) -> None:
-    """Raise ValueError if options of a command line contradict each other, or one has no effect alone.
+    """Raise ValueError if options of a command line contradict each other, or one lacks another it needs.
 
-    An option has no effect alone if it modifies another one that was not written. ``explicit`` are the
+    An option that modifies another one needs it to have an effect, written or recorded. ``explicit`` are the
     options that the user wrote, by name, with their values. ``known`` are the settings stored in the file of
     ``--from-file``; None without that option. ``command`` is the subcommand, such as "extend". The message
     names both flags.
