@@ -101,5 +101,5 @@ def exr_codes(light: Tensor, hdr: str, clip: ClipPlan, numerics: Numerics) -> Te
     The image is scaled in linear light, and cropped as the official pipelines or ComfyUI do, whichever
     ``numerics`` names. Returns log codes (1, 3, height, width) in [0, 1], which the video VAE takes.
     """
-    mode: FitMode = "comfy" if numerics is Numerics.COMFY else "official"
+    mode: FitMode = "comfy" if numerics.is_comfy else "official"
     return HDR_SPACES[hdr].to_codes(fit_image(light, clip.width, clip.height, mode=mode))

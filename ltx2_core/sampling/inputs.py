@@ -25,6 +25,7 @@ from ..conditioning.patchify import (
 from ..conditioning.reference import beside_reference, reference_audio_positions
 from ..transformer import GuideWeights, Modality
 from ..transformer.nag import NegativeText
+from ..transformer.timesteps import Groups, group_timesteps
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
 from .guidance import Nag, Pass
 
@@ -103,7 +104,9 @@ class ClipInputs:
         if x.video is not None and video is not None:
             # Back to float32 here, so that guidance and sampler subtract estimates without the rounding of
             # the model's dtype.
-            video_latent = unpatchify_video(self._all_cells(video.float()), *x.video.shape[2:])
+            video_latent = unpatchify_video(
+                self._all_cells(video.float(), x.video[0, 0].numel()), *x.video.shape[2:]
+            )
         if x.audio is not None and audio is not None:
             # The reference comes before the clip's tokens, or after them.
             length = x.audio.shape[2]
@@ -111,14 +114,14 @@ class ClipInputs:
             audio_latent = unpatchify_audio(own.float(), x.audio.shape[3])
         return AVLatent(video_latent, audio_latent)
 
-    def _all_cells(self, tokens: Tensor) -> Tensor:
-        """Video tokens (B, N, C) with zeros inserted for the latent cells that have no token.
+    def _all_cells(self, tokens: Tensor, count: int) -> Tensor:
+        """Video tokens (B, N, C) with zeros inserted for those of ``count`` latent cells that have no token.
 
         Such cells are in guides (what conditions the video) on a coarser grid than the clip.
         """
         if self._present is None:
             return tokens
-        cells = tokens.new_zeros(tokens.shape[0], len(self._present), tokens.shape[2])
+        cells = tokens.new_zeros(tokens.shape[0], count, tokens.shape[2])
         cells[:, self._present] = tokens
         return cells
 
@@ -207,6 +210,8 @@ class _Stream:
     keyframes: Tensor | None
     _joined: dict[tuple[Pass, ...], Tensor] = field(default_factory=dict)
     """Contexts of batches of several passes, the same tensors at every step."""
+    _grouped: dict[int, Groups] = field(default_factory=dict)
+    """For each number of passes, the tokens of equal mask. Finding them makes the CPU wait for a GPU."""
 
     @property
     def contexts_agree(self) -> bool:
@@ -222,6 +227,7 @@ class _Stream:
         return Modality(
             tokens=tokens.repeat(count, 1, 1),
             timesteps=(self.mask * sigma).repeat(count, 1),
+            groups=self._levels(count).times(sigma),
             sigma=(self.level * sigma).repeat(count),
             positions=self.positions,
             context=self._context(tuple(passes)),
@@ -229,6 +235,13 @@ class _Stream:
             keyframes=self.keyframes,
             negative=None if nag is None else self._negative(nag, count),
         )
+
+    def _levels(self, count: int) -> Groups:
+        """The tokens of a batch of ``count`` passes that have the same mask, and so the same timesteps."""
+        if count not in self._grouped:
+            mask, tokens = self.mask.repeat(count, 1), self.positions.shape[2]
+            self._grouped[count] = group_timesteps(mask, tokens, mask.device)
+        return self._grouped[count]
 
     def _context(self, passes: tuple[Pass, ...]) -> Tensor:
         if len(passes) == 1:
@@ -283,7 +296,7 @@ def _single_frames(guides: Sequence[Guide], tokens: int, cells: int) -> Tensor:
 
 
 def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
-    """Which cells of the video latent, guides included, have a token: (cells,) bool, in the order of tokens.
+    """The numbers of those cells of the video latent, guides included, that have a token: (tokens,) int64.
 
     A cell is one frame, row and column of the latent. Only a guide on a coarser grid than the clip has cells
     without a token, between those of its grid. None if all cells have one, or without video.
@@ -295,4 +308,6 @@ def _present_tokens(state: LatentState, video: Tensor | None) -> Tensor | None:
         for guide in state.guides
     ]
     own = video[0, 0].numel() - sum(len(guide) for guide in guides)
-    return torch.cat((torch.ones(own, dtype=torch.bool), *guides)).to(video.device)
+    present = torch.cat((torch.ones(own, dtype=torch.bool), *guides))
+    # Numbers and no flags, from which a GPU would have to be asked for the numbers at every step.
+    return present.nonzero().flatten().to(video.device)

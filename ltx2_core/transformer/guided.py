@@ -6,7 +6,7 @@ Letters: B batch, H heads, N video tokens, G guide tokens behind them, S = N + G
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -35,6 +35,16 @@ class GuideWeights:
     guides: tuple[Tensor, ...]
     between: float = 1.0
     free: tuple[bool, ...] = ()
+    _biases: dict[tuple[torch.dtype, torch.device | None], GuideBias] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def bias(self, dtype: torch.dtype, device: torch.device | None) -> GuideBias:
+        """These weights as biases of logits in ``dtype`` on ``device``, the same object at every call."""
+        # Copying the weights to a GPU makes the CPU wait, which would happen at every step.
+        if (dtype, device) not in self._biases:
+            self._biases[dtype, device] = GuideBias.of(self, dtype, device)
+        return self._biases[dtype, device]
 
     @cached_property
     def count(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .guided import GuideBias, GuideWeights, log_weights
 from .nag import NegativeText
+from .timesteps import Groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,8 @@ class Modality:
     - ``tokens`` (B, N, C) set the dtype and device of the computation.
     - ``timesteps`` (B, N) in [0, 1] are the noise level of each token, or (B, 1) where all of a sample agree,
       which is faster.
+    - ``groups`` are the tokens that share one of ``timesteps``, if the caller has found them before: to find
+      them makes the CPU wait for a GPU. With None the transformer looks for them.
     - ``sigma`` (B,) in [0, 1] is the noise level of each sample. It modulates the text, and decides how much
       the other stream takes from this one.
     - ``positions`` (B or 1, A, N, 2) float32 are the start and the end of each token on A axes: seconds, and
@@ -47,6 +50,7 @@ class Modality:
     keyframes: Tensor | None = None
     negative: NegativeText | None = None
     enabled: bool = True
+    groups: Groups | None = None
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3:
@@ -93,6 +97,6 @@ def attention_bias(
     if mask is None:
         return None
     if isinstance(mask, GuideWeights):
-        return GuideBias.of(mask, dtype, device)
+        return mask.bias(dtype, device)
     # One head axis, over which the bias broadcasts.
     return log_weights(mask, dtype).unsqueeze(1)

@@ -272,7 +272,7 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"rope has no tables for {spec.name}; make them with rope_tables() for the same streams"
             )
-        groups = group_timesteps(modality.timesteps, modality.tokens.shape[1], device)
+        groups = modality.groups or group_timesteps(modality.timesteps, modality.tokens.shape[1], device)
         # The network was trained on timesteps from 0 to 1000, callers pass sigmas from 0 to 1.
         timesteps = groups.timesteps * c.timestep_scale
         # Both results are read: the blocks take the parameters, the head takes the embedding before its SiLU.

@@ -63,6 +63,8 @@ class Shards:
             tokens=modality.tokens[:, part],
             # One timestep for all tokens is valid for each part as it is.
             timesteps=times if times.shape[1] == 1 else times[:, part],
+            # They are of the whole stream.
+            groups=None,
             positions=modality.positions[:, :, part],
             keyframes=None if marks is None else marks[:, part],
         )

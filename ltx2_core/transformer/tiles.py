@@ -148,6 +148,7 @@ def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modalit
         video,
         tokens=video.tokens[:, chosen],
         timesteps=video.timesteps if video.timesteps.shape[1] == 1 else video.timesteps[:, chosen],
+        groups=None,
         positions=positions,
         attention_mask=mask,
         keyframes=None if video.keyframes is None else video.keyframes[:, chosen],

@@ -5,7 +5,7 @@ Letters: B batch, N tokens, S segments of the tokens, G groups: tokens that shar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Groups:
     def apart(cls, timesteps: Tensor) -> Groups:
         """Each of ``timesteps`` (B, N) as its own group: more to compute, but no search for equal values."""
         return cls(timesteps.flatten(), None, ((0, timesteps.shape[1]),))
+
+    def times(self, factor: float) -> Groups:
+        """The groups of the same tokens if each of their timesteps is multiplied by ``factor``."""
+        return replace(self, timesteps=self.timesteps * factor)
 
 
 def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Groups:
