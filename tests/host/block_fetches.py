@@ -66,7 +66,7 @@ class Record:
 
 def main() -> None:
     try:
-        import comfy.model_prefetch  # noqa: F401 whether the host has it
+        import comfy.model_prefetch
         import comfy_aimdo.model_vbar as vbar
     except ImportError:
         print("null")
