@@ -130,6 +130,7 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from ..editing.to_hdr import HDR
+    from .own_inputs import check_apart, named_files, recorded_files, written
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
     from .values import Output
@@ -148,6 +149,7 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     if recorded is not None and "hdr" not in chosen.explicit:
         output = output.of_space(recorded["request"].get("hdr"))
     output.check(audio_alone=kind == "audio")
+    check_apart(written(output.destination), (*named_files(chosen), *recorded_files(recorded, chosen)))
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)
     # Before sampling, because the kind of the file decides whether packets can be copied.

@@ -75,10 +75,11 @@ def _generated(chosen: Chosen) -> str | None:
     """
     from ..run.distributed import join_processes, leave_processes
     from ..run.frame_rate import at_double_rate
+    from .own_inputs import check_apart, named_files, recorded_files, written
     from .plan import print_plan
     from .repeat import open_recorded
     from .saving import run
-    from .several import run_several, several_jobs
+    from .several import files_of_jobs, run_several, several_jobs
     from .values import Output, execution_of
 
     recorded = _recorded(chosen)
@@ -99,6 +100,9 @@ def _generated(chosen: Chosen) -> str | None:
     # Before a dry run prints anything, so that what it prints can also be run.
     stages = pipeline.check(request)
     _report(chosen, pipeline, request)
+    files = files_of_jobs(several_jobs(chosen, request), output, sheet=chosen["contact_sheet"])
+    inputs = (*named_files(chosen), *recorded_files(recorded, chosen))
+    check_apart(files or written(output.destination), inputs)
     request = _enhanced(chosen, pipeline, request)
     jobs = several_jobs(chosen, request)
     if chosen["dry_run"]:

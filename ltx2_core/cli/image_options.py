@@ -52,6 +52,14 @@ def image_fields(explicit: MutableMapping[str, Any]) -> RequestFields:
     return fields
 
 
+def image_file(flag: str, text: str) -> str:
+    """The file in ``text``, a value of the option ``flag``: --image or --keyframe.
+
+    Raises ValueError for text that cannot be parsed.
+    """
+    return _parse(flag, text)[0]
+
+
 def parse_control(text: str) -> VideoReference:
     """Parse a value of --control, ``FILE[:STRENGTH][,scale=N][,every=N]``; the strength is 1 by default.
 

@@ -60,6 +60,7 @@ def _generated(chosen: Chosen) -> str | None:
 
     Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
+    from .own_inputs import check_apart, named_files, recorded_files, written
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_long as run
     from .values import Output
@@ -76,6 +77,7 @@ def _generated(chosen: Chosen) -> str | None:
         raise ValueError(f"--state {state} is not a folder: name a new or an existing folder for the windows")
     output = Output.of(chosen)
     output.check()
+    check_apart(written(output.destination), (*named_files(chosen), *recorded_files(recorded, chosen)))
     if chosen["dry_run"]:
         _print_long(chosen, open_recorded(chosen, recorded), recorded)
         return None

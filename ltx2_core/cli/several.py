@@ -131,7 +131,7 @@ def run_several(
         for _ in pipeline.clips(requests):
             pass
         return
-    place = output.path.with_name(f"{output.path.stem}_sheet.png")
+    place = _sheet_of(output)
     _check_files(jobs, output, place if sheet else None)
     with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept() as saved:
         clips: list[Generation] = []
@@ -153,6 +153,15 @@ def run_several(
     if sheet:
         write_sheet([(job.what, _some_frames(job.path)) for job in jobs], place)
         click.echo(str(place.resolve()))
+
+
+def files_of_jobs(jobs: Sequence[Job], output: Output, *, sheet: bool) -> list[Path]:
+    """The paths that :func:`run_several` writes to; none without jobs. ``sheet`` adds the contact sheet."""
+    return [job.path for job in jobs] + ([_sheet_of(output)] if sheet and jobs else [])
+
+
+def _sheet_of(output: Output) -> Path:
+    return output.path.with_name(f"{output.path.stem}_sheet.png")
 
 
 def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> None:

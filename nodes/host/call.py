@@ -6,12 +6,11 @@ tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...ltx2_core.transformer import Hidden, Modality, RopeMemory, Runner, Transformer
@@ -19,12 +18,12 @@ from ...ltx2_core.transformer.chunks import Chunks
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from .block_calls import BlockCalls
+from .block_queue import BlockQueue
 from .forking import FORK, Fork, Late
 from .guides import Entry, GuideTokens, Slots, guide_tokens, single_frame_marks
 from .host_attention import attend_for
 from .modalities import audio_modality, velocities_of, video_modality
 from .perturbing import perturbations_of
-from .progress import check_interrupted
 from .values import ReferenceAudio
 
 Options = Mapping[str, Any]
@@ -118,10 +117,14 @@ def velocities(
     video, audio = call.streams(guides)
     perturbations = perturbations_of(call.options, len(call.video))
     samples, fork = len(call.video), call.options.get(FORK)
-    # Blocks before the fork do not run, so that the prefetch queue must not hold them either.
-    start = fork.start(samples) if isinstance(fork, Late) else 0
 
-    def evaluate(video: Modality, audio: Modality | None, **part: Any) -> Hidden:
+    def evaluate(
+        video: Modality,
+        audio: Modality | None,
+        *,
+        until: int | None = None,
+        resume: tuple[int, Hidden] | None = None,
+    ) -> Hidden:
         # All clones of a MODEL share the network, so that the kernels are chosen by each call.
         runner = Runner(
             network,
@@ -130,10 +133,16 @@ def velocities(
             attend=attend_for(call.options),
             run_block=BlockCalls(call.options),
         )
-        blocks = list(network.transformer_blocks)[start:]
-        on_block = _on_block(blocks, start, call.video.device, call.options)
+        # Weights of blocks that do not run must not be fetched either.
+        start = 0 if resume is None else resume[0]
+        blocks = list(network.transformer_blocks)[start:until]
+        queue = BlockQueue(blocks, start, call.video.device, call.options)
         rope = rope_memory.tables(network, video, audio)
-        return runner(video, audio, perturbations, rope=rope, on_block=on_block, **part)
+        hidden = runner(
+            video, audio, perturbations, rope=rope, on_block=queue.before, until=until, resume=resume
+        )
+        queue.finish()
+        return hidden
 
     tiles, run = call.options.get(TILES), partial(evaluate, video, audio)
     if tiles is not None:
@@ -165,24 +174,3 @@ def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[Negati
         )
         for part, context in zip(parts, contexts, strict=True)
     ]
-
-
-def _on_block(blocks: list[Any], start: int, device: torch.device, options: Options) -> Callable[[int], None]:
-    """Make a callback to call before each block, with the block's number in the network.
-
-    The callback stops the run if the user has cancelled it. In ComfyUI versions that stream weights it also
-    starts to fetch the weights of the next of ``blocks`` to ``device``. ``blocks`` are those that run; the
-    first has the number ``start`` in the network. ``options`` are the ``transformer_options``.
-    """
-    try:
-        # The module is imported here because older hosts do not have it.
-        from comfy.model_prefetch import make_prefetch_queue, prefetch_queue_pop
-    except ImportError:
-        return lambda number: check_interrupted()
-    queue = make_prefetch_queue(blocks, device, options)
-
-    def on_block(number: int) -> None:
-        check_interrupted()
-        prefetch_queue_pop(queue, device, blocks[number - start])
-
-    return on_block
