@@ -70,7 +70,7 @@ class PromptSchedule:
             return cls._of(parsed, seconds)
         pieces = list(_pieces(text))
         if not any(piece for _, piece in pieces):
-            raise ValueError("the prompts hold no text: write one, or several by time (0: ...; 30: ...)")
+            raise ValueError("prompts: there is no text: write one, or several by time (0: ...; 30: ...)")
         # One time makes all of it a schedule, so that a mistake in another time is an error and no prompt.
         if any(_LIKE_HEAD.match(piece[:_LONGEST_HEAD]) for _, piece in pieces):
             return cls._of([_timed_part(piece, place, seconds) for place, piece in pieces], seconds)
@@ -225,10 +225,12 @@ def _entries(text: str) -> list[Any]:
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"prompts that start with [ must be JSON: {error}") from error
+        raise ValueError(f"prompts: text that starts with [ must be JSON: {error}") from error
     except RecursionError:
-        raise ValueError("prompts that start with [ must be JSON: the lists are nested too deeply") from None
+        raise ValueError(
+            "prompts: text that starts with [ must be JSON: the lists are nested too deeply"
+        ) from None
     kinds = {type(one) for one in entries} if isinstance(entries, list) else set()
     if kinds not in ({dict}, {str}):
-        raise ValueError('JSON prompts must be a list of {"from": seconds, "prompt": text}, or of texts')
+        raise ValueError('prompts: JSON must be a list of {"from": seconds, "prompt": text}, or of texts')
     return list(entries)
