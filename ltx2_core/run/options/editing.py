@@ -62,10 +62,10 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="extend",
         help="How many of the last frames of the source the new frames continue from, 8k + 1 (such as 25). "
-        "More frames preserve motion and voices of the source better.",
+        "More frames preserve motion and voices of the source better. 25 by default, or as many as a shorter "
+        "source has.",
         range=(1, MAX_FRAMES),
         unit="frames",
-        default=25,
     )
     for stream in ("video", "audio"):
         yield Option(
