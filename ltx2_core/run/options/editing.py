@@ -199,10 +199,10 @@ def windows_options() -> Iterator[Option]:
         kind="int",
         group=group,
         command=command,
-        help="How many frames a window shares with the one before, 8k (a multiple of 8).",
+        help="How many frames a window shares with the one before, 8k (a multiple of 8). 24 by default, or "
+        "as many as fit a shorter window.",
         range=(8, MAX_FRAMES),
         unit="frames",
-        default=24,
     )
     yield Option(
         name="overlap_strength",
