@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from .options import PathType
+
 
 @click.command()
-@click.argument("sources", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True))
-@click.argument("destination", type=click.Path(path_type=Path))
+@click.argument("sources", nargs=-1, required=True, type=PathType(path_type=Path, exists=True))
+@click.argument("destination", type=PathType(path_type=Path))
 @click.option("--fp8", is_flag=True, help="Store the large layers of the transformer as scaled fp8.")
 @click.option(
     "--to",
@@ -19,7 +21,7 @@ import click
 )
 @click.option(
     "--text-encoder",
-    type=click.Path(path_type=Path, exists=True),
+    type=PathType(path_type=Path, exists=True),
     help="With --to diffusers: folder of the Gemma to copy into it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")

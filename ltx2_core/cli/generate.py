@@ -80,7 +80,7 @@ def _generated(chosen: Chosen) -> str | None:
     from .repeat import open_recorded
     from .saving import run
     from .several import files_of_jobs, run_several, several_jobs
-    from .values import Output, execution_of
+    from .values import Output, execution_of, naming
 
     recorded = _recorded(chosen)
     chosen.check({} if recorded is None else _named(recorded["request"]))
@@ -88,7 +88,8 @@ def _generated(chosen: Chosen) -> str | None:
     if recorded is not None and "hdr" not in chosen.explicit:
         output = output.of_space(recorded["request"].get("hdr"))
     output.check()
-    processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
+    with naming("--guidance-parallel"):
+        processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
     # Called when the command ends, also by an error.
     click.get_current_context().call_on_close(leave_processes)
     # A clip repeats exactly only in the number format in which it was made.

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import click
 
+from .options import PathType
+
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PathType(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def inspect(file: Path, as_json: bool) -> None:
     """Show what FILE contains: components, generation, layout, number formats, sizes and metadata.

@@ -159,7 +159,11 @@ def _print_long(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | N
 def _prompts(chosen: Chosen) -> str:
     """The text of ``--prompts``; if it begins with @, the content of the file that it names."""
     text: str = chosen["prompts"]
-    return read_text(Path(text[1:]), "--prompts") if text.startswith("@") else text
+    if not text.startswith("@"):
+        return text
+    if not text[1:].strip():
+        raise ValueError("--prompts @ names no file: write its path after the @")
+    return read_text(Path(text[1:]), "--prompts")
 
 
 @contextmanager

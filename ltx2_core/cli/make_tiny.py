@@ -7,9 +7,11 @@ from typing import Any, cast
 
 import click
 
+from .options import PathType
+
 
 @click.command("make-tiny")
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PathType(path_type=Path))
 @click.option(
     "--generation",
     type=click.Choice(["2.0", "2.3", "2.5"]),

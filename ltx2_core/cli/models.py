@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from .options import PathType
+
 
 @click.group()
 def models() -> None:
@@ -15,7 +17,7 @@ def models() -> None:
 
 
 @models.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PathType(path_type=Path))
 @click.option(
     "--generation",
     type=click.Choice(["2.3", "2.5"]),

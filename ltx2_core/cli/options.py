@@ -24,6 +24,7 @@ from ..run.options import (
     options_of,
 )
 from ..run.options.option import number_text
+from .errors import ending
 
 
 class PathType(click.Path):
@@ -124,7 +125,14 @@ def command(name: str, *, argument: str | None = None) -> Callable[[Callable[[Ch
                 values[argument] = path
             # click passes an empty tuple for a repeatable option that is absent.
             explicit = {key: value for key, value in values.items() if value is not None and value != ()}
-            function(Chosen(name, explicit))
+            try:
+                # A copy, because commands take options out of theirs.
+                function(Chosen(name, dict(explicit)))
+            except (ValueError, OSError) as error:
+                # A reader such as head that has ended closes the pipe, which click handles itself.
+                if isinstance(error, BrokenPipeError):
+                    raise
+                raise ending(error, explicit, name) from error
 
         params: list[click.Parameter] = [_parameter(option, name) for option in options_of(name)]
         if argument is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     import torch
 
 
+LONGEST_PROMPT: Final = 200
+"""Characters of a prompt that a plan shows."""
+
+
 def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) -> None:
     """Print the source and the plan of an edit, then the plan of its sampling run (see :func:`print_plan`).
 
@@ -46,7 +50,7 @@ def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) 
 
 
 def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen: Sequence[str]) -> None:
-    """Print the windows of a long clip with their prompts, then the plan of the first window's sampling run.
+    """Print the windows of a long clip and its prompts, then the plan of the first window's sampling run.
 
     ``request`` is that of the whole clip. ``chosen`` are the names of the request's fields whose values were
     filled in by the recipe of the checkpoint.
@@ -55,7 +59,7 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen:
     click.echo(
         f"long      {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps, "
         f"{clip.seconds:.3f} s in {len(plan.windows)} windows of up to {plan.how.window_frames} frames, "
-        f"{plan.how.overlap_frames} of them shared"
+        f"{plan.how.shared_frames} of them shared"
     )
     for change in clip.changes:
         click.echo(f"          {change}")
@@ -63,13 +67,32 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen:
         start = window.first_frame / clip.fps
         click.echo(
             f"window {window.index + 1:<3}{start:.2f}-{start + window.clip.seconds:.2f} s, seed "
-            f"{(plan.seed + window.index) % 2**64}: {plan.prompt_of(window)}"
+            f"{(plan.seed + window.index) % 2**64}: {_shortened(plan.prompt_of(window))}"
         )
+    for line in _prompt_lines(plan):
+        click.echo(line)
     first = first_window(request, plan)
     # Values of the recipe are opened again, so that the plan can say which they are.
     opened: Any = dict.fromkeys(name for name in chosen if name not in ("width", "height", "num_frames"))
     first = first.changed(**opened)
     print_plan(pipeline, first, pipeline.stages(first), name="window")
+
+
+def _prompt_lines(plan: LongPlan) -> Iterator[str]:
+    """Yield a line for each of several prompts: its time, and the windows that have it."""
+    used = plan.windows_of_prompts()
+    for number, windows in enumerate(used):
+        where = f"windows {windows[0] + 1}-{windows[-1] + 1}" if len(windows) > 1 else "no window"
+        where = f"window {windows[0] + 1}" if len(windows) == 1 else where
+        prompt = _shortened(plan.prompts.parts[number][1])
+        if len(used) > 1:
+            yield f"prompt    {plan.prompts.when(number)}, {where}: {prompt}"
+
+
+def _shortened(prompt: str) -> str:
+    """A prompt on one line, without what is beyond its first characters."""
+    line = " ".join(prompt.split())
+    return line if len(line) <= LONGEST_PROMPT else f"{line[:LONGEST_PROMPT]}..."
 
 
 def print_plan(

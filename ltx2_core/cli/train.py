@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .options import PathType
+
 if TYPE_CHECKING:
     import torch
 
@@ -76,7 +78,7 @@ def _stages(generation: str) -> tuple[str, ...]:
 @click.option(
     "--out",
     required=True,
-    type=click.Path(path_type=Path, file_okay=False),
+    type=PathType(path_type=Path, file_okay=False),
     help="Folder for the models, the dataset and the training states.",
 )
 @click.option(
@@ -120,7 +122,7 @@ def _stages(generation: str) -> tuple[str, ...]:
 @click.option(
     "--from",
     "models",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=PathType(path_type=Path, exists=True, file_okay=False),
     help="Folder of a trained set of 2.3 to start from. With --generation 2.3, --stage names what trains "
     "further; the other networks are reused.",
 )

@@ -125,7 +125,9 @@ def plan_dub(source: Footage, scale: int, *, numerics: Numerics) -> Dub:
     The clip is that of :func:`reference_clip`. Raises ValueError for a source without audio.
     """
     if source.audio is None:
-        raise ValueError("the video has no audio: a dub takes the voice from it; give a video with audio")
+        raise ValueError(
+            "source: the video has no audio: a dub takes the voice from it; give a video with audio"
+        )
     clip = reference_clip(source, scale, numerics=numerics)
     return Dub(source=source, clip=clip, scale=scale)
 

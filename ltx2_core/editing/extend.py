@@ -5,10 +5,11 @@ Letters: N frames, H W pixel rows and columns, C channels, S samples.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -27,8 +28,10 @@ from .joints import cropped, cross_fade, take
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
 from .result import Edit
 
+log = logging.getLogger(__name__)
+
 # About a second of motion and voice to continue from.
-KEEP_FRAMES = 25
+KEEP_FRAMES: Final = 25
 # The frames of one latent frame.
 FADE_FRAMES = 8
 FADE_S = 0.05
@@ -41,7 +44,7 @@ def extend(
     *,
     seconds: float | None = None,
     frames: int | None = None,
-    keep_frames: int = KEEP_FRAMES,
+    keep_frames: int | None = None,
     fade_frames: int = FADE_FRAMES,
     exact_outside: bool = False,
     **options: Any,
@@ -49,11 +52,12 @@ def extend(
     """Return the source, followed by exactly ``frames`` (or ``seconds`` of) new frames with audio.
 
     Seconds become the nearest whole number of frames, halves upwards: 0.5 s at 25 fps are 13. The model
-    continues from the last ``keep_frames`` (8k + 1) frames and their audio. The result has the size of the
-    source, or for a ``fit`` other than "own" that of the sampling run. It begins with the source's decoded
-    frames and samples, of which the last ``fade_frames`` frames (at most ``keep_frames``) and the last 50 ms
-    fade into the sampled ones. With ``exact_outside`` the saved file has the encoded packets of the source's
-    own file before the GOP (group of pictures) in which this fade begins, and only the rest is encoded.
+    continues from the last ``keep_frames`` (8k + 1) frames and their audio; None is 25, or as many as a
+    shorter source has. The result has the size of the source, or for a ``fit`` other than "own" that of the
+    sampling run. It begins with the source's decoded frames and samples, of which the last ``fade_frames``
+    frames (at most ``keep_frames``) and the last 50 ms fade into the sampled ones. With ``exact_outside`` the
+    saved file has the encoded packets of the source's own file before the GOP (group of pictures) in which
+    this fade begins, and only the rest is encoded.
 
     ``options`` are those of :func:`~ltx2_core.editing.edit.make_edit`: how to report, stop and resume the
     sampling, and further fields of :class:`Request`.
@@ -185,7 +189,7 @@ class Extension:
 
 def plan_extension(
     source: Footage,
-    keep_frames: int,
+    keep_frames: int | None,
     new_frames: int,
     fade_frames: int = FADE_FRAMES,
     *,
@@ -194,13 +198,16 @@ def plan_extension(
 ) -> Extension:
     """Plan the run that begins with the last ``keep_frames`` frames of the source and adds ``new_frames``.
 
-    The last ``fade_frames`` frames of the source fade into the sampled ones. ``stages`` is the number of
-    sampling stages (1 or 2), which decides the sizes that can be generated; ``numerics`` is the
-    implementation whose rounding is followed, the official one or ComfyUI's. Raises ValueError if
-    ``keep_frames`` is not 8k + 1, if the source has fewer frames than that, and if there are no new frames.
+    None for ``keep_frames`` is 25, or the largest 8k + 1 that a shorter source has, which is logged. The last
+    ``fade_frames`` frames of the source fade into the sampled ones. ``stages`` is the number of sampling
+    stages (1 or 2), which decides the sizes that can be generated; ``numerics`` is the implementation whose
+    rounding is followed, the official one or ComfyUI's. Raises ValueError if ``keep_frames`` is not 8k + 1,
+    if the source has fewer frames than that, and if there are no new frames.
     """
     if new_frames < 1:
         raise ValueError(f"an extension has at least one new frame; got {new_frames}")
+    if keep_frames is None:
+        keep_frames = _usual_keep_frames(len(source.frames))
     if keep_frames != frames_of(latent_frames_of(keep_frames)) or not 1 <= keep_frames <= len(source.frames):
         raise ValueError(
             f"keep_frames={keep_frames} must be 8k + 1, at least 1, and at most the {len(source.frames)} "
@@ -211,6 +218,17 @@ def plan_extension(
     return Extension(
         source=source, clip=clip, keep_frames=keep_frames, new_frames=new_frames, fade_frames=fade_frames
     )
+
+
+def _usual_keep_frames(available: int) -> int:
+    """The number of frames, 8k + 1, that a run continues from by default if the source has ``available``."""
+    keep = min(KEEP_FRAMES, (available - 1) // 8 * 8 + 1)
+    if keep < KEEP_FRAMES:
+        log.warning(
+            "the source has %d frames, so that the new ones continue from %d (--keep-frames) instead of %d",
+            *(available, keep, KEEP_FRAMES),
+        )
+    return keep
 
 
 def last_audio(source: Footage, seconds: float) -> Waveform:

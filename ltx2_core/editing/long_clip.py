@@ -6,6 +6,7 @@ pass a function for it. Letters: N frames, H W latent rows and columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypedDict
@@ -26,7 +27,17 @@ from .prompts import PromptSchedule
 from .protocols import Decoders, Encoders
 from .result import Edit
 from .sources import FrameSource, check_length, source_frames
-from .windows import Window, WindowStore, audio_pieces, plan_windows, video_pieces
+from .windows import (
+    OVERLAP_FRAMES,
+    Window,
+    WindowStore,
+    audio_pieces,
+    most_overlap,
+    plan_windows,
+    video_pieces,
+)
+
+log = logging.getLogger(__name__)
 
 OnWindow = Callable[[int, int], None]
 """Called with (windows that are finished, all windows)."""
@@ -38,7 +49,8 @@ class LongVideo:
 
     Attributes:
         window_frames: length of a window, 8k + 1 pixel frames; it decides memory and time of a run.
-        overlap_frames: how many pixel frames, a multiple of 8, a window shares with the one before.
+        overlap_frames: how many pixel frames, a multiple of 8, a window shares with the one before; None is
+            24, or as many as fit a shorter window.
         overlap_strength: 1 preserves the shared frames; less regenerates them in part and cross-fades.
         adain_factor: 0 to 1, how far the mean and standard deviation of each channel of the video latent are
             brought back to those of the first window, against drift of colours and contrast; 0 is off.
@@ -56,7 +68,7 @@ class LongVideo:
     """
 
     window_frames: int = 121
-    overlap_frames: int = 24
+    overlap_frames: int | None = None
     overlap_strength: float = 1.0
     adain_factor: float = 0.0
     keyframes: Sequence[Keyframe] = ()
@@ -71,12 +83,19 @@ class LongVideo:
                 f"denoise={self.denoise:g} preserves a part of the source: set a source, or denoise=1"
             )
 
+    @property
+    def shared_frames(self) -> int:
+        """How many pixel frames a window shares with the one before: ``overlap_frames`` or its default."""
+        if self.overlap_frames is not None:
+            return self.overlap_frames
+        return min(OVERLAP_FRAMES, most_overlap(self.window_frames))
+
 
 class WindowArguments(TypedDict, total=False):
     """The keywords of :class:`LongVideo` other than its source."""
 
     window_frames: int
-    overlap_frames: int
+    overlap_frames: int | None
     overlap_strength: float
     adain_factor: float
     keyframes: Sequence[Keyframe]
@@ -140,6 +159,27 @@ class LongPlan:
     def prompt_of(self, window: Window) -> str:
         return self.prompts.at(window.prompt_s, window.index)
 
+    def windows_of_prompts(self) -> tuple[tuple[int, ...], ...]:
+        """Return the indices of the windows that have each part of ``prompts``; a part may have none.
+
+        A window has one prompt, that of the middle of its new frames.
+        """
+        part = {w.index: self.prompts.part_at(w.prompt_s, w.index) for w in self.windows}
+        return tuple(
+            tuple(index for index, own in part.items() if own == number)
+            for number in range(len(self.prompts.parts))
+        )
+
+    def warn_of_unused_prompts(self) -> None:
+        """Log a warning for each prompt that no window has."""
+        for number, windows in enumerate(self.windows_of_prompts()):
+            if not windows:
+                log.warning(
+                    "prompts: no window has the one %s (%.40s): a window has the prompt of the middle of its "
+                    "new frames; use shorter windows, or a longer time for the prompt",
+                    *(self.prompts.when(number), self.prompts.parts[number][1]),
+                )
+
     def run_of(self, window: Window, before: AVLatent | None, keyframes: Sequence[GuideFrames]) -> WindowRun:
         """Collect everything from which ``window`` is sampled.
 
@@ -182,7 +222,7 @@ def plan_long(
     The noise of window i is drawn with ``seed`` + i. The audio arguments are those of :class:`LongPlan`.
     Raises ValueError for windows of wrong length, keyframes outside the clip, and a source that is too short.
     """
-    windows = plan_windows(clip, how.window_frames, how.overlap_frames)
+    windows = plan_windows(clip, how.window_frames, how.shared_frames)
     for keyframe in how.keyframes:
         _check_keyframe(keyframe, clip)
     if how.source is not None:
@@ -272,6 +312,7 @@ def sample_windows(
         # Any window may be missing and not only the last ones: a damaged file is sampled again by itself.
         missing = [window for window in plan.windows if not store.has(window.index)]
         keyframes = [_encoded(keyframe, codecs, plan.clip) for keyframe in plan.how.keyframes]
+        plan.warn_of_unused_prompts()
         sample = prepare(plan, tuple(dict.fromkeys(plan.prompt_of(window) for window in missing)))
         for window in plan.windows:
             if window in missing:

@@ -260,7 +260,7 @@ def _settings(pipeline: LongPipeline, request: Request, plan: LongPlan) -> JsonO
         "numerics": pipeline.numerics.value,
         "clip": [clip.width, clip.height, clip.frames, clip.fps],
         "prompts": [list(part) for part in plan.prompts.parts],
-        "window": [how.window_frames, how.overlap_frames, how.overlap_strength, how.adain_factor],
+        "window": [how.window_frames, how.shared_frames, how.overlap_strength, how.adain_factor],
         "keyframes": [[k.frame, k.strength, tensor_identity(k.frames)] for k in how.keyframes],
         "source": None if how.source is None else [how.source.identity, *source],
         "sound": audio_identity(request.audio),

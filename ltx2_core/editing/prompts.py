@@ -21,6 +21,21 @@ HEAD = re.compile(rf"({_TIME})\s*(?:(?:-|–|to)\s*({_TIME})\s*)?:(?!\d)")
 
 _LIKE_TIME = r"[-+]?(?:[\d.][\d.:e+]*|nan|inf(?:inity)?)\s?[s%]?"
 _LIKE_HEAD = re.compile(rf"{_LIKE_TIME}\s*(?:(?:-|–|to)\s*{_LIKE_TIME}\s*)?:(?!\d)", re.IGNORECASE)
+_OTHER_TIME = (
+    r"(?:(?:at|from|frames?|t|time)\s*=?\s*)?(?:[-+]?\d[\d.:,]*\s*"
+    r"(?:[smhf%]|ms|secs?|seconds?|mins?|minutes?|frames?)?(?:\s*\d[\d.]*\s*s)?|end)"
+)
+_OTHER_RANGE = rf"[\[(]?\s*{_OTHER_TIME}\s*(?:(?:-+>?|–|—|→|~|\.\.+|to|until)\s*(?:{_OTHER_TIME})?\s*)?[\])]?"
+_OTHER_HEAD = re.compile(rf"{_OTHER_RANGE}\s*[:：](?!\d)", re.IGNORECASE)
+"""A time in a notation that is not read, such as ``frame 24:``, ``0:03,5:`` or ``(0-2):``."""
+_LOOSE_HEAD = re.compile(
+    rf"{_OTHER_RANGE}\s*[:：=](?!\d)|{_OTHER_RANGE}\s+[-–—]\s|\[\s*{_OTHER_TIME}\s*\]|\(\s*{_OTHER_TIME}\s*\)"
+    r"|\d{1,2}:\d\d\s",
+    re.IGNORECASE,
+)
+"""The same with another sign behind it, which may as well be text: a mistake if all parts begin like this."""
+_AFTER_COMMA = re.compile(rf",\s+({_TIME})\s*:\s")
+_SUBTITLE = re.compile(r"\d\d[.,]\d{3}\s*-->\s*\d\d:")
 _EMPTY_HEAD = re.compile(r":\s")
 """A colon without a time before it: a forgotten time, which is an error where other parts have times."""
 # Bounds the search of the patterns, which would be slow on a long run of digits.
@@ -67,15 +82,22 @@ class PromptSchedule:
         a prompt, for a time that cannot be read, for starts that do not rise, and for an end that is not
         after its start or is after the next start; and for invalid JSON.
         """
-        if text.lstrip().startswith("["):
+        if _SUBTITLE.search(text):
+            raise ValueError(
+                "prompts: subtitles (SRT, VTT) are not read: write a line for each, such as 0-4: a ball"
+            )
+        if _is_timed_otherwise(text):
+            place, piece = next(_pieces(text, wide=True))
+            raise ValueError(_no_head(place, piece))
+        if text.lstrip().startswith("[") or _is_json_object(text):
             entries = _entries(text)
             if entries and all(isinstance(one, str) for one in entries):
                 return cls._windows(entries)
             parsed = [_json_part(one, index, seconds) for index, one in enumerate(entries, start=1)]
             return cls._of(parsed, seconds)
         pieces = list(_pieces(text))
-        if not any(piece for _, piece in pieces):
-            raise ValueError("the prompts hold no text: write one, or several by time (0: ...; 30: ...)")
+        if not pieces:
+            raise ValueError("prompts: there is no text: write one, or several by time (0: ...; 30: ...)")
         # One time makes all of it a schedule, so that a mistake in another time is an error and no prompt.
         if any(_LIKE_HEAD.match(piece[:_LONGEST_HEAD]) for _, piece in pieces):
             return cls._of([_timed_part(piece, place, seconds) for place, piece in pieces], seconds)
@@ -121,9 +143,18 @@ class PromptSchedule:
 
         If the schedule is ``by_window``, return that of window number ``window``, counted from 0, instead.
         """
+        return self.parts[self.part_at(second, window)][1]
+
+    def part_at(self, second: float, window: int = 0) -> int:
+        """Return the index in ``parts`` of the prompt that :meth:`at` returns."""
         now = window if self.by_window else max(second, 0)
         # The last part that has begun; its end is the start of the next one.
-        return [prompt for start, prompt in self.parts if start <= now][-1]
+        return sum(start <= now for start, _ in self.parts) - 1
+
+    def when(self, index: int) -> str:
+        """Say when part ``index`` applies: "from 2 s", or if the schedule is ``by_window`` "from window 2"."""
+        start = self.parts[index][0]
+        return f"from window {start + 1:g}" if self.by_window else f"from {start:g} s"
 
 
 @dataclass(frozen=True)
@@ -150,34 +181,54 @@ def _gaps(parts: Sequence[_Part], seconds: float | None) -> Iterator[tuple[float
             yield part.end, stop, part.start
 
 
-def _pieces(text: str) -> Iterator[tuple[str, str]]:
-    """Split the text of a schedule at line ends and at each ``;`` before a time, or before a lone colon.
+def _is_timed_otherwise(text: str) -> bool:
+    """Whether all parts of ``text`` begin with a time in a notation that is not read.
 
-    Yields (text with the line and column of the piece, for error messages; the piece). Blank lines and lines
-    that begin with ``#`` are left out.
+    One part alone is taken for text, unless its time is in brackets.
+    """
+    pieces = [piece[:_LONGEST_HEAD] for _, piece in _pieces(text, wide=True)]
+    heads = [_LOOSE_HEAD.match(piece) for piece in pieces]
+    if any(HEAD.match(piece) for piece in pieces) or not all(heads):
+        return False
+    return len(pieces) > 1 or bool(pieces and pieces[0].startswith("["))
+
+
+def _no_head(place: str, piece: str) -> str:
+    return f"{place}: {piece[:40]!r} does not begin with a time such as 2.5:, 0-4:, 0:30: or 50%:"
+
+
+def _pieces(text: str, *, wide: bool = False) -> Iterator[tuple[str, str]]:
+    """Split the text of a schedule at line ends and at each ``;`` that is followed by a time.
+
+    With ``wide`` it is split at every ``;``, also the wide one of East Asian text. Yields (line and column of
+    the piece, for error messages; the piece). Blank lines, empty pieces and comments are left out.
     """
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         first = 0
-        for at in (match.start() for match in re.finditer(";", line)):
+        for at in (match.start() for match in re.finditer("[;；]" if wide else ";", line)):
             following = line[at + 1 :].lstrip()[:_LONGEST_HEAD]
-            if _LIKE_HEAD.match(following) or _EMPTY_HEAD.match(following):
-                yield _piece(number, first, line[first:at])
+            if wide or any(head.match(following) for head in (_LIKE_HEAD, _EMPTY_HEAD, _OTHER_HEAD)):
+                yield from _piece(number, first, line[first:at])
                 first = at + 1
-        yield _piece(number, first, line[first:])
+        yield from _piece(number, first, line[first:])
 
 
-def _piece(line: int, at: int, text: str) -> tuple[str, str]:
+def _piece(line: int, at: int, text: str) -> Iterator[tuple[str, str]]:
     column = at + len(text) - len(text.lstrip()) + 1
-    return f"prompts, line {line}, column {column}", text.strip().rstrip("; \t")
+    if piece := text.strip().rstrip("; \t"):
+        yield f"prompts, line {line}, column {column}", piece
 
 
 def _timed_part(piece: str, place: str, seconds: float | None) -> _Part:
     head = HEAD.match(piece[:_LONGEST_HEAD])
     if head is None:
-        raise ValueError(
-            f"{place}: {piece[:40]!r} does not begin with a time such as 2.5:, 0-4:, 0:30: or 50%:"
+        raise ValueError(_no_head(place, piece))
+    if (comma := _AFTER_COMMA.search(piece)) is not None:
+        log.warning(
+            "%s: %r after the comma is part of the prompt: another prompt begins after ; or on a new line",
+            *(place, f"{comma[1]}:"),
         )
     prompt = piece[head.end() :].strip()
     if not prompt:
@@ -230,14 +281,23 @@ def _seconds(time: Any, place: str, seconds: float | None) -> float:
     return float(time)
 
 
+def _is_json_object(text: str) -> bool:
+    try:
+        return text.lstrip().startswith("{") and isinstance(json.loads(text), dict)
+    except (json.JSONDecodeError, RecursionError):
+        return False
+
+
 def _entries(text: str) -> list[Any]:
     try:
         entries = json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"prompts that start with [ must be JSON: {error}") from error
+        raise ValueError(f"prompts: text that starts with [ must be JSON: {error}") from error
     except RecursionError:
-        raise ValueError("prompts that start with [ must be JSON: the lists are nested too deeply") from None
+        raise ValueError(
+            "prompts: text that starts with [ must be JSON: the lists are nested too deeply"
+        ) from None
     kinds = {type(one) for one in entries} if isinstance(entries, list) else set()
     if kinds not in ({dict}, {str}):
-        raise ValueError('JSON prompts must be a list of {"from": seconds, "prompt": text}, or of texts')
+        raise ValueError('prompts: JSON must be a list of {"from": seconds, "prompt": text}, or of texts')
     return list(entries)

@@ -179,7 +179,10 @@ def plan_retake(
     regions = (*video, *audio)
     # A source without audio always has something to generate: its audio.
     if not any(start < end for start, end in regions) and source.audio is not None:
-        raise ValueError("nothing is to be regenerated: set a region of the video or of the audio")
+        raise ValueError(
+            "nothing is to be regenerated: set a region of the video (--video-region) or of the audio "
+            "(--audio-region)"
+        )
     last_frame = round(max([source.seconds, *(end for _, end in regions)]) * source.fps)
     # Compared in whole frames: an end that rounds to the last frame extends nothing.
     extends = last_frame > len(source.frames)

@@ -117,7 +117,7 @@ def check_length(source: FrameSource, frames: int) -> None:
     """Raise ValueError if a source has fewer than ``frames`` frames."""
     if source.frame_count < frames:
         raise ValueError(
-            f"the source has {source.frame_count} frames and the clip needs {frames}: plan a clip that is "
+            f"source: it has {source.frame_count} frames and the clip needs {frames}: plan a clip that is "
             "not longer than its source"
         )
 

@@ -16,7 +16,7 @@ from .audio import CEILING_DB, add_audio, audio_length, plan_audio_of, text_to_a
 from .audio_windows import WINDOW_FRAMES, audio_windows
 from .dub import SETTINGS, dub, plan_dub_of
 from .edit import EditPlan, planned_size
-from .extend import FADE_FRAMES, KEEP_FRAMES, Extension, extend, new_length, plan_extension
+from .extend import FADE_FRAMES, Extension, extend, new_length, plan_extension
 from .footage import Footage
 from .protocols import LongPipeline, OnSampled, Waveform
 from .result import Edit
@@ -32,7 +32,7 @@ class EditArguments(TypedDict, total=False):
 
     seconds: float | None
     frames: int | None
-    keep_frames: int
+    keep_frames: int | None
     fade_frames: int
     ceiling_db: float
     window_frames: int
@@ -159,7 +159,7 @@ class EditTask:
         if self.kind == "extend":
             plan: Extension | Retake = plan_extension(
                 source,
-                own.get("keep_frames", KEEP_FRAMES),
+                own.get("keep_frames"),
                 new_length(source, seconds=own.get("seconds"), frames=own.get("frames")),
                 own.get("fade_frames", FADE_FRAMES),
                 stages=stages,

@@ -75,7 +75,7 @@ def plan_hdr_of(pipeline: LongPipeline, source: Footage, hdr: str) -> ToHdr:
     curve = loras[0].hdr_curve
     if curve is None:
         raise ValueError(
-            f"{loras[0].path.name} is no HDR IC-LoRA: its metadata has no hdr_transform, which says in which "
+            f"{loras[0].path} is no HDR IC-LoRA: its metadata has no hdr_transform, which says in which "
             "log codes it generates frames"
         )
     if source.hdr is not None:

@@ -32,6 +32,9 @@ from .protocols import LongPipeline
 
 log = logging.getLogger(__name__)
 
+OVERLAP_FRAMES = 24
+"""How many pixel frames windows share where nothing is said and they are long enough."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Window:
@@ -88,6 +91,12 @@ class Window:
         return AVLatent(video, audio)
 
 
+def most_overlap(window_frames: int) -> int:
+    """The largest number of pixel frames that a window of ``window_frames`` may share with the one before."""
+    # A longer window with a single new latent frame would be sampled for eight frames.
+    return max(2, latent_frames_of(window_frames) - 2) * TEMPORAL_SCALE
+
+
 def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tuple[Window, ...]:
     """Divide a clip into windows of ``window_frames`` (8k + 1) pixel frames.
 
@@ -100,12 +109,11 @@ def plan_windows(clip: ClipPlan, window_frames: int, overlap_frames: int) -> tup
     # Two latent frames are the least overlap, and at least one has to be new.
     if window_frames != frames_of(length) or length < 3:
         raise ValueError(f"window_frames={window_frames} must be 8k + 1 and at least 17")
-    # A longer window with a single new latent frame would be sampled for eight frames.
-    most = max(2, length - 2)
-    if overlap_frames % TEMPORAL_SCALE or not 2 <= overlap <= most:
+    most = most_overlap(window_frames)
+    if overlap_frames % TEMPORAL_SCALE or not 16 <= overlap_frames <= most:
         raise ValueError(
             f"overlap_frames={overlap_frames} must be a multiple of {TEMPORAL_SCALE}, at least 16 and at "
-            f"most {most * TEMPORAL_SCALE} in a window of {window_frames}"
+            f"most {most} in a window of {window_frames}"
         )
     # The last window is shorter rather than moved: moving it would change its overlap.
     starts = [0]

@@ -54,7 +54,7 @@ def check_stages(request: Request, stages: tuple[Stage, ...], config: Transforme
         if Pass.PERTURBED in stage.guidance.passes():
             check_blocks(stage.guidance, config.num_layers)
         if tiles is not None:
-            with _named(f"tiles {tiles.columns}x{tiles.rows}"):
+            with _named(f"tiles={tiles.columns}x{tiles.rows}"):
                 tile_spans(stage.clip.latent_width, tiles.columns, tiles.overlap)
                 tile_spans(stage.clip.latent_height, tiles.rows, tiles.overlap)
 

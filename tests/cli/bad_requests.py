@@ -77,7 +77,7 @@ NUMBERS: tuple[Row, ...] = (
     ("generate", "--prompt x --pipeline dfr --detail-lora gone.safetensors", "gone.safetensors"),
     ("generate", "B --generated-keyframes 0", "--generated-keyframes 0"),
     ("generate", "B --generated-keyframes 8", "--generated-keyframes 8 are more than"),
-    ("generate", "B --generated-keyframes 2", "generated_keyframes need a checkpoint"),
+    ("generate", "B --generated-keyframes 2", "--generated-keyframes need a checkpoint"),
     ("generate", "B --generated-keyframes many", "--generated-keyframes many"),
     ("generate", "B --generated-keyframes 4,x", "--generated-keyframes 4,x"),
     ("generate", "B --generated-keyframes 4,2", "must rise"),

@@ -6,6 +6,7 @@ import errno
 import importlib
 import json
 import os
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -149,6 +150,8 @@ def test_a_request_that_cannot_be_met_is_refused_in_one_line(row: Row, ltx2, unr
     assert line.startswith("Error: "), result.stderr
     assert words in line
     assert len(line) < LONGEST_LINE
+    if re.search(r"--[a-z2-]+ [\"']?@?\{", arguments) and not re.search(r" -o | M( |$)", arguments):
+        assert "--" in line, "a message about a file names the option that has it"
     # Usage and a hint at --help are all that may come before it.
     assert len(result.stderr.splitlines()) <= 4, result.stderr
     assert not list(tmp_path.iterdir())
@@ -185,6 +188,60 @@ def test_the_exit_code_tells_a_wrong_request_from_a_failure_of_the_machine(error
     end = ending(error)
     assert end.exit_code == code
     assert "\n" not in end.message
+
+
+@pytest.mark.parametrize(
+    ("message", "command", "explicit", "line"),
+    [
+        ("steps=0 must be above", "generate", {}, "--steps 0 must be above"),
+        ("num_frames=4 and seconds=2", "generate", {}, "--frames 4 and --seconds 2"),
+        ("to_sigma <= 1; got to_sigma=2", "generate", {}, "--to-sigma <= 1; got --to-sigma 2"),
+        ("keep_frames=7 of frames=9", "extend", {}, "--keep-frames 7 of --frames 9"),
+        ("prompts, line 2: no time", "long", {}, "--prompts, line 2: no time"),
+        ("audio: no stream", "generate", {}, "--audio: no stream"),
+        ("images: no file", "generate", {"images": ("a.png@0",)}, "--keyframe: no file"),
+        ("images: no file", "generate", {"image": ("a.png@0",)}, "--image: no file"),
+        ("images: no file", "generate", {"image": (), "images": ()}, "--image or --keyframe: no file"),
+        (
+            "models/text_encoder/x and text_encoder.norm",
+            "generate",
+            {},
+            "models/text_encoder/x and text_encoder.norm",
+        ),
+        ("the audio, and the image: both", "generate", {}, "the audio, and the image: both"),
+        ("a.bin is empty", "generate", {"loras": ("a.bin:0.5:1",)}, "--lora: a.bin is empty"),
+        (
+            "a.bin is empty",
+            "generate",
+            {"loras": ("a.bin",), "checkpoints": (Path("a.bin"),)},
+            "--lora or --checkpoint: a.bin is empty",
+        ),
+        (
+            "d/a.bin is empty",
+            "generate",
+            {"output": "d/o.mp4", "loras": ("d/a.bin",)},
+            "--lora: d/a.bin is empty",
+        ),
+        ("d: no such folder", "generate", {"output": "d/o.mp4"}, "--output: d: no such folder"),
+        ("../d: no such folder", "generate", {"output": "../d/o.mp4"}, "--output: ../d: no such folder"),
+        ("xa.bin is empty", "generate", {"loras": ("a.bin",)}, "xa.bin is empty"),
+        ("'huge' is no size", "plan", {"budgets": ("huge",)}, "--max-memory: 'huge' is no size"),
+        ("the clip has 0.5 s", "generate", {"sigmas": "0.5, 0"}, "the clip has 0.5 s"),
+        (
+            "--seconds is too much for a.mp4",
+            "extend",
+            {"source": Path("a.mp4")},
+            "--seconds is too much for a.mp4",
+        ),
+    ],
+)
+def test_a_message_names_the_flags_that_the_user_wrote(message, command, explicit, line) -> None:
+    assert ending(ValueError(message), explicit, command).message == line
+
+
+def test_an_error_of_the_system_is_said_without_its_number() -> None:
+    error = FileNotFoundError(errno.ENOENT, "no such output folder; create it first", "no/such")
+    assert ending(error).message == "no/such: no such output folder; create it first"
 
 
 def test_a_message_is_one_line_that_any_terminal_shows() -> None:

@@ -34,7 +34,10 @@ def test_a_retake_leaves_a_file_of_the_same_length(clip, tmp_path):
             "must start at 0 s or later",
         ),
         (["extend", "--video", "CLIP", "--prompt", "x"], "once"),
-        (["extend", "--video", "CLIP", "--prompt", "x", "--frames", "8"], "--keep-frames 25"),
+        (
+            ["extend", "--video", "CLIP", "--prompt", "x", "--frames", "8", "--keep-frames", "25"],
+            "--keep-frames 25",
+        ),
         (["sound", "--prompt", "x"], "give --video"),
         (["long", "--prompts", "[", "--seconds", "9"], "JSON"),
         (["long", "--prompts", "x", "--seconds", "9", "--window-frames", "24"], "must be 8k"),

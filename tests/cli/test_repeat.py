@@ -155,6 +155,16 @@ def test_a_file_is_not_repeated_by_another_command(words, parts, clips, tmp_path
     assert not (tmp_path / "x.mp4").exists()
 
 
+def test_a_dry_run_of_a_long_clip_lists_prompts_with_their_times_and_windows(tmp_path):
+    words = ["long", "--seconds", "6", "--fps", "8", "--window-frames", "25", "--steps", "1", "--dry-run"]
+    ran = ltx2(*words, "--prompts", "0: a ball; 2.5: a\tcube; 3: " + "long " * 100, "-o", tmp_path / "x.mp4")
+    assert ran.exit_code == 0, ran.output
+    assert "prompt    from 0 s, window 1: a ball\n" in ran.output
+    assert "prompt    from 2.5 s, no window: a cube\n" in ran.output
+    assert "prompt    from 3 s, windows 2-3: long long" in ran.output
+    assert max(map(len, ran.stdout.splitlines())) < 300
+
+
 @pytest.mark.parametrize("kind", list(MADE))
 def test_a_dry_run_judges_and_prints_what_would_run(kind, clips, tmp_path):
     words = [clips.get(word, word) for word in MADE[kind]]

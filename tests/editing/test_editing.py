@@ -9,8 +9,10 @@ import torch
 from ltx2_core import LTX2Pipeline, resume, save_latents
 from ltx2_core.conditioning.regions import Rounding
 from ltx2_core.editing import Footage, add_audio, extend, limit_loudness, retake, text_to_audio
+from ltx2_core.editing.extend import plan_extension
 from ltx2_core.editing.joints import cross_fade, take
 from ltx2_core.media import to_signed
+from ltx2_core.types import Numerics
 
 FPS, RATE = 8.0, 22050
 QUICK = {"steps": 2, "cfg": 1.0, "seed": 3}
@@ -63,6 +65,15 @@ def test_an_extension_of_a_silent_clip_has_audio_only_in_its_new_part(pipeline):
     assert not audio[:, : joint - round(0.05 * rate)].any()
     assert audio[:, joint:].any()
     assert audio.shape[1] == round(37 / FPS * rate)
+
+
+@pytest.mark.parametrize(("frames", "keep"), [(1, 1), (8, 1), (9, 9), (24, 17), (25, 25), (29, 25)])
+def test_by_default_an_extension_continues_from_what_the_source_has(frames, keep, caplog):
+    plan = plan_extension(footage(frames), None, 5, stages=1, numerics=Numerics.OFFICIAL)
+    assert plan.keep_frames == keep
+    assert plan.frame_count == frames + 5
+    said = f"has {frames} frames, so that the new ones continue from {keep} (--keep-frames) instead of 25"
+    assert [said in record.getMessage() for record in caplog.records] == [True] * (keep < 25)
 
 
 @pytest.mark.parametrize(

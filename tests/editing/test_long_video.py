@@ -11,6 +11,7 @@ from ltx2_core import LTX2Pipeline
 from ltx2_core.editing import FramesInFile, FramesInMemory, LongVideo, PromptSchedule, long_video
 from ltx2_core.editing.audio_track import decoded_audio
 from ltx2_core.editing.conditioning import Keyframe
+from ltx2_core.editing.long_clip import plan_long
 from ltx2_core.editing.windows import WindowStore, plan_windows, video_pieces
 from ltx2_core.media import VideoWriter
 from ltx2_core.sampling.caching import StepCache
@@ -48,6 +49,33 @@ def test_windows_cover_every_latent_once():
 def test_windows_off_the_grid_are_refused(window, overlap):
     with pytest.raises(ValueError, match="must be"):
         plan_windows(plan_clip(64, 64, frames=121), window, overlap)
+
+
+@pytest.mark.parametrize(("window", "shared"), [(17, 16), (25, 16), (33, 24), (41, 24), (121, 24)])
+def test_by_default_windows_share_what_fits_them(window, shared):
+    how = LongVideo(window_frames=window)
+    assert how.shared_frames == shared
+    assert plan_windows(plan_clip(64, 64, frames=121), window, shared)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "windows", "unused"),
+    [
+        ("a ball", [(0, 1, 2)], []),
+        ("0: a; 3: b", [(0,), (1, 2)], []),
+        ("0: a; 2.5: b; 2.7: c; 9: d", [(0,), (), (1, 2), ()], ["from 2.5 s (b)", "from 9 s (d)"]),
+        ("a | b", [(0,), (1, 2)], []),
+        ("a | b | c | d", [(0,), (1,), (2,), ()], ["from window 4 (d)"]),
+    ],
+)
+def test_a_prompt_that_no_window_has_is_said(prompts, windows, unused, caplog):
+    clip = plan_clip(64, 64, frames=49, fps=8)
+    schedule = PromptSchedule.parse(prompts, seconds=clip.seconds)
+    plan = plan_long(clip, schedule, LongVideo(window_frames=25), seed=0)
+    assert [*plan.windows_of_prompts()] == windows
+    plan.warn_of_unused_prompts()
+    said = [record.getMessage() for record in caplog.records]
+    assert [part in line for part, line in zip(unused, said, strict=True)] == [True] * len(unused)
 
 
 def test_prompts_are_parsed_from_text_lines_and_json():

@@ -63,10 +63,10 @@ def edits_options() -> Iterator[Option]:
         group="edit",
         command="extend",
         help="How many of the last frames of the source the new frames continue from, 8k + 1 (such as 25). "
-        "More frames preserve motion and voices of the source better.",
+        "More frames preserve motion and voices of the source better. 25 by default, or as many as a shorter "
+        "source has.",
         range=(1, MAX_FRAMES),
         unit="frames",
-        default=25,
     )
     for stream in ("video", "audio"):
         yield Option(
@@ -200,10 +200,10 @@ def windows_options() -> Iterator[Option]:
         kind="int",
         group=group,
         command=command,
-        help="How many frames a window shares with the one before, 8k (a multiple of 8).",
+        help="How many frames a window shares with the one before, 8k (a multiple of 8). 24 by default, or "
+        "as many as fit a shorter window.",
         range=(8, MAX_FRAMES),
         unit="frames",
-        default=24,
     )
     yield Option(
         name="overlap_strength",
