@@ -59,7 +59,7 @@ class Projections:
         return (attention.queries(x, rope), *attention.keys_values(x, rope))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SelfAttention:
     """Attention of a stream's tokens to each other.
 
@@ -105,7 +105,7 @@ class SelfAttention:
         return SelfQueries(self, keys, values, values, self.rope, self.bias)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SelfQueries:
     """Self-attention of some tokens to ``keys`` and ``values`` (B, H, N, D) that are computed for all tokens.
 
@@ -137,7 +137,7 @@ class SelfQueries:
         return replace(self, own=self.values[:, :, tokens], rope=self.rope.part(tokens), bias=bias)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class CrossAttention:
     """Attention to ``keys`` and ``values`` of the other stream, which are already computed.
 
@@ -164,7 +164,7 @@ class CrossAttention:
         return replace(self, rope=self.rope.part(tokens))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TextAttention:
     """Attention to the keys and values of a ``text``, which are already computed; ``bias`` hides its padding.
 
@@ -196,7 +196,7 @@ class TextAttention:
         return self.attention.output(self.attend(queries, *text, bias), hidden)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TokenWise:
     """A branch whose layer computes every token independently, such as the feed-forward network."""
 

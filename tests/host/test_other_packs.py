@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import host_version
-from foreign_changes import EFFECT, GUIDES, PLAIN, assert_acts, distance, knows, node, sampled, way
+from foreign_changes import EFFECT, GUIDES, PLAIN, TOLERANCE, assert_acts, distance, knows, node, sampled, way
 from host_graph import Graph, Guide, Link, Recipe, load, sample
 from host_server import GraphError, Server
 from tiny_models import GENERATIONS, TinyModels
@@ -107,6 +107,15 @@ def test_a_block_that_is_wrapped_and_not_changed_gives_the_same_bits(
 ) -> None:
     found = sampled(server, models, "2.3", GUIDES, way("block_untouched"))
     assert distance(found["ours plain"], found["ours"]) == 0
+
+
+@pytest.mark.parametrize("what", ["blocks", "network"])
+def test_a_network_that_is_compiled_gives_the_same(
+    server: Server, models: TinyModels, what: str, streams_off: str
+) -> None:
+    found = sampled(server, models, "2.3", replace(GUIDES, streams_off=streams_off), way(f"compiled {what}"))
+    assert distance(found["core"], found["ours"]) < TOLERANCE
+    assert distance(found["ours plain"], found["ours"]) < TOLERANCE
 
 
 def test_a_change_ends_with_its_graph(server: Server, models: TinyModels) -> None:

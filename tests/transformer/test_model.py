@@ -243,3 +243,12 @@ def test_a_run_without_streams_or_with_the_wrong_batch_is_refused(streams, model
         run(model23, video, audio)
     with pytest.raises(ValueError, match="one perturbation a sample: 2; got 1"):
         run(model23, video, None, Perturbations((Perturbation(),)))
+
+
+@pytest.mark.slow
+def test_a_network_that_is_compiled_gives_the_same(model23, streams):
+    """As nodes that compile a MODEL do: Dynamo looks into objects of which it does not know the fields."""
+    inputs = [make(model23.config) for make in streams]
+    torch._dynamo.reset()
+    assert_same(run(torch.compile(model23, backend="eager"), *inputs), run(model23, *inputs))
+    torch._dynamo.reset()

@@ -12,6 +12,7 @@ import comfy.ldm.modules.attention as attention
 import torch
 from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 
 Way = Callable[[Any, str], None]
 BLOCKS = "diffusion_model.transformer_blocks"
@@ -261,6 +262,13 @@ def attribute(model: Any, part: str) -> None:
     model.add_object_patch(f"diffusion_model.{part}", lambda *args, **more: None)
 
 
+def compiled(model: Any, part: str) -> None:
+    """Blocks or the whole network through Dynamo, whose graphs run as they are."""
+    blocks = [f"{BLOCKS}.{number}" for number in range(len(model.model.diffusion_model.transformer_blocks))]
+    keys = blocks if part == "blocks" else ["diffusion_model"]
+    set_torch_compile_wrapper(model, backend="eager", keys=keys)
+
+
 WAYS: dict[str, Way] = {
     "override": override,
     "setter": hosts_setter,
@@ -281,4 +289,5 @@ WAYS: dict[str, Way] = {
     "separated": separated,
     "hosts_class": hosts_class,
     "attribute": attribute,
+    "compiled": compiled,
 }
