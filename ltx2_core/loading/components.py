@@ -121,7 +121,7 @@ def _video_decoder(config: ParsedJson, shapes: Shapes, options: _Options, numeri
     from ..video_vae import DiffusionVideoDecoder, VolumeNoise, build_decoder
 
     decoder = build_decoder(cfg.video_vae_config(config), **options)
-    if isinstance(decoder, DiffusionVideoDecoder) and numerics is Numerics.COMFY:
+    if isinstance(decoder, DiffusionVideoDecoder) and numerics.is_comfy:
         # ComfyUI has one seed for all clips, and smaller windows instead of padding.
         decoder.noise, decoder.pad_small = VolumeNoise(0), False
     return decoder

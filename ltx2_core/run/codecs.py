@@ -29,7 +29,7 @@ from ..out_of_memory import attempt
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
 from ..upsampler import upsample_latent
-from ..video_vae import DiffusionVideoDecoder
+from ..video_vae import DiffusionVideoDecoder, FrameNoise, NoiseSource, VolumeNoise
 from .components import Components
 from .decode import decode_chunks
 from .progress import Run, Stop
@@ -152,6 +152,7 @@ class Codecs:
         as_bytes: bool = False,
         stop: Stop | None = None,
         dtype: torch.dtype | None = None,
+        after_sampling: NoiseSource | None = None,
     ) -> Iterator[Tensor]:
         """Decode a normalised latent (1, 128, F, H, W) to chunks of frames (N, 3, 32 H, 32 W) in [-1, 1].
 
@@ -160,12 +161,17 @@ class Codecs:
         exact; memory does not grow with the number of frames. With ``as_bytes`` frames are uint8, converted
         on the device, so that fewer bytes are copied. ``stop`` is called before each chunk; if it returns
         True, decoding ends with :class:`Stopped`. The decoder computes in ``dtype``, by default the number
-        format of the run. Raises ValueError for an iterable without a tensor.
+        format of the run. ``after_sampling`` is the noise by which a diffusion decoder continues the random
+        generator of the run that sampled the latent.
+
+        Raises ValueError for an iterable without a tensor, and if ``after_sampling`` is missing where the run
+        asks for that noise.
         """
+        noise = self._decoder_noise(latent, after_sampling)
         dtype = dtype or self.networks.dtype
         with self.networks.use(Component.VIDEO_DECODER, dtype=dtype) as decoder:
             if isinstance(decoder, DiffusionVideoDecoder):
-                decoder.noise = decoder.noise.seeded(self.networks.decoder_seed)
+                decoder.noise = noise
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
             first = next(pieces, None)
             if first is None:
@@ -200,6 +206,23 @@ class Codecs:
                 lambda: decode_audio(decoder, vocoder, latent.to(self.networks.device)),
             )
         return waveform[0].cpu(), rate
+
+    def _decoder_noise(
+        self, latent: Tensor | Iterable[Tensor], after_sampling: NoiseSource | None
+    ) -> NoiseSource:
+        """The noise that a diffusion decoder starts from; the arguments are those of ``decode_video``."""
+        kind, seed = self.networks.decoder_noise, self.networks.decoder_seed
+        # Other noise needs the length of the clip, which pieces do not tell.
+        if kind == "frame" or not isinstance(latent, Tensor):
+            return FrameNoise(seed)
+        if kind == "comfy":
+            return VolumeNoise(seed)
+        if after_sampling is None:
+            raise ValueError(
+                "decoder_noise=official goes on with the random generator of a run, and these latents are of "
+                "no run: use frame or comfy"
+            )
+        return after_sampling
 
     def _decode_choice(self, latent: Tensor, frames: int, dtype: torch.dtype) -> DecodeChoice | None:
         """Choose chunks and tiles for decoding a clip of ``frames`` frames within the memory budget.

@@ -42,6 +42,9 @@ class Execution:
             more are faster on a GPU with free memory, and differ by rounding alone. In float32 on the CPU
             they are always evaluated one by one, so that the result is the same bit for bit.
         decoder_seed: seed of the noise from which a diffusion video decoder makes frames.
+        decoder_noise: how that noise is drawn: "frame", "official" (by the generator of the run, so that
+            ``decoder_seed`` must be 0) or "comfy"; "auto" is "comfy" with the numerics of ComfyUI, else
+            "frame". Latents that come in pieces always have that of "frame".
         fused: compute several elementwise operations of the transformer in one kernel; faster on a GPU after
             the first step, which compiles them, and rounded differently in the last bits.
         keep_text_keys: cache the keys and values of the text for each prompt and compute them only once,
@@ -64,6 +67,7 @@ class Execution:
     max_memory: int | None = None
     passes_per_call: int = 1
     decoder_seed: int = 0
+    decoder_noise: str = "auto"
     fused: bool = False
     keep_text_keys: bool = False
     cuda_graphs: bool = False
@@ -80,7 +84,7 @@ class Execution:
             # The dataclass is frozen, which holds for its own constructor, too.
             object.__setattr__(self, "max_memory", _bytes(self.max_memory, self.device))
             check_budget(self.max_memory)
-        for option in map(by_name, ("passes_per_call", "decoder_seed", *_SWITCHES)):
+        for option in map(by_name, ("passes_per_call", "decoder_seed", "decoder_noise", *_SWITCHES)):
             object.__setattr__(self, option.name, option.read(getattr(self, option.name)))
         if not isinstance(self.keep_loaded, bool):
             raise TypeError(f"keep_loaded={self.keep_loaded!r} must be True or False")
@@ -140,6 +144,7 @@ class ExecutionOptions(TypedDict, total=False):
     max_memory: int | str | None
     passes_per_call: int
     decoder_seed: int
+    decoder_noise: str
     fused: bool
     keep_text_keys: bool
     cuda_graphs: bool

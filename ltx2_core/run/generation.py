@@ -23,6 +23,7 @@ from ..sampling.caching import Evaluations
 from ..shapes import ClipPlan
 from ..storage.files import ParsedJson
 from ..types import AVLatent
+from ..video_vae import VolumeNoise
 from . import notebook
 from .codecs import Codecs
 from .request import Request
@@ -63,6 +64,8 @@ class Generation:
     """Latents (1, 128, K, H, W) of the keyframes that the first stage generated next to the clip, if any."""
     recorded: ParsedJson | None = None
     """The settings of the earlier run that the latents come from; None for a new run."""
+    after_sampling: VolumeNoise | None = None
+    """Noise of the generator that drew the noise of the run, from its state after sampling on."""
 
     @property
     def fps(self) -> float:
@@ -77,12 +80,16 @@ class Generation:
         """
         assert self.latents.video is not None
         if self.hdr is None:
-            return self.codecs.decode_video(self.latents.video, as_bytes=as_bytes, stop=stop)
+            return self.codecs.decode_video(
+                self.latents.video, as_bytes=as_bytes, stop=stop, after_sampling=self.after_sampling
+            )
         if as_bytes:
             raise ValueError(
                 f"this clip is HDR ({self.hdr}), and 8 bits would clip it: use light(), or save it as .exr"
             )
-        return self.codecs.decode_video(self.latents.video, stop=stop, dtype=torch.float32)
+        return self.codecs.decode_video(
+            self.latents.video, stop=stop, dtype=torch.float32, after_sampling=self.after_sampling
+        )
 
     @property
     def hdr(self) -> str | None:

@@ -63,9 +63,10 @@ class ModelFiles:
         self.video_decoder = None if video_decoder is None else open_video_decoder(video_decoder)
         if self.video_decoder is not None:
             check_generations((*self.checkpoints, self.video_decoder))
-        self.decoder_seed = execution.decoder_seed
-        if self.decoder_seed:
-            self._check_decoder_seed()
+        self.decoder_seed, self.decoder_noise = execution.decoder_seed, execution.decoder_noise
+        self._check_decoder_noise()
+        if self.decoder_noise == "auto":
+            self.decoder_noise = "comfy" if numerics.is_comfy else "frame"
         own = (text_encoder_folder(checkpoint.path) for checkpoint in self.checkpoints)
         # A diffusers folder has its text encoder next to the other components; one that is named takes
         # precedence.
@@ -91,13 +92,23 @@ class ModelFiles:
         elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
 
-    def _check_decoder_seed(self) -> None:
-        """Raise ValueError if the video decoder uses no noise, so that ``decoder_seed`` has no effect."""
+    def _check_decoder_noise(self) -> None:
+        """Raise ValueError for settings of noise that the video decoder does not use."""
+        named = "" if self.decoder_noise == "auto" else f"decoder_noise={self.decoder_noise}"
+        if self.decoder_seed:
+            if self.decoder_noise == "official":
+                raise ValueError(
+                    f"decoder_seed={self.decoder_seed} has no effect with decoder_noise=official, which goes "
+                    "on with the noise of the run: leave one of them out"
+                )
+            named = f"decoder_seed={self.decoder_seed}"
+        if not named:
+            return
         file = self.file(Component.VIDEO_DECODER)
         if not file.has_diffusion_decoder:
             raise ValueError(
-                f"decoder_seed={self.decoder_seed} is for the diffusion decoder of LTX-2.5; the video "
-                f"decoder of {file.path} uses no noise: leave it out, or name that decoder in video_decoder"
+                f"{named} is for the diffusion decoder of LTX-2.5; the video decoder of {file.path} uses no "
+                "noise: leave it out, or name that decoder in video_decoder"
             )
 
     def file(self, component: Component) -> Checkpoint:

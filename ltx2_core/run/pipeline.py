@@ -203,6 +203,7 @@ class LTX2Pipeline(Planner):
             input_audio=input_audio,
             evaluations=sampled.evaluations,
             keyframes=sampled.keyframes,
+            after_sampling=sampler.noise_after(),
         )
 
     def clips(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -24,6 +25,7 @@ from ..storage.header import read_header
 from ..storage.private import check_private, private_folder, prune_saved
 from ..storage.writing import write_tensors
 from ..types import AVLatent, Numerics
+from ..video_vae import VolumeNoise
 from .codecs import Codecs
 from .generation import Generation
 from .request import Request
@@ -86,6 +88,11 @@ def save_latents(
         if stream is not None:
             # safetensors stores contiguous tensors alone.
             tensors[name] = stream.detach().cpu().contiguous()
+    if generation.after_sampling is not None and generation.after_sampling.start is not None:
+        generator = generation.after_sampling.start
+        tensors["generator"], noise_device = generator.get_state(), generator.device.type
+    else:
+        noise_device = None
     rate = None
     if generation.input_audio is not None:
         # Input audio becomes part of the clip unchanged, and its file may be gone when the run is resumed.
@@ -94,6 +101,7 @@ def save_latents(
         "output": _absolute(output),
         "settings": generation.settings(),
         "rate": rate,
+        "noise_device": noise_device,
         "files": dict(files or {}),
         "edit": None if edit is None else dict(edit),
         "encoding": dict(encoding or {}),
@@ -267,4 +275,17 @@ def _generation(path: str | os.PathLike[str], about: Mapping[str, Any], codecs: 
         input_audio=(tensors["waveform"], about["rate"]) if "waveform" in tensors else None,
         evaluations=tuple(Evaluations(**used) for used in settings["evaluations"]),
         recorded=settings,
+        after_sampling=_after_sampling(tensors.get("generator"), about.get("noise_device")),
     )
+
+
+def _after_sampling(state: Tensor | None, device: str | None) -> VolumeNoise | None:
+    """The noise of a run's generator on ``device``, from its ``state`` after sampling on.
+
+    None if the state is not saved, as in files of earlier versions, or if this machine has no such device.
+    """
+    if state is None or device is None or (device == "cuda" and not torch.cuda.is_available()):
+        return None
+    generator = torch.Generator(device)
+    generator.set_state(state)
+    return VolumeNoise(start=generator)

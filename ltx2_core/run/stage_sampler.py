@@ -18,6 +18,7 @@ from ..sampling.samplers import get_sampler
 from ..transformer import Transformer
 from ..transformer.diagnosis import first_broken_block
 from ..types import AVLatent, LatentState, Numerics
+from ..video_vae import VolumeNoise
 from .components import Components
 from .execution import Speed
 from .progress import Run
@@ -62,6 +63,10 @@ class StageSampler:
         sampling = self.request.sampling
         assert sampling.seed is not None
         return torch.Generator(sampling.noise_device).manual_seed((sampling.seed + distance) % 2**64)
+
+    def noise_after(self) -> VolumeNoise:
+        """Noise that goes on where that of the stages sampled so far ends, for a diffusion video decoder."""
+        return VolumeNoise(start=self._start_noise)
 
     def state(self, stage: Stage, latents: AVLatent | None) -> LatentState:
         """The state that ``stage`` starts from, without conditioning.

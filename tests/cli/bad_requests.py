@@ -135,6 +135,8 @@ NUMBERS: tuple[Row, ...] = (
     ("generate", "B --passes-per-call 1000000", "--passes-per-call 1000000"),
     ("generate", "B --decoder-seed -1", "--decoder-seed -1"),
     ("generate", "B --decoder-seed 3", "--decoder-seed 3 is for the diffusion decoder"),
+    ("generate", "B --decoder-noise comfy", "--decoder-noise comfy is for the diffusion decoder"),
+    ("generate", "B --decoder-noise none", "none"),
     ("generate", "B --guidance-parallel 0", "--guidance-parallel 0"),
     ("generate", "B --guidance-parallel 2", "processes"),
 )

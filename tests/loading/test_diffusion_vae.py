@@ -18,8 +18,7 @@ from ltx2_core.loading.describe import describe
 from ltx2_core.loading.save_diffusers import WEIGHTS, save_diffusers
 from ltx2_core.tiny.diffusion_vae import write_diffusion_vae
 from ltx2_core.tiny.write import write_tiny_set
-from ltx2_core.types import Numerics
-from ltx2_core.video_vae import DiffusionVideoDecoder, FrameNoise, VolumeNoise
+from ltx2_core.video_vae import DiffusionVideoDecoder
 
 
 @pytest.fixture(scope="module")
@@ -193,24 +192,3 @@ def test_frames_of_a_pipeline_are_those_of_the_decoder(plain, tiny):
     with torch.inference_mode():
         expected = open_checkpoint(plain).load(Component.VIDEO_DECODER).decode(latent)
     torch.testing.assert_close(frames, expected[0].transpose(0, 1), atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("numerics", "noise"), [(Numerics.OFFICIAL, FrameNoise(7)), (Numerics.COMFY, VolumeNoise(7))]
-)
-def test_the_seed_of_a_run_is_that_of_the_decoders_noise(plain, tiny, numerics, noise):
-    options = {"video_decoder": plain, "device": "cpu", "numerics": numerics}
-    latent = torch.randn(1, 128, 3, 3, 5, generator=torch.Generator().manual_seed(1))
-    seeded = LTX2Pipeline(tiny.checkpoint, **options, decoder_seed=7)
-    frames = torch.cat(list(seeded.decode_video(latent)))
-    with torch.inference_mode():
-        decoder = open_checkpoint(plain).load(Component.VIDEO_DECODER, numerics=numerics)
-        expected = decoder.decode(latent, noise=noise)
-    torch.testing.assert_close(frames, expected[0].transpose(0, 1), atol=1e-5, rtol=1e-5)
-    first = torch.cat(list(LTX2Pipeline(tiny.checkpoint, **options).decode_video(latent)))
-    assert (first - frames).abs().max() > 0.01
-
-
-def test_a_seed_without_a_decoder_that_uses_noise_is_refused(tiny):
-    with pytest.raises(ValueError, match="decoder_seed=7 is for the diffusion decoder"):
-        LTX2Pipeline(tiny.checkpoint, device="cpu", decoder_seed=7)

@@ -111,6 +111,33 @@ def test_noise_is_a_function_of_seed_frame_and_position(decoder):
     assert torch.equal(box[:, :, 2:3, 4:12, 8:16], inner)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("height", "width"), [(32, 48), (5, 7)])
+def test_noise_of_the_whole_clip_is_one_draw_whatever_is_read_of_it(dtype, height, width):
+    size, like = ClipShape(2, height, width, 9), torch.zeros(1, dtype=dtype)
+    generator = torch.Generator().manual_seed(3)
+    torch.randn(20, generator=generator)
+    state = generator.get_state()
+    for noise, start in ((VolumeNoise(3), None), (VolumeNoise(start=generator), state)):
+        drawing = torch.Generator().manual_seed(3)
+        if start is not None:
+            drawing.set_state(start)
+        whole = torch.randn(2, 3, 9, height, width, generator=drawing, dtype=dtype)
+        # Tiles ask for frames that others asked for before.
+        for first, stop in ((0, 4), (2, 6), (0, 4), (6, 9), (4, 6)):
+            box = noise.box(size, Span(first, stop), Span(1, 4), Span(2, 7), like)
+            assert torch.equal(box, whole[:, :, first:stop, 1:4, 2:7])
+    assert torch.equal(generator.get_state(), state)
+
+
+def test_noise_of_the_whole_clip_takes_the_memory_of_the_frames_that_are_read():
+    size, noise, like = ClipShape(1, 32, 32, 2000), VolumeNoise(0), torch.zeros(1)
+    with Trace() as trace:
+        for first in range(0, 2000, 100):
+            noise.box(size, Span(first, first + 100), Span(0, 32), Span(0, 32), like)
+    assert trace.peak < 5 * like.element_size() * 100 * 3 * 32 * 32
+
+
 def test_noise_of_the_whole_clip_needs_the_whole_latent(decoder):
     with pytest.raises(ValueError, match="whole latent at once"):
         list(decoder.decode_stream(latent_of().split(3, dim=2), noise=VolumeNoise(0)))

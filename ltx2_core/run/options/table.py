@@ -78,7 +78,8 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
         **dict.fromkeys(
-            ("feather", "exact_outside", "decoder_seed"), "the frames of the source are not changed"
+            ("feather", "exact_outside", "decoder_seed", "decoder_noise"),
+            "the frames of the source are not changed",
         ),
     },
     "dub": {
@@ -104,6 +105,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         **_AS_WRITTEN,
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
         "temporal_upscaler": "windows have one frame rate",
+        "decoder_noise": "the frames of a long clip have noise of their own",
         "prompt": "--prompts has all prompts of the clip",
         "references": "--video is the control video of a long clip",
     },
@@ -125,6 +127,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
                     "device",
                     "guidance_parallel",
                     "decoder_seed",
+                    "decoder_noise",
                 ),
                 *("fused", "keep_text_keys", "cuda_graphs", "fp8_matmul", "nvfp4_matmul", "fp8_blocks"),
                 *_OUTPUT,
