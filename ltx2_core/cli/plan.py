@@ -83,7 +83,7 @@ def print_plan(
         click.echo(line)
     for line in _file_lines(pipeline):
         click.echo(f"files     {line}")
-    for line in _input_lines(request):
+    for line in _input_lines(request, stages):
         click.echo(f"input     {line}")
     if request.sampling.sigmas is None and not request.sampling.distilled:
         click.echo(f"schedule  {_schedule(pipeline, request, stages[0])}")
@@ -179,14 +179,18 @@ def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
         yield from (f"{lora.path}: {name}, strength {lora.strength:g}" for lora in loras)
 
 
-def _input_lines(request: Request) -> Iterator[str]:
-    """Yield a line for each image, control video and audio, with its place in the clip and its strength."""
+def _input_lines(request: Request, stages: Sequence[Stage]) -> Iterator[str]:
+    """Yield a line for each image, control video and audio, with its place in the clip and its strength.
+
+    ``stages`` are the sampling stages of ``request``.
+    """
     plain: ParsedJson = request.settings()
     inputs = request.inputs
     if inputs.hdr is not None:
         yield f"colour space {inputs.hdr} (HDR): frames are decoded in float32"
     if plain["image"] is not None:
-        yield f"{plain['image']}: first frame, strength {inputs.image.strength:g}"
+        strengths = [f"{stage.image_strength:g}" for stage in stages if stage.tile is None]
+        yield f"{plain['image']}: first frame, strength {' and then '.join(strengths)}"
     for image in plain["images"]:
         yield f"{image['source']}: frame {image['frame']}, strength {image['strength']:g}"
     for one in plain["references"]:

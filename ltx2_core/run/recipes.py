@@ -28,6 +28,9 @@ class Recipe:
     channel, as ComfyUI does. ``stages`` is the default of ``ltx2 generate`` only; in Python the default is
     one stage. ``node_stage2_sigmas`` is the list for ComfyUI, whose published graphs differ from Lightricks'
     own code there. ``distilled_lora`` is the strength of a distilled LoRA in those graphs.
+    ``image_strength`` and ``stage2_image_strength`` are how much of the first image each stage preserves in
+    the official pipelines, ``node_image_strength`` how much the first stage of the published graphs does,
+    whose second stage preserves all of it too.
     """
 
     name: str
@@ -48,6 +51,9 @@ class Recipe:
     stage2_sigmas: str = "distilled_stage2"
     node_stage2_sigmas: str = "distilled_stage2"
     distilled_lora: float = 1.0
+    image_strength: float = 1.0
+    stage2_image_strength: float = 1.0
+    node_image_strength: float = 1.0
     image_crf: int = 33
     width: int = 768
     height: int = 512
@@ -89,7 +95,13 @@ def _distilled(dev: Recipe, **changes: object) -> Recipe:
 
 
 _LTX20 = Recipe(name="LTX-2.0 dev", generation="2.0")
-_LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3", node_stage2_sigmas="stage2_2.3", distilled_lora=0.5)
+_LTX23 = Recipe(
+    name="LTX-2.3 dev",
+    generation="2.3",
+    node_stage2_sigmas="stage2_2.3",
+    distilled_lora=0.5,
+    node_image_strength=0.7,
+)
 # The image encoders of 2.4 and later were trained on images that are compressed less. Their guidance is that
 # of the official pipelines; earlier models keep that of the ComfyUI templates, by which clips were made.
 _LTX24 = replace(

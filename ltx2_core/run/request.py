@@ -68,7 +68,8 @@ class Request:
             "nearest" or "ceil", or "error" to refuse it.
         video: False generates audio alone, in one stage.
         image: image, or clip (N, 3, H, W) in [0, 1], that the video starts with; cut to the clip's shape.
-        image_strength: 1 preserves it, 0 ignores it; two stages use 1 in the second.
+        image_strength, stage2_image_strength: how much of it the first and the second stage preserve: 1 all,
+            0 nothing.
         image_crf: strength of the H.264 round trip that a single image goes through, 0 is off.
         images: images that guide the clip at frames: :class:`ImageAt` values, or (image, frame) and (image,
             frame, strength); frame -1 is the last.
@@ -230,6 +231,8 @@ class Request:
             undecided += ["width", "height"]
             if self.size.seconds is None:
                 undecided.append("num_frames")
+        if self.inputs.image.source is not None:
+            undecided += ["image_strength", *["stage2_image_strength"] * (staging.count == 2)]
         if sampling.sigmas is None and recipe.sigmas is None:
             undecided.append("steps")
         if sampling.sampler is None:
@@ -289,6 +292,8 @@ class Request:
             raise ValueError("the DFR pipeline samples without guidance: leave guidance out")
         if not self.size.video and self.staging.count != 1:
             raise ValueError("audio alone is generated in one stage: give stages=1")
+        if self.inputs.image.stage2_strength is not None and self.staging.count == 1:
+            raise ValueError("stage2_image_strength has no effect on one stage: give stages=2, or leave it out")
         if self.inputs.latents is not None and self.staging.count != 1:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"

@@ -44,7 +44,10 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
 """Command -> the groups of options that it has."""
 
 _OUTPUT = tuple(option.name for option in output_options())
-_TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
+_TWO_STAGES = (
+    *("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler"),
+    "stage2_image_strength",
+)
 
 _SDR: Final = {"hdr": "only ltx2 generate, ltx2 retake and ltx2 hdr make HDR clips"}
 _AS_WRITTEN: Final = dict.fromkeys(
@@ -174,6 +177,8 @@ def _recipe_rows() -> tuple[tuple[str, ...], ...]:
         "stg",
         "modality",
         "rescale",
+        "image_strength",
+        "stage2_image_strength",
         "image_crf",
         "width",
         "height",
