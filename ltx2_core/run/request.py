@@ -293,7 +293,9 @@ class Request:
         if not self.size.video and self.staging.count != 1:
             raise ValueError("audio alone is generated in one stage: give stages=1")
         if self.inputs.image.stage2_strength is not None and self.staging.count == 1:
-            raise ValueError("stage2_image_strength has no effect on one stage: give stages=2, or leave it out")
+            raise ValueError(
+                "stage2_image_strength has no effect on one stage: give stages=2, or leave it out"
+            )
         if self.inputs.latents is not None and self.staging.count != 1:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"

@@ -34,9 +34,7 @@ def checks_of(latent: Latent, samples: Tensor, fps: float) -> ImageChecks | None
     # Each item replaces the frames of those before it.
     last = images[-1]
     fitted = image_at_stage(last.image, {"samples": samples}, last.crf)
-    return ImageChecks(
-        image=frames_from_image(fitted)[0], strength=last.strength, fps=fps, advice=ADVICE
-    )
+    return ImageChecks(image=frames_from_image(fitted)[0], strength=last.strength, fps=fps, advice=ADVICE)
 
 
 def report_of(checks: ImageChecks | None) -> str:
