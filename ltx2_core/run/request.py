@@ -231,8 +231,7 @@ class Request:
             undecided += ["width", "height"]
             if self.size.seconds is None:
                 undecided.append("num_frames")
-        if self.inputs.image.source is not None:
-            undecided += ["image_strength", *["stage2_image_strength"] * (staging.count == 2)]
+        undecided += self._strengths()
         if sampling.sigmas is None and recipe.sigmas is None:
             undecided.append("steps")
         if sampling.sampler is None:
@@ -254,6 +253,11 @@ class Request:
             chosen["negative_prompt"] = self.text.embeds.negative_prompt
             names = tuple(name for name in names if name != "negative_prompt")
         return self._unchecked(self._parts(), cast(RequestFields, chosen)), names
+
+    def _strengths(self) -> tuple[str, ...]:
+        """The names of the strengths of the first image: one for each stage, none without an image."""
+        names = ("image_strength", "stage2_image_strength")
+        return names[: self.staging.count] if self.inputs.image.source is not None else ()
 
     def _guidance(self, recipe: Recipe) -> Guidance:
         """The guidance of ``recipe``, with the scales that this request names."""
