@@ -83,8 +83,8 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                     low=BY_MODEL,
                     step=0.01,
                     text="How much of the first image is preserved: 1 all of it, 0 nothing",
-                    more="Less, such as 0.7, lets the clip move more. -1 is that of the published graphs for a "
-                    "first stage: 1 for LTX-2.0, 0.7 from 2.3 on.",
+                    more="Less, such as 0.7, lets the clip move more. -1 is that of the published graphs for "
+                    "a first stage: 1 for LTX-2.0, 0.7 from 2.3 on.",
                 ),
                 image_crf_input("It happens at the size of this stage."),
                 quantity(

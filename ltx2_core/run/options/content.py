@@ -181,8 +181,8 @@ def inputs_options() -> Iterator[Option]:
         flags=("--image-strength",),
         kind="float",
         group=group,
-        help="How much of the first image is preserved: 1 all of it, 0 nothing. With two stages it is that of "
-        "the first stage; less than 1, such as 0.7, lets the clip move more.",
+        help="How much of the first image is preserved: 1 all of it, 0 nothing. With two stages this is the "
+        "strength in the first; less than 1, such as 0.7, lets the clip move more.",
         range=(0, 1),
         default=BY_RECIPE,
         request=True,
