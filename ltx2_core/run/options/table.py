@@ -38,6 +38,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "sound": ("source", "edit", "text", *_SHARED),
     "dub": ("source", "text", "model", "execution", "output"),
     "hdr": ("source", "text", "model", "execution", "output"),
+    "interpolate": ("source", "model", "execution", "output"),
     "long": ("text", "source", "window", "size", "inputs", *_SHARED),
     "plan": ("size", "model", "execution", "output"),
 }
@@ -101,6 +102,20 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         "negative_prompt": "it is sampled without guidance",
         **dict.fromkeys(("passes_per_call", "guidance_parallel"), "it is sampled without guidance"),
     },
+    "interpolate": {
+        "hdr": "an SDR video stays SDR",
+        **_NO_DETAIL,
+        **dict.fromkeys(
+            (
+                *("text_encoder", "upscaler", "enhancer", "loras", "stage2_loras", "numerics", "resume"),
+                *("passes_per_call", "guidance_parallel", "fused", "keep_text_keys", "cuda_graphs"),
+                *("fp8_blocks", "fp8_matmul", "nvfp4_matmul"),
+            ),
+            "nothing is sampled",
+        ),
+        "max_memory": "its memory does not depend on the length, and --dry-run shows it",
+        "audio_bitrate": "audio is copied as it is",
+    },
     "long": {
         **_SDR,
         **_OF_GENERATE,
@@ -142,6 +157,7 @@ _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
+    "interpolate": ("background",),
     "dub": ("background", "seed", "tiles"),
     "hdr": ("background", "seed", "tiles"),
 }
