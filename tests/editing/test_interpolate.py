@@ -1,4 +1,4 @@
-"""Doubling the frame rate of any video: the same frames as in one piece, packets of audio copied, refusals."""
+"""Doubling the frame rate of any video: frames as in one piece, packets of audio copied, refusals."""
 
 from __future__ import annotations
 
