@@ -15,6 +15,7 @@ from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.dfr_plan import asked_clip, stage_notes
+from ..run.lora_files import strength_text
 from ..run.pipeline import LTX2Pipeline
 from ..run.planner import decode_dtype_of
 from ..run.recipes import Recipe, of_kind
@@ -176,7 +177,7 @@ def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
     if pipeline.networks.text_encoder is not None:
         yield f"{pipeline.networks.text_encoder}: text encoder"
     for name, loras in (("LoRA", pipeline.loras), ("LoRA of stage 2", pipeline.stage2_loras)):
-        yield from (f"{lora.path}: {name}, strength {lora.strength:g}" for lora in loras)
+        yield from (f"{lora.path}: {name}, {strength_text(lora, pipeline.recipe)}" for lora in loras)
 
 
 def _input_lines(request: Request, stages: Sequence[Stage]) -> Iterator[str]:

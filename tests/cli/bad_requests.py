@@ -211,6 +211,7 @@ TOGETHER: tuple[Row, ...] = (
     ("generate", "--prompt x --sigmas '1, 0' --steps 4", "--sigmas and --steps"),
     ("generate", "--prompt x --frames 9 --seconds 2", "--frames and --seconds"),
     ("generate", "--prompt x --preset 'distilled 8' --steps 4", "--steps and --preset"),
+    ("generate", "B --lora style.safetensors:recipe", "that of distilled LoRAs"),
     ("generate", "B --image-strength 0.5", "--image-strength"),
     ("generate", "B --stage2-image-strength 0.5", "--stage2-image-strength"),
     ("generate", "B --image {photo} --stages 1 --stage2-image-strength 0.5", "no effect on one stage"),
