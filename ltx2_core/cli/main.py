@@ -20,6 +20,10 @@ SUBCOMMANDS = {
     "sound": ("ltx2_core.cli.edit:sound", "Generate audio for a video, or audio alone."),
     "dub": ("ltx2_core.cli.edit:dub", "Dub a video: new speech in its voice, lips that follow."),
     "hdr": ("ltx2_core.cli.edit:hdr", "Make an HDR clip of an SDR video."),
+    "interpolate": (
+        "ltx2_core.cli.interpolate:interpolate",
+        "Double the frame rate of a video; its audio is copied.",
+    ),
     "long": ("ltx2_core.cli.long:long", "Generate a clip of any length, window by window."),
     "plan": ("ltx2_core.cli.memory_plan:plan", "Show what a clip needs in memory, and how it would fit."),
     "inspect": ("ltx2_core.cli.inspect:inspect", "Show what a model file contains."),

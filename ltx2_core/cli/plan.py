@@ -15,6 +15,7 @@ from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.dfr_plan import asked_clip, stage_notes
+from ..run.lora_files import strength_text
 from ..run.pipeline import LTX2Pipeline
 from ..run.planner import decode_dtype_of
 from ..run.recipes import Recipe, of_kind
@@ -107,7 +108,7 @@ def print_plan(
         click.echo(line)
     for line in _file_lines(pipeline):
         click.echo(f"files     {line}")
-    for line in _input_lines(request):
+    for line in _input_lines(request, stages):
         click.echo(f"input     {line}")
     if request.sampling.sigmas is None and not request.sampling.distilled:
         click.echo(f"schedule  {_schedule(pipeline, request, stages[0])}")
@@ -200,17 +201,21 @@ def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
     if pipeline.networks.text_encoder is not None:
         yield f"{pipeline.networks.text_encoder}: text encoder"
     for name, loras in (("LoRA", pipeline.loras), ("LoRA of stage 2", pipeline.stage2_loras)):
-        yield from (f"{lora.path}: {name}, strength {lora.strength:g}" for lora in loras)
+        yield from (f"{lora.path}: {name}, {strength_text(lora, pipeline.recipe)}" for lora in loras)
 
 
-def _input_lines(request: Request) -> Iterator[str]:
-    """Yield a line for each image, control video and audio, with its place in the clip and its strength."""
+def _input_lines(request: Request, stages: Sequence[Stage]) -> Iterator[str]:
+    """Yield a line for each image, control video and audio, with its place in the clip and its strength.
+
+    ``stages`` are the sampling stages of ``request``.
+    """
     plain: ParsedJson = request.settings()
     inputs = request.inputs
     if inputs.hdr is not None:
         yield f"colour space {inputs.hdr} (HDR): frames are decoded in float32"
     if plain["image"] is not None:
-        yield f"{plain['image']}: first frame, strength {inputs.image.strength:g}"
+        strengths = [f"{stage.image_strength:g}" for stage in stages if stage.tile is None]
+        yield f"{plain['image']}: first frame, strength {' and then '.join(strengths)}"
     for image in plain["images"]:
         yield f"{image['source']}: frame {image['frame']}, strength {image['strength']:g}"
     for one in plain["references"]:

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from ..conditioning.inputs import ImageAt
 from ..editing import FramesInFile, LongVideo, PromptSchedule
+from ..editing.interpolate import DOUBLED_KEY
 from ..editing.long_clip import WindowArguments
 from ..editing.task import EditArguments
 from ..media import read_metadata
@@ -67,10 +68,15 @@ def settings_of(path: Path) -> ParsedJson:
         raise ValueError(f"{path} holds no settings: it was not made by ltx2, or its tags were lost")
     try:
         settings: ParsedJson = json.loads(tags[METADATA_KEY])
+        doubled = DOUBLED_KEY in settings
         # Read here, so that a damaged file fails with its own message.
-        settings["request"]["prompt"]
+        doubled or settings["request"]["prompt"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError(f"the settings in {path} cannot be read; the file is damaged") from None
+    if doubled:
+        raise ValueError(
+            f"{path} was made by ltx2 interpolate, which samples nothing: run that again on its source"
+        )
     return settings
 
 

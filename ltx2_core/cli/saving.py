@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from ..editing import Edit, EditTask, LongVideo, PromptSchedule, long_video
 from ..editing.long_video import first_window, planned_long
 from ..editing.task import FIXED, EditArguments, EditKind
 from ..loading import Checkpoint
-from ..media import Encoding
+from ..media import Destination, Encoding
 from ..media.save import Clip, audio_clip, save_clip
 from ..out_of_memory import OutOfMemory, is_out_of_memory
 from ..run.flat_options import RequestFields, RequestOptions
@@ -77,9 +77,14 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output, doubler: Check
         _save(generation, output, bar, checks)
     made = generation.as_clip()
     report(output, made, pipeline.networks.clock, seed=generation.request.seed, embedded=_embedded(pipeline))
+    report_checks(checks)
+
+
+def report_checks(checks: ImageChecks | None) -> None:
+    """Print on stderr what the checks of a clip made from an image found; nothing without such checks."""
     if checks is not None and checks.psnr_db is not None:
-        for line in checks.lines():
-            click.echo(line, err=True)
+        for number, line in enumerate(checks.lines()):
+            click.echo(f"{'' if number else 'image':<10}{line}", err=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -314,12 +319,26 @@ def _save_latents(
 
 def _save(generation: Generation, output: Output, bar: JobBar, checks: ImageChecks | None = None) -> None:
     """Decode the sampled clip and write it to ``output``; ``checks``, if not None, measure its frames."""
+    save_checked(generation, output.destination, output, bar.frames, checks)
+
+
+def save_checked(
+    generation: Generation,
+    where: Path | Destination,
+    output: Output,
+    on_frames: Callable[[int, int], None] | None,
+    checks: ImageChecks | None,
+) -> None:
+    """Decode a sampled clip and write it to the file ``where``, encoded as ``output`` says.
+
+    ``checks``, if not None, measure its frames on the way. ``on_frames`` is called with (frames written, all
+    frames).
+    """
     clip = generation.as_clip()
     if checks is not None and clip.frames is not None:
         clip = replace(clip, frames=checks.watching(clip.frames))
     timed = generation.codecs.networks.clock.timed
-    encoding = Encoding(**output.encoding.chosen())
-    save_clip(output.destination, clip, encoding, on_frames=bar.frames, timed=timed)
+    save_clip(where, clip, Encoding(**output.encoding.chosen()), on_frames=on_frames, timed=timed)
 
 
 def _save_edit(

@@ -18,12 +18,13 @@ from ..media import Destination, check_output, read_video
 from ..media.save import check_destination
 from ..media.sheet import write_sheet
 from ..run.generation import Generation
+from ..run.image_checks import ImageChecks
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.saved_latents import save_latents
 from .options import Chosen
 from .prompt_files import read_text
-from .saving import files_of, show
+from .saving import files_of, report_checks, save_checked, show
 from .values import Output
 
 # A typo such as 1-80000 would otherwise sample for days.
@@ -135,6 +136,7 @@ def run_several(
     _check_files(jobs, output, place if sheet else None)
     with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept() as saved:
         clips: list[Generation] = []
+        checks: list[ImageChecks | None] = []
         on_step = None if bar is None else lambda progress: show(bar, progress)
         # All are sampled before the first is decoded, so that neither network is loaded twice.
         for job, clip in zip(jobs, pipeline.clips(requests, on_step=on_step), strict=True):
@@ -147,9 +149,15 @@ def run_several(
             for number, (job, clip) in enumerate(zip(jobs, clips, strict=True), start=1):
                 name = f"clip {number} of {len(jobs)}: decode"
                 on_frames = None if bar is None else _on_frames(bar, name)
-                clip.save(job.path, on_frames=on_frames, **output.encoding.chosen())
+                checks.append(ImageChecks.of(clip))
+                save_checked(clip, job.path, output, on_frames, checks[-1])
                 saved.pop(job.path).unlink(missing_ok=True)
                 whole.update()
+    # After the bars, which would be drawn over the lines.
+    for job, checked in zip(jobs, checks, strict=True):
+        if checked is not None:
+            click.echo(f"{job.path.name}: {job.what}", err=True)
+            report_checks(checked)
     if sheet:
         write_sheet([(job.what, _some_frames(job.path)) for job in jobs], place)
         click.echo(str(place.resolve()))

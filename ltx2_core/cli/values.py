@@ -14,6 +14,7 @@ import click
 import torch
 
 from ..loading import LoraSpec
+from ..loading.lora import BY_RECIPE
 from ..media import Destination, Encoding
 from ..media.destination import STDOUT
 from ..media.encoding import check_encoding
@@ -217,8 +218,12 @@ def parse_lora(text: str) -> LoraSpec:
     """Parse ``FILE[:STRENGTH[:AUDIO_STRENGTH]]`` to the path of a LoRA with its strengths.
 
     STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by default STRENGTH. A colon with no
-    number after it is part of the file's name.
+    number after it is part of the file's name, except that FILE:recipe stands for the strength of a distilled
+    LoRA in the recipe (default settings) of the checkpoint.
     """
+    named, _, last = text.rpartition(":")
+    if last == BY_RECIPE and named:
+        return LoraSpec(path=named, strength="recipe")
     path, strengths = split_numbers(text, 2)
     if len(strengths) == 2:
         return LoraSpec(path=path, strength=strengths[0], audio_strength=strengths[1])

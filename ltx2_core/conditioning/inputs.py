@@ -43,13 +43,14 @@ def check_strength(strength: float, what: str) -> None:
 class FirstImage:
     """The image, or clip (frames, 3, height, width) in [0, 1], that replaces the first latent frames.
 
-    ``source`` is None without one. ``strength`` 1 preserves it, 0 ignores it; a second sampling stage always
-    uses 1. ``crf`` is the strength of the H.264 round trip of a single image, 0 is off; None is left to the
-    recipe (default settings) of the checkpoint.
+    ``source`` is None without one. ``strength`` 1 preserves it, 0 ignores it; ``stage2_strength`` is that of
+    a second sampling stage. ``crf`` is the strength of the H.264 round trip of a single image, 0 is off. None
+    is left to the recipe (default settings) of the checkpoint.
     """
 
     source: ImageSource | None = None
-    strength: float = 1.0
+    strength: float | None = None
+    stage2_strength: float | None = None
     crf: int | None = None
 
 

@@ -9,6 +9,7 @@ from .audio import add_audio, limit_loudness, text_to_audio
 from .dub import dub
 from .extend import extend
 from .footage import Footage
+from .interpolate import interpolate
 from .long_clip import LongVideo
 from .long_video import long_video
 from .prompts import PromptSchedule
@@ -30,6 +31,7 @@ __all__ = [
     "add_audio",
     "dub",
     "extend",
+    "interpolate",
     "limit_loudness",
     "long_video",
     "retake",

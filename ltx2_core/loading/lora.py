@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from ..storage.files import ParsedJson, read_object
 from ..storage.header import Header, read_header
@@ -55,25 +55,46 @@ _FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
+BY_RECIPE: Final = "recipe"
+"""In place of a strength: that of a distilled LoRA in the recipe (default settings) of the checkpoint."""
+DISTILLED: Final = "distilled"
+"""What the names of distilled LoRAs contain; nothing in the files tells them from others."""
+
+
+def is_distilled(path: str | os.PathLike[str]) -> bool:
+    """Whether the name of a LoRA file says that it makes distilled weights of full ones."""
+    return DISTILLED in Path(path).name.lower()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraSpec:
     """A LoRA file and its strength; 0 turns it off, negative values apply the opposite change.
 
-    ``video_strength`` and ``audio_strength`` override ``strength`` for the layers of their stream; None does
-    not. A cross-modal layer counts for the stream that it updates.
+    A ``strength`` of "recipe" is that of a distilled LoRA in the published graphs for the generation of the
+    checkpoint: 1 for LTX-2.0, 0.5 from 2.3 on. ``video_strength`` and ``audio_strength`` override
+    ``strength`` for the layers of their stream; None does not. A cross-modal layer counts for the stream that
+    it updates.
     """
 
     path: str | os.PathLike[str]
-    strength: float = 1.0
+    strength: float | Literal["recipe"] = 1.0
     video_strength: float | None = None
     audio_strength: float | None = None
 
     def __post_init__(self) -> None:
-        """Raise ValueError unless each strength that is not None is from -100 to 100."""
+        """Raise ValueError unless each strength that is a number is from -100 to 100.
+
+        Also raised for the strength "recipe" of a file that is not named as a distilled LoRA.
+        """
+        if self.strength == BY_RECIPE and not is_distilled(self.path):
+            raise ValueError(
+                f"{os.fspath(self.path)}: the strength {BY_RECIPE!r} is that of distilled LoRAs, and this "
+                "name does not say that it is one: write a number"
+            )
         for name in ("strength", "video_strength", "audio_strength"):
             value = getattr(self, name)
             # NaN lies on neither side of a bound.
-            if value is not None and not abs(value) <= MAX_STRENGTH:
+            if value not in (None, BY_RECIPE) and not abs(value) <= MAX_STRENGTH:
                 raise ValueError(
                     f"{os.fspath(self.path)}: the {name} {value:g} of a LoRA must be from {-MAX_STRENGTH} to "
                     f"{MAX_STRENGTH}"
@@ -90,6 +111,8 @@ class Lora:
     strength: float = 1.0
     video_strength: float = 1.0
     audio_strength: float = 1.0
+    reason: str = ""
+    """Where the strength comes from, such as "by the recipe of LTX-2.3 dev"; "" if the caller named it."""
 
     @property
     def path(self) -> Path:

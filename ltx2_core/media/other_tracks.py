@@ -25,14 +25,18 @@ class OtherTracks:
     They are all but the first video and the first audio; attachments and chapters are copied when the object
     is made. ``source`` is the source file, opened with PyAV for these tracks alone: packets of different
     tracks are far apart in some files. ``output`` is the new file, opened for writing with PyAV, and ``fmt``
-    its kind. ``origin_s`` is the time stamp of the source, in seconds, at which the new file begins.
+    its kind. ``origin_s`` is the time stamp of the source, in seconds, at which the new file begins. With
+    ``with_audio`` the main audio is copied too, and stays the one that players choose.
     """
 
-    def __init__(self, source: Any, output: Any, fmt: Format, origin_s: float) -> None:
+    def __init__(
+        self, source: Any, output: Any, fmt: Format, origin_s: float, *, with_audio: bool = False
+    ) -> None:
         self._output, self._origin = output, Fraction(origin_s)
+        main = source.streams.audio[:1] if with_audio else ()
         self._copies = {
-            stream.index: copied_stream(stream, output)
-            for stream in _others(source)
+            stream.index: copied_stream(stream, output, replaced=not with_audio)
+            for stream in (*main, *_others(source))
             if stream.type != "attachment" and fits(stream, fmt)
         }
         _copy_attachments(source, output, fmt)
@@ -69,15 +73,16 @@ class OtherTracks:
 
 @contextmanager
 def other_tracks(
-    path: str | os.PathLike[str], output: Any, fmt: Format, origin_s: float
+    path: str | os.PathLike[str], output: Any, fmt: Format, origin_s: float, *, with_audio: bool = False
 ) -> Iterator[OtherTracks]:
     """A context that yields the :class:`OtherTracks` of the file ``path``, ready to be copied to ``output``.
 
-    ``output``, ``fmt`` and ``origin_s`` are those of that class. Enter the context before the first packet
-    is written to ``output``: that writes the header of the new file, after which no track can be added.
+    ``output``, ``fmt``, ``origin_s`` and ``with_audio`` are those of that class. Enter the context before the
+    first packet is written to ``output``: that writes the header of the new file, after which no track can be
+    added.
     """
     with open_media(path, "video") as source:
-        yield OtherTracks(source, output, fmt, origin_s)
+        yield OtherTracks(source, output, fmt, origin_s, with_audio=with_audio)
 
 
 def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
@@ -99,18 +104,18 @@ def left_out(path: str | os.PathLike[str], fmt: Format | None) -> str | None:
     return f"{path}: left out of {where}: {names}"
 
 
-def copied_stream(stream: Any, output: Any) -> Any:
+def copied_stream(stream: Any, output: Any, *, replaced: bool = True) -> Any:
     """Create a stream in ``output`` for the packets of ``stream``, and return it.
 
-    It has the tags and the role (such as "forced") of ``stream``. A copied audio stream is never marked as
-    the default one, because players should choose the new audio.
+    It has the tags and the role (such as "forced") of ``stream``. If the main audio is ``replaced``, a copied
+    audio stream is never marked as the default one, because players should choose the new audio.
     """
     copy = output.add_stream_from_template(stream)
     copy.metadata.update(plain_tags(stream.metadata))
     # Such as default and forced; older PyAV cannot set it.
     with suppress(AttributeError):
         # The new audio is the one that players choose.
-        chosen = Disposition.default if stream.type == "audio" else Disposition(0)
+        chosen = Disposition.default if stream.type == "audio" and replaced else Disposition(0)
         copy.disposition = stream.disposition & ~chosen
     return copy
 

@@ -104,6 +104,26 @@ class Codecs:
         # Latents are float32 between networks, in whatever format these compute.
         return latent.float()
 
+    def encode_stream(self, chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Encode consecutive chunks of frames (N, 3, H, W) in [0, 1], together 8k + 1 of them.
+
+        Yields consecutive pieces (1, 128, f, H / 32, W / 32) of the normalised latent, float32, which is that
+        of :meth:`encode_video`. The encoder is loaded until the last piece has been taken; memory does not
+        grow with the number of chunks.
+        """
+        where = self.networks.device, self.networks.dtype
+        with self.networks.use(Component.VIDEO_ENCODER) as encoder:
+            pieces = encoder.encode_stream(
+                rearrange(to_signed(chunk), "n c h w -> 1 c n h w").to(*where) for chunk in chunks
+            )
+            while True:
+                # Between two pieces other networks run, whose time and gradients are their own matter.
+                with self.networks.clock.timed("inputs"), torch.inference_mode():
+                    piece = attempt("encoding frames", lambda: next(pieces, None))
+                if piece is None:
+                    return
+                yield piece.float()
+
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
         """Encode a waveform (channels, samples) in [-1, 1] as a normalised latent (1, 8, T, 16).
 

@@ -8,7 +8,8 @@ from fractions import Fraction
 from os import PathLike
 from typing import Final
 
-from ..loading import Checkpoint, Lora
+from ..loading import Checkpoint, Lora, LoraSpec
+from ..loading.lora import BY_RECIPE
 from ..sampling.schedules import FIXED_SIGMAS
 from ..shapes import ClipPlan, frames_of
 from ..storage.files import JsonObject
@@ -53,6 +54,8 @@ class DfrFiles:
     def opened(self) -> OpenedDfrFiles:
         """Read the headers of the files. Raises ValueError for files of another kind."""
         lora, upscaler = self.detail_lora, self.temporal_upscaler
+        if isinstance(lora, LoraSpec) and lora.strength == BY_RECIPE:
+            raise ValueError(f"{lora.path} is named as the detail LoRA, whose strength is a number")
         return OpenedDfrFiles(
             detail_lora=None if lora is None else open_loras((lora,))[0],
             temporal_upscaler=None if upscaler is None else open_temporal_upscaler(upscaler),

@@ -33,7 +33,8 @@ class RequestOptions(TypedDict, total=False):
     snap: Snap | str
     video: bool
     image: ImageSource | None
-    image_strength: float
+    image_strength: float | None
+    stage2_image_strength: float | None
     image_crf: int | None
     images: Sequence[ImageAt]
     references: Sequence[VideoReference]
@@ -87,6 +88,7 @@ FIELDS: dict[str, str] = {
     **{name: f"size.{name}" for name in ("width", "height", "num_frames", "seconds", "fps", "snap", "video")},
     "image": "inputs.image.source",
     "image_strength": "inputs.image.strength",
+    "stage2_image_strength": "inputs.image.stage2_strength",
     "image_crf": "inputs.image.crf",
     "images": "inputs.images",
     "references": "inputs.references",

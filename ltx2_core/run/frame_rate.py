@@ -6,8 +6,10 @@ Letters: B batch, F latent frames, H W latent rows and columns.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from typing import Final, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +23,13 @@ from ..types import AVLatent
 from ..upsampler import LatentUpsampler, upsample_latent
 from .components import Components
 from .generation import Generation
+
+WINDOW: Final = 64
+"""Latent frames whose rate is doubled at once: 505 frames, 21 seconds at 24 fps."""
+SHARED: Final = 16
+"""Latent frames that two windows share, more than the upscaler sees of its neighbours in time (14)."""
+BLENDED: Final = 2 * SHARED - 1
+"""Latent frames of the doubled latent that two windows share."""
 
 
 def open_temporal_upscaler(path: str | os.PathLike[str]) -> Checkpoint:
@@ -68,25 +77,71 @@ def double_rate(generation: Generation, upscaler: str | os.PathLike[str] | Check
     )
 
 
+def doubled_pieces(double: Callable[[Tensor], Tensor], pieces: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Double the frames of a latent of any length that comes in ``pieces`` (1, C, f, H, W) along time.
+
+    ``double`` maps (1, C, f, H, W) to (1, C, 2f - 1, H, W). Yields consecutive parts of the result. Up to
+    ``WINDOW`` latent frames are doubled at once, which is exact. A longer latent is doubled in windows of
+    that many; two of them share ``SHARED`` latent frames, over whose middle third one blends into the other.
+    """
+    buffer: Tensor | None = None
+    before: Tensor | None = None
+    for piece in pieces:
+        buffer = piece if buffer is None else torch.cat((buffer, piece), dim=2)
+        # Strictly more, so that a latent of one window is never cut.
+        while buffer.shape[2] > WINDOW:
+            made = _joined(before, double(buffer[:, :, :WINDOW]))
+            yield made[:, :, :-BLENDED]
+            before, buffer = made[:, :, -BLENDED:], buffer[:, :, WINDOW - SHARED :]
+    if buffer is not None:
+        yield _joined(before, double(buffer))
+
+
+def _joined(before: Tensor | None, after: Tensor) -> Tensor:
+    """``after`` with its first frames blended with ``before``, the end of the window before it; None: none.
+
+    Tensors are (1, C, f, H, W).
+    """
+    if before is None:
+        return after
+    third = BLENDED / 3
+    steps = torch.arange(BLENDED, device=after.device, dtype=torch.float32)
+    weight = ((steps - third) / third).clamp(0, 1).view(1, 1, -1, 1, 1)
+    start = before.float() * (1 - weight) + after[:, :, :BLENDED].float() * weight
+    return torch.cat((start.to(after.dtype), after[:, :, BLENDED:]), dim=2)
+
+
+@contextmanager
+def doubling(networks: Components, file: Checkpoint) -> Iterator[Callable[[Tensor], Tensor]]:
+    """A context that yields a function which doubles the frames of a normalised video latent.
+
+    The function maps (1, 128, F, H, W) to (1, 128, 2F - 1, H, W), float32. ``file`` is the temporal upscaler;
+    ``networks`` loads it and the statistics of the latents.
+    """
+    where = networks.device, networks.dtype
+    # Of the encoder only its statistics are used, since upscalers work on latents that are not normalised.
+    with networks.use(Component.VIDEO_ENCODER) as encoder:
+        with networks.clock.timed("load"):
+            network = cast(
+                LatentUpsampler, file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype)
+            )
+        statistics = encoder.per_channel_statistics
+
+        def double(video: Tensor) -> Tensor:
+            with networks.clock.timed("sampling"), torch.inference_mode():
+                doubled = attempt(
+                    "doubling the frame rate",
+                    lambda: upsample_latent(network, video.to(*where), statistics),
+                )
+            return doubled.float()
+
+        yield double
+
+
 def doubled_frames(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:
     """Double the frames of a normalised video latent: (1, 128, F, H, W) -> (1, 128, 2F - 1, H, W).
 
     ``file`` is the temporal upscaler; ``networks`` loads it and the statistics of the latents.
     """
-    where = networks.device, networks.dtype
-    with (
-        networks.clock.timed("sampling"),
-        # Of the encoder only its statistics are used, since upscalers work on latents that are not
-        # normalised.
-        networks.use(Component.VIDEO_ENCODER) as encoder,
-        torch.inference_mode(),
-    ):
-        network = cast(
-            LatentUpsampler,
-            file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype),
-        )
-        doubled = attempt(
-            "doubling the frame rate",
-            lambda: upsample_latent(network, video.to(*where), encoder.per_channel_statistics),
-        )
-    return doubled.float()
+    with doubling(networks, file) as double:
+        return double(video)

@@ -6,7 +6,8 @@ Letters: N frames, H W pixel rows and columns.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 from torch import Tensor
 
@@ -22,19 +23,38 @@ LEAST_PSNR = 20.0
 """Peak signal-to-noise ratio in dB below which the first frame does not count as the image."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """What the settings are called that the report advises to change, on the command line or in the nodes.
+
+    ``strength`` and ``last_strength`` are how much of the image the first and the last stage preserve, which
+    of one stage are the same; ``crf`` is the compression of the image.
+    """
+
+    strength: str = "--image-strength"
+    last_strength: str = "--image-strength"
+    crf: str = "--image-crf"
+
+
+OF_COMMANDS: Final = Advice()
+TWO_STAGES: Final = replace(OF_COMMANDS, last_strength="--stage2-image-strength")
+
+
 @dataclass
 class ImageChecks:
     """Measures the frames of one clip while they are decoded.
 
     ``image`` (3, H, W) in [0, 1] is the image that the clip begins with, as it was encoded; ``strength`` is
-    how much of it was preserved (0 to 1), and ``fps`` the frame rate. ``psnr_db`` is the peak signal-to-noise
-    ratio of the first frame to the image in dB; None before a frame was measured.
+    how much of it the last sampling stage preserved (0 to 1), and ``fps`` the frame rate. ``psnr_db`` is the
+    peak signal-to-noise ratio of the first frame to the image in dB; None before a frame was measured.
+    ``advice`` has the names of settings for the report.
     """
 
     image: Tensor
     strength: float
     fps: float
     psnr_db: float | None = None
+    advice: Advice = OF_COMMANDS
     _motion: MotionMeter = field(default_factory=MotionMeter)
 
     @classmethod
@@ -46,7 +66,15 @@ class ImageChecks:
         # An input of several frames is a clip, which moves already.
         if pixels is None or len(pixels) != 1 or generation.latents.video is None:
             return None
-        return cls(image=pixels[0], strength=request.inputs.image.strength, fps=generation.clip.fps)
+        two = request.staging.count == 2
+        strength = request.inputs.image.stage2_strength if two else request.inputs.image.strength
+        return cls(
+            image=pixels[0],
+            # Settings of earlier versions have none for a second stage, which preserved all of the image.
+            strength=1.0 if strength is None else strength,
+            fps=generation.clip.fps,
+            advice=TWO_STAGES if two else OF_COMMANDS,
+        )
 
     def watching(self, frames: Frames) -> Frames:
         """Return a source of the same frames as ``frames``; frames that are read from it are measured."""
@@ -73,17 +101,18 @@ class ImageChecks:
         """Yield a line with speed and signal-to-noise ratio, then one for each of the two that is too low."""
         psnr = 0.0 if self.psnr_db is None else self.psnr_db
         yield (
-            f"image     motion {self.speed:.1f} % of the longer side per second, first frame {psnr:.1f} dB "
+            f"motion {self.speed:.1f} % of the longer side per second, first frame {psnr:.1f} dB "
             "to the image as encoded"
         )
         if self.speed < LEAST_SPEED:
             yield (
-                f"          the clip hardly moves (below {LEAST_SPEED:g}): lower --image-strength, add words "
-                "of motion to the prompt, or raise --image-crf"
+                f"the clip hardly moves (below {LEAST_SPEED:g}): lower {self.advice.strength}, add "
+                f"words of motion to the prompt, or raise {self.advice.crf}"
             )
         if psnr < LEAST_PSNR:
-            advice = "raise --image-strength" if self.strength < 1 else "look at the image and its size"
-            yield f"          the first frame differs from the image (below {LEAST_PSNR:g} dB): {advice}"
+            weak = f"raise {self.advice.last_strength}"
+            advice = weak if self.strength < 1 else "look at the image and its size"
+            yield f"the first frame differs from the image (below {LEAST_PSNR:g} dB): {advice}"
 
 
 def _psnr(frame: Tensor, image: Tensor) -> float:

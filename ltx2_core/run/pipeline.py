@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import Parameter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -40,7 +41,7 @@ from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
 from .lora_files import LoraFile, open_loras
-from .planner import Planner
+from .planner import Planner, table_recipe
 from .progress import OnStep, Progress, Run, Stop, Stopped
 from .prompt_embeds import Contexts, encode_prompts, stage_contexts
 from .request import Request, flat_signature, request_of
@@ -116,8 +117,8 @@ class LTX2Pipeline(Planner):
         self.enhancer = enhancer
         super().__init__(
             networks,
-            open_loras(loras),
-            open_loras(stage2_loras),
+            open_loras(loras, partial(table_recipe, networks)),
+            open_loras(stage2_loras, partial(table_recipe, networks)),
             numerics=numerics,
             execution=execution,
             dfr=dfr.opened(),

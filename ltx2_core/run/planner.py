@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 
 import torch
 
@@ -58,9 +59,7 @@ class Planner(Codecs):
     @property
     def recipe(self) -> Recipe:
         """The recipe (default settings) of this checkpoint for full, not distilled, weights."""
-        file = self.networks.file(Component.TRANSFORMER)
-        version = str(file.metadata.get("model_version", ""))
-        recipe = recipe_for(generation_of(version, inferred=file.generation))
+        file, recipe = self.networks.file(Component.TRANSFORMER), table_recipe(self.networks)
         if not recipe.stg:
             return recipe
         layers = transformer_config(file.config).num_layers
@@ -115,8 +114,9 @@ class Planner(Codecs):
         leaves them as they are. In networks that are loaded, only the layers concerned are changed. Results
         equal those of a new pipeline. Raises ValueError, and changes nothing, if a LoRA fits no layer.
         """
-        first = open_loras(loras)
-        second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras)
+        recipe = partial(table_recipe, self.networks)
+        first = open_loras(loras, recipe)
+        second = self.stage2_loras if stage2_loras is None else open_loras(stage2_loras, recipe)
         for lora in (*first, *second):
             # All are checked before one is replaced, so that a wrong LoRA leaves the pipeline as it is.
             self.networks.lora_report(lora)
@@ -223,3 +223,10 @@ def decode_dtype_of(request: Request) -> torch.dtype | None:
     None is the number format of the run.
     """
     return None if request.inputs.hdr is None else torch.float32
+
+
+def table_recipe(networks: Components) -> Recipe:
+    """The entry of the table of recipes for the checkpoint in ``networks``, for full weights."""
+    file = networks.file(Component.TRANSFORMER)
+    version = str(file.metadata.get("model_version", ""))
+    return recipe_for(generation_of(version, inferred=file.generation))

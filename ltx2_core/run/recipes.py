@@ -27,10 +27,13 @@ class Recipe:
     of the released depth. ``noise_by_token`` says that samplers draw the noise they add token by token, as
     the official pipelines do, if the numerics are official; otherwise they draw it channel by channel, as
     ComfyUI does. ``stages`` is the default of ``ltx2 generate`` only; in Python the default is one stage.
+    ``image_strength`` and ``stage2_image_strength`` are how much of the first image each stage preserves in
+    the official pipelines.
 
     The graphs that ComfyUI publishes have other values than Lightricks' own code: ``node_stage2_sigmas`` are
-    their noise levels of the second stage, a key of ``FIXED_SIGMAS``, and ``distilled_lora`` is the strength
-    of a distilled LoRA in them. The nodes use these.
+    their noise levels of the second stage, a key of ``FIXED_SIGMAS``, ``distilled_lora`` is the strength of a
+    distilled LoRA in them, and ``node_image_strength`` how much of the first image their first stage
+    preserves; their second stage preserves all of it. The nodes use these.
     """
 
     name: str
@@ -51,6 +54,9 @@ class Recipe:
     stage2_sigmas: str = "distilled_stage2"
     node_stage2_sigmas: str = "distilled_stage2"
     distilled_lora: float = 1.0
+    image_strength: float = 1.0
+    stage2_image_strength: float = 1.0
+    node_image_strength: float = 1.0
     image_crf: int = 33
     width: int = 768
     height: int = 512
@@ -92,7 +98,13 @@ def _distilled(dev: Recipe, **changes: object) -> Recipe:
 
 
 _LTX20 = Recipe(name="LTX-2.0 dev", generation="2.0")
-_LTX23 = Recipe(name="LTX-2.3 dev", generation="2.3", node_stage2_sigmas="stage2_2.3", distilled_lora=0.5)
+_LTX23 = Recipe(
+    name="LTX-2.3 dev",
+    generation="2.3",
+    node_stage2_sigmas="stage2_2.3",
+    distilled_lora=0.5,
+    node_image_strength=0.7,
+)
 # The image encoders of 2.4 and later were trained on images that are compressed less. Their guidance is that
 # of the official pipelines; earlier models have that of the ComfyUI templates.
 _LTX24 = replace(

@@ -69,7 +69,8 @@ class Request:
             "nearest" or "ceil", or "error" to refuse it.
         video: False generates audio alone, in one stage.
         image: image, or clip (N, 3, H, W) in [0, 1], that the video starts with; fitted as ``fit`` says.
-        image_strength: 1 preserves it, 0 ignores it; two stages use 1 in the second.
+        image_strength, stage2_image_strength: how much of it the first and the second stage preserve: 1 all,
+            0 nothing.
         image_crf: strength of the H.264 round trip that a single image goes through, 0 is off.
         images: images that guide the clip at frames: :class:`ImageAt` values, or (image, frame) and (image,
             frame, strength); frame -1 is the last.
@@ -237,6 +238,7 @@ class Request:
             undecided += ["width", "height"]
             if self.size.seconds is None:
                 undecided.append("num_frames")
+        undecided += self._strengths()
         if sampling.sigmas is None and recipe.sigmas is None:
             undecided.append("steps")
         if sampling.sampler is None:
@@ -258,6 +260,11 @@ class Request:
             chosen["negative_prompt"] = self.text.embeds.negative_prompt
             names = tuple(name for name in names if name != "negative_prompt")
         return self._unchecked(self._parts(), cast(RequestFields, chosen)), names
+
+    def _strengths(self) -> tuple[str, ...]:
+        """The names of the strengths of the first image: one for each stage, none without an image."""
+        names = ("image_strength", "stage2_image_strength")
+        return names[: self.staging.count] if self.inputs.image.source is not None else ()
 
     def _guidance(self, recipe: Recipe) -> Guidance:
         """The guidance of ``recipe``, with the scales ``cfg`` and ``audio_cfg`` of this request, if set."""
@@ -296,6 +303,10 @@ class Request:
             raise ValueError("the DFR pipeline samples without guidance: leave guidance out")
         if not self.size.video and self.staging.count != 1:
             raise ValueError("audio alone is generated in one stage: give stages=1")
+        if self.inputs.image.stage2_strength is not None and self.staging.count == 1:
+            raise ValueError(
+                "stage2_image_strength has no effect on one stage: give stages=2, or leave it out"
+            )
         if self.inputs.latents is not None and self.staging.count != 1:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"

@@ -90,7 +90,7 @@ def plan_stages(
     """
     recipe = of_kind(recipe, distilled=request.sampling.distilled)
     request, _ = request.with_recipe(recipe)
-    sampling, staging = request.sampling, request.staging
+    sampling, staging, image = request.sampling, request.staging, request.inputs.image
     clip = _clip(request, numerics, recipe)
     # Planned backwards: the user names the size of the result, and the upscaler fixes that of the first
     # stage.
@@ -104,7 +104,7 @@ def plan_stages(
         keyframes=keyframes_in(sampling.generated_keyframes, clip.frames),
         sigmas=_first_sigmas(request, first, numerics, recipe),
         guidance=guidance,
-        image_strength=request.inputs.image.strength,
+        image_strength=recipe.image_strength if image.strength is None else image.strength,
         sampler=sampling.sampler,
         eta=sampling.eta,
         noise_by_token=recipe.noise_by_token and not numerics.is_comfy,
@@ -123,8 +123,10 @@ def plan_stages(
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
         # The second stage of the official pipelines runs distilled weights, which have guidance built in.
         guidance=Guidance(),
-        # As in the published graphs, which weaken the image in the first stage alone.
-        image_strength=1.0,
+        # The published graphs weaken the image in the first stage alone.
+        image_strength=(
+            recipe.stage2_image_strength if image.stage2_strength is None else image.stage2_strength
+        ),
         sampler=sampler,
         # The eta of a request is for the sampler of the first stage.
         eta=sampling.eta if sampler == sampling.sampler else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from einops import rearrange
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from ..host.video_vae import decoder_noise
 from ..inputs import ceiling_input, decoder_seed_input, file_crf_input, fps_input, plan_input
 from ..numbers import real_input
 from ..sampling.checks import CROP, check_audio
+from .image_checks import checks_of, report_of
 
 CATEGORY = "LTX-2/decode"
 
@@ -98,6 +99,7 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2AVDecodeToVideo",
+            has_intermediate_output=True,
             display_name="LTX-2 Decode To Video",
             search_aliases=["vae decode", "create video", "save video", "mp4", "latent to video"],
             category=CATEGORY,
@@ -129,7 +131,14 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
                 plan_input("Takes the frame rate from an LTX-2 Clip Plan and checks the length against it."),
                 decoder_seed_input(),
             ],
-            outputs=[io.Video.Output(display_name="video", tooltip="The finished clip, for Save Video.")],
+            outputs=[
+                io.Video.Output(display_name="video", tooltip="The finished clip, for Save Video."),
+                io.String.Output(
+                    display_name="report",
+                    tooltip="For a clip whose first frame LTX-2 Img To Video Inplace has set: how much it "
+                    "moves and how close its first frame is to the image, with advice where that is little.",
+                ),
+            ],
         )
 
     @classmethod
@@ -156,8 +165,14 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
             check_audio(samples.shape[2], own.shape[2], rate)
             audio = decoded_audio(audio_vae, {"samples": _one(own, batch_index)})
         track = None if audio is None else track_of(audio, batch_index)
+        checks = checks_of(latent, samples, rate)
         with decoder_noise(video_vae, decoder_seed):
-            return io.NodeOutput(write_video(video_vae, samples, rate, track, crf))
+            video = write_video(
+                video_vae, samples, rate, track, crf, on_frames=None if checks is None else checks.add
+            )
+        report = report_of(checks)
+        # A clip without a first image has nothing to tell under the node.
+        return io.NodeOutput(video, report, ui=None if checks is None else ui.PreviewText(report))
 
 
 def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:

@@ -5,7 +5,7 @@ A stage is one of two sampling runs for a clip, of which the second has a larger
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from torch import Tensor
@@ -19,12 +19,20 @@ from ..host.latents import ATTACHED, GUIDE_FRAMES, Latent, to_av
 class AttachedImage:
     """An image or clip, an IMAGE, that replaces the first frames.
 
-    ``strength`` 1 preserves it, 0 ignores it; ``crf`` is its H.264 compression, 0 is off.
+    ``strength`` 1 preserves it, 0 ignores it, and ``next_strength`` is that of the next sampling stage (None:
+    the same); ``crf`` is its H.264 compression, 0 is off.
     """
 
     image: Tensor
     strength: float
     crf: int = 0
+    next_strength: float | None = None
+
+    @property
+    def in_next_stage(self) -> AttachedImage:
+        """The same image with the strength of the next sampling stage."""
+        strength = self.strength if self.next_strength is None else self.next_strength
+        return replace(self, strength=strength)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

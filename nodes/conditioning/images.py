@@ -76,21 +76,50 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                     "ratio.",
                 ),
                 io.Latent.Input("latent", tooltip="Latent of this stage: audio-video, or video only."),
-                quantity("image_strength", 1.0, name="strength", step=0.01),
+                quantity(
+                    "image_strength",
+                    1.0,
+                    name="strength",
+                    low=BY_MODEL,
+                    step=0.01,
+                    text="How much of the first image is preserved: 1 all of it, 0 nothing",
+                    more="Less, such as 0.7, lets the clip move more. -1 is that of the published graphs for "
+                    "a first stage: 1 for LTX-2.0, 0.7 from 2.3 on.",
+                ),
                 image_crf_input("It happens at the size of this stage."),
+                quantity(
+                    "stage2_image_strength",
+                    BY_MODEL,
+                    name="next_strength",
+                    low=BY_MODEL,
+                    step=0.01,
+                    optional=True,
+                    text="How much of the image LTX-2 Next Stage preserves, which places it again",
+                    more="-1 is the same as strength, or all of it (1) where that is -1 too.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The latent with the image and its mask."),
-                io.String.Output(display_name="report", tooltip="The compression that was used."),
+                io.String.Output(
+                    display_name="report", tooltip="The compression and the strength that were used."
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, video_vae: Vae, image: Tensor, latent: Latent, strength: float, crf: int
+        cls,
+        video_vae: Vae,
+        image: Tensor,
+        latent: Latent,
+        strength: float,
+        crf: int,
+        next_strength: float = BY_MODEL,
     ) -> io.NodeOutput:
         crf, report = chosen_crf(video_vae, crf, len(image))
-        placed = place_image(video_vae, latent, AttachedImage(image, strength, crf))
+        chosen, following, reason = chosen_strengths(video_vae, strength, next_strength)
+        placed = place_image(video_vae, latent, AttachedImage(image, chosen, crf, following))
+        report = "\n".join(filter(None, (report, reason)))
         return io.NodeOutput(placed, report, ui=ui.PreviewText(report))
 
 
@@ -179,6 +208,25 @@ def chosen_crf(video_vae: Vae | None, crf: int, frames: int) -> tuple[int, str]:
         return 0, f"clip of {frames} frames not compressed"
     recipe = recipe_of_vae(video_vae)
     return recipe.image_crf, f"image compressed with crf {recipe.image_crf}, {recipe.reason}"
+
+
+def chosen_strengths(video_vae: Vae, strength: float, following: float) -> tuple[float, float, str]:
+    """Return the strengths of an image in this stage and the next one, and a line for the report.
+
+    ``strength`` and ``following`` are the values of the widgets. A ``strength`` of -1 stands for that of the
+    published graphs for the model of ``video_vae``, and ``following`` of -1 for the same strength, or for all
+    of the image (1) in the former case. The line is empty if the widgets decide both. Raises ValueError for
+    strengths between -1 and 0.
+    """
+    for name, value in (("strength", strength), ("next_strength", following)):
+        if value != BY_MODEL and not 0 <= value <= 1:
+            raise ValueError(f"{name}={value:g} must be from 0 to 1, or -1")
+    if strength != BY_MODEL:
+        return strength, strength if following == BY_MODEL else following, ""
+    recipe = recipe_of_vae(video_vae)
+    following = recipe.stage2_image_strength if following == BY_MODEL else following
+    line = f"strength {recipe.node_image_strength:g}, {following:g} in the next stage, {recipe.reason}"
+    return recipe.node_image_strength, following, line
 
 
 def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Latent:

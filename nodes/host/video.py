@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -23,12 +23,19 @@ from .values import Vae
 
 
 def write_video(
-    video_vae: Vae, samples: Tensor, fps: float, track: tuple[Tensor, int] | None, crf: int
+    video_vae: Vae,
+    samples: Tensor,
+    fps: float,
+    track: tuple[Tensor, int] | None,
+    crf: int,
+    *,
+    on_frames: Callable[[Tensor], None] | None = None,
 ) -> InputImpl.VideoFromFile:
     """Decode ``samples``, the latent (1, C, F, H, W) of one clip, into an MP4 file, and return it as a VIDEO.
 
     ``track`` is the audio (waveform (channels, samples), rate in Hz), None without audio; ``crf`` is the
-    H.264 quality. If the VAE can stream, only some frames are in memory at a time. The file lives as long as
+    H.264 quality. ``on_frames`` is called with each chunk of frames (N, 3, H, W), uint8 or in [-1, 1], before
+    it is written. If the VAE can stream, only some frames are in memory at a time. The file lives as long as
     ComfyUI's temporary folder; ComfyUI's node for saving copies its streams without encoding them again.
     """
     rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
@@ -41,6 +48,8 @@ def write_video(
         for frames in decoded_frames(video_vae, (samples,), as_bytes=True):
             # Encoding a long clip takes minutes, in which the host itself checks nothing.
             check_interrupted()
+            if on_frames is not None:
+                on_frames(frames)
             writer.write_frames(frames)
             on_count(writer.frame_count)
     return InputImpl.VideoFromFile(str(path))

@@ -6,6 +6,7 @@ import math
 
 from comfy_api.latest import io, ui
 
+from ...ltx2_core.loading.lora import is_distilled
 from ..host.lora import apply_lora
 from ..host.recipe import recipe_of_model
 from ..host.values import Clip, Model
@@ -14,8 +15,6 @@ from ..numbers import real_input
 from . import file_lists
 from .file_inputs import combo
 from .loaders import CATEGORY
-
-_DISTILLED = "distilled"
 
 
 class LTX2AVLoadLora(io.ComfyNode):
@@ -93,7 +92,7 @@ class LTX2AVLoadLora(io.ComfyNode):
     ) -> io.NodeOutput:
         path, reason = file_lists.LORAS.path(lora), ""
         # Nothing in a file tells distilled LoRAs from others, so its name has to.
-        if distilled_strength == LEFT_TO_MODEL and _DISTILLED in path.name.lower():
+        if distilled_strength == LEFT_TO_MODEL and is_distilled(path):
             recipe = recipe_of_model(model)
             strength, reason = recipe.distilled_lora, f"\n  strength of a distilled LoRA {recipe.reason}"
         applied = apply_lora(model, path, strength, audio_strength=_strength(audio_strength), clip=clip)

@@ -103,8 +103,9 @@ def put_back(
     if isinstance(item, AttachedGuide):
         return add_guide(positive, negative, video_vae, latent, item)
     if isinstance(item, AttachedImage):
-        line = f"{len(item.image)} images in place of the first frames"
-        return positive, negative, place_image(video_vae, latent, item), line
+        again = item.in_next_stage
+        line = f"{len(item.image)} images in place of the first frames, strength {again.strength:g}"
+        return positive, negative, place_image(video_vae, latent, again), line
     codecs = HostCodecs(video_vae)
     if isinstance(item, ReferenceFrames | DubbedAudio):
         return *dubbed(positive, negative, codecs, latent, item), item.describe()

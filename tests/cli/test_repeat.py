@@ -230,6 +230,18 @@ def test_seeds_and_prompts_make_a_file_each_and_a_sheet(tmp_path, monkeypatch):
     assert decoded(Path("one.mp4")) == decoded(Path(names[1]))
 
 
+def test_each_of_several_clips_is_compared_with_their_image(photo, tmp_path):
+    size = ["--width", "64", "--height", "64", "--frames", "9", "--steps", "1", "--quiet", "--cfg", "1"]
+    run = ["--prompt", "a ball", "--image", photo, "--seeds", "3,5", *size, "--stages", "1"]
+    ran = ltx2("generate", *run, "-o", tmp_path / "o.mp4")
+    assert ran.exit_code == 0, ran.output
+    for seed in (3, 5):
+        assert f"o_seed{seed}.mp4: seed {seed}\nimage     motion" in ran.stderr
+    plan = ltx2("generate", *run[:4], *size, "--stages", "2", "--image-strength", "0.7", "--dry-run")
+    assert f"{photo}: first frame, strength 0.7 and then 1" in plan.stdout
+    assert "stage2_image_strength 1" in plan.stdout
+
+
 def test_a_drawn_seed_is_said_and_repeats_the_clip(tmp_path):
     size = ["--prompt", "a", "--width", "64", "--height", "64", "--frames", "9", "--steps", "1", "--quiet"]
     ran = ltx2("generate", *size, "--seed", "-1", "-o", tmp_path / "a.mp4")

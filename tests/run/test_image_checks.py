@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_core import LTX2Pipeline
+from ltx2_core import LTX2Pipeline, Request
 from ltx2_core.run.image_checks import ImageChecks
+from ltx2_core.run.recipes import recipe_for
+from ltx2_core.run.stages import plan_stages
 
 
 def image(seed: int = 0) -> torch.Tensor:
@@ -47,6 +49,44 @@ def test_a_run_is_checked_against_the_image_as_it_was_encoded(tiny_set):
     torch.testing.assert_close(checks.image, image(), atol=1 / 255, rtol=0)
     assert ImageChecks.of(pipeline("x", **options)) is None
     assert ImageChecks.of(pipeline("x", image=moved(image(), 9, 1) / 2 + 0.5, **options)) is None
+
+
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ({}, [1.0, 1.0]),
+        ({"image_strength": 0.7}, [0.7, 1.0]),
+        ({"stage2_image_strength": 0.5}, [1.0, 0.5]),
+        ({"image_strength": 0.7, "stage2_image_strength": 0.0}, [0.7, 0.0]),
+    ],
+)
+@pytest.mark.parametrize("generation", ["2.0", "2.3", "2.5"])
+def test_each_stage_has_a_strength_of_its_own(generation, request_, expected):
+    request = Request(prompt="x", image="a.png", stages=2, **request_)
+    stages = plan_stages(request, recipe=recipe_for(generation))
+    assert [stage.image_strength for stage in stages] == expected
+    resolved, chosen = request.with_recipe(recipe_for(generation))
+    assert [resolved.image_strength, resolved.stage2_image_strength] == expected
+    assert {"image_strength", "stage2_image_strength"} - {*chosen} == {*request_}
+
+
+def test_a_second_strength_without_a_second_stage_is_refused():
+    with pytest.raises(ValueError, match="no effect on one stage"):
+        Request(prompt="x", image="a.png", stages=1, stage2_image_strength=0.5)
+
+
+def test_a_first_frame_is_owed_to_the_strength_of_the_last_stage(tiny_set):
+    pipeline = LTX2Pipeline(
+        tiny_set.checkpoint, text_encoder=tiny_set.text_encoder, upscaler=tiny_set.upsampler
+    )
+    options = {"width": 64, "height": 64, "num_frames": 9, "sigmas": [1, 0], "cfg": 1.0, "stages": 2}
+    first = {"image": image().permute(1, 2, 0).numpy(), "image_crf": 0, "image_strength": 0.5}
+    checks = ImageChecks.of(pipeline("x", **first, stage2_image_strength=0.8, **options))
+    assert checks.strength == 0.8
+    checks.add(moved(image(9), 9, 0))
+    _, motion, frame = checks.lines()
+    assert "lower --image-strength" in motion
+    assert "raise --stage2-image-strength" in frame
 
 
 def test_frames_pass_unchanged_while_they_are_measured():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.values import parse_lora
 from ltx2_core.loading import Checkpoint, Component, LoraSpec
+from ltx2_core.run.dfr_plan import DfrFiles
+from ltx2_core.run.lora_files import strength_text
 
 SMALL = {"width": 128, "height": 64, "num_frames": 17, "fps": 8.0, "steps": 2}
 CONNECTOR = "video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q"
@@ -113,3 +118,46 @@ def test_streams_have_strengths_of_their_own_and_the_settings_tell(tiny_set) -> 
 )
 def test_the_command_line_reads_a_file_with_up_to_two_strengths(text, path, strength, audio) -> None:
     assert parse_lora(text) == LoraSpec(path=path, strength=strength, audio_strength=audio)
+
+
+RECIPE_STRENGTHS = {"2.0.0": 1.0, "2.3.0": 0.5, "2.5.0": 0.5, "2.3.0-tiny": 1.0}
+
+
+@pytest.fixture(scope="module")
+def distilled(tiny_set, tmp_path_factory):
+    return shutil.copy(tiny_set.lora, tmp_path_factory.mktemp("loras") / "x-Distilled-lora-384.safetensors")
+
+
+@pytest.mark.parametrize("version", RECIPE_STRENGTHS)
+def test_recipe_is_the_strength_of_the_published_graphs_and_the_plan_says_why(
+    tiny_set, distilled, tmp_path, version
+) -> None:
+    checkpoint = tmp_path / "version.safetensors"
+    with safe_open(tiny_set.checkpoint, "pt") as file:
+        save_file(load_file(tiny_set.checkpoint), checkpoint, {**file.metadata(), "model_version": version})
+    files = {"text_encoder": tiny_set.text_encoder}
+    for how in (LoraSpec(path=distilled, strength="recipe"), (distilled, "recipe")):
+        pipeline = LTX2Pipeline(checkpoint, loras=[how], stage2_loras=[how], **files)
+        for lora in (*pipeline.loras, *pipeline.stage2_loras):
+            assert (lora.strength, lora.video_strength) == (RECIPE_STRENGTHS[version],) * 2
+            text = strength_text(lora, pipeline.recipe)
+            assert text == f"strength {RECIPE_STRENGTHS[version]:g} {pipeline.recipe.reason}"
+    # Without the word the strength stays 1, and the plan tells of the other.
+    plain = LTX2Pipeline(checkpoint, loras=[distilled], **files)
+    assert plain.loras[0].strength == 1
+    told = "published graphs" in strength_text(plain.loras[0], plain.recipe)
+    assert told == (RECIPE_STRENGTHS[version] != 1)
+
+
+def test_recipe_is_no_strength_of_other_loras(tiny_set, distilled) -> None:
+    for make in (
+        lambda: parse_lora(f"{tiny_set.lora}:recipe"),
+        lambda: LTX2Pipeline(tiny_set.checkpoint, loras=[(tiny_set.lora, "recipe")]),
+    ):
+        with pytest.raises(ValueError, match="that of distilled LoRAs"):
+            make()
+    with pytest.raises(ValueError, match="the detail LoRA, whose strength is a number"):
+        DfrFiles(detail_lora=LoraSpec(path=distilled, strength="recipe")).opened()
+    assert parse_lora("a-distilled.safetensors:recipe") == LoraSpec(
+        path="a-distilled.safetensors", strength="recipe"
+    )

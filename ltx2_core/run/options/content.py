@@ -183,9 +183,21 @@ def inputs_options() -> Iterator[Option]:
         flags=("--image-strength",),
         kind="float",
         group=group,
-        help="How much of the first image is preserved: 1 all of it, 0 nothing.",
+        help="How much of the first image is preserved: 1 all of it, 0 nothing. With two stages this is the "
+        "strength in the first; less than 1, such as 0.7, lets the clip move more.",
         range=(0, 1),
-        default=1.0,
+        default=BY_RECIPE,
+        request=True,
+    )
+    yield Option(
+        name="stage2_image_strength",
+        flags=("--stage2-image-strength",),
+        kind="float",
+        group=group,
+        help="How much of the first image the second stage preserves: 1 all of it, 0 nothing. 1 restores the "
+        "details that a first stage with less has changed.",
+        range=(0, 1),
+        default=BY_RECIPE,
         request=True,
     )
     yield Option(

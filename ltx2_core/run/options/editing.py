@@ -21,6 +21,7 @@ def edits_options() -> Iterator[Option]:
                 "Control video or reference video for an IC-LoRA; with --denoise below 1 also the clip that "
                 "is sampled again.",
             ),
+            ("interpolate", "The video file whose frame rate is doubled."),
         ),
     )
     yield Option(

@@ -80,7 +80,8 @@ def model_options() -> Iterator[Option]:
         metavar=_LORA,
         help="LoRA for all stages, as FILE, FILE:STRENGTH or FILE:STRENGTH:AUDIO_STRENGTH, such as "
         "style.safetensors:0.8. STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by default "
-        "STRENGTH. May be repeated.",
+        "STRENGTH. For a distilled LoRA FILE:recipe is its strength in the published graphs: 1 for LTX-2.0, "
+        "0.5 from 2.3 on. May be repeated.",
     )
     yield Option(
         name="stage2_loras",
@@ -91,7 +92,8 @@ def model_options() -> Iterator[Option]:
         metavar=_LORA,
         help="LoRA for the second stage only, as FILE, FILE:STRENGTH or FILE:STRENGTH:AUDIO_STRENGTH, such "
         "as distilled.safetensors:0.8. STRENGTH is 1 by default; AUDIO_STRENGTH is for the audio layers, by "
-        "default STRENGTH. May be repeated.",
+        "default STRENGTH. For a distilled LoRA FILE:recipe is its strength in the published graphs: 1 for "
+        "LTX-2.0, 0.5 from 2.3 on. May be repeated.",
     )
     yield Option(
         name="detail_lora",

@@ -38,13 +38,17 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "sound": ("source", "edit", "text", *_SHARED),
     "dub": ("source", "text", "model", "execution", "output"),
     "hdr": ("source", "text", "model", "execution", "output"),
+    "interpolate": ("source", "model", "execution", "output"),
     "long": ("text", "source", "window", "size", "inputs", *_SHARED),
     "plan": ("size", "model", "execution", "output"),
 }
 """Command -> the groups of options that it has."""
 
 _OUTPUT = tuple(option.name for option in output_options())
-_TWO_STAGES = ("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler")
+_TWO_STAGES = (
+    *("stages", "stage2_loras", "stage2_preset", "stage2_sampler", "stage2_sigmas", "upscaler"),
+    "stage2_image_strength",
+)
 
 _SDR: Final = {"hdr": "only ltx2 generate, ltx2 retake and ltx2 hdr make HDR clips"}
 _AS_WRITTEN: Final = dict.fromkeys(
@@ -99,6 +103,20 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         "negative_prompt": "it is sampled without guidance",
         **dict.fromkeys(("passes_per_call", "guidance_parallel"), "it is sampled without guidance"),
     },
+    "interpolate": {
+        "hdr": "an SDR video stays SDR",
+        **_NO_DETAIL,
+        **dict.fromkeys(
+            (
+                *("text_encoder", "upscaler", "enhancer", "loras", "stage2_loras", "numerics", "resume"),
+                *("passes_per_call", "guidance_parallel", "fused", "keep_text_keys", "cuda_graphs"),
+                *("fp8_blocks", "fp8_matmul", "nvfp4_matmul"),
+            ),
+            "nothing is sampled",
+        ),
+        "max_memory": "its memory does not depend on the length, and --dry-run shows it",
+        "audio_bitrate": "audio is copied as it is",
+    },
     "long": {
         **_SDR,
         **_OF_GENERATE,
@@ -142,6 +160,7 @@ _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "extend": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
+    "interpolate": ("background",),
     "dub": ("background", "seed", "tiles"),
     "hdr": ("background", "seed", "tiles"),
 }
@@ -177,6 +196,8 @@ def _recipe_rows() -> tuple[tuple[str, ...], ...]:
         "stg",
         "modality",
         "rescale",
+        "image_strength",
+        "stage2_image_strength",
         "image_crf",
         "width",
         "height",

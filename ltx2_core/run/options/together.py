@@ -45,6 +45,7 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
 
 REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("image_strength", "image"),
+    ("stage2_image_strength", "image"),
     ("image_crf", "image"),
     ("fit", "image"),
     ("audio_start_s", "audio"),
