@@ -48,7 +48,10 @@ class StreamScales(TypedDict, total=False):
 
 
 class SigmaRange(TypedDict, total=False):
-    """The range of noise levels in which guidance is on: ``to_sigma`` to ``from_sigma``, from 0 to 1."""
+    """The noise levels, in [0, 1], at which guidance is on: at most ``from_sigma``, at least ``to_sigma``.
+
+    A key that is missing is no bound.
+    """
 
     from_sigma: float
     to_sigma: float

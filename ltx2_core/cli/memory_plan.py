@@ -47,8 +47,9 @@ def plan(chosen: Chosen) -> None:
 def _clips(chosen: Chosen) -> list[ClipPlan]:
     """Plan the size and length of each sampling stage.
 
-    What the user left out is that of the recipe of --model, also for a plan of --checkpoint files. Raises
-    ValueError for ``--seconds auto`` and for sizes and lengths that cannot be planned.
+    Options that the user left out have the values of the recipe of --model, and with --checkpoint too: all
+    recipes have the same size and length. Raises ValueError for ``--seconds auto`` and for sizes and lengths
+    that cannot be planned.
     """
     from ..run.recipes import recipe_for
     from ..shapes import AUTO, Snap, plan_clip

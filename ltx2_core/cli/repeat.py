@@ -179,12 +179,13 @@ def repeated_edit(settings: ParsedJson, changes: Mapping[str, Any], *, source: P
 
 
 def repeated_long(settings: ParsedJson, changes: Mapping[str, Any], *, source: Path | None) -> RecordedLong:
-    """Return the long clip recorded in ``settings``, for a call that replaces request fields by ``changes``.
+    """Return the long clip recorded in ``settings``, to be made again with the request fields ``changes``.
 
-    The ``fields`` of the result lack those in ``changes`` and those that contradict them. They include the
-    images that guide the clip at a frame, unless ``changes`` has images. ``source`` is a video that replaces
-    the recorded source; None takes the recorded one, if there is one. Raises ValueError for an image or a
-    source that is used and was in memory, is gone or has changed.
+    The ``fields`` of the result lack those in ``changes`` and those that cannot be combined with them, such
+    as the number of steps beside new noise levels. They include the images that guide the clip at a frame,
+    unless ``changes`` has images. ``source`` is a video that replaces the recorded source; None takes the
+    recorded one, if there is one. Raises ValueError for an image or a source that is used and was no file
+    when it was recorded, is gone or has changed.
     """
     frames, overlap, strength, adain = settings["window"]
     windows: WindowArguments = {

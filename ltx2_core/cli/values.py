@@ -105,7 +105,10 @@ class Output:
         return Destination.of(self.text, self.container, hdr=self.encoding.hdr is not None)
 
     def of_space(self, hdr: str | None) -> Output:
-        """Return a copy for a clip of the HDR colour space ``hdr``; None is an SDR clip."""
+        """Return a copy whose file is encoded for frames of the HDR colour space ``hdr``; None is SDR.
+
+        Other fields, such as path, codec and quality, are unchanged. Nothing is checked or written.
+        """
         return replace(self, encoding=replace(self.encoding, hdr=hdr))
 
     @property

@@ -124,6 +124,7 @@ def audio_cells(regions: Sequence[Region], length: int, rounding: Rounding) -> T
 
     ``regions`` are (start, end) in seconds. With ``INSIDE`` both ends are rounded to the nearest 1/25 s, and
     latent frame i stands for the time from i / 25 s on; the frame at the end is included, as in KJNodes.
+    Other roundings choose by the times that audio latent frames have in the model.
     Raises ValueError for a region that is negative, infinite or reversed.
     """
     chosen = torch.zeros(length, dtype=torch.bool)

@@ -66,9 +66,10 @@ def read_decoder(config: Any) -> object:
 
 
 def parts(infos: Mapping[str, TensorInfo]) -> dict[str, Entry]:
-    """The tensors of the decoder to write, by official name, with queries, keys and values as three tensors.
+    """The tensors of the diffusion decoder to write, by official name.
 
-    ``infos`` are the header entries of the decoder's tensors in the source. Constant gates, which scale the
+    One tensor of queries, keys and values becomes three. ``infos`` are the header entries of the decoder's
+    tensors in the file that is read. Constant gates, which scale the
     output of a layer, are multiplied into that layer.
     """
     found: dict[str, Entry] = {}

@@ -132,7 +132,7 @@ class HdrSpace:
     def of_codes(self, codes: Tensor) -> Tensor:
         """Convert ACEScct codes (..., 3, H, W) to float32 pixels of this space.
 
-        Codes outside [0, 1] are clipped; light below 0 becomes 0.
+        Pixels are linear light, of which values below 0 become 0; or, if ``is_log``, codes clipped to [0, 1].
         """
         if self.is_log:
             return codes.float().clamp(0, 1)

@@ -47,7 +47,10 @@ class OtherTracks:
         self._next: Any = None
 
     def copy(self, until_s: float | None = None) -> None:
-        """Write the next packets, up to ``until_s`` seconds after the new file's start; None writes all."""
+        """Write the packets that earlier calls have not written, up to ``until_s``; None writes all of them.
+
+        ``until_s`` is in seconds from the start of the new file.
+        """
         while True:
             packet = self._next or next(self._packets, None)
             if packet is None:

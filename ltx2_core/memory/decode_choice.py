@@ -182,9 +182,9 @@ def _cuts(cells: tuple[int, int], halo: int, view: int) -> list[SpaceTiles]:
 def _host(choice: DecodeChoice, clip: ClipPlan, vae: VideoVAEConfig) -> int:
     """Bytes of system memory for decoding ``clip`` by the tiles of ``choice``.
 
-    These bytes hold the caches of the inactive tiles, and frames being assembled. Most frames are assembled
-    at the end of the clip, when the decoder releases all frames by which it lags behind. Exact tiles arrive
-    as bytes, cross-faded ones are summed in float32.
+    The caches of tiles that are not being decoded wait there, and so do frames until all of their tiles are
+    there. Most frames wait at the end of the clip, when a decoder that lags some latent frames behind its
+    input returns these frames together. Exact tiles are uint8, cross-faded ones are summed in float32.
     """
     assert choice.tiles is not None
     # A decoder that is not causal releases the frames by which it lags at the end of the clip.

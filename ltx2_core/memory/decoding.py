@@ -75,7 +75,8 @@ class _Stage:
 
     ``kind`` is "plain" (no convolution), "conv" (one convolution), "residual" (a block of two, with a skip
     connection), "upsample" (a convolution whose channels become frames, rows and columns) or "head" (norm,
-    then the convolution to pixels). ``inner``, ``times`` and ``residual`` matter to "upsample" only.
+    then the convolution to pixels). Of these, only "upsample" has the fields ``inner``, ``times`` and
+    ``residual``, which are documented below.
     """
 
     kind: Kind

@@ -78,10 +78,10 @@ class MemoryPlan:
 
     ``resident_blocks`` of the transformer's ``blocks`` stay on the device, the others are streamed to it.
     ``chunk_tokens`` is how many video tokens go through a layer at a time (None: all), ``decode`` how the
-    video is decoded. ``stages`` are the stages of the run (text, sampling, decoding and so on) with their
-    memory. The ``host`` bytes of a stage, in system memory, hold streamed blocks, the text encoder if it runs
-    on the CPU, the decoded frames of the clip that an edit works on, or the caches of tiles that are not
-    being decoded.
+    video is decoded (whole or in tiles). ``stages`` are the stages of the run (text, sampling, decoding and
+    so on) with their memory. The ``host`` bytes of a stage, in system memory, hold streamed blocks, the text
+    encoder if it runs on the CPU, decoded frames of the source of an edit, or the caches of tiles that are
+    not being decoded.
     """
 
     budget: int

@@ -61,9 +61,9 @@ class DfrNetworks(Protocol):
 class DfrRun:
     """One run of the DFR pipeline, whose ``stages`` are those of :func:`.dfr_plan.dfr_stages`.
 
-    ``items`` are two lists, the conditioning of the first and of the second stage. ``detail`` says that the
-    clip of the first stage is the reference of the second, and how many times smaller than the clip it is
-    there; None is no reference.
+    ``items`` are two lists, the conditioning of the first and of the second stage. With ``detail`` the second
+    stage has the result of the first as its reference, ``detail`` times smaller than its own clip; None is
+    without reference.
     """
 
     def __init__(

@@ -97,11 +97,11 @@ class Passes:
     def _forked(
         self, forward: _Forward, call: PassCall, saved: Hidden | None
     ) -> tuple[Hidden, Hidden | None]:
-        """Run a call in which the perturbed pass resumes from hidden states of the conditional pass.
+        """Run guidance passes of which the perturbed one starts from hidden states of the positive pass.
 
-        ``forward`` runs the network on some passes; ``saved`` are the hidden states of an earlier call, None
-        before the conditional pass has run. Returns the tokens of all passes of the call, and the hidden
-        states to pass as ``saved`` to later calls.
+        ``call`` names the passes that are run together. ``forward`` runs the network on some of them;
+        ``saved`` are the hidden states of the positive pass, None before it has run. Returns the tokens of
+        all passes of ``call``, and the hidden states to pass as ``saved`` to the next ones.
         """
         hidden = forward(call.whole, until=call.fork) if call.whole else (None, None)
         if call.saves:

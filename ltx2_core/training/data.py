@@ -1,4 +1,4 @@
-"""Tensors of a training step: copies to its device, noise that a seed fixes, and PSNR."""
+"""Helpers for a training step: copies of tensors to its device, noise that a seed fixes, and PSNR."""
 
 from __future__ import annotations
 

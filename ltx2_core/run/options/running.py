@@ -145,7 +145,7 @@ def execution_options() -> Iterator[Option]:
         help="Device memory that the run may use, such as 12GB, or auto for what is free. To stay below it, "
         "tokens are computed in chunks and transformer blocks are copied to the device one after another, "
         "with the same result; frames that do not fit are decoded in tiles. Tiles change the frames slightly "
-        "only where the plan names them not exact. ltx2 plan shows what a budget means.",
+        "only where ltx2 plan calls them not exact. It shows what a budget means.",
     )
     yield Option(
         name="passes_per_call",

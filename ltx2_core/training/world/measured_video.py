@@ -61,9 +61,10 @@ class MeasuredVideo:
 
 
 def measure_video(frames: Tensor) -> MeasuredVideo:
-    """Measure frames (F, 3, H, W) in [-1, 1]; the radius of each body must be at least 2 pixels.
+    """Find the background and the bodies (coloured shapes) of a synthetic clip, and how they move.
 
-    Raises ValueError for another shape.
+    ``frames`` (F, 3, H, W) are in [-1, 1]. A body is found if its radius is at least 2 pixels. Raises
+    ValueError for another shape.
     """
     if frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"frames are {tuple(frames.shape)}; expected (F, 3, H, W) in [-1, 1]")
