@@ -28,7 +28,7 @@ def plan(chosen: Chosen) -> None:
     chosen.check()
     if chosen["picture"] is not None:
         # Before the plans are computed, so that a wrong path costs no time.
-        _check_picture(chosen["picture"])
+        _check_plot(chosen["picture"])
     clips = _clips(chosen)
     planner = _of_files(chosen, clips) if chosen["checkpoints"] else _of_released(chosen, clips)
     plans = [planner(budget) for budget in _budgets(chosen["budgets"])]
@@ -145,7 +145,7 @@ def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     return lambda budget: networks.plan(clips, budget=budget, batch=execution.passes_per_call)
 
 
-def _check_picture(path: Path) -> None:
+def _check_plot(path: Path) -> None:
     """Raise ValueError if ``path`` does not end in .png, and an OSError if it cannot be written."""
     from ..media import check_output
 

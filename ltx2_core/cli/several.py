@@ -134,7 +134,7 @@ def run_several(
         return
     place = _sheet_of(output)
     _check_files(jobs, output, place if sheet else None)
-    with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _kept() as saved:
+    with _whole(len(jobs), quiet=output.quiet) as (whole, bar), _decodable_later() as saved:
         clips: list[Generation] = []
         checks: list[ImageChecks | None] = []
         on_step = None if bar is None else lambda progress: show(bar, progress)
@@ -218,7 +218,7 @@ def _whole(count: int, *, quiet: bool) -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def _kept() -> Iterator[dict[Path, Path]]:
+def _decodable_later() -> Iterator[dict[Path, Path]]:
     """A context that yields a dict, to which the caller adds: path of a clip -> path of its stored latents.
 
     If the block fails, the commands that decode these latents are printed on stderr.

@@ -68,17 +68,17 @@ def hlg_frame(codes: Tensor, number: int) -> Any:
     """
     frame = checked_codes(codes, number)
     planes = planes_of(hlg_signal(codes_to_rec709(frame))[None])
-    picture = av.VideoFrame(codes.shape[2], codes.shape[1], "yuv420p10le")
-    for plane, levels in zip(picture.planes, planes, strict=True):
+    av_frame = av.VideoFrame(codes.shape[2], codes.shape[1], "yuv420p10le")
+    for plane, levels in zip(av_frame.planes, planes, strict=True):
         rows = np.zeros((plane.height, plane.line_size // 2), np.uint16)
         rows[:, : plane.width] = levels[0].numpy()
         plane.update(rows.tobytes())
-    picture.colorspace, picture.color_range = MATRIX, 1
+    av_frame.colorspace, av_frame.color_range = MATRIX, 1
     for name, value in (("color_primaries", PRIMARIES), ("color_trc", TRANSFER)):
         # Older PyAV cannot set these on a frame.
-        if hasattr(picture, name):
-            setattr(picture, name, value)
-    return picture
+        if hasattr(av_frame, name):
+            setattr(av_frame, name, value)
+    return av_frame
 
 
 def checked_codes(frame: Tensor, number: int) -> Tensor:

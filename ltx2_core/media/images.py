@@ -271,7 +271,7 @@ def _cover_then_crop(frames: Tensor, width: int, height: int) -> Tensor:
 def _centre(frames: Tensor, width: int, height: int) -> Tensor:
     """The middle of frames (N, 3, H, W): at most ``height`` rows and ``width`` columns."""
     top, left = (
-        max(0, (size - kept) // 2) for size, kept in zip(frames.shape[-2:], (height, width), strict=True)
+        max(0, (size - target) // 2) for size, target in zip(frames.shape[-2:], (height, width), strict=True)
     )
     return frames[..., top : top + height, left : left + width]
 

@@ -163,8 +163,8 @@ def _others(container: Any) -> Iterator[Any]:
     chapters = bool(_chapters(container))
     for stream in container.streams:
         # QuickTime stores chapters as a text track too, which the muxer writes itself.
-        made_anew = chapters and stream.type == "data" and stream.name == "bin_data"
-        if stream.index not in main and not made_anew:
+        is_chapters = chapters and stream.type == "data" and stream.name == "bin_data"
+        if stream.index not in main and not is_chapters:
             yield stream
 
 

@@ -268,10 +268,10 @@ class _Span:
         decoding.
         """
         for number, frame in enumerate(frames, start=self.first):
-            picture = av.VideoFrame.from_ndarray(
+            av_frame = av.VideoFrame.from_ndarray(
                 to_bytes_hwc(to_bytes(frame[None], first=number)[0]), format="rgb24"
             )
-            shown = picture.reformat(
+            shown = av_frame.reformat(
                 format=self._context.pix_fmt,
                 dst_colorspace=self._matrix,
                 dst_color_range="JPEG" if self._full else "MPEG",

@@ -60,12 +60,12 @@ class VideoTrack:
         """
         # Time stamps count frames in units of one frame, so that 24000/1001 fps does not drift.
         if self._encoding.hlg:
-            picture = hlg_frame(frame, self.frame_count)
+            av_frame = hlg_frame(frame, self.frame_count)
         else:
-            picture = _rgb_frame(frame, self.frame_count, deep=self._encoding.deep)
-        picture.pts, picture.time_base = self.frame_count, 1 / self._fps
+            av_frame = _rgb_frame(frame, self.frame_count, deep=self._encoding.deep)
+        av_frame.pts, av_frame.time_base = self.frame_count, 1 / self._fps
         self.frame_count += 1
-        for stored in self._stored.convert(picture):
+        for stored in self._stored.convert(av_frame):
             self._container.mux(self._stream.encode(stored))
 
     def finish(self) -> None:
@@ -84,7 +84,7 @@ def _rgb_frame(frame: Tensor, number: int, *, deep: bool) -> Any:
 class StoredAs(Protocol):
     """Converts RGB frames of PyAV to frames in the pixel format of the encoder."""
 
-    def convert(self, picture: Any) -> Iterator[Any]: ...
+    def convert(self, av_frame: Any) -> Iterator[Any]: ...
 
     def flush(self) -> Iterator[Any]: ...
 
@@ -98,12 +98,12 @@ class _Reformatted:
     def __init__(self, pixel_format: str) -> None:
         self._format = pixel_format
 
-    def convert(self, picture: Any) -> Iterator[Any]:
+    def convert(self, av_frame: Any) -> Iterator[Any]:
         if not self._format.startswith("yuv"):
-            yield picture.reformat(format=self._format, **_ONE_THREAD)
+            yield av_frame.reformat(format=self._format, **_ONE_THREAD)
             return
         # swscale's default matrix is that of BT.601, whatever the tags of the stream say.
-        stored = picture.reformat(format=self._format, dst_colorspace="ITU709", **_ONE_THREAD)
+        stored = av_frame.reformat(format=self._format, dst_colorspace="ITU709", **_ONE_THREAD)
         for name in ("color_primaries", "color_trc"):
             # Some encoders take these from the frame; older PyAV cannot set them there.
             if hasattr(stored, name):
@@ -134,8 +134,8 @@ class _Palette:
         graph.configure()
         self._graph = graph
 
-    def convert(self, picture: Any) -> Iterator[Any]:
-        self._graph.push(picture)
+    def convert(self, av_frame: Any) -> Iterator[Any]:
+        self._graph.push(av_frame)
         yield from self._ready()
 
     def flush(self) -> Iterator[Any]:
@@ -153,8 +153,8 @@ class _Palette:
 class _AsIs:
     """Passes on frames that are in the pixel format of the codec already."""
 
-    def convert(self, picture: Any) -> Iterator[Any]:
-        yield picture
+    def convert(self, av_frame: Any) -> Iterator[Any]:
+        yield av_frame
 
     def flush(self) -> Iterator[Any]:
         return iter(())
