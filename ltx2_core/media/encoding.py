@@ -112,11 +112,6 @@ class VideoEncoding:
         """Raise ValueError if the pixel format or the codec does not support this size, or the frame rate."""
         if fps > self.codec.max_fps:
             raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
-        if min(width, height) < self.codec.min_side:
-            raise ValueError(
-                f"{self.codec.title} needs at least {self.codec.min_side} pixels in width and height; got "
-                f"{width}x{height}"
-            )
         columns, rows = self.multiples
         if width < columns or height < rows or width % columns or height % rows:
             needs = {
@@ -125,6 +120,11 @@ class VideoEncoding:
                 (1, 1): "needs at least one pixel",
             }
             raise ValueError(f"{self.codec.title} {needs[self.multiples]}; got {width}x{height}")
+        if min(width, height) < self.codec.min_side:
+            raise ValueError(
+                f"{self.codec.title} needs at least {self.codec.min_side} pixels in width and height; got "
+                f"{width}x{height}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
