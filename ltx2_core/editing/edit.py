@@ -75,8 +75,8 @@ def _warn_of_odd_size(source: Footage) -> None:
     width, height = source.size
     if source.fit == "own" and (width % 2 or height % 2):
         log.warning(
-            "the source is %dx%d and H.264 holds even sizes: the file will have %dx%d, without the last "
-            "column or row",
+            "the source is %dx%d: with a pixel format that needs even sizes, as yuv420p of H.264 does, the "
+            "file will have %dx%d, without the last column or row; yuv444p holds all of it",
             *(width, height, width // 2 * 2, height // 2 * 2),
         )
 
