@@ -213,7 +213,7 @@ def parse_guides(
                 "guide_frames and guide_strengths have no effect without guide_images: connect them"
             )
         return ()
-    placed = parse_frames(frames, plan.frames)
+    placed = parse_frames(frames, plan.frames) if frames.strip() else ()
     if len(placed) != len(images):
         raise ValueError(
             f"guide_images are {len(images)} images and guide_frames {len(placed)} frames: name a frame for "
