@@ -107,6 +107,8 @@ class Request:
         stages: 1, or 2: half size first, then the upscaler and a second stage at full size.
         stage2_sigmas, stage2_sampler: of the second stage; its sampler is by default Euler after a guided
             stage and ``sampler`` after an unguided one.
+        stage2_tiles: how many tiles the second stage is divided into along time, height and width each, as
+            in HDR clips of ``to_hdr``; 1 samples it whole. It takes no images, keyframes or input audio.
         audio_stage: the stage that the audio is taken from.
         pipeline_kind, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages,
             schedule and guidance, with that many rounds that each double the frame rate (0, 1 or 2).
@@ -300,6 +302,8 @@ class Request:
             raise ValueError(
                 "stage2_image_strength has no effect on one stage: give stages=2, or leave it out"
             )
+        if self.staging.tiles > 1:
+            self._check_tiles()
         if self.inputs.latents is not None and self.staging.count != 1:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"
@@ -310,6 +314,17 @@ class Request:
             raise ValueError(
                 f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "
                 "denoise=1"
+            )
+
+    def _check_tiles(self) -> None:
+        """Raise ValueError if the second stage cannot be divided into tiles."""
+        inputs = self.inputs
+        if self.staging.count == 1 or self.staging.pipeline is not None:
+            raise ValueError("stage2_tiles divides the second of two stages: give stages=2")
+        placed = inputs.image.source is not None or bool(inputs.images)
+        if placed or inputs.audio.source is not None or inputs.reference_audio.source is not None:
+            raise ValueError(
+                "stage2_tiles takes no image and no audio: leave them out, or give stage2_tiles=1"
             )
 
 

@@ -34,6 +34,10 @@ class Stage:
     temporal round with the number ``round``; None samples the whole clip. ``step_seed`` is the distance from
     the run's seed of the seed for noise of the sampler; None continues the noise of the stage before.
     ``reference_tokens`` is how many tokens the reference has.
+
+    ``split`` is how many tiles the stage is divided into along time, height and width each, for HDR clips; 1
+    samples it whole. ``start_seed`` is the distance from the run's seed of the seed of a tile's first noise;
+    None continues the noise of the stage before.
     """
 
     clip: ClipPlan
@@ -50,6 +54,8 @@ class Stage:
     round: int = 0
     step_seed: int | None = None
     reference_tokens: int = 0
+    split: int = 1
+    start_seed: int | None = None
 
     @property
     def sampled(self) -> ClipPlan:
@@ -128,6 +134,7 @@ def plan_stages(
         eta=sampling.eta if sampler == sampling.sampler else None,
         # Without guidance nothing else makes this stage avoid the negative prompt.
         nag=sampling.nag,
+        split=staging.tiles,
     )
 
 
