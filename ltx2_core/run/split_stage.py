@@ -11,7 +11,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -19,12 +18,8 @@ from torch import Tensor
 from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.items import Conditioning
 from ..shapes import SPATIAL_SCALE, frames_of
+from .stage_spans import OVERLAPS, Span, spans
 from .stages import Stage
-
-OVERLAPS: Final = (8, 6, 6)
-"""Latent frames, rows and columns that neighbouring tiles share, as in the official pipeline."""
-
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +36,6 @@ class Cells:
         return latent[
             :, :, first:last, top // scale : bottom // scale, left // scale : right // scale
         ].clone()
-
-
-def spans(length: int, tiles: int, overlap: int) -> tuple[Span, ...]:
-    """Divide an axis of ``length`` cells into ``tiles`` equal tiles that overlap by ``overlap`` cells.
-
-    On a short axis the overlap is smaller, and an axis of fewer cells than tiles is not divided. The last
-    tile has the cells that are left over.
-    """
-    if length < tiles or tiles == 1:
-        return ((0, length),)
-    overlap = min(overlap, length - tiles)
-    size = (length + overlap * (tiles - 1)) // tiles
-    starts = [index * (size - overlap) for index in range(tiles)]
-    return tuple((start, length if start == starts[-1] else start + size) for start in starts)
 
 
 def split_cells(stage: Stage, *, scale: int = 1) -> tuple[Cells, ...]:

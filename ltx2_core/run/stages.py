@@ -18,6 +18,7 @@ from ..types import AVLatent, Numerics
 from .dfr_layout import Tile
 from .recipes import DEFAULT, Recipe, of_kind
 from .request import Request
+from .stage_spans import OVERLAPS, spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +60,30 @@ class Stage:
 
     @property
     def sampled(self) -> ClipPlan:
-        """``clip`` with as many latent frames more as keyframes and reference take, for the memory."""
+        """``clip`` with as many latent frames more as keyframes and reference take, for the memory.
+
+        Of a stage in tiles it is the largest tile.
+        """
+        if self.split > 1:
+            return self._largest_tile()
         cells = self.clip.latent_width * self.clip.latent_height
         keyframes = len(self.keyframes) + (0 if self.tile is None else len(self.tile.anchors))
         more = keyframes + math.ceil(self.reference_tokens / cells)
         return replace(self.clip, frames=self.clip.frames + TEMPORAL_SCALE * more) if more else self.clip
+
+    def _largest_tile(self) -> ClipPlan:
+        """The size and length of the largest tile of a divided stage."""
+        sizes = (self.clip.latent_frames, self.clip.latent_height, self.clip.latent_width)
+        frames, rows, columns = (
+            max(stop - start for start, stop in spans(size, self.split, overlap))
+            for size, overlap in zip(sizes, OVERLAPS, strict=True)
+        )
+        return replace(
+            self.clip,
+            width=columns * SPATIAL_SCALE,
+            height=rows * SPATIAL_SCALE,
+            frames=frames_of(frames),
+        )
 
     @property
     def guided(self) -> bool:
