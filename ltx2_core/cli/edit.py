@@ -43,7 +43,7 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
     },
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
     "dub": {},
-    "hdr": {},
+    "hdr": {"high_quality": "high_quality", "whole_stage2": "whole_stage2"},
 }
 """Kind of edit -> the options that only this kind has, each with the name of its function's argument."""
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..audio import decode_audio, encode_audio
 from ..loading import Component, Lora
 from ..media import to_signed
-from ..media.clip_frames import Frames
+from ..media.clip_frames import Frames, TwiceFrames
 from ..media.images import as_frames
 from ..memory import DecodeChoice
 from ..memory.source_stage import CHUNK_FRAMES
@@ -74,7 +74,7 @@ class Codecs:
             single = [attempt("encoding the prompt", partial(connectors, one)) for one in parts]
         return single[0], single[1] if negative_prompt is not None else None
 
-    def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
+    def encode_video(self, frames: Frames | TwiceFrames | NDArray[Any]) -> Tensor:
         """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.
 
         The latent is (1, 128, k + 1, height / 32, width / 32), float32; a run can start from it, as its
