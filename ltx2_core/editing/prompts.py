@@ -145,7 +145,7 @@ class PromptSchedule:
         return sum(start <= now for start, _ in self.parts) - 1
 
     def when(self, index: int) -> str:
-        """Say when part ``index`` applies: "from 2 s", or if the schedule is ``by_window`` "from window 2"."""
+        """Say when part ``index`` applies: "from 2 s", or "from window 2" if it is ``by_window``."""
         start = self.parts[index][0]
         return f"from window {start + 1:g}" if self.by_window else f"from {start:g} s"
 

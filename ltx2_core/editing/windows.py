@@ -242,7 +242,7 @@ class WindowStore:
         Raises OSError with advice on what to do if neither has room.
         """
         streams = {"video": latent.video, "audio": latent.audio}
-        tensors = {k: t.contiguous().cpu() for k, t in streams.items() if t is not None}
+        tensors = {k: t for k, t in streams.items() if t is not None}
         try:
             write_tensors(self._file(self.folder, index), tensors)
         except OSError as error:
