@@ -99,7 +99,10 @@ def new_length(source: Footage, *, seconds: float | None, frames: int | None) ->
             + ("neither is set" if seconds is None else f"got {seconds:g} seconds and {frames} frames")
         )
     if seconds is not None:
-        return frames_of_seconds(seconds, source.fps)
+        new = frames_of_seconds(seconds, source.fps)
+        if new < 1:
+            raise ValueError(f"seconds={seconds:g} is less than half a frame at {source.fps:g} fps: add more")
+        return new
     assert frames is not None
     return frames
 
@@ -209,6 +212,10 @@ def plan_extension(
         raise ValueError(
             f"keep_frames={keep_frames} must be 8k + 1, at least 1, and at most the {len(source.frames)} "
             "frames of the source"
+        )
+    if fade_frames > max(keep_frames, FADE_FRAMES):
+        raise ValueError(
+            f"fade_frames={fade_frames} (--feather) is more than the {keep_frames} frames that are preserved"
         )
     # Rounded up to 8k + 1; surplus frames at the end are sampled and dropped.
     clip = source.plan(keep_frames + new_frames, stages=stages, numerics=numerics)

@@ -18,6 +18,7 @@ from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.items import Conditioning, InputAudio, Overlap
 from ..latent_filters import adain
 from ..media import fit_image
+from ..run.input_check import check_frames
 from ..run.request import AudioSource
 from ..shapes import ClipPlan
 from ..types import AVLatent
@@ -221,6 +222,10 @@ def plan_long(
     windows = plan_windows(clip, how.window_frames, how.shared_frames)
     for keyframe in how.keyframes:
         _check_keyframe(keyframe, clip)
+    try:
+        check_frames([keyframe.frame % clip.frames for keyframe in how.keyframes], first=None)
+    except ValueError as error:
+        raise ValueError(f"keyframes: {error}") from None
     if how.source is not None:
         check_length(how.source, clip.frames)
     return LongPlan(
@@ -360,9 +365,11 @@ def _recoloured(latent: AVLatent, store: WindowStore, factor: float) -> AVLatent
 
 def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
     if len(keyframe.frames) != 1:
-        raise ValueError(f"a keyframe of a long clip is one image; got {len(keyframe.frames)}")
+        raise ValueError(f"keyframes: each is one image; got {len(keyframe.frames)}")
     if not -clip.frames <= keyframe.frame < clip.frames:
-        raise ValueError(f"keyframe {keyframe.frame} is not in a clip of frames 0 to {clip.frames - 1}")
+        raise ValueError(
+            f"keyframes: frame {keyframe.frame} is not in a clip of frames 0 to {clip.frames - 1}"
+        )
 
 
 def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:

@@ -198,6 +198,7 @@ def plan_retake(
     new_audio[audio_positions(len(new_audio))[0, 0, :, 1] > audio_s] = True
     frame_count = last_frame if extends else len(source.frames)
     weights = frame_weights(new_video, len(source.frames), frame_count, feather)
+    _check_feather(new_video, weights, feather)
     if not paste:
         # Frames after the last 8k + 1 are not encoded and remain those of the source.
         weights[: clip.frames] = 1
@@ -236,6 +237,26 @@ def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -
         weights = (distance / (feather + 1)).clamp(max=1)
         weights[sources:] = 1
     return weights
+
+
+def _check_feather(regenerated: Tensor, weights: Tensor, feather: int) -> None:
+    """Raise ValueError if a region is too short to fade over ``feather`` frames at its ends.
+
+    ``regenerated`` (F,) is True for latent frames that are regenerated, ``weights`` (total,) are those of
+    :func:`frame_weights`.
+    """
+    if not feather or not regenerated.any():
+        return
+    # Frames between two preserved ones are a region.
+    inside = weights > 0
+    starts = torch.nonzero(inside & ~functional.pad(inside, (1, 0))[:-1])[:, 0].tolist()
+    for start in starts:
+        length = int(torch.cumprod(inside[start:].long(), 0).sum())
+        if float(weights[start : start + length].max()) * (feather + 1) < feather - 1e-4:
+            raise ValueError(
+                f"feather={feather} is too much for a region of {length} frames, none of which would be all "
+                "new: use a smaller number or a longer region"
+            )
 
 
 def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) -> Iterator[Tensor]:

@@ -21,6 +21,9 @@ def check_set(checkpoints: Sequence[Checkpoint]) -> None:
     Files do not belong together if they are of different model generations, or contain the same component.
     """
     check_generations(checkpoints)
+    lora = next((c for c in checkpoints if c.components == {Component.LORA}), None)
+    if lora is not None and len(checkpoints) > 1:
+        raise ValueError(f"{lora.path} is a LoRA and no part of a model: name it in loras (--lora)")
     holders: dict[Component, Checkpoint] = {}
     for checkpoint in checkpoints:
         for component in sorted(checkpoint.components - {Component.LORA}, key=str):
