@@ -21,6 +21,7 @@ from ..media.recut import Recut
 from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
+from .arguments import check_source, checked
 from .conditioning import FirstFrames, first_audio
 from .edit import make_edit
 from .footage import Footage
@@ -62,14 +63,16 @@ def extend(
     sampling, and further fields of :class:`Request`.
 
     Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, if the source is shorter than
-    ``keep_frames``, and for packets that cannot be copied.
+    ``keep_frames``, and for packets that cannot be copied; TypeError for a value of another type.
     """
-    new_frames = new_length(source, seconds=seconds, frames=frames)
+    own = checked(seconds=seconds, frames=frames, keep_frames=keep_frames, fade_frames=fade_frames)
+    check_source(source)
+    checked(exact_outside=exact_outside)
     plan = plan_extension(
         source,
-        keep_frames,
-        new_frames,
-        fade_frames,
+        own["keep_frames"],
+        new_length(source, seconds=own["seconds"], frames=own["frames"]),
+        own["fade_frames"],
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )

@@ -22,6 +22,7 @@ from ..run.input_check import check_frames
 from ..run.request import AudioSource
 from ..shapes import ClipPlan
 from ..types import AVLatent
+from .arguments import checked
 from .audio_track import audio_rate, decoded_audio, read_input_audio
 from .conditioning import Keyframe
 from .prompts import PromptSchedule
@@ -76,6 +77,16 @@ class LongVideo:
     denoise: float = 1.0
 
     def __post_init__(self) -> None:
+        """Check all values; raises TypeError or ValueError that names one which is not allowed."""
+        names = ("window_frames", "overlap_frames", "overlap_strength", "adain_factor", "source_strength")
+        for name, value in checked(**{name: getattr(self, name) for name in (*names, "denoise")}).items():
+            # The dataclass is frozen, which holds for its own constructor, too.
+            object.__setattr__(self, name, value)
+        for keyframe in self.keyframes:
+            if not isinstance(keyframe, Keyframe):
+                raise TypeError(f"keyframes={keyframe!r:.60} must be Keyframe(frames=..., frame=...) each")
+        if self.source is not None and not hasattr(self.source, "frame_count"):
+            raise TypeError(f"source={self.source!r:.60} must be a FramesInFile or FramesInMemory")
         if self.denoise != 1 and self.source is None:
             raise ValueError(
                 f"denoise={self.denoise:g} preserves a part of the source: set a source, or denoise=1"

@@ -77,6 +77,8 @@ class PromptSchedule:
         Raises ValueError with line and column for a part without a time, for a time that cannot be read, and
         for times that do not rise.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"prompts must be text, or a PromptSchedule; got {type(text).__name__}")
         if _SUBTITLE.search(text):
             raise ValueError(
                 "prompts: subtitles (SRT, VTT) are not read: write a line for each, such as 0-4: a ball"

@@ -21,6 +21,7 @@ from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject
 from ..types import AVLatent, Numerics
+from .arguments import check_source, checked, checked_rounding
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
@@ -37,7 +38,7 @@ def retake(
     *,
     video: Sequence[Region] = (),
     audio: Sequence[Region] = (),
-    rounding: Rounding = Rounding.COVER,
+    rounding: Rounding | str = Rounding.COVER,
     paste: bool = True,
     feather: int = 0,
     allow_past_end: bool = False,
@@ -57,16 +58,17 @@ def retake(
     of pictures) with regenerated frames. ``options`` are those of :func:`extend`.
 
     Raises ValueError if nothing is to be regenerated, for regions that end before they begin, for those that
-    end after the source unless that is allowed, and for packets that cannot be copied.
+    end after the source unless that is allowed, and for packets that cannot be copied; TypeError for a value
+    of another type.
     """
+    own = checked(paste=paste, feather=feather, allow_past_end=allow_past_end)
+    checked(exact_outside=exact_outside)
     plan = plan_retake(
-        source,
+        check_source(source),
         video,
         audio,
-        rounding,
-        paste=paste,
-        feather=feather,
-        allow_past_end=allow_past_end,
+        checked_rounding(rounding),
+        **own,
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
