@@ -50,8 +50,9 @@ def ending(
     subcommand: the line names the flag that it is about. The result is :class:`Refused`, whose exit code is
     2. For an error of the machine, such as a full disk, it is an exception with exit code 1.
     """
-    of_system = isinstance(error, OSError) and error.strerror and error.filename is not None
-    message = f"{_shown(error.filename)}: {error.strerror}" if of_system else str(error)
+    message = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        message = f"{_shown(error.filename)}: {error.strerror}"
     # A path may hold bytes that no terminal can display.
     text = message.encode("utf-8", "backslashreplace").decode()
     # One line, because scripts and logs read stderr line by line.
