@@ -58,6 +58,23 @@ def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
                 raise _of_two(trained, checkpoint)
 
 
+def check_sources(sources: Sequence[Checkpoint]) -> None:
+    """Raise ValueError if files cannot be joined to one model.
+
+    They cannot if they are of different generations, or if one holds no component that is in none before it,
+    as each component is taken from the first file that has it.
+    """
+    check_generations(sources)
+    held: set[Component] = set()
+    for index, source in enumerate(sources):
+        if index and source.components <= held:
+            names = ", ".join(str(component) for component in Component if component in source.components)
+            raise ValueError(
+                f"{source.path} adds nothing: a file before it has the same parts ({names}); leave it out"
+            )
+        held |= source.components
+
+
 def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:
     return ValueError(
         f"these files are of two generations: {_described(one)}, {_described(other)}; use the parts of one "
