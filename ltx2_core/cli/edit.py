@@ -134,6 +134,7 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from ..editing.to_hdr import HDR
+    from ..media.recut import check_recut
     from .own_inputs import check_apart, named_files, recorded_files, written
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
@@ -157,6 +158,8 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)
     # Before sampling, because the kind of the file decides whether packets can be copied.
+    if made.own.get("exact_outside"):
+        check_recut(output.destination, output.encoding)
     if made.source is not None:
         _check_written(made, output)
     if chosen["dry_run"]:
@@ -202,6 +205,7 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
     ``recorded`` are the settings of the file of ``--from-file``, or None without that option; options on the
     command line replace single settings.
     """
+    from ..run.options import check_stage2
     from .repeat import repeated_edit
     from .saving import EditRun
     from .values import request_fields
@@ -211,6 +215,7 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
     before = None if recorded is None else repeated_edit(recorded, fields, source=source)
     if before is not None:
         source, fields = before.source, {**before.fields, "prompt": before.prompt, **fields}
+    check_stage2(chosen.explicit.keys(), fields.get("stages", 1))
     own = _own_arguments(kind, chosen, before)
     prompt = fields.pop("prompt")
     if source is not None:

@@ -23,11 +23,11 @@ from ..storage.header import TensorInfo, read_header
 from ..storage.quantize import FP8_ERROR, FP8_STEP, encode
 from ..storage.quantized import QUANTISED_DTYPES
 from ..storage.reading import read_markers
+from ..storage.writing import Entry, as_bytes, write_safetensors
 from . import diffusion_vae
 from .checkpoint import Checkpoint
 from .detect import OFFICIAL_PREFIXES, Component
 from .sections import joined_config
-from .write import Entry, as_bytes, write_safetensors
 
 NOT_QUANTISED = re.compile(
     r"audio"

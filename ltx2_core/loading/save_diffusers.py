@@ -22,6 +22,7 @@ from ..config import (
     vocoder_config,
 )
 from ..storage.quantized import QUANTISED_DTYPES
+from ..storage.writing import Entry, as_bytes, write_safetensors
 from ..text.folder import find_tokenizer
 from . import diffusers_out as out
 from . import diffusion_out, diffusion_vae
@@ -31,7 +32,6 @@ from .detect import Component
 from .diffusers_out import Json
 from .folder import DIFFUSION_DECODER
 from .sections import joined_config
-from .write import Entry, as_bytes, write_safetensors
 
 
 @dataclass(frozen=True, kw_only=True)

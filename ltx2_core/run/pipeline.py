@@ -42,7 +42,7 @@ from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
 from .lora_files import LoraFile, open_loras
 from .planner import Planner, table_recipe
-from .progress import OnStep, Progress, Run, Stop, Stopped
+from .progress import OnStep, Progress, Run, Stop, Stopped, check_functions
 from .prompt_embeds import Contexts, encode_prompts, stage_contexts
 from .request import Request, flat_signature, request_of
 from .several import sample_each
@@ -157,6 +157,7 @@ class LTX2Pipeline(Planner):
 
         Raises TypeError for unknown options, ValueError for what these files cannot sample.
         """
+        check_functions(on_step=on_step, stop=stop)
         original = request_of(prompt, options)
         extra = (*conditioning, *given)
         # What the recipe chose is recorded with the clip, apart from what was asked for.

@@ -82,3 +82,10 @@ def check_estimate(
             f"values{began}, so the run was stopped. The weights in the files are finite: look for a LoRA "
             "strength that is too high, extreme guidance, or a number format that overflows (use bfloat16)"
         )
+
+
+def check_functions(**functions: object) -> None:
+    """Raise TypeError, which names the argument, for a value that is neither None nor callable."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}={function!r:.60} must be a function")

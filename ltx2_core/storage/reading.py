@@ -18,6 +18,9 @@ from .quantized import TORCH_DTYPES, StoredLayer
 Infos = Mapping[str, TensorInfo]
 """Official name without prefix -> header entry, which holds file and position of the tensor."""
 
+ALIGNMENT = 64
+"""Bytes to which torch aligns tensors that it allocates itself."""
+
 _METADATA = "_quantization_metadata"
 
 
@@ -99,7 +102,7 @@ def read_state(
         else:
             # fp8 is a storage format only, so an fp8 tensor without scale is cast too.
             target = torch.bfloat16 if dtype is None and tensor.dtype.itemsize == 1 else dtype
-            state[own] = tensor.to(device=device, dtype=target)
+            state[own] = _aligned(tensor.to(device=device, dtype=target))
             # On the CPU the stored tensor has fewer bytes to read; a device is faster with what it holds.
             check_loaded(tensor if device.type == "cpu" else state[own], infos[own])
     for name, tensors in stored.items():
@@ -107,6 +110,17 @@ def read_state(
         decoded = decode(name, layers[name].form, tensors, shapes[f"{name}.weight"])
         state[f"{name}.weight"] = decoded.to(device=device, dtype=dtype or torch.bfloat16)
     return state
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    """Return ``tensor``, or a copy of float32 values that a file holds at a place that is not aligned.
+
+    On processors the place decides how a product of float32 matrices is rounded, so that equal weights in
+    another file would give another clip. Products of narrower numbers do not depend on it.
+    """
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or tensor.data_ptr() % ALIGNMENT == 0:
+        return tensor
+    return tensor.clone()
 
 
 def decoded_shape(info: TensorInfo) -> tuple[int, ...]:
