@@ -174,7 +174,8 @@ def thumbnail(name: str, output: Path) -> None:
 
 def released_thumbnail(name: str) -> None:
     """The thumbnail of a workflow with released files: that of the tiny workflow of the same form."""
-    form = "image_to_video_distilled" if "image" in name else "text_to_video_distilled"
+    forms = {"image": "image_to_video_distilled", "first_last": "first_last_frame"}
+    form = next((form for part, form in forms.items() if part in name), "text_to_video_distilled")
     shutil.copy(OUTPUT / f"{form}.jpg", OUTPUT / f"{name}.jpg")
 
 
