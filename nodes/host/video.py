@@ -89,9 +89,7 @@ def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool =
     comfy.model_management.load_models_gpu([video_vae.patcher], memory_required=memory)
     device, dtype = video_vae.device, video_vae.vae_dtype
     done = 0
-    for piece in network.decode_parts(
-        part.to(device=device, dtype=dtype) for part in chain((first,), parts)
-    ):
+    for piece in network.decode_parts(part.to(device=device, dtype=dtype) for part in chain((first,), parts)):
         frames = rearrange(piece[0], "c f h w -> f c h w")
         done += len(frames)
         if as_bytes:

@@ -194,9 +194,9 @@ class _ChunkedVAE(VideoEncoder):
             on_count(done)
 
     def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
-        """Decode consecutive ``parts`` (B, C, F, H, W) of a latent; yields frames in [-1, 1], a few at a time.
+        """Decode consecutive ``parts`` (B, C, F, H, W) of a latent.
 
-        Frames are (B, 3, frames, height, width).
+        Yields frames (B, 3, frames, height, width) in [-1, 1] in order, a few at a time.
         """
         raise NotImplementedError
 

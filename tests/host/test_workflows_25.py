@@ -28,6 +28,7 @@ FOLDER = "trained25"
 """Below each folder of models, so that the lists of files keep those of other tests first."""
 PROMPT = "a yellow square slides right on a blue background, a tone rises as it goes"
 LENGTH_S, FRAMES = 0.96, 25
+FIRST, LAST = render_frames(SLIDE, 49, *SIZE)[[0, -1]]
 
 
 @pytest.fixture(scope="module")
@@ -100,22 +101,28 @@ def test_text_becomes_a_clip(runs: Runs, tiny25: TinySet, name: str, frames: int
 
 
 @pytest.mark.parametrize(
-    ("name", "frames", "last"),
-    [
-        ("ltx25_image_to_video", FRAMES, False),
-        ("ltx25_first_last_frame", FRAMES, True),
-        ("first_last_frame", 49, True),
-    ],
+    ("name", "frames"), [("ltx25_image_to_video", FRAMES), ("ltx25_first_last_frame", FRAMES)]
 )
-def test_images_are_the_ends_of_the_clip(
-    runs: Runs, tiny25: TinySet, name: str, frames: int, last: bool
-) -> None:
+def test_the_image_is_the_first_frame(runs: Runs, tiny25: TinySet, name: str, frames: int) -> None:
     clip = clip_of(runs, name, tiny25)
-    wanted = render_frames(SLIDE, 49, *SIZE)
     assert clip.frames.shape == (frames, 3, *SIZE)
-    assert near(clip.frames[0], wanted[0]) > 18
-    if last:
-        assert near(clip.frames[-1], wanted[-1]) > 18
+    assert near(clip.frames[0], FIRST) > 18
+
+
+def test_guides_lead_from_the_first_to_the_last_image(runs: Runs, tiny25: TinySet) -> None:
+    frames = clip_of(runs, "first_last_frame", tiny25).frames
+    assert len(frames) == 49
+    assert near(frames[0], FIRST) > near(frames[0], LAST) + 5
+    assert near(frames[-1], LAST) > near(frames[-1], FIRST) + 5
+
+
+def test_the_last_image_is_at_the_end_in_the_second_stage_too(runs: Runs, tiny25: TinySet) -> None:
+    graph = on_the_set("ltx25_first_last_frame", tiny25)
+    (again,) = (key for key, node in graph.items() if node["class_type"] == "LTX2AVNextStage")
+    probe = {"name": "again", "conditioning": [again, 0]}
+    graph["probe"] = {"class_type": "LTX2ProbeDump", "inputs": probe}
+    starts = runs.server.run(graph, timeout_s=400).tensors("again")["cond/keyframe_idxs"][0, 0, :, 0]
+    assert set(starts.tolist()) == {FRAMES - 1}
 
 
 def test_a_dub_has_the_frames_of_its_clip(runs: Runs, tiny25: TinySet) -> None:
