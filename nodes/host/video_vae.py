@@ -239,6 +239,7 @@ class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):  # type: ignore[misc]
     known beforehand.
     """
 
+    noise: VolumeNoise
     decodes_whole = True
     """ComfyUI's tiles are not used: this decoder decodes exactly in pieces, within the memory there is."""
 

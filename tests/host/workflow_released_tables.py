@@ -19,7 +19,7 @@ from workflow_files import (
     File,
 )
 from workflow_format import Node, Workflow, node
-from workflow_parts import BY_HAND, crop, guide, next_stage, save
+from workflow_parts import BY_HAND, crop, guide, lora, next_stage, save
 
 PROMPT = (
     "A woman in a yellow raincoat walks along a pier at dusk. She stops, turns to the camera and smiles. "
@@ -48,7 +48,7 @@ class Release:
         )
         nodes = {"models": loaded}
         if self.lora is not None:
-            nodes["distilled"] = node("LTX2AVLoadLora", model="@models", lora=self.lora.name)
+            nodes["distilled"] = lora(self.lora.name)
         return nodes
 
     def stage(self, latent: str, seed: int, text: str = "@text", *, schedule: str = "distilled 8") -> Node:
