@@ -12,7 +12,8 @@ from math import prod
 from ..config import DiffusionDecoderConfig, VideoVAEConfig
 from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, tile_size
 from ..video_vae.diffusion.blocks import MLP_TOKENS, STRIP_BYTES
-from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, piece_bytes
+from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, LATENTS_AT_ONCE, piece_bytes
+from ..video_vae.diffusion.rope import CHUNK_BYTES
 from ..video_vae.space_tiles import SpaceTiles
 from .decoder_memory import DecoderMemory
 
@@ -93,6 +94,8 @@ def diffusion_memory(
     # A clip that is shorter than what a block waits for has smaller caches.
     share = min(1.0, config.strides[0] * latent_frames / (at_once + config.kernel[0] + config.depth))
     before = _early_state(config, cells, size, itemsize)
+    if tiles is not None:
+        before += _chunks(config, latent_frames, cells, itemsize)
     _, scale, across = config.strides
     last = config.stages[-1]
     taken = [
@@ -114,10 +117,24 @@ def diffusion_memory(
         share
         * value
         * (at_once * area.after(block, config.kernel) + result * area.after(block + 1, config.kernel))
-        + _strip(config, area, block, at_once, itemsize)
+        + _strip(config, area, block, (at_once, result), itemsize)
         for block, result in ((0, at_once), (deepest, at_once + lag))
     )
     return DecoderMemory(peak=int(state + working), state=int(state))
+
+
+def _chunks(
+    config: DiffusionDecoderConfig, latent_frames: int, cells: tuple[int, int], itemsize: int
+) -> float:
+    """Bytes of the features of the whole frame that tiles are cut from: one chunk, and one read ahead.
+
+    The arguments are those of :func:`diffusion_memory`.
+    """
+    stages = config.stages[:-2]
+    frames, height, width = (prod(stage.strides[axis] for stage in stages) for axis in range(3))
+    rows = frames * min(2 * LATENTS_AT_ONCE, latent_frames)
+    # The last of these stages ends before its upsampler.
+    return rows * cells[0] * height * cells[1] * width * config.stages[-2].channels * itemsize
 
 
 def _early_state(
@@ -137,26 +154,29 @@ def _early_state(
     return total
 
 
-def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, at_once: int, itemsize: int) -> float:
+def _strip(
+    config: DiffusionDecoderConfig, area: _Area, block: int, frames: tuple[int, int], itemsize: int
+) -> float:
     """Bytes that block number ``block`` of the diffusion stage needs for one strip of rows.
 
-    ``area`` has the height and width of the tile or frame in patches. ``at_once`` is the number of pixel
-    frames that the block computes at a time, ``itemsize`` the bytes of one number.
+    ``area`` has the height and width of the tile or frame in patches. ``frames`` are the pixel frames that
+    the block gets at a time, and those that it then computes; ``itemsize`` is the bytes of one number.
     """
+    at_once, asking = frames
     value = config.channels * itemsize
     tile = tile_size(config.kernel)[1]
     width, height = area.width_after(block, config.kernel), area.height
     row = (at_once + config.kernel[0] - 1) * width * value
     strip = min(height, max(tile, STRIP_BYTES // row // tile * tile))
     keys = 2 * min(height, strip + config.kernel[1] - 1) * row
-    queries = at_once * strip * width * value
-    attention = 3 * queries + _copies(config, (at_once, strip, width - config.kernel[2] + 1), value)
-    hidden = 12 * min(MLP_TOKENS, at_once * strip * width) * value
-    return (
-        min(MASK_BYTES, keys)
-        + keys
-        + max(5 * queries * max(1, 4 / itemsize / 2), attention, queries + hidden)
-    )
+    queries = asking * strip * area.width_after(block + 1, config.kernel) * value
+    # Input, normalised input, queries before and after their norm, rotated queries, and the angles. Halves of
+    # pairs are rotated in float32, some frames at a time.
+    rotation = queries // config.channels * config.head_dim * 4 / itemsize
+    rotating = 0.0 if itemsize == 4 else 4 * min(queries, max(CHUNK_BYTES, queries / asking))
+    attention = 3 * queries + rotation + _copies(config, (asking, strip, width - config.kernel[2] + 1), value)
+    hidden = 12 * min(MLP_TOKENS, asking * strip * width) * value
+    return min(MASK_BYTES, keys) + keys + max(5 * queries + rotation + rotating, attention, queries + hidden)
 
 
 def _copies(config: DiffusionDecoderConfig, queries: tuple[float, float, float], value: int) -> float:
