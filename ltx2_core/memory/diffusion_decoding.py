@@ -12,10 +12,11 @@ from math import prod
 from ..config import DiffusionDecoderConfig, VideoVAEConfig
 from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, tile_size
 from ..video_vae.diffusion.blocks import MLP_TOKENS, STRIP_BYTES
-from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, LATENTS_AT_ONCE, piece_bytes
+from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, LATENTS_AT_ONCE, frames_of, piece_bytes
 from ..video_vae.diffusion.rope import CHUNK_BYTES
 from ..video_vae.space_tiles import SpaceTiles
 from .decoder_memory import DecoderMemory
+from .diffusion_pieces import Piece, block_pieces
 
 FRAMES = (16, 8, 4, 2)
 """Numbers of pixel frames that the decoder may compute at a time, the fastest first.
@@ -91,8 +92,6 @@ def diffusion_memory(
     assert config is not None
     size = cells if tiles is None else tiles.largest(cells)
     cut = (0, 0) if tiles is None else (min(2, tiles.rows - 1), min(2, tiles.columns - 1))
-    # A clip that is shorter than what a block waits for has smaller caches.
-    share = min(1.0, config.strides[0] * latent_frames / (at_once + config.kernel[0] + config.depth))
     before = _early_state(config, cells, size, itemsize)
     if tiles is not None:
         before += _chunks(config, latent_frames, cells, itemsize)
@@ -104,23 +103,31 @@ def diffusion_memory(
     ]
     area = _Area(size[0] * scale - taken[0], size[1] * across - taken[1], cut)
     value = config.channels * itemsize
-    caches = sum((config.kernel[0] - 1) * area.after(n, config.kernel) * value for n in range(config.depth))
+    frames = frames_of(config, latent_frames)
+    caches = [
+        min(config.kernel[0] - 1, frames) * area.after(n, config.kernel) * value for n in range(config.depth)
+    ]
     # Features are held from the first block's context on to the last one's, and by whole pieces.
-    held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * at_once
+    held = min(frames, (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * at_once)
     features = held / last.strides[0] * area.after(0, config.kernel) * last.channels * itemsize
     features /= last.strides[1] * last.strides[2]
-    state = before + share * (caches * config.steps + features)
-    # The first block of a tile is the widest one. The last one's first result comes when all caches are full,
-    # and has also the frames by which a block lags.
-    lag, deepest = config.kernel[0] // 2, config.depth - 1
-    working = max(
-        share
-        * value
-        * (at_once * area.after(block, config.kernel) + result * area.after(block + 1, config.kernel))
-        + _strip(config, area, block, (at_once, result), itemsize)
-        for block, result in ((0, at_once), (deepest, at_once + lag))
-    )
-    return DecoderMemory(peak=int(state + working), state=int(state))
+    state = before + sum(caches) * config.steps + features
+    peak = 0.0
+    for block, pieces in enumerate(block_pieces(config, latent_frames, at_once, tiles=tiles is not None)):
+        begun = False
+        for piece in pieces:
+            if not piece.made:
+                continue
+            working = value * piece.taken * area.after(block, config.kernel)
+            working += value * piece.made * area.after(block + 1, config.kernel)
+            working += _strip(config, area, block, piece, itemsize)
+            # Later blocks have nothing before a block's first result, and earlier ones free their caches when
+            # the clip ends.
+            empty = 0.0 if begun else sum(caches[block + 1 :])
+            empty += sum(caches[:block]) if piece.last else 0.0
+            peak = max(peak, state - empty + working)
+            begun = True
+    return DecoderMemory(peak=int(peak), state=int(state))
 
 
 def _chunks(
@@ -154,15 +161,13 @@ def _early_state(
     return total
 
 
-def _strip(
-    config: DiffusionDecoderConfig, area: _Area, block: int, frames: tuple[int, int], itemsize: int
-) -> float:
+def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, piece: Piece, itemsize: int) -> float:
     """Bytes that block number ``block`` of the diffusion stage needs for one strip of rows.
 
-    ``area`` has the height and width of the tile or frame in patches. ``frames`` are the pixel frames that
-    the block gets at a time, and those that it then computes; ``itemsize`` is the bytes of one number.
+    ``area`` has the height and width of the tile or frame in patches. ``piece`` says how many pixel
+    frames the block gets, and how many it then computes; ``itemsize`` is the bytes of one number.
     """
-    at_once, asking = frames
+    at_once, asking = piece.taken, piece.made
     value = config.channels * itemsize
     tile = tile_size(config.kernel)[1]
     width, height = area.width_after(block, config.kernel), area.height
