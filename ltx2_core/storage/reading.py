@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .dequantize import decode, logical_shape, read_marker
 from .finite import check_loaded
+from .gguf import is_gguf, read_gguf_tensors
+from .gguf_blocks import BLOCKS
 from .header import TensorInfo
 from .quantized import TORCH_DTYPES, StoredLayer
 
@@ -35,6 +37,9 @@ def read_tensors(infos: Infos) -> dict[str, Tensor]:
         by_file.setdefault(info.path, []).append((own, info.name))
     tensors: dict[str, Tensor] = {}
     for path, pairs in by_file.items():
+        if is_gguf(path):
+            tensors.update(read_gguf_tensors(path, {own: infos[own] for own, _ in pairs}))
+            continue
         try:
             # Opened on the CPU, where tensors map the file: what is converted or moved later is read only
             # once.
@@ -125,4 +130,6 @@ def _aligned(tensor: Tensor) -> Tensor:
 
 def decoded_shape(info: TensorInfo) -> tuple[int, ...]:
     """Shape of a tensor after decoding, from its header entry, including padding to whole blocks."""
+    if info.dtype in BLOCKS:
+        return info.shape
     return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)

@@ -280,4 +280,6 @@ def test_one_bar_covers_the_whole_job_with_the_time_that_is_left(folder) -> None
     assert shown[-1].startswith("decode, encode 9/9")
     assert "<" in shown[-1]
     assert "next: ltx2 extend --video a.mp4" in made.stderr
+    # The middle third of 1.125 seconds.
+    assert "ltx2 retake --video a.mp4 --video-region 0.3-0.7" in made.stderr
     assert "--checkpoint names released weights" in made.stderr
