@@ -82,8 +82,8 @@ VIDEO: Final[Mapping[str, VideoCodec]] = {
     "h265": VideoCodec(
         title="H.265",
         encoder="libx265",
-        # The lookahead of x265 writes past its buffers where a frame is narrower, which ends the process: 13
-        # of 13 runs at 48x48, with one thread and without AVX-512 too (PyAV 18.1).
+        # The lookahead of x265 writes past its buffers where a frame is narrower, which ends the process in
+        # nearly every long run at 48x48, with one thread and without AVX-512 too (PyAV 18.1).
         min_side=64,
         pixel_formats=(*_YUV8, *_YUV10),
         crf=(0, 51),
