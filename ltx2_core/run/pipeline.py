@@ -42,7 +42,7 @@ from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
 from .lora_files import LoraFile, open_loras
 from .planner import Planner, table_recipe
-from .progress import OnStep, Progress, Run, Stop, Stopped, check_functions
+from .progress import OnStep, Progress, Run, Stop, Stopped, check_functions, listed
 from .prompt_embeds import Contexts, encode_prompts, stage_contexts
 from .request import Request, flat_signature, request_of
 from .several import sample_each
@@ -159,7 +159,7 @@ class LTX2Pipeline(Planner):
         """
         check_functions(on_step=on_step, stop=stop)
         original = request_of(prompt, options)
-        extra = (*conditioning, *given)
+        extra = (*listed("conditioning", conditioning), *listed("given", given))
         # What the recipe chose is recorded with the clip, apart from what was asked for.
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
