@@ -50,7 +50,7 @@ def read_gguf_header(path: Path) -> Header:
         metadata = {name: _value(field) for name, field in reader.fields.items() if _is_small(field)}
         tensors = {tensor.name: _info(path, tensor, metadata) for tensor in reader.tensors}
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
+        raise ValueError(f"{path} cannot be read as a GGUF file: {error}") from None
     # The package reads a damaged file until one of its conversions fails.
     except Exception as error:
         raise ValueError(f"{path} is a damaged GGUF file ({type(error).__name__}); get it again") from error

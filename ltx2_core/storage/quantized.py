@@ -33,9 +33,11 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
-    **dict.fromkeys(BLOCKS, torch.uint8),
 }
 """dtype name in a safetensors header -> torch dtype."""
+
+STORED_DTYPES: Mapping[str, torch.dtype] = {**TORCH_DTYPES, **dict.fromkeys(BLOCKS, torch.uint8)}
+"""dtype name of a header entry -> torch dtype of the stored tensor; blocks of GGUF files are bytes."""
 
 QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8", "I8", *BLOCKS)
 """dtypes of weights that count as quantised even without companion tensors."""
@@ -60,7 +62,7 @@ class StoredLayer:
         weight = self.infos["weight"]
         if self.form.kind == "gguf":
             return weight.shape
-        return logical_shape(TORCH_DTYPES[weight.dtype], weight.shape, packed=self.form.kind in PACKED)
+        return logical_shape(STORED_DTYPES[weight.dtype], weight.shape, packed=self.form.kind in PACKED)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the decoded weight fits a layer of ``shape``, except for padding to whole blocks."""
@@ -93,10 +95,10 @@ def find_quantized(
         if weight not in infos:
             raise ValueError(f"{name} belongs to a quantised weight, but {weight} is missing")
         own = {s: infos[f"{layer}.{s}"] for s in ("weight", *COMPANIONS) if f"{layer}.{s}" in infos}
-        unknown = [f"{layer}.{s} ({info.dtype})" for s, info in own.items() if info.dtype not in TORCH_DTYPES]
+        unknown = [f"{layer}.{s} ({i.dtype})" for s, i in own.items() if i.dtype not in STORED_DTYPES]
         if unknown:
             raise ValueError(f"quantised tensors of a dtype that is not supported: {', '.join(unknown)}")
-        dtypes = {suffix: TORCH_DTYPES[info.dtype] for suffix, info in own.items()}
+        dtypes = {suffix: STORED_DTYPES[info.dtype] for suffix, info in own.items()}
         block = own["weight"].dtype
         form = (
             Format("gguf", block=block) if block in BLOCKS else format_of(layer, dtypes, markers.get(layer))
@@ -134,7 +136,7 @@ class QuantizedLinear(nn.Module):
         # On the meta device, since the tensors of the file are assigned later.
         for suffix, info in layer.infos.items():
             shape = stored_shape(info) if info.dtype in BLOCKS else info.shape
-            self.register_buffer(suffix, torch.empty(shape, dtype=TORCH_DTYPES[info.dtype], device="meta"))
+            self.register_buffer(suffix, torch.empty(shape, dtype=STORED_DTYPES[info.dtype], device="meta"))
         bias = linear.bias is not None
         self.bias = nn.Parameter(torch.empty(linear.out_features, device="meta")) if bias else None
 
