@@ -124,7 +124,10 @@ KINDS: dict[str, Callable[[Golden], bool]] = {
     "training_run": lambda g: _holds(g, "micro/", "data/", "final/"),
     "training_data": lambda g: _holds(g, "pixels/", "mask/", "downmix/"),
     "training_other_tools": lambda g: g.any(lambda n: n.startswith("diffsynth/")),
-    "training_lora": lambda g: all(n.endswith((".lora_A.weight", ".lora_B.weight")) for n in g.names),
+    "training_lora": lambda g: (
+        "target_modules" in g.sidecar
+        and all(n.endswith((".lora_A.weight", ".lora_B.weight")) for n in g.names)
+    ),
     "dit": _is_dit,
     "keyframe_slots": lambda g: g.has("in/video_state_latent"),
     "trajectory": lambda g: g.has("in/sigmas", "in/video_start"),
