@@ -113,6 +113,14 @@ def resize(frames: Tensor, bucket: Bucket) -> Tensor:
     return frames[..., top : top + bucket.height, left : left + bucket.width]
 
 
+def official_mask(frames: Tensor, bucket: Bucket, *, image: bool = False) -> Tensor:
+    """Bring a mask (N, 1, H, W) to the size of ``bucket`` as officially: distorted, not cut."""
+    size = (bucket.height, bucket.width)
+    if image:
+        return F.interpolate(frames, size=size, mode="bilinear", align_corners=False, antialias=True)
+    return F.interpolate(frames, size=size, mode="nearest")
+
+
 def reference_frames(frames: int, time: int) -> list[int]:
     """The frames of a clip that a reference of every ``time``-th frame has: the first, then from 1 on."""
     return [0, *range(1, frames, time)]

@@ -201,7 +201,9 @@ def _encoded(codecs: Codecs, clip: PlannedClip, options: DatasetOptions) -> dict
             reference = read_reference(clip, options.downscale, options.temporal)
             found["reference_video"] = codecs.encode_video(reference)[0].to("cpu", dtype)
         if clip.row.video_mask is not None:
-            found["video_mask"] = latent_mask(read_mask(clip), official=options.official)
+            found["video_mask"] = latent_mask(
+                read_mask(clip, official=options.official), official=options.official
+            )
     if clip.audio_s is not None:
         found["audio"] = _sound(codecs, clip, reference=False)
         if clip.row.reference_audio is not None:

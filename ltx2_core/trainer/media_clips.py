@@ -5,8 +5,9 @@ Letters: N frames, H W pixel rows and columns, C channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,8 +16,11 @@ from torch.nn import functional as F
 
 from ..media import VideoClip, load_image, read_audio, read_video
 from ..media.audio_in import has_audio
-from .buckets import Bucket, choose_bucket, crop_of, reference_frames, resize
+from .buckets import Bucket, choose_bucket, crop_of, official_mask, reference_frames, resize
 from .rows import IMAGES, Row
+
+Fit = Callable[[Tensor, Bucket], Tensor]
+"""Brings frames (N, 3, H, W) to the size of a bucket."""
 
 IMAGE_FPS = 24.0
 """Frames per second of an image; the official trainer takes 1, which inference never does."""
@@ -169,12 +173,17 @@ def read_reference(clip: PlannedClip, space: int, time: int) -> Tensor:
     return _frames(clip.row.reference_video, clip, smaller, reference_frames(clip.bucket.frames, time))
 
 
-def read_mask(clip: PlannedClip) -> Tensor:
-    """Read the mask of a clip, an image or a video: (N, 1, H, W) in [0, 1], cut like its frames."""
+def read_mask(clip: PlannedClip, *, official: bool = False) -> Tensor:
+    """Read the mask of a clip, an image or a video: (N, 1, H, W) in [0, 1], cut like its frames.
+
+    With ``official`` it is distorted to their size instead.
+    """
     assert clip.bucket is not None
     assert clip.row.video_mask is not None
     path, count = clip.row.video_mask, clip.bucket.frames
-    frames = _frames(path, clip, clip.bucket, list(range(1 if path.suffix.lower() in IMAGES else count)))
+    still = path.suffix.lower() in IMAGES
+    fit: Fit = partial(official_mask, image=still) if official else resize
+    frames = _frames(path, clip, clip.bucket, list(range(1 if still else count)), fit)
     return frames.mean(dim=1, keepdim=True).expand(count, -1, -1, -1)
 
 
@@ -201,10 +210,15 @@ def audio_samples(seconds: float, rate: int) -> int:
     return int(seconds * rate)
 
 
-def _frames(path: Path, clip: PlannedClip, bucket: Bucket, numbers: Sequence[int]) -> Tensor:
-    """Read frames ``numbers`` of a clip, counted at its rate, from ``path`` at the size of ``bucket``."""
+def _frames(
+    path: Path, clip: PlannedClip, bucket: Bucket, numbers: Sequence[int], fit: Fit = resize
+) -> Tensor:
+    """Read frames ``numbers`` of a clip, counted at its rate, from ``path`` at the size of ``bucket``.
+
+    ``fit`` brings frames to that size.
+    """
     if path.suffix.lower() in IMAGES:
-        return resize(load_image(path), bucket)
+        return fit(load_image(path), bucket)
     video = read_video(path, start_s=clip.start_s)
     stored = [_nearest(video, number, clip.fps) for number in numbers]
     if stored[-1] >= video.frame_count:
@@ -221,7 +235,7 @@ def _frames(path: Path, clip: PlannedClip, bucket: Bucket, numbers: Sequence[int
             break
         if number == target:
             # Resized at once, so that a large file is never whole in memory.
-            last = resize(frame[None].float() / 255, bucket)
+            last = fit(frame[None].float() / 255, bucket)
             while target == number:
                 frames.append(last)
                 target = next(wanted, None)
