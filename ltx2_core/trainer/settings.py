@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..training.objective.objective import TASKS
+from ..training.names import TASK_NAMES
 from ..training.schedules import SCHEDULES
 from ..training.targets import PRESETS
 
@@ -48,7 +48,7 @@ class LoraSettings:
     output_dir: str = _key("lora_run", "Folder of the run: weights, state, log, previews.", free=True)
     checkpoints: tuple[str, ...] = _key((), "Model files. Without any: the embedded set.")
     text_encoder: str = _key("", "Folder or file of Gemma, for previews.", free=True)
-    task: str = _key("t2v", "What is generated from what.", choices=(*TASKS, "outpaint"))
+    task: str = _key("t2v", "What is generated from what.", choices=TASK_NAMES)
     conditions: tuple[str, ...] = _key(
         (), "Known content, [audio.]KIND[=VALUE][:PROBABILITY], such as first_frame:0.5 or prefix=2:0.3."
     )
@@ -153,11 +153,11 @@ def _parsed(file: Path) -> Mapping[str, Any]:
 
 
 def _toml(text: str) -> Any:
-    if sys.version_info < (3, 11):
-        raise ValueError("toml files need Python 3.11: write the same keys as json, in a file .json")
-    import tomllib
+    if sys.version_info >= (3, 11):
+        import tomllib
 
-    return tomllib.loads(text)
+        return tomllib.loads(text)
+    raise ValueError("toml files need Python 3.11: write the same keys as json, in a file .json")
 
 
 def _converted(name: str, value: Any, file: str) -> Any:
@@ -177,7 +177,7 @@ def _converted(name: str, value: Any, file: str) -> Any:
     if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
         kind = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
         raise ValueError(f"{file}: {name}={value!r} must be {kind[type(default)]}")
-    return float(value) if isinstance(default, float) else value
+    return float(value) if isinstance(value, int) and isinstance(default, float) else value
 
 
 def unknown(name: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
-from .loop import Schedule
+if TYPE_CHECKING:
+    from .loop import Schedule
 
 RESTART_FLOOR = 5e-5
 """The learning rate at the end of each period of ``cosine_with_restarts``."""

@@ -17,14 +17,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.loading import open_lora
+from ltx2_core.run.codecs import Codecs
 from ltx2_core.run.pipeline import LTX2Pipeline
+from ltx2_core.trainer.buckets import parse_buckets
 from ltx2_core.trainer.cache import Index
+from ltx2_core.trainer.dataset import DatasetOptions, encode_dataset, plan_dataset
 from ltx2_core.trainer.lora_run import open_run, train_lora
 from ltx2_core.trainer.previews import Previews
+from ltx2_core.trainer.rows import read_rows
 from ltx2_core.trainer.run_files import RunFiles
 from ltx2_core.trainer.samples import Samples
 from ltx2_core.trainer.settings import LoraSettings
 from ltx2_core.training.objective.objective import objective_of
+
+from .conftest import write_clip
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -167,6 +173,36 @@ def test_init_lora_continues_from_a_file_with_the_same_layers(settings, tmp_path
         torch.testing.assert_close(after[name], tensor, rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match=r"has no layer .* of rank 3"):
         train_lora(open_run(replace(again, rank=3, output_dir=str(tmp_path / "c"))))
+
+
+def test_autocast_in_bfloat16_has_nearly_the_loss_of_float32(settings, tmp_path) -> None:
+    found = []
+    for precision in ("no", "bf16"):
+        one = replace(settings, output_dir=str(tmp_path / precision), steps=1, mixed_precision=precision)
+        train_lora(open_run(one))
+        found.append(json.loads((tmp_path / precision / "log.jsonl").read_text())["loss"])
+    assert found[1] == pytest.approx(found[0], rel=0.03)
+    assert found[0] != found[1]
+
+
+def test_an_ic_lora_names_the_scale_of_its_references_and_its_reader_finds_it(
+    settings, networks, tmp_path
+) -> None:
+    clips = tmp_path / "pairs"
+    (clips / "reference_video").mkdir(parents=True)
+    for path in (clips / "a.mp4", clips / "reference_video" / "a.mp4"):
+        write_clip(path, frames=18, audio=False)
+    (clips / "a.txt").write_text("a red circle")
+    options = DatasetOptions(buckets=parse_buckets("64x64x17"), downscale=2, temporal=2)
+    out = tmp_path / "pairs_cache"
+    index, _ = encode_dataset(Codecs(networks), plan_dataset(read_rows(clips), options), options, out)
+    tensors = load_file(out / index.entries[0].file)
+    assert tensors["reference_video"].shape == (128, 2, 1, 1)
+    run = replace(settings, dataset=str(out), task="v2v", steps=1)
+    opened = open_lora(train_lora(open_run(run)))
+    assert opened.is_ic_lora
+    assert opened.reference_downscale_factor == 2
+    assert opened.reference_temporal_scale_factor == 2
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ltx2_core.training.lora import LoraAdapters
+from ltx2_core.training.names import TASK_NAMES
 from ltx2_core.training.objective import (
     Clips,
     GeneratorDraws,
@@ -97,6 +98,7 @@ def test_known_tokens_are_clean_and_at_timestep_zero_and_have_no_loss(clips) -> 
 
 
 def test_every_task_prepares_its_streams_and_references_stand_in_front(clips) -> None:
+    assert {*TASK_NAMES} == {*TASKS, "outpaint"}
     same = replace(clips, references=(Reference(clips.video, 24.0),))
     for name in TASKS:
         objective = objective_of(name)

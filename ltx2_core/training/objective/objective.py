@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..names import TASK_NAMES
 from .conditions import Condition, condition_of, official_condition
 from .sigmas import SigmaSampling
 
@@ -122,7 +123,7 @@ def objective_of(task: str, conditions: Iterable[str] = (), **changes: Any) -> O
     elif task in TASKS:
         base = TASKS[task]
     else:
-        raise ValueError(f"task {task!r} is unknown: use one of {', '.join((*TASKS, 'outpaint'))}")
+        raise ValueError(f"task {task!r} is unknown: use one of {', '.join(TASK_NAMES)}")
     streams = {"video": base.video, "audio": base.audio}
     for stream, condition in written:
         own = streams[stream]
