@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -152,10 +153,10 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
 
 def _progress() -> OnItem:
     """A function that prints progress to a terminal, over one line; to a file it prints nothing."""
-    stream = click.get_text_stream("stderr")
+    terminal = sys.stderr.isatty()
 
     def show(what: str, done: int, total: int) -> None:
-        if stream.isatty():
+        if terminal:
             click.echo(f"\r{what} {done + 1}/{total} ", nl=False, err=True)
 
     return show

@@ -100,7 +100,7 @@ def _video(
         known=partial(_known, stream, grid, clips.video_mask, latent.shape[0], draws),
         early=early,
     )
-    positions = video_positions(*grid, clips.fps)
+    positions = video_positions(grid[0], grid[1], grid[2], clips.fps)
     chosen = _chosen(stream, len(clips.references), draws, objective.legacy)
     # Each reference goes in front of all before it.
     for index in chosen:
@@ -250,7 +250,8 @@ def _reference_positions(
     ``target`` are the positions of the clip's tokens, behind those of references before, ``grid`` its latent
     frames, rows and columns.
     """
-    positions = video_positions(*reference.latent.shape[2:], fps)
+    frames, rows, columns = reference.latent.shape[2:]
+    positions = video_positions(frames, rows, columns, fps)
     if factors.time != 1:
         count = grid[0] * grid[1] * grid[2]
         # The first reference frame stands for the first frame of the clip alone, so later ones move back.
