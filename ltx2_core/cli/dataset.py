@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -126,8 +128,9 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         temporal=reference_temporal,
         official=official_masks,
     )
-    rows = read_rows(source, caption_ext=caption_ext, caption_column=caption_column)
-    plan = plan_dataset(rows, options, _progress())
+    with _listed():
+        rows = read_rows(source, caption_ext=caption_ext, caption_column=caption_column)
+        plan = plan_dataset(rows, options, _progress())
     for line in report(plan, options):
         click.echo(line)
     if check or out is None:
@@ -149,6 +152,20 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         click.echo(
             f"{len(stale)} files are of earlier clips, options or models, and unused: --prune deletes them"
         )
+
+
+@contextmanager
+def _listed() -> Iterator[None]:
+    """A context that prints an error of several problems line by line, and ends with their number."""
+    try:
+        yield
+    except ValueError as error:
+        lines = str(error).splitlines()
+        if len(lines) == 1:
+            raise
+        for line in lines:
+            click.echo(line, err=True)
+        raise ValueError("the dataset has the problems that are listed above") from error
 
 
 def _progress() -> OnItem:

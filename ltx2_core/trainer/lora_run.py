@@ -330,7 +330,7 @@ def _check_index(index: Index, networks: Components, folder: Path) -> None:
             )
     changed = index.changed()
     if changed:
-        raise ValueError("\n".join([*changed, "run ltx2 dataset again"]))
+        raise ValueError(f"{'; '.join(changed[:5])}: run ltx2 dataset again")
 
 
 def _start_from(adapters: LoraAdapters, path: Path) -> None:

@@ -168,3 +168,11 @@ def test_the_command_checks_without_models_and_needs_a_folder_to_encode(folder) 
     assert runner.invoke(main, ["dataset", str(folder)]).exit_code == 2
     done = runner.invoke(main, ["dataset", str(folder), "--check", "--buckets", "64x64"])
     assert (done.exit_code, "WIDTHxHEIGHTxFRAMES" in done.output) == (2, True)
+
+
+def test_the_command_prints_each_problem_on_a_line(tmp_path) -> None:
+    (tmp_path / "d.csv").write_text("video,caption\ngone.mp4,a\nalso.mp4,b\n")
+    done = CliRunner().invoke(main, ["dataset", str(tmp_path / "d.csv"), "--check"])
+    assert done.exit_code == 2
+    lines = done.output.splitlines()
+    assert ["d.csv:2: " in lines[0], "d.csv:3: " in lines[1], "listed above" in lines[2]] == [True] * 3
