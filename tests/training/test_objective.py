@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
 from ltx2_core.training.lora import LoraAdapters
 from ltx2_core.training.names import TASK_NAMES
@@ -20,7 +21,7 @@ from ltx2_core.training.objective import (
     reference_factors,
     velocities,
 )
-from ltx2_core.training.objective.objective import TASKS, objective_of
+from ltx2_core.training.objective.objective import TASKS, objective_of, official_objective
 from ltx2_core.training.schedules import SCHEDULES, schedule_of
 from ltx2_core.training.targets import PRESETS, layer_pattern, reachable
 from ltx2_core.training.updates import Updates
@@ -179,6 +180,36 @@ def test_a_schedule_starts_at_one_and_warms_up(name) -> None:
     assert schedule_of(name, 20, learning_rate=1e-4, warmup=3)(0) == 0.25
     with pytest.raises(ValueError, match="use one of constant"):
         schedule_of("lineer", 20, learning_rate=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "official"),
+    [
+        ("linear", lambda o, n: lr_scheduler.LinearLR(o, 1.0, 0.1, total_iters=n)),
+        ("cosine", lambda o, n: lr_scheduler.CosineAnnealingLR(o, n)),
+        (
+            "cosine_with_restarts",
+            lambda o, n: lr_scheduler.CosineAnnealingWarmRestarts(o, n // 4, eta_min=5e-5),
+        ),
+        ("polynomial", lambda o, n: lr_scheduler.PolynomialLR(o, n, power=1.0)),
+        ("step", lambda o, n: lr_scheduler.StepLR(o, n // 2, gamma=0.1)),
+    ],
+)
+def test_a_schedule_has_the_rates_of_torch(name, official) -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=5e-3)
+    scheduler, factor = official(optimizer, 10), schedule_of(name, 10, learning_rate=5e-3)
+    for step in range(11):
+        assert 5e-3 * factor(step) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-6, abs=1e-12)
+        optimizer.step()
+        scheduler.step()
+
+
+def test_a_single_frame_is_never_known_whole_in_the_older_strategies(clips) -> None:
+    image = replace(clips, video=clips.video[:, :, :1], audio=None)
+    strategy = {"name": "text_to_video", "first_frame_conditioning_p": 1.0}
+    for frames, count in ((image, 0), (replace(clips, audio=None), 6)):
+        step = prepare(official_objective(strategy), frames, draws())
+        assert known(step).sum(dim=1).tolist() == [count] * 2
 
 
 def test_targets_are_presets_ends_of_names_or_patterns(network) -> None:

@@ -56,7 +56,11 @@ def prepare(objective: Objective, clips: Clips, draws: Draws) -> Step:
     video, audio = objective.video, objective.audio
     early = None
     if objective.legacy and video is not None and clips.video is not None:
-        early = _known(video, clips.video.shape[2:], clips.video_mask, clips.video.shape[0], draws)
+        batch, _, *grid = clips.video.shape
+        # A single frame would be known whole, so that nothing would be left to learn.
+        early = torch.zeros(batch, grid[1] * grid[2], dtype=torch.bool)
+        if grid[0] > 1:
+            early = _known(video, tuple(grid), clips.video_mask, batch, draws)
     first = None if video is None else _video(objective, video, clips, draws, early)
     shared = first.sigma if first is not None and objective.shared_sigma else None
     if shared is not None and (video is None or not video.generated):
