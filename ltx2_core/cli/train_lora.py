@@ -51,7 +51,8 @@ def lora(config: Path | None, check: bool, quiet: bool, **options: Any) -> None:
     ltx2 generate --lora and for ComfyUI, earlier LoRAs in checkpoints/, previews, and log.jsonl. The same
     command resumes a run that was stopped, and ends with the same weights as if it had not been.
     """
-    from ..trainer.lora_run import open_run, train_lora
+    from ..trainer.lora_run import train_lora
+    from ..trainer.open_run import open_run
     from ..trainer.previews import Previews
     from ..trainer.settings import read_settings
 

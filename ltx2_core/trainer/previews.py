@@ -9,7 +9,7 @@ from typing import Any
 from ..run.pipeline import LTX2Pipeline
 from ..run.request import Request
 from ..tiny import embedded_set
-from .lora_run import Opened
+from .open_run import Opened
 
 _LITERALS = {"true": True, "false": False}
 

@@ -44,9 +44,9 @@ def _key(default: Any, help_: str, **facts: Any) -> Any:
 class LoraSettings:
     """All settings of a LoRA run, with their defaults. Raises ValueError for values out of range."""
 
-    dataset: str = _key("", "Folder that ltx2 dataset wrote.")
+    dataset: str = _key("", "Folder that ltx2 dataset wrote.", free=True)
     output_dir: str = _key("lora_run", "Folder of the run: weights, state, log, previews.", free=True)
-    checkpoints: tuple[str, ...] = _key((), "Model files. Without any: the embedded set.")
+    checkpoints: tuple[str, ...] = _key((), "Model files. Without any: the embedded set.", free=True)
     text_encoder: str = _key("", "Folder or file of Gemma, for previews.", free=True)
     task: str = _key("t2v", "What is generated from what.", choices=TASK_NAMES)
     conditions: tuple[str, ...] = _key(
@@ -116,7 +116,10 @@ class LoraSettings:
         return self.alpha or float(self.rank)
 
     def lasting(self) -> dict[str, Any]:
-        """The settings that change the weights, as JSON values: those that a resumed run must share."""
+        """The settings that change the weights, as JSON values: those that a resumed run must share.
+
+        Paths of dataset and models are not among them, since their contents are compared by digests.
+        """
         free = {one.name for one in fields(self) if one.metadata.get("free")}
         values = {name: value for name, value in asdict(self).items() if name not in free}
         lasting: dict[str, Any] = json.loads(json.dumps(values))

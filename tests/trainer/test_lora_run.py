@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from ltx2_core.run.pipeline import LTX2Pipeline
 from ltx2_core.trainer.buckets import parse_buckets
 from ltx2_core.trainer.cache import Index
 from ltx2_core.trainer.dataset import DatasetOptions, encode_dataset, plan_dataset
-from ltx2_core.trainer.lora_run import open_run, train_lora
+from ltx2_core.trainer.lora_run import train_lora
+from ltx2_core.trainer.open_run import open_run
 from ltx2_core.trainer.previews import Previews
 from ltx2_core.trainer.rows import read_rows
 from ltx2_core.trainer.run_files import RunFiles
@@ -70,6 +72,14 @@ def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(settings, t
     assert ["audio_loss" in line for line in lines].count(True) in (1, 2)
     assert [path.name for path in whole.parent.glob("checkpoints/*")].__len__() == 3
     assert [path.name for path in resumed.parent.glob("checkpoints/*")] == ["lora_step_000003.safetensors"]
+    # The dataset may have moved, but not changed.
+    moved = tmp_path / "moved"
+    shutil.copytree(settings.dataset, moved)
+    check_equal(whole, train_lora(open_run(replace(settings, dataset=str(moved)))))
+    index = Index.load(moved)
+    replace(index, entries=index.entries[:1]).save(moved)
+    with pytest.raises(ValueError, match="holds another run: dataset_digest was"):
+        train_lora(open_run(replace(settings, dataset=str(moved))))
     with pytest.raises(ValueError, match=r"holds another run: rank was 2, is 4"):
         train_lora(open_run(replace(settings, rank=4)))
     check_saved(whole)

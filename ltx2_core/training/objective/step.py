@@ -143,8 +143,9 @@ def _audio(
 class _Tokens:
     """Tokens of a stream while a step is prepared; references are put in front of them.
 
-    ``clean`` and ``noisy`` are (B, N, C), ``known`` (B, N) says which tokens have no noise, ``sigma`` (B,) is
-    the noise level, ``target`` (B, N, C) or None for a stream that is not generated.
+    ``noisy`` (B, N, C) are the tokens with their noise and ``timesteps`` (B, N) the level of each. ``sigma``
+    (B,) is the level of each sample, ``target`` (B, N, C) the velocities to learn, or None for a stream that
+    is not generated.
     """
 
     def __init__(self, noisy: Tensor, timesteps: Tensor, sigma: Tensor, target: Tensor | None) -> None:
