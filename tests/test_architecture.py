@@ -54,6 +54,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run",),
     ("editing",),
     ("run.pipeline",),
+    # The trainer of users shows previews by the pipeline.
+    ("trainer",),
     ("cli", "serve"),
     ("__init__", "__main__", "version"),
 )

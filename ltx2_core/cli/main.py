@@ -36,7 +36,8 @@ SUBCOMMANDS = {
         "Write a tiny random model set to try and test.",
     ),
     "models": ("ltx2_core.cli.models:models", "Copy the embedded model set into ComfyUI's model folders."),
-    "train": ("ltx2_core.cli.train:train", "Train models, such as the tiny LTX-2 that ships."),
+    "dataset": ("ltx2_core.cli.dataset:dataset", "Check and encode clips and captions for training."),
+    "train": ("ltx2_core.cli.train:train", "Train a LoRA, or the tiny LTX-2 that ships."),
     "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),
 }
 """Name of a subcommand -> (module:function, its line in the help)."""

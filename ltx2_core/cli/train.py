@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import PathType
+from .train_lora import lora
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 @click.group()
 def train() -> None:
     """Train models."""
+
+
+train.add_command(lora)
 
 
 MAX_STEPS = 100_000_000

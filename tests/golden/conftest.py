@@ -24,8 +24,8 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 
 
-SHARED = ("golden", "golden_ltx25")
-"""Folders of fixtures whose kinds are all supported; those of training and LTX-Video are not yet."""
+SHARED = ("golden", "golden_ltx25", "golden_training")
+"""Folders of fixtures whose kinds are all supported; those of LTX-Video are not yet."""
 
 
 def golden_dirs() -> list[Path]:
@@ -118,6 +118,15 @@ KINDS: dict[str, Callable[[Golden], bool]] = {
     "text_quant": lambda g: (
         g.any(lambda n: n.startswith("out/"))
         and g.any(lambda n: n.endswith((".weight_scale", ".scale_weight")))
+    ),
+    "training_sigmas": lambda g: _holds(g, "sigma/", "draws/"),
+    "training_steps": lambda g: g.any(lambda n: "/out_lora/" in n or "/out_full/" in n),
+    "training_run": lambda g: _holds(g, "micro/", "data/", "final/"),
+    "training_data": lambda g: _holds(g, "pixels/", "mask/", "downmix/"),
+    "training_other_tools": lambda g: g.any(lambda n: n.startswith("diffsynth/")),
+    "training_lora": lambda g: (
+        "target_modules" in g.sidecar
+        and all(n.endswith((".lora_A.weight", ".lora_B.weight")) for n in g.names)
     ),
     "dit": _is_dit,
     "keyframe_slots": lambda g: g.has("in/video_state_latent"),

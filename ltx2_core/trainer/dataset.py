@@ -1,0 +1,262 @@
+"""Plans and encodes a dataset: each clip and each caption once, so that training needs no encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..loading import Component
+from ..run.codecs import Codecs
+from ..shapes import AUDIO_LATENTS_PER_SECOND, audio_latents_of
+from ..storage.identity import identity
+from .buckets import Bucket, latent_mask
+from .cache import VERSION, Entry, Index, digest, is_whole, state_of, write_clip
+from .captions import prepared
+from .media_clips import (
+    PlannedClip,
+    Source,
+    plan_clips,
+    probe,
+    read_frames,
+    read_mask,
+    read_reference,
+    read_sound,
+)
+from .rows import Row
+
+OnItem = Callable[[str, int, int], None]
+"""Called with (what, finished, all)."""
+
+_VIDEO = ("video encoder",)
+_TEXT = ("text encoder", "text projection", "text connectors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """How a dataset is cut and encoded.
+
+    ``buckets`` are the sizes and lengths; ``fps`` resamples videos, None keeps their rate; ``chunks`` takes
+    all of a long video and not only its beginning. ``trigger`` is put in front of captions, ``clean`` removes
+    openings such as "The video shows". ``audio`` "off" ignores all audio, "required" refuses clips without.
+    ``missing_audio`` says what happens to them otherwise: they train the video alone, or are skipped.
+    ``downscale`` and ``temporal`` are how much smaller and slower reference videos are. ``audio_lengths`` are
+    the lengths in seconds of clips of audio alone. ``official`` groups masks as the official trainer does.
+    """
+
+    buckets: tuple[Bucket, ...]
+    fps: float | None = None
+    chunks: bool = False
+    trigger: str | None = None
+    clean: bool = False
+    audio: Literal["on", "off", "required"] = "on"
+    missing_audio: Literal["video_only", "skip"] = "video_only"
+    downscale: int = 1
+    temporal: int = 1
+    audio_lengths: tuple[float, ...] = (2.0, 4.0, 8.0)
+    official: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a dataset becomes: its ``clips``, and sentences about entries that are left out (``skipped``)."""
+
+    rows: tuple[Row, ...]
+    sources: Mapping[str, Source]
+    clips: tuple[PlannedClip, ...]
+    skipped: tuple[str, ...]
+
+
+def plan_dataset(rows: Sequence[Row], options: DatasetOptions, on_item: OnItem | None = None) -> Plan:
+    """Read the headers of all files and choose a bucket for each clip; nothing is encoded.
+
+    Raises ValueError for files that cannot be read, for clips without audio where it is required, for
+    references that some entries lack, and if no clip is left.
+    """
+    for bucket in options.buckets:
+        bucket.reference(options.downscale, options.temporal)
+    sources: dict[str, Source] = {}
+    clips: list[PlannedClip] = []
+    skipped: list[str] = []
+    errors: list[str] = []
+    for number, row in enumerate(rows):
+        if on_item is not None:
+            on_item("read", number, len(rows))
+        try:
+            source = sources[row.where] = probe(row)
+        except ValueError as error:
+            errors.append(str(error))
+            continue
+        if row.video is not None and source.audio_s is None and options.audio == "required":
+            errors.append(f"{row.where}: it has no audio, and audio is required")
+        if row.video is not None and source.audio_s is None and options.missing_audio == "skip":
+            skipped.append(f"{row.where}: it has no audio")
+            continue
+        found = plan_clips(
+            row,
+            source,
+            options.buckets,
+            fps=options.fps,
+            chunks=options.chunks,
+            audio_lengths=options.audio_lengths,
+        )
+        if not found:
+            skipped.append(f"{row.where}: {_too_short(source, options)}")
+        clips += [without_audio(clip) if options.audio == "off" and row.video else clip for clip in found]
+    errors += _uneven(rows)
+    if errors:
+        raise ValueError("\n".join(errors))
+    if not clips:
+        raise ValueError("no clip is left:\n" + "\n".join(skipped))
+    return Plan(rows=tuple(rows), sources=sources, clips=tuple(clips), skipped=tuple(skipped))
+
+
+def without_audio(clip: PlannedClip) -> PlannedClip:
+    """The clip with its frames alone."""
+    return replace(clip, audio_s=None)
+
+
+def encode_dataset(
+    codecs: Codecs, plan: Plan, options: DatasetOptions, folder: Path, on_item: OnItem | None = None
+) -> tuple[Index, int]:
+    """Encode what ``folder`` lacks and write its index; returns (index, number of files that were encoded).
+
+    A file is named by a digest of its media, its cut and the networks, so that nothing is reused after one of
+    them changed. Each file is written whole, so an interrupted call continues where it stopped.
+    """
+    networks = codecs.networks
+    digests = networks.digests()
+    models = {name: digests[name] for name in (*_VIDEO, "audio encoder", *_TEXT) if name in digests}
+    made = 0
+    texts: dict[str, str] = {}
+    captions = {"", *(_caption(text, options) for clip in plan.clips for text in clip.row.captions)}
+    text_models = {name: models[name] for name in _TEXT if name in models}
+    parts = (Component.TEXT_ENCODER, Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
+    # The text encoder is the largest network, and is gone before frames are encoded.
+    with networks.holding(*parts):
+        for number, text in enumerate(sorted(captions)):
+            key = digest({"text": text, "models": text_models, "dtype": str(networks.dtype), "v": VERSION})
+            texts[text] = f"texts/{key}.safetensors"
+            if not is_whole(folder / texts[text]):
+                if on_item is not None:
+                    on_item("texts", number, len(captions))
+                context, _ = codecs.encode_text(text)
+                write_clip(
+                    folder / texts[text],
+                    {"video": context.video[0].cpu(), "audio": context.audio[0].cpu()},
+                    {"caption": text},
+                )
+                made += 1
+    entries: list[Entry] = []
+    with networks.holding(Component.VIDEO_ENCODER, Component.AUDIO_ENCODER):
+        for number, clip in enumerate(plan.clips):
+            key = _key(clip, models, options, networks.dtype)
+            name = f"clips/{clip.source.path.stem[:80]}-{key}.safetensors"
+            if not is_whole(folder / name):
+                if on_item is not None:
+                    on_item("clips", number, len(plan.clips))
+                try:
+                    tensors = _encoded(codecs, clip, options)
+                except ValueError as error:
+                    place = clip.row.where
+                    raise ValueError(str(error) if place in str(error) else f"{place}: {error}") from error
+                write_clip(folder / name, tensors, {"where": clip.row.where})
+                made += 1
+            spoken = tuple(_caption(text, options) for text in clip.row.captions)
+            entries.append(
+                Entry(
+                    file=name,
+                    where=clip.row.where,
+                    bucket="" if clip.bucket is None else clip.bucket.name,
+                    fps=clip.fps,
+                    seconds=clip.seconds,
+                    has_video=clip.bucket is not None,
+                    has_audio=clip.audio_s is not None,
+                    captions=spoken,
+                    texts=tuple(texts[text] for text in spoken),
+                    sources={str(path.resolve()): state_of(path) for path in clip.row.files.values()},
+                )
+            )
+    index = Index(
+        entries=tuple(entries),
+        models=models,
+        trigger=options.trigger or "",
+        reference=(options.downscale, options.temporal),
+        empty_text=texts[""],
+    )
+    index.save(folder)
+    return index, made
+
+
+def _encoded(codecs: Codecs, clip: PlannedClip, options: DatasetOptions) -> dict[str, Tensor]:
+    """Encode frames, audio, reference and mask of a clip to latents without a batch axis, by name."""
+    dtype, found = codecs.networks.dtype, dict[str, Tensor]()
+    if clip.bucket is not None:
+        found["video"] = codecs.encode_video(read_frames(clip))[0].to("cpu", dtype)
+        if clip.row.reference_video is not None:
+            reference = read_reference(clip, options.downscale, options.temporal)
+            found["reference_video"] = codecs.encode_video(reference)[0].to("cpu", dtype)
+        if clip.row.video_mask is not None:
+            found["video_mask"] = latent_mask(
+                read_mask(clip, official=options.official), official=options.official
+            )
+    if clip.audio_s is not None:
+        found["audio"] = _sound(codecs, clip, reference=False)
+        if clip.row.reference_audio is not None:
+            found["reference_audio"] = _sound(codecs, clip, reference=True)
+    return found
+
+
+def _sound(codecs: Codecs, clip: PlannedClip, *, reference: bool) -> Tensor:
+    waveform, rate = read_sound(clip, reference=reference)
+    assert clip.audio_s is not None
+    length = max(1, round(clip.audio_s * AUDIO_LATENTS_PER_SECOND))
+    if clip.bucket is not None:
+        # As many as a clip of this length has at inference.
+        length = audio_latents_of(clip.bucket.frames, clip.fps)
+    # Float32 whatever the networks compute in: audio is audibly better, and small.
+    return codecs.encode_audio(waveform, rate, latent_frames=length)[0].to("cpu", torch.float32)
+
+
+def _key(clip: PlannedClip, models: Mapping[str, str], options: DatasetOptions, dtype: torch.dtype) -> str:
+    """The digest of everything that the latents of a clip depend on."""
+    return digest(
+        {
+            "files": {name: identity([path]) for name, path in clip.row.files.items()},
+            "bucket": clip.bucket,
+            "fps": clip.fps,
+            "start_s": clip.start_s,
+            "audio_s": clip.audio_s,
+            "reference": (options.downscale, options.temporal),
+            "models": {name: models.get(name) for name in (*_VIDEO, "audio encoder")},
+            "dtype": str(dtype),
+            "official": options.official,
+            "version": VERSION,
+        }
+    )
+
+
+def _caption(text: str, options: DatasetOptions) -> str:
+    return prepared(text, trigger=options.trigger, clean=options.clean)
+
+
+def _too_short(source: Source, options: DatasetOptions) -> str:
+    if not source.frames:
+        shortest = min(options.audio_lengths)
+        return f"its {source.audio_s or 0:.2f} s are shorter than the shortest length, {shortest:g} s"
+    shortest_bucket = min(options.buckets, key=lambda b: b.frames)
+    return f"its {source.frames} frames are fewer than those of the shortest bucket, {shortest_bucket.name}"
+
+
+def _uneven(rows: Sequence[Row]) -> list[str]:
+    """Sentences about entries that lack a reference or a mask that others have."""
+    texts = []
+    for name in ("reference_video", "reference_audio", "video_mask"):
+        lacking = [row for row in rows if name not in row.files]
+        if len(lacking) < len(rows):
+            texts += [f"{row.where}: it has no {name}, and other entries have one" for row in lacking]
+    return texts

@@ -1,0 +1,249 @@
+"""Clips of a dataset: which frames of a file they have, and reading them, by time stamps.
+
+Letters: N frames, H W pixel rows and columns, C channels, S samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..media import VideoClip, load_image, read_audio, read_video
+from ..media.audio_in import has_audio
+from .buckets import Bucket, choose_bucket, crop_of, official_mask, reference_frames, resize
+from .rows import IMAGES, Row
+
+Fit = Callable[[Tensor, Bucket], Tensor]
+"""Brings frames (N, 3, H, W) to the size of a bucket."""
+
+IMAGE_FPS = 24.0
+"""Frames per second of an image; the official trainer takes 1, which inference never does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A file of a dataset: ``width`` and ``height`` in pixels, its frame rate, frames and seconds of audio.
+
+    Of an audio file the first four are 0; ``audio_s`` is None without audio.
+    """
+
+    path: Path
+    width: int = 0
+    height: int = 0
+    fps: float = 0.0
+    frames: int = 0
+    audio_s: float | None = None
+
+    @property
+    def is_image(self) -> bool:
+        return self.path.suffix.lower() in IMAGES
+
+
+def probe(row: Row) -> Source:
+    """Read size, rate, length and audio of the main file of ``row``; raises ValueError with its place."""
+    try:
+        sound = row.audio
+        if row.video is None:
+            assert sound is not None
+            waveform, rate = read_audio(sound)
+            return Source(path=sound, audio_s=waveform.shape[1] / rate)
+        if row.video.suffix.lower() in IMAGES:
+            image = load_image(row.video)
+            return Source(
+                path=row.video, width=image.shape[3], height=image.shape[2], fps=IMAGE_FPS, frames=1
+            )
+        clip = read_video(row.video)
+        heard = row.audio if row.audio is not None else row.video if clip.has_audio else None
+        seconds = clip.frame_count / clip.fps if heard is not None and has_audio(heard) else None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{row.where}: {error}") from error
+    return Source(
+        path=row.video,
+        width=clip.width,
+        height=clip.height,
+        fps=clip.fps,
+        frames=clip.frame_count,
+        audio_s=seconds,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedClip:
+    """A clip that will be encoded: frames of ``source`` from ``start_s`` seconds on, as ``bucket``.
+
+    ``fps`` is its frame rate, that of the file or the one it is resampled to. ``bucket`` is None for audio
+    alone, which has ``audio_s`` seconds; None as ``audio_s`` is a clip without audio.
+    """
+
+    row: Row
+    source: Source
+    bucket: Bucket | None
+    fps: float
+    start_s: float = 0.0
+    audio_s: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        if self.bucket is None:
+            return self.audio_s or 0.0
+        return self.bucket.frames / self.fps
+
+    @property
+    def name(self) -> str:
+        """The size of the clip, such as ``768x512x49``, or the length of audio alone, ``4s``."""
+        return f"{self.audio_s:g}s" if self.bucket is None else self.bucket.name
+
+    @property
+    def cropped(self) -> float:
+        """The share of each frame that is cut away, from 0 to 1."""
+        if self.bucket is None:
+            return 0.0
+        crop = crop_of(self.source.width, self.source.height, self.bucket)
+        return 1 - self.bucket.width * self.bucket.height / (crop.rows * crop.columns)
+
+    @property
+    def enlarged(self) -> float:
+        """How much larger the frames become along a side; 1 or less is not enlarged."""
+        if self.bucket is None:
+            return 1.0
+        crop = crop_of(self.source.width, self.source.height, self.bucket)
+        return crop.rows / self.source.height
+
+
+def plan_clips(
+    row: Row,
+    source: Source,
+    buckets: Sequence[Bucket],
+    *,
+    fps: float | None = None,
+    chunks: bool = False,
+    audio_lengths: Sequence[float] = (2.0, 4.0, 8.0),
+) -> tuple[PlannedClip, ...]:
+    """The clips that a file gives: its beginning, or with ``chunks`` all parts of the same length in turn.
+
+    ``fps`` resamples the video by nearest time; None keeps its own rate. An audio file without frames has the
+    largest of ``audio_lengths`` seconds that it fills. No clip if the file is too short for every bucket.
+    """
+    if row.video is None:
+        lengths = [length for length in audio_lengths if length <= (source.audio_s or 0) + 1e-6]
+        if not lengths:
+            return ()
+        length = max(lengths)
+        count = int((source.audio_s or 0) / length + 1e-6) if chunks else 1
+        return tuple(
+            PlannedClip(row=row, source=source, bucket=None, fps=0.0, start_s=n * length, audio_s=length)
+            for n in range(count)
+        )
+    rate = source.fps if fps is None or source.is_image else fps
+    frames = source.frames if source.is_image else int((source.frames - 1) * rate / source.fps + 1e-6) + 1
+    bucket = choose_bucket(buckets, source.width, source.height, frames)
+    if bucket is None:
+        return ()
+    seconds = bucket.frames / rate
+    return tuple(
+        PlannedClip(
+            row=row,
+            source=source,
+            bucket=bucket,
+            fps=rate,
+            start_s=n * seconds,
+            audio_s=None if source.audio_s is None else seconds,
+        )
+        for n in range(frames // bucket.frames if chunks else 1)
+    )
+
+
+def read_frames(clip: PlannedClip) -> Tensor:
+    """Read the frames of a clip: (N, 3, H, W) in [0, 1], of the size and length of its bucket."""
+    assert clip.bucket is not None
+    return _frames(clip.source.path, clip, clip.bucket, list(range(clip.bucket.frames)))
+
+
+def read_reference(clip: PlannedClip, space: int, time: int) -> Tensor:
+    """Read the reference video of a clip, smaller by ``space`` and with every ``time``-th frame."""
+    assert clip.bucket is not None
+    assert clip.row.reference_video is not None
+    smaller = clip.bucket.reference(space, time)
+    return _frames(clip.row.reference_video, clip, smaller, reference_frames(clip.bucket.frames, time))
+
+
+def read_mask(clip: PlannedClip, *, official: bool = False) -> Tensor:
+    """Read the mask of a clip, an image or a video: (N, 1, H, W) in [0, 1], cut like its frames.
+
+    With ``official`` it is distorted to their size instead.
+    """
+    assert clip.bucket is not None
+    assert clip.row.video_mask is not None
+    path, count = clip.row.video_mask, clip.bucket.frames
+    still = path.suffix.lower() in IMAGES
+    fit: Fit = partial(official_mask, image=still) if official else resize
+    frames = _frames(path, clip, clip.bucket, list(range(1 if still else count)), fit)
+    return frames.mean(dim=1, keepdim=True).expand(count, -1, -1, -1)
+
+
+def read_sound(clip: PlannedClip, *, reference: bool = False) -> tuple[Tensor, int]:
+    """Read the audio of a clip, or of its reference: (waveform (C, S), sample rate in Hz).
+
+    It is exactly as long as the frames: longer audio is cut, shorter audio ends in silence. It is never
+    stretched or normalised.
+    """
+    assert clip.audio_s is not None
+    path = clip.row.reference_audio if reference else clip.row.audio or clip.row.video
+    assert path is not None
+    start_s = clip.start_s
+    if path == clip.row.video:
+        # Time stamps of audio count from the start of the file, those of frames from the first one.
+        start_s += read_video(path).timeline.zero_s
+    waveform, rate = read_audio(path, start_s=start_s, duration_s=clip.audio_s)
+    samples = audio_samples(clip.audio_s, rate)
+    return F.pad(waveform[:, :samples], (0, max(0, samples - waveform.shape[1]))), rate
+
+
+def audio_samples(seconds: float, rate: int) -> int:
+    """The number of samples of ``seconds`` of audio at ``rate`` Hz, rounded down."""
+    return int(seconds * rate)
+
+
+def _frames(
+    path: Path, clip: PlannedClip, bucket: Bucket, numbers: Sequence[int], fit: Fit = resize
+) -> Tensor:
+    """Read frames ``numbers`` of a clip, counted at its rate, from ``path`` at the size of ``bucket``.
+
+    ``fit`` brings frames to that size.
+    """
+    if path.suffix.lower() in IMAGES:
+        return fit(load_image(path), bucket)
+    video = read_video(path, start_s=clip.start_s)
+    stored = [_nearest(video, number, clip.fps) for number in numbers]
+    if stored[-1] >= video.frame_count:
+        raise ValueError(
+            f"{clip.row.where}: {path.name} has {video.frame_count} frames from {clip.start_s:g} s on, and "
+            f"{stored[-1] + 1} are needed"
+        )
+    frames: list[Tensor] = []
+    last: Tensor | None = None
+    wanted = iter(stored)
+    target = next(wanted, None)
+    for number, frame in enumerate(video.frames(stored[0]), start=stored[0]):
+        if target is None:
+            break
+        if number == target:
+            # Resized at once, so that a large file is never whole in memory.
+            last = fit(frame[None].float() / 255, bucket)
+            while target == number:
+                frames.append(last)
+                target = next(wanted, None)
+    if len(frames) != len(stored):
+        raise ValueError(f"{clip.row.where}: {path.name} ends after {len(frames)} of {len(stored)} frames")
+    return torch.cat(frames)
+
+
+def _nearest(video: VideoClip, number: int, fps: float) -> int:
+    """The frame of ``video`` that is nearest in time to frame ``number`` of a clip at ``fps``."""
+    return number if fps == video.fps else round(number * video.fps / fps)

@@ -1,0 +1,148 @@
+"""Opens a LoRA run: settings, dataset and model files are checked against each other, nothing is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..loading import Component
+from ..run.components import Components
+from ..storage.identity import identity
+from ..training.objective import SigmaSampling
+from ..training.objective.objective import Objective, objective_of
+from .cache import Index
+from .models import open_networks
+from .run_files import RunFiles
+from .samples import Samples
+from .settings import LoraSettings
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a run works on: its settings, networks, clips, held-out clips, objective and layers."""
+
+    settings: LoraSettings
+    networks: Components
+    samples: Samples
+    held_out: Samples
+    objective: Objective
+    files: RunFiles
+    notes: tuple[str, ...]
+
+
+def open_run(settings: LoraSettings) -> Opened:
+    """Open the files of a run and check that they fit; no network is loaded.
+
+    Raises ValueError if the dataset was encoded by other networks, if a source changed since, or if
+    ``output_dir`` holds a run with other settings.
+    """
+    folder = Path(settings.dataset)
+    networks = open_networks(
+        [Path(path) for path in settings.checkpoints],
+        Path(settings.text_encoder) if settings.text_encoder else None,
+        device=settings.device or None,
+    )
+    index = Index.load(folder)
+    _check_index(index, networks, folder)
+    objective = objective_of(
+        settings.task,
+        settings.conditions,
+        sigmas=SigmaSampling(
+            kind=settings.sigma_sampling,  # type: ignore[arg-type]  # checked there
+            std=settings.sigma_std,
+            uniform_prob=settings.uniform_prob,
+            low=settings.sigma_min,
+            high=settings.sigma_max,
+        ),
+        shared_sigma=settings.shared_sigma,
+        video_weight=settings.video_loss_weight,
+        audio_weight=settings.audio_loss_weight,
+        official=settings.official,
+    )
+    samples = Samples(
+        folder,
+        index,
+        objective,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        caption_dropout=settings.caption_dropout,
+        device=networks.device,
+    )
+    held_out = samples
+    if settings.validation_dataset:
+        other = Path(settings.validation_dataset)
+        held_index = Index.load(other)
+        _check_index(held_index, networks, other)
+        held_out = Samples(other, held_index, objective, device=networks.device)
+    notes = [share_text(samples)]
+    if samples.left_out:
+        notes.append(f"{len(samples.left_out)} clips lack a stream that task {settings.task} needs: left out")
+    return Opened(
+        settings, networks, samples, held_out, objective, RunFiles(Path(settings.output_dir)), tuple(notes)
+    )
+
+
+def share_text(samples: Samples) -> str:
+    """A sentence on how many of the clips train the audio."""
+    count = sum(map(len, samples.groups.values()))
+    return (
+        f"{count} clips, {samples.per_epoch} batches an epoch; {samples.audio_share:.0%} of them train audio"
+    )
+
+
+def base_digest(networks: Components) -> str:
+    """A digest of the files of the transformer that is trained."""
+    base = networks.file(Component.TRANSFORMER)
+    return identity(info.path for info in base.infos(Component.TRANSFORMER).values())
+
+
+def metadata(opened: Opened, step: int, layers: int) -> dict[str, str]:
+    """The header of a saved LoRA: what it was trained on and how, as strings."""
+    settings, index = opened.settings, opened.samples.index
+    base = opened.networks.file(Component.TRANSFORMER)
+    facts: dict[str, Any] = {
+        "base_model": base.path.name,
+        "base_model_digest": base_digest(opened.networks),
+        "model_version": base.generation or "",
+        "rank": settings.rank,
+        "alpha": f"{settings.lora_alpha:g}",
+        "layers": layers,
+        "targets": ", ".join(settings.targets) or "by task",
+        "trigger": index.trigger,
+        "task": settings.task,
+        "conditions": ", ".join(settings.conditions),
+        "steps": step,
+        "seed": settings.seed,
+        "buckets": ", ".join(sorted({entry.bucket or "audio" for entry in index.entries})),
+        "fps": ", ".join(sorted({f"{entry.fps:g}" for entry in index.entries if entry.fps})),
+        "audio": "yes" if opened.samples.trains[1] else "no",
+        "keyframe_mark": "no" if settings.official else "yes",
+        "dataset_fingerprint": index.fingerprint,
+        "trained_with": "ltx2 train lora",
+    }
+    video = opened.objective.video
+    if video is not None and video.references:
+        space, time = index.reference
+        # Always written for an IC-LoRA: without them inference would scale its reference otherwise.
+        facts |= {
+            "reference_downscale_factor": space,
+            "reference_spatial_scale_factor": space,
+            "reference_temporal_scale_factor": time,
+        }
+    return {name: str(value) for name, value in facts.items()}
+
+
+def _check_index(index: Index, networks: Components, folder: Path) -> None:
+    """Raise ValueError if a dataset was encoded by other networks, or a source changed since."""
+    digests = networks.digests()
+    for name, made in index.models.items():
+        # The text encoder is needed for previews only, so it may be missing here.
+        if name in digests and digests[name] != made:
+            raise ValueError(
+                f"{folder} was encoded by another {name} than that of these model files: run ltx2 dataset "
+                "again with the same --checkpoint"
+            )
+    changed = index.changed()
+    if changed:
+        raise ValueError(f"{'; '.join(changed[:5])}: run ltx2 dataset again")

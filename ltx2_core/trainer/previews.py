@@ -1,0 +1,77 @@
+"""Previews of a run, made by the pipeline of the product: each equals a later ``ltx2 generate --lora``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..run.pipeline import LTX2Pipeline
+from ..run.request import Request
+from ..tiny import embedded_set
+from .open_run import Opened
+
+_LITERALS = {"true": True, "false": False}
+
+
+class Previews:
+    """Makes a clip for each prompt with the LoRA of a step; prompt and seed are the same every time."""
+
+    def __init__(self, opened: Opened) -> None:
+        """Check prompts and options before anything is trained; raises ValueError."""
+        self.opened = opened
+        settings = opened.settings
+        self.options = parse_options(settings.preview_options)
+        pipeline = self._pipeline(None)
+        for number, prompt in enumerate(settings.preview_prompts):
+            pipeline.check(pipeline.resolve(self._request(prompt, number)))
+
+    def __call__(self, step: int, lora: Path | None) -> None:
+        """Save the previews of ``step``, with the file ``lora``, or without one."""
+        settings, files = self.opened.settings, self.opened.files
+        pipeline = self._pipeline(lora)
+        for number, prompt in enumerate(settings.preview_prompts):
+            path = files.preview(step, number + 1)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pipeline(self._request(prompt, number)).save(path)
+
+    def _pipeline(self, lora: Path | None) -> LTX2Pipeline:
+        settings = self.opened.settings
+        loras: Sequence[Path] = () if lora is None else (lora,)
+        networks = self.opened.networks
+        if not settings.checkpoints:
+            tiny = embedded_set()
+            files: dict[str, Any] = {"text_encoder": tiny.text_encoder, "upscaler": tiny.upsampler}
+            return LTX2Pipeline(tiny.checkpoint, loras=loras, device=networks.device, **files)
+        return LTX2Pipeline(
+            *settings.checkpoints,
+            text_encoder=settings.text_encoder or None,
+            loras=loras,
+            device=networks.device,
+        )
+
+    def _request(self, prompt: str, number: int) -> Request:
+        seed = self.opened.settings.preview_seed + number
+        return Request(prompt=prompt).changed(seed=seed, **self.options)
+
+
+def parse_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Read options of previews, ``KEY=VALUE``; raises ValueError for anything else."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ValueError(f"preview_options {text!r} is not KEY=VALUE, such as width=512")
+        options[name.replace("-", "_")] = _value(value)
+    return options
+
+
+def _value(text: str) -> Any:
+    if text.lower() in _LITERALS:
+        return _LITERALS[text.lower()]
+    for number in (int, float):
+        try:
+            return number(text)
+        except ValueError:
+            continue
+    return text

@@ -1,0 +1,77 @@
+"""The report about a dataset before anything is encoded: what will be trained, and what looks wrong."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from ..storage.identity import identity
+from .captions import has_trigger
+from .dataset import DatasetOptions, Plan
+
+SHORT_CAPTION = 10
+"""Captions of fewer words describe too little: what is not described is learnt with the subject."""
+
+_MOST = 10
+
+
+def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
+    """Lines of the report: clips by bucket, seconds, frame rates, audio, and warnings with their place."""
+    clips = plan.clips
+    counts = Counter(clip.name for clip in clips)
+    total = sum(clip.seconds for clip in clips)
+    yield f"{len(clips)} clips of {len(plan.rows)} entries, {total:.1f} s"
+    for name, count in sorted(counts.items()):
+        seconds = sum(clip.seconds for clip in clips if clip.name == name)
+        yield f"  {name:16} {count:5} clips  {seconds:8.1f} s"
+    rates = Counter(f"{clip.source.fps:.6g}" for clip in clips if clip.bucket is not None)
+    if rates:
+        own = "" if options.fps is None else f", resampled to {options.fps:g}"
+        yield "fps: " + ", ".join(f"{rate} ({n})" for rate, n in sorted(rates.items())) + own
+    heard = sum(clip.audio_s is not None for clip in clips)
+    yield f"audio: {heard} of {len(clips)} clips" + (
+        "" if heard == len(clips) else "; the others train the video alone, with no audio stream"
+    )
+    yield from _listed("skipped", plan.skipped)
+    yield from _listed("without audio", [c.row.where for c in clips if c.bucket and c.audio_s is None])
+    if options.trigger:
+        lacking = [
+            row.where for row in plan.rows for text in row.captions if not has_trigger(text, options.trigger)
+        ]
+        yield from _listed(f"captions without {options.trigger!r}, which is put in front", lacking)
+    short = [
+        row.where for row in plan.rows if any(len(text.split()) < SHORT_CAPTION for text in row.captions)
+    ]
+    yield from _listed(f"captions of fewer than {SHORT_CAPTION} words", short)
+    yield from _listed(
+        "enlarged, which blurs", [f"{c.row.where}: x{c.enlarged:.2f}" for c in clips if c.enlarged > 1.01]
+    )
+    yield from _listed(
+        "more than a quarter of the frame cut away",
+        [f"{c.row.where}: {c.cropped:.0%}" for c in clips if c.cropped > 0.25],
+    )
+    yield from _listed("equal files", _duplicates(plan))
+
+
+def _listed(what: str, places: list[str] | tuple[str, ...]) -> Iterator[str]:
+    """A heading with the number of places, then the first ten of them; nothing if there are none."""
+    if not places:
+        return
+    yield f"{what}: {len(places)}"
+    yield from (f"  {place}" for place in places[:_MOST])
+    if len(places) > _MOST:
+        yield f"  ... and {len(places) - _MOST} more"
+
+
+def _duplicates(plan: Plan) -> list[str]:
+    """Entries whose main file has the same content as an earlier one."""
+    first: dict[str, str] = {}
+    texts = []
+    for row in plan.rows:
+        main = row.video or row.audio
+        assert main is not None
+        key = identity([main])
+        if key in first:
+            texts.append(f"{row.where}: the same as {first[key]}")
+        first.setdefault(key, row.where)
+    return texts

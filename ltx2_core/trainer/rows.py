@@ -1,0 +1,225 @@
+"""What a dataset lists: media files and their captions, from a folder or from a csv, json or jsonl file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VIDEOS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".gif"})
+IMAGES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
+AUDIO = frozenset({".wav", ".mp3", ".flac", ".ogg", ".aac", ".m4a"})
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "caption": ("caption", "prompt", "text"),
+    "video": ("video", "media_path", "image"),
+    "audio": ("audio", "input_audio"),
+    "reference_video": ("reference_video", "ref_media_path", "in_context_videos"),
+    "reference_audio": ("reference_audio",),
+    "video_mask": ("video_mask",),
+}
+"""What a column holds -> its names, the first one preferred. Other columns are ignored."""
+
+_MOST_ERRORS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One entry of a dataset.
+
+    ``where`` is the place that errors name: file and line, or the media file of a folder. ``video`` may be an
+    image. ``captions`` are alternatives, one of which is drawn in each step.
+    """
+
+    where: str
+    captions: tuple[str, ...]
+    video: Path | None = None
+    audio: Path | None = None
+    reference_video: Path | None = None
+    reference_audio: Path | None = None
+    video_mask: Path | None = None
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """The media files of this entry, by the name of their column."""
+        named = {name: getattr(self, name) for name in COLUMNS if name != "caption"}
+        return {name: path for name, path in named.items() if path is not None}
+
+
+def read_rows(source: Path, *, caption_ext: str = ".txt", caption_column: str | None = None) -> list[Row]:
+    """Read all entries of a dataset: a folder of media files, or a csv, json or jsonl file.
+
+    In a folder the caption of ``clip.mp4`` is in ``clip.txt`` (``caption_ext``), where blank lines separate
+    alternatives; ``clip.wav`` next to it replaces its audio. Folders ``reference_video``, ``reference_audio``
+    and ``video_mask`` in it hold files of the same names. Paths in a file are relative to it;
+    ``caption_column`` names the column of captions, None takes the usual ones.
+
+    Raises ValueError that lists every problem by file and line: missing files and captions, files that are
+    used twice, columns that are not there.
+    """
+    if source.is_dir():
+        found = list(_of_folder(source, caption_ext))
+    elif source.suffix.lower() in (".csv", ".json", ".jsonl"):
+        found = list(_of_file(source, caption_column))
+    elif source.exists():
+        raise ValueError(f"{source} is no dataset: give a folder of media, or a csv, json or jsonl file")
+    else:
+        raise FileNotFoundError(f"no dataset at {source}")
+    errors = [text for text in found if isinstance(text, str)]
+    rows = [row for row in found if isinstance(row, Row)]
+    errors += _repeated(rows)
+    if errors:
+        more = f"\n... and {len(errors) - _MOST_ERRORS} more" if len(errors) > _MOST_ERRORS else ""
+        raise ValueError("\n".join(errors[:_MOST_ERRORS]) + more)
+    if not rows:
+        raise ValueError(f"{source} holds no media: videos, images or audio files with a caption each")
+    return rows
+
+
+def column_roles(columns: Iterable[str]) -> dict[str, str]:
+    """What each column holds -> the name it has in this file; unknown columns are left out."""
+    present = set(columns)
+    roles = {role: next((n for n in names if n in present), None) for role, names in COLUMNS.items()}
+    return {role: name for role, name in roles.items() if name is not None}
+
+
+def paragraphs(text: str) -> tuple[str, ...]:
+    """The captions in the text of a caption file: its paragraphs, with lines joined by spaces."""
+    blocks: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.strip():
+            blocks[-1].append(line.strip())
+        elif blocks[-1]:
+            blocks.append([])
+    return tuple(" ".join(block) for block in blocks if block)
+
+
+def _of_folder(folder: Path, caption_ext: str) -> Iterator[Row | str]:
+    """Entries of a folder, and sentences about what is wrong."""
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    known = VIDEOS | IMAGES | AUDIO
+    media: dict[str, list[Path]] = {}
+    for path in files:
+        if path.suffix.lower() in known:
+            media.setdefault(path.stem, []).append(path)
+    for stem, paths in media.items():
+        pictures = [path for path in paths if path.suffix.lower() not in AUDIO]
+        sounds = [path for path in paths if path.suffix.lower() in AUDIO]
+        if len(pictures) > 1 or len(sounds) > 1:
+            twice = pictures if len(pictures) > 1 else sounds
+            yield f"{twice[0]}: {twice[1].name} has the same name, so their captions cannot be told apart"
+            continue
+        caption = folder / f"{stem}{caption_ext}"
+        if not caption.is_file():
+            yield f"{(pictures or sounds)[0]}: there is no caption {caption.name} next to it"
+            continue
+        captions = paragraphs(caption.read_text(encoding="utf-8", errors="replace"))
+        if not captions:
+            yield f"{caption}: the caption is empty"
+            continue
+        names = ("reference_video", "reference_audio", "video_mask")
+        beside = {name: _media_of(folder / name, stem) for name in names}
+        yield Row(
+            where=str((pictures or sounds)[0]),
+            captions=captions,
+            video=pictures[0] if pictures else None,
+            audio=sounds[0] if sounds else None,
+            **beside,
+        )
+
+
+def _media_of(folder: Path, stem: str) -> Path | None:
+    """The media file in ``folder`` that is called ``stem``; None if there is none."""
+    if not folder.is_dir():
+        return None
+    known = VIDEOS | IMAGES | AUDIO
+    # Compared and not globbed: names may hold brackets.
+    found = sorted(p for p in folder.iterdir() if p.stem == stem and p.suffix.lower() in known)
+    return found[0] if found else None
+
+
+def _of_file(file: Path, caption_column: str | None) -> Iterator[Row | str]:
+    """Entries of a csv, json or jsonl file, and sentences about what is wrong."""
+    for line, entry in _entries(file):
+        where = f"{file}:{line}"
+        if isinstance(entry, str):
+            yield f"{where}: {entry}"
+            continue
+        roles = column_roles(entry)
+        if caption_column is not None:
+            roles["caption"] = caption_column
+        yield from _row(where, file.parent, {role: entry.get(name) for role, name in roles.items()})
+
+
+def _row(where: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Row | str]:
+    """The entry of one line, or sentences about what is wrong with it; ``values`` are by role."""
+    raw = values.get("caption")
+    captions = tuple(str(one).strip() for one in (raw if isinstance(raw, list) else [raw]) if one)
+    problems = [] if captions and all(captions) else ["the caption is missing (column caption or prompt)"]
+    paths: dict[str, Path] = {}
+    for role, value in values.items():
+        if role == "caption" or not value:
+            continue
+        # DiffSynth writes a list even for a single reference.
+        names = value if isinstance(value, list) else [value]
+        if len(names) != 1 or not isinstance(names[0], str):
+            problems.append(f"{role} must be one path, not {value!r}")
+            continue
+        paths[role] = folder / names[0]
+        if not paths[role].is_file():
+            problems.append(f"{role}: no file at {paths[role]}")
+    if not problems and "video" not in paths and "audio" not in paths:
+        problems.append("there is neither a video nor audio (columns video, media_path, image or audio)")
+    if problems:
+        yield from (f"{where}: {problem}" for problem in problems)
+    else:
+        yield Row(where=where, captions=captions, **paths)
+
+
+def _entries(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
+    """The objects of a file with their line (json: number in the list); a text says what is wrong."""
+    text = file.read_text(encoding="utf-8-sig", errors="replace")
+    if file.suffix.lower() == ".csv":
+        reader = csv.DictReader(text.splitlines())
+        for row in reader:
+            yield reader.line_num, row
+        return
+    if file.suffix.lower() == ".jsonl":
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield number, _object(line)
+        return
+    try:
+        whole = json.loads(text)
+    except json.JSONDecodeError as error:
+        yield error.lineno, f"it is not JSON: {error.msg}"
+        return
+    if not isinstance(whole, list):
+        yield 1, "it must be a list of objects, one for each clip"
+        return
+    for number, entry in enumerate(whole, start=1):
+        yield number, entry if isinstance(entry, dict) else f"entry {number} is no object"
+
+
+def _object(line: str) -> Mapping[str, Any] | str:
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        return f"it is not JSON: {error.msg}"
+    return value if isinstance(value, dict) else "it must be an object"
+
+
+def _repeated(rows: Sequence[Row]) -> list[str]:
+    """Sentences about media files that several entries use."""
+    first: dict[Path, str] = {}
+    texts = []
+    for row in rows:
+        main = row.video or row.audio
+        assert main is not None
+        if main.resolve() in first:
+            texts.append(f"{row.where}: {main.name} is used already by {first[main.resolve()]}")
+        first.setdefault(main.resolve(), row.where)
+    return texts

@@ -1,0 +1,91 @@
+"""The files of a LoRA run: its settings, log, state, and the LoRAs that it saves."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..media.atomic import replacing
+from ..storage.files import read_object
+
+RUN, LOG, STATE, FINAL = "run.json", "log.jsonl", "state.safetensors", "lora.safetensors"
+
+
+class RunFiles:
+    """The folder of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def state(self) -> Path:
+        return self.folder / STATE
+
+    @property
+    def final(self) -> Path:
+        """The LoRA at the end of the run."""
+        return self.folder / FINAL
+
+    def lora(self, step: int) -> Path:
+        """The LoRA that is saved after ``step`` steps."""
+        return self.folder / "checkpoints" / f"lora_step_{step:06d}.safetensors"
+
+    def preview(self, step: int, number: int) -> Path:
+        """The clip of prompt ``number``, from 1 on, after ``step`` steps."""
+        return self.folder / "previews" / f"step_{step:06d}_{number}.mp4"
+
+    def begin(self, lasting: Mapping[str, Any]) -> None:
+        """Write the settings that change the weights, or compare them with those of the run that is resumed.
+
+        Raises ValueError that names what differs.
+        """
+        path = self.folder / RUN
+        if path.is_file() and self.state.is_file():
+            before = read_object(path)
+            differing = sorted(n for n in {*before, *lasting} if before.get(n) != lasting.get(n))
+            if differing:
+                told = ", ".join(f"{n} was {before.get(n)!r}, is {lasting.get(n)!r}" for n in differing)
+                raise ValueError(
+                    f"{self.folder} holds another run: {told}. Use another output_dir, or delete that folder"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(lasting, indent=1), encoding="utf-8")
+        (self.folder / LOG).unlink(missing_ok=True)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Append one line to the log."""
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def cut_log(self, step: int) -> None:
+        """Drop lines of steps after ``step``, which a resumed run does again."""
+        path = self.folder / LOG
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            try:
+                values = json.loads(line)
+            except json.JSONDecodeError:
+                # The last line of a run that was killed may be cut.
+                continue
+            if values["step"] <= step:
+                kept.append(line)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(kept), encoding="utf-8")
+
+    def forget_old(self, keep: int) -> None:
+        """Delete all but the last ``keep`` saved LoRAs; 0 keeps all. The final one is never deleted."""
+        saved = sorted(self.lora(0).parent.glob("lora_step_*.safetensors"), key=_step)
+        for path in saved[:-keep] if keep else []:
+            path.unlink()
+
+
+def _step(path: Path) -> int:
+    found = re.search(r"(\d+)$", path.stem)
+    return int(found[1]) if found else 0

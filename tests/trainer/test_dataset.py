@@ -1,0 +1,178 @@
+"""Datasets: what is read, how it is cut, what is cached and when it is encoded again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
+
+from ltx2_core.cli.main import main
+from ltx2_core.run.codecs import Codecs
+from ltx2_core.trainer.buckets import latent_mask, parse_buckets
+from ltx2_core.trainer.cache import Index, stale_files
+from ltx2_core.trainer.captions import clean_caption, with_trigger
+from ltx2_core.trainer.dataset import encode_dataset, plan_dataset
+from ltx2_core.trainer.media_clips import plan_clips, probe, read_frames, read_sound
+from ltx2_core.trainer.report import report
+from ltx2_core.trainer.rows import paragraphs, read_rows
+
+from .conftest import OPTIONS
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_a_file_lists_the_same_clips_whatever_its_kind(folder, tmp_path, kind) -> None:
+    rows = [{"video": str(folder / "loud.mp4"), "caption": "a fox", "seed": "3"}]
+    text = {
+        "csv": "video,caption,seed\n" + ",".join(rows[0].values()),
+        "json": json.dumps(rows),
+        "jsonl": json.dumps(rows[0]) + "\n",
+    }[kind]
+    (tmp_path / f"d.{kind}").write_text(text)
+    (row,) = read_rows(tmp_path / f"d.{kind}")
+    assert (row.video, row.captions, row.audio) == (folder / "loud.mp4", ("a fox",), None)
+
+
+def test_every_problem_of_a_dataset_is_named_by_file_and_line(folder, tmp_path) -> None:
+    loud = str(folder / "loud.mp4")
+    entries = [
+        {"video": "gone.mp4", "caption": "a"},
+        {"video": loud, "caption": ""},
+        {"video": loud, "prompt": "b"},
+        {"media_path": loud, "prompt": "c"},
+        {"caption": "d"},
+    ]
+    file = tmp_path / "d.jsonl"
+    file.write_text("\n".join([*map(json.dumps, entries), "{"]))
+    with pytest.raises(ValueError, match="no file at") as error:
+        read_rows(file)
+    lines = str(error.value).splitlines()
+    for line, text in [
+        (1, "no file"),
+        (2, "caption is missing"),
+        (4, "used already"),
+        (5, "neither"),
+        (6, "JSON"),
+    ]:
+        assert any(f"d.jsonl:{line}: " in found and text in found for found in lines), (line, lines)
+
+
+def test_a_folder_without_a_caption_and_a_folder_without_media_are_refused(tmp_path, folder) -> None:
+    with pytest.raises(ValueError, match="holds no media"):
+        read_rows(tmp_path)
+    shutil.copy(folder / "loud.mp4", tmp_path)
+    with pytest.raises(ValueError, match=r"no caption loud\.txt"):
+        read_rows(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_rows(tmp_path / "nowhere")
+
+
+def test_captions_are_paragraphs_with_the_trigger_once() -> None:
+    assert paragraphs("a fox\nruns\n\n\na bear\n") == ("a fox runs", "a bear")
+    assert with_trigger("a fox", "zorb ") == "zorb a fox"
+    assert with_trigger("a zorb fox", "zorb") == "a zorb fox"
+    assert with_trigger("zorbs", "zorb") == "zorb zorbs"
+    assert clean_caption(" This clip depicts snow ") == "snow"
+    assert clean_caption("A fox. The video shows it.") == "A fox. The video shows it."
+
+
+def test_a_clip_is_cut_by_time_and_its_audio_is_as_long_as_its_frames(folder) -> None:
+    row = next(row for row in read_rows(folder) if row.video.stem == "loud")
+    source = probe(row)
+    assert (source.width, source.height, source.frames) == (96, 64, 12)
+    (own,) = plan_clips(row, source, parse_buckets("64x64x9"))
+    (slow,) = plan_clips(row, source, parse_buckets("64x64x1;64x64x9"), fps=12.5)
+    assert (own.bucket.frames, slow.bucket.frames, slow.fps) == (9, 1, 12.5)
+    frames = read_frames(own)
+    assert frames.shape == (9, 3, 64, 64)
+    brightness = frames.mean(dim=(1, 2, 3))
+    assert (brightness.diff() > 0.05).all()
+    waveform, rate = read_sound(own)
+    assert waveform.shape[1] == int(9 / 25 * rate)
+    assert len(plan_clips(row, source, parse_buckets("64x64x1"), chunks=True)) == 12
+    (half,) = plan_clips(row, source, parse_buckets("64x64x1"), chunks=True)[6:7]
+    torch.testing.assert_close(read_frames(half)[0].mean(), brightness[6], atol=0.02, rtol=0)
+
+
+def test_a_mask_keeps_its_first_frame_apart() -> None:
+    frames = torch.zeros(9, 1, 32, 64)
+    frames[0, :, :, :32] = 1
+    assert latent_mask(frames).tolist() == [[[1, 0]], [[0, 0]]]
+    assert latent_mask(frames, official=True).tolist() == [[[1, 0]], [[0, 0]]]
+    frames = frames.roll(8, dims=0)
+    assert latent_mask(frames).tolist() == [[[0, 0]], [[1, 0]]]
+
+
+@pytest.mark.parametrize("text", ["64x64", "60x64x9", "64x64x8", "0x64x9", "axbxc"])
+def test_a_bucket_off_the_grid_is_refused(text) -> None:
+    with pytest.raises(ValueError, match="bucket"):
+        parse_buckets(text)
+
+
+def test_the_report_names_what_looks_wrong(folder) -> None:
+    lines = "\n".join(report(plan_dataset(read_rows(folder), OPTIONS), OPTIONS))
+    for text in ("64x64x9", "audio: 1 of 2", "mute.mp4", "captions without 'zorb'", "cut away: 2"):
+        assert text in lines
+    with pytest.raises(ValueError, match=r"mute\.mp4: it has no audio, and audio is required"):
+        plan_dataset(read_rows(folder), replace(OPTIONS, audio="required"))
+    with pytest.raises(ValueError, match="12 frames are fewer"):
+        plan_dataset(read_rows(folder), replace(OPTIONS, buckets=parse_buckets("64x64x17")))
+    with pytest.raises(ValueError, match="divided by reference_downscale=3"):
+        plan_dataset(read_rows(folder), replace(OPTIONS, downscale=3))
+
+
+def test_encoded_clips_have_their_streams_and_are_encoded_once(cache, folder, networks, tmp_path) -> None:
+    index = Index.load(cache)
+    loud, mute = index.entries
+    tensors = load_file(cache / loud.file)
+    assert {name: tuple(t.shape) for name, t in tensors.items()} == {
+        "video": (128, 2, 2, 2),
+        "audio": (8, 9, 16),
+    }
+    assert set(load_file(cache / mute.file)) == {"video"}
+    assert (loud.captions[0], len(loud.texts)) == ("zorb a red circle bounces", 2)
+    plan, codecs = plan_dataset(read_rows(folder), OPTIONS), Codecs(networks)
+    assert encode_dataset(codecs, plan, OPTIONS, cache)[1] == 0
+    # An entry that was cut short is encoded again, alone.
+    out = tmp_path / "again"
+    shutil.copytree(cache, out)
+    os.truncate(out / mute.file, 100)
+    assert encode_dataset(codecs, plan, OPTIONS, out)[1] == 1
+    # Another cut gives other files; the old ones are noticed.
+    other = replace(OPTIONS, buckets=parse_buckets("32x32x9"))
+    changed, made = encode_dataset(codecs, plan_dataset(read_rows(folder), other), other, out)
+    assert made == 2
+    assert {path.name for path in stale_files(out, changed)} == {loud.file[6:], mute.file[6:]}
+
+
+def test_a_source_that_changed_is_noticed(cache, folder) -> None:
+    index = Index.load(cache)
+    assert index.changed() == []
+    status = (folder / "loud.mp4").stat()
+    os.utime(folder / "loud.mp4", ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    try:
+        assert index.changed() == [f"{folder / 'loud.mp4'}: loud.mp4 changed since it was encoded"]
+    finally:
+        os.utime(folder / "loud.mp4", ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_the_command_checks_without_models_and_needs_a_folder_to_encode(folder) -> None:
+    runner = CliRunner()
+    done = runner.invoke(main, ["dataset", str(folder), "--check", "--buckets", "64x64x9"])
+    assert (done.exit_code, "2 clips of 2 entries" in done.output) == (0, True)
+    assert runner.invoke(main, ["dataset", str(folder)]).exit_code == 2
+    done = runner.invoke(main, ["dataset", str(folder), "--check", "--buckets", "64x64"])
+    assert (done.exit_code, "WIDTHxHEIGHTxFRAMES" in done.output) == (2, True)
+
+
+def test_the_command_prints_each_problem_on_a_line(tmp_path) -> None:
+    (tmp_path / "d.csv").write_text("video,caption\ngone.mp4,a\nalso.mp4,b\n")
+    done = CliRunner().invoke(main, ["dataset", str(tmp_path / "d.csv"), "--check"])
+    assert done.exit_code == 2
+    lines = done.output.splitlines()
+    assert ["d.csv:2: " in lines[0], "d.csv:3: " in lines[1], "listed above" in lines[2]] == [True] * 3

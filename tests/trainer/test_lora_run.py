@@ -1,0 +1,254 @@
+"""A LoRA run: resumed bit for bit, saved in the official layout, shown by the pipeline of the product."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ltx2_core.loading import open_lora
+from ltx2_core.run.codecs import Codecs
+from ltx2_core.run.pipeline import LTX2Pipeline
+from ltx2_core.trainer.buckets import parse_buckets
+from ltx2_core.trainer.cache import Index
+from ltx2_core.trainer.dataset import DatasetOptions, encode_dataset, plan_dataset
+from ltx2_core.trainer.lora_run import train_lora
+from ltx2_core.trainer.open_run import open_run
+from ltx2_core.trainer.previews import Previews
+from ltx2_core.trainer.rows import read_rows
+from ltx2_core.trainer.run_files import RunFiles
+from ltx2_core.trainer.samples import Samples
+from ltx2_core.trainer.settings import LoraSettings
+from ltx2_core.training.objective.objective import objective_of
+
+from .conftest import write_clip
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def settings(cache, tmp_path) -> LoraSettings:
+    return LoraSettings(
+        dataset=str(cache),
+        output_dir=str(tmp_path / "run"),
+        device="cpu",
+        rank=2,
+        alpha=4.0,
+        steps=3,
+        save_every=1,
+        validation_every=0,
+        learning_rate=1e-2,
+        gradient_checkpointing=False,
+        save_precision="float32",
+        targets=(r"regex:blocks\.0\..*attn.*to_q$",),
+    )
+
+
+def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(settings, tmp_path) -> None:
+    whole = train_lora(open_run(settings))
+    other = replace(settings, output_dir=str(tmp_path / "other"), keep_last=1)
+    train_lora(open_run(other), stop_at=1)
+    # A run that was killed may have logged a step that it did not save.
+    with (tmp_path / "other" / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "loss": 0}\n{"step": 3, "lo')
+    resumed = train_lora(open_run(other))
+    check_equal(whole, resumed)
+    first, second = (path.with_name("log.jsonl").read_text() for path in (whole, resumed))
+    assert first == second
+    lines = [json.loads(line) for line in first.splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    # One of the two clips is silent.
+    assert ["audio_loss" in line for line in lines].count(True) in (1, 2)
+    assert [path.name for path in whole.parent.glob("checkpoints/*")].__len__() == 3
+    assert [path.name for path in resumed.parent.glob("checkpoints/*")] == ["lora_step_000003.safetensors"]
+    # The dataset may have moved, but not changed.
+    moved = tmp_path / "moved"
+    shutil.copytree(settings.dataset, moved)
+    check_equal(whole, train_lora(open_run(replace(settings, dataset=str(moved)))))
+    index = Index.load(moved)
+    replace(index, entries=index.entries[:1]).save(moved)
+    with pytest.raises(ValueError, match="holds another run: dataset_digest was"):
+        train_lora(open_run(replace(settings, dataset=str(moved))))
+    with pytest.raises(ValueError, match=r"holds another run: rank was 2, is 4"):
+        train_lora(open_run(replace(settings, rank=4)))
+    check_saved(whole)
+
+
+def check_equal(one: Path, other: Path) -> None:
+    """Two files have the same tensors, bit for bit, and the same metadata (whose order in a file varies)."""
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    with safe_open(one, "pt") as a, safe_open(other, "pt") as b:
+        assert a.metadata() == b.metadata()
+
+
+def check_saved(path: Path) -> None:
+    """The file is an official LoRA with alpha folded in, and says what it was trained on."""
+    opened = open_lora(path)
+    assert len(opened.layers) == 6
+    with safe_open(path, "pt") as file:
+        facts, names = file.metadata(), list(file.keys())
+    assert all(re.match(r"diffusion_model\.transformer_blocks\.0\..*lora_[AB]\.weight", n) for n in names)
+    expected = {"rank": "2", "alpha": "4", "trigger": "zorb", "steps": "3", "audio": "yes", "task": "t2v"}
+    assert expected.items() <= facts.items()
+    assert facts["buckets"] == "64x64x9"
+    assert any(tensor.any() for name, tensor in load_file(path).items() if "lora_B" in name)
+
+
+def test_batches_are_of_one_size_and_follow_from_the_seed(cache) -> None:
+    index = Index.load(cache)
+
+    def drawn(seed: int) -> list[str]:
+        samples = Samples(cache, index, objective_of("t2v"), seed=seed, batch_size=2)
+        assert (samples.per_epoch, samples.audio_share) == (2, 0.5)
+        return [samples.batch(n, torch.Generator().manual_seed(n)).names[0] for n in range(8)]
+
+    assert drawn(0) == drawn(0)
+    assert {len(set(drawn(0)[n : n + 2])) for n in (0, 2, 4, 6)} == {2}
+    assert any(drawn(seed) != drawn(0) for seed in range(1, 5))
+    samples = Samples(cache, index, objective_of("a2v"))
+    assert len(samples.left_out) == 1
+    empty = Samples(cache, index, objective_of("t2v"), caption_dropout=1.0)
+    text = load_file(cache / index.empty_text)["video"]
+    assert torch.equal(empty.batch(0, torch.Generator()).clips.context.video[0], text)
+
+
+def test_clips_without_audio_train_no_layer_of_the_audio(settings, cache, tmp_path) -> None:
+    index = Index.load(cache)
+    silent = tmp_path / "silent"
+    silent.mkdir()
+    for name in ("clips", "texts"):
+        (silent / name).symlink_to(cache / name)
+    replace(index, entries=index.entries[1:]).save(silent)
+    quiet = replace(settings, dataset=str(silent), steps=1, targets=("regex:blocks\\.0\\..*to_q$",))
+    names = load_file(train_lora(open_run(quiet))).keys()
+    assert names
+    assert not any("audio" in name for name in names)
+    with pytest.raises(ValueError, match="none of these layers takes part"):
+        train_lora(open_run(replace(quiet, targets=("audio",), output_dir=str(tmp_path / "no"))))
+
+
+def test_a_dataset_of_other_networks_is_refused(settings, cache, tmp_path) -> None:
+    other = tmp_path / "other_cache"
+    other.mkdir()
+    replace(Index.load(cache), models={"video encoder": "0" * 32}).save(other)
+    with pytest.raises(ValueError, match="encoded by another video encoder"):
+        open_run(replace(settings, dataset=str(other)))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clip(settings, cache, tmp_path) -> None:
+    index = Index.load(cache)
+    broken = tmp_path / "broken"
+    (broken / "clips").mkdir(parents=True)
+    (broken / "texts").symlink_to(cache / "texts")
+    for entry in index.entries:
+        tensors = load_file(cache / entry.file)
+        save_file({name: tensor * float("nan") for name, tensor in tensors.items()}, broken / entry.file)
+    index.save(broken)
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1, with .*\.mp4"):
+        train_lora(open_run(replace(settings, dataset=str(broken))))
+
+
+def test_old_loras_are_deleted_and_the_final_one_never(tmp_path) -> None:
+    files = RunFiles(tmp_path)
+    for step in (2, 10, 4):
+        files.lora(step).parent.mkdir(exist_ok=True)
+        files.lora(step).touch()
+    files.final.touch()
+    files.forget_old(0)
+    assert len(list(tmp_path.glob("checkpoints/*"))) == 3
+    files.forget_old(1)
+    assert [path.name for path in tmp_path.glob("checkpoints/*")] == ["lora_step_000010.safetensors"]
+    assert files.final.exists()
+
+
+def test_init_lora_continues_from_a_file_with_the_same_layers(settings, tmp_path) -> None:
+    first = train_lora(open_run(replace(settings, steps=1)))
+    again = replace(settings, output_dir=str(tmp_path / "b"), steps=1, init_lora=str(first))
+    second = train_lora(open_run(replace(again, learning_rate=1e-12)))
+    before, after = load_file(first), load_file(second)
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, rtol=1e-6, atol=1e-9)
+    with pytest.raises(ValueError, match=r"has no layer .* of rank 3"):
+        train_lora(open_run(replace(again, rank=3, output_dir=str(tmp_path / "c"))))
+
+
+def test_autocast_in_bfloat16_has_nearly_the_loss_of_float32(settings, tmp_path) -> None:
+    found = []
+    for precision in ("no", "bf16"):
+        one = replace(settings, output_dir=str(tmp_path / precision), steps=1, mixed_precision=precision)
+        train_lora(open_run(one))
+        found.append(json.loads((tmp_path / precision / "log.jsonl").read_text())["loss"])
+    assert found[1] == pytest.approx(found[0], rel=0.03)
+    assert found[0] != found[1]
+
+
+def test_an_ic_lora_names_the_scale_of_its_references_and_its_reader_finds_it(
+    settings, networks, tmp_path
+) -> None:
+    clips = tmp_path / "pairs"
+    (clips / "reference_video").mkdir(parents=True)
+    for path in (clips / "a.mp4", clips / "reference_video" / "a.mp4"):
+        write_clip(path, frames=18, audio=False)
+    (clips / "a.txt").write_text("a red circle")
+    options = DatasetOptions(buckets=parse_buckets("64x64x17"), downscale=2, temporal=2)
+    out = tmp_path / "pairs_cache"
+    index, _ = encode_dataset(Codecs(networks), plan_dataset(read_rows(clips), options), options, out)
+    tensors = load_file(out / index.entries[0].file)
+    assert tensors["reference_video"].shape == (128, 2, 1, 1)
+    run = replace(settings, dataset=str(out), task="v2v", steps=1)
+    opened = open_lora(train_lora(open_run(run)))
+    assert opened.is_ic_lora
+    assert opened.reference_downscale_factor == 2
+    assert opened.reference_temporal_scale_factor == 2
+
+
+@pytest.mark.slow
+def test_a_preview_equals_a_later_generation_with_the_saved_lora(settings) -> None:
+    options = ("width=64", "height=64", "num_frames=9", "steps=2")
+    shown = replace(settings, steps=1, preview_prompts=("a red circle",), preview_options=options)
+    opened = open_run(shown)
+    path = train_lora(opened, on_save=Previews(opened))
+    assert opened.files.preview(0, 1).is_file()
+    pipeline = LTX2Pipeline.embedded(loras=[path], device="cpu")
+    clip = pipeline("a red circle", seed=0, width=64, height=64, num_frames=9, steps=2)
+    again = path.with_name("again.mp4")
+    clip.save(again)
+    from ltx2_core.media import read_video
+
+    preview = opened.files.preview(1, 1)
+    assert torch.equal(read_video(preview).read(), read_video(again).read())
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_at_any_point_ends_with_the_same_weights(settings, tmp_path) -> None:
+    whole = train_lora(open_run(settings))
+    out = tmp_path / "killed"
+    command = [
+        *(sys.executable, "-m", "ltx2_core.cli.main", "train", "lora", "-q", "--no-gradient-checkpointing"),
+        *("--dataset", settings.dataset, "--output-dir", str(out), "--device", "cpu", "--rank", "2"),
+        *("--alpha", "4", "--steps", "3", "--save-every", "1", "--validation-every", "0"),
+        *("--learning-rate", "0.01", "--save-precision", "float32", "--targets", settings.targets[0]),
+    ]
+    log = out / "log.jsonl"
+    for lines in (1, 2, 3):
+        process = subprocess.Popen(command, cwd=ROOT)
+        while process.poll() is None:
+            if log.is_file() and len(log.read_text().splitlines()) >= lines:
+                process.send_signal(signal.SIGKILL)
+            time.sleep(0.01)
+        process.wait()
+    subprocess.run(command, cwd=ROOT, check=True)
+    check_equal(whole, out / "lora.safetensors")

@@ -1,0 +1,84 @@
+"""Settings of a LoRA run: from a file, from options, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from ltx2_core.cli.main import main
+from ltx2_core.trainer.previews import parse_options
+from ltx2_core.trainer.settings import LoraSettings, read_settings
+
+toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="toml needs Python 3.11")
+
+
+@toml
+def test_options_replace_the_keys_of_a_file_and_paths_are_relative_to_it(tmp_path) -> None:
+    file = tmp_path / "run.toml"
+    file.write_text('dataset = "cache"\nrank = 8\nalpha = 4\nconditions = ["first_frame:0.5"]\n')
+    settings = read_settings(file, {"rank": 16})
+    assert (settings.rank, settings.lora_alpha, settings.conditions) == (16, 4.0, ("first_frame:0.5",))
+    assert settings.dataset == str(tmp_path / "cache")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ({"rnak": 8}, "there is no key 'rnak': did you mean rank"),
+        ({"network_dim": 8}, "network_dim is called rank here"),
+        ({"rank": "8"}, "rank='8' must be a whole number"),
+        ({"rank": True}, "rank=True must be a whole number"),
+        ({"rank": 0}, "rank=0 must be from 1 to 4096"),
+        ({"learning_rate": "fast"}, "must be a number"),
+        ({"learning_rate": 0}, "learning_rate must be above 0"),
+        ({"schedule": "lineer"}, "must be one of constant, linear"),
+        ({"conditions": [1]}, "conditions must be a list of texts"),
+        ({"official": 1}, "must be true or false"),
+        ({"dataset": ""}, "dataset is missing"),
+        ({"sigma_std": float("nan")}, "at least 0"),
+        (["rank"], "must hold keys and values"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_refused_in_words(tmp_path, text, message) -> None:
+    file = tmp_path / "run.json"
+    values = {"dataset": "cache", **text} if isinstance(text, dict) else text
+    file.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        read_settings(file, {})
+
+
+def test_every_setting_is_an_option_with_a_help() -> None:
+    done = CliRunner().invoke(main, ["train", "lora", "--help"])
+    assert done.exit_code == 0
+    for name in LoraSettings.__dataclass_fields__:
+        assert f"--{name.replace('_', '-')}" in done.output
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--rank 4", "dataset is missing"),
+        ("--dataset nowhere", "no encoded dataset"),
+        ("--dataset . --rank 0", "rank=0"),
+        ("--config gone.toml", "no configuration at gone.toml"),
+    ],
+)
+def test_a_run_that_cannot_start_ends_with_one_line(tmp_path, monkeypatch, line, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["train", "lora", *line.split()])
+    assert done.exit_code == 2
+    assert message in done.output
+
+
+def test_options_of_previews_are_numbers_words_and_switches() -> None:
+    assert parse_options(["width=64", "cfg=1.5", "stage-two=false", "sampler=euler"]) == {
+        "width": 64,
+        "cfg": 1.5,
+        "stage_two": False,
+        "sampler": "euler",
+    }
+    with pytest.raises(ValueError, match="KEY=VALUE"):
+        parse_options(["width"])
