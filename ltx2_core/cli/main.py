@@ -36,6 +36,7 @@ SUBCOMMANDS = {
         "Write a tiny random model set to try and test.",
     ),
     "models": ("ltx2_core.cli.models:models", "Copy the embedded model set into ComfyUI's model folders."),
+    "serve": ("ltx2_core.cli.serve:serve", "Serve models over HTTP, with a queue that survives a restart."),
     "train": ("ltx2_core.cli.train:train", "Train models, such as the tiny LTX-2 that ships."),
     "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),
 }

@@ -79,18 +79,19 @@ class StateFolder:
         """Bytes of the results of a job."""
         return sum(_size(path) for path in self._of(job_id))
 
-    def remove_orphans(self, ids: set[str]) -> None:
-        """Remove the files of all jobs whose id is not in ``ids``, such as those of a POST that was killed.
+    def remove_orphans(self, *, unfinished: set[str], succeeded: set[str]) -> None:
+        """Remove what a process that was killed has left behind; called before a worker starts.
 
-        Unfinished ``.part`` files are removed too. It is called before a worker starts.
+        ``unfinished`` are the ids of jobs that wait, whose work is preserved, and ``succeeded`` those of jobs
+        whose results are. Unfinished ``.part`` files are removed.
         """
         for path in self._work.iterdir():
-            if path.name not in ids:
+            if path.name not in unfinished:
                 shutil.rmtree(path, ignore_errors=True)
         for path in list(self.results.iterdir()):
             if path.name.endswith(".part"):
                 path.unlink(missing_ok=True)
-            elif (job_id := path.name.split("_output_")[0]) not in ids:
+            elif (job_id := path.name.split("_output_")[0]) not in unfinished | succeeded:
                 self.remove(job_id)
 
     def _of(self, job_id: str) -> Iterator[Path]:

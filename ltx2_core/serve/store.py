@@ -147,7 +147,10 @@ class JobStore:
     def jobs(
         self, *, states: Sequence[State] = tuple(State), before: int | None = None, most: int = 100
     ) -> list[Job]:
-        """At most ``most`` jobs in any of ``states``, the newest first; below the number ``before`` if named."""
+        """At most ``most`` jobs in any of ``states``, the newest first.
+
+        ``before`` is the number of a job: only older ones are returned; None returns the newest.
+        """
         marks = ", ".join("?" * len(states))
         with self._lock:
             rows = self._db.execute(
@@ -156,10 +159,12 @@ class JobStore:
             ).fetchall()
         return [_job(row) for row in rows]
 
-    def ids(self) -> set[str]:
-        """The ids of all jobs."""
+    def ids(self, *states: State) -> set[str]:
+        """The ids of all jobs in any of ``states``."""
+        marks = ", ".join("?" * len(states))
         with self._lock:
-            return {row["id"] for row in self._db.execute("SELECT id FROM jobs")}
+            rows = self._db.execute(f"SELECT id FROM jobs WHERE state IN ({marks})", states).fetchall()
+        return {row["id"] for row in rows}
 
     def ended(self) -> list[tuple[str, float]]:
         """(id, time of its end) of all jobs that have ended, the one that ended first in front."""

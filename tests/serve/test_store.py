@@ -228,7 +228,7 @@ def test_results_expire_by_size_the_oldest_first(store, tmp_path):
     made = [finished(store, folder, 100) for _ in range(4)]
     waiting = store.add("job", {}).id
     assert expire(store, folder, age_s=3600, most_bytes=250) == made[:2]
-    assert store.ids() == {*made[2:], waiting}
+    assert store.ids(*State) == {*made[2:], waiting}
     assert sorted(path.name for path in folder.results.iterdir()) == sorted(
         f"{job_id}_output_0.mp4" for job_id in made[2:]
     )
@@ -248,6 +248,6 @@ def test_files_of_no_job_are_removed_at_a_start(store, tmp_path):
     folder.work("unknown")
     (folder.results / "unknown_output_0.mp4").write_bytes(b"clip")
     (folder.results / f".{job_id}_out-1a2b.part").write_bytes(b"half a clip")
-    folder.remove_orphans(store.ids())
+    folder.remove_orphans(unfinished=set(), succeeded={job_id})
     assert [path.name for path in folder.results.iterdir()] == [f"{job_id}_output_0.mp4"]
     assert not any((folder.path / "work").iterdir())

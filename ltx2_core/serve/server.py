@@ -1,0 +1,107 @@
+"""Runs the service under uvicorn, and drains it when the process is told to end."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from ipaddress import ip_address
+from types import FrameType
+
+import uvicorn
+
+from ..storage.private import locked, private_folder
+from .app import application
+from .events import Streams
+from .service import Service, Settings
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_CLOSE_S = 5
+"""Seconds that connections have to end after the last job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where the server listens, and who may ask.
+
+    ``token`` must come with each request; None asks for none. ``hosts`` are further names by which clients
+    address the server. ``drain_s`` is how many seconds a running job has to end after SIGTERM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    hosts: tuple[str, ...] = ()
+    drain_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an address that other machines reach, without a token."""
+        if self.token is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"host={self.host} is reached by other machines: name a --token-file, or listen on 127.0.0.1 "
+                "behind a proxy"
+            )
+
+    def names(self) -> tuple[str, ...]:
+        """The names that a client may address the server by; an empty tuple is any name."""
+        # With a token a page of another site has nothing to gain from a name of its own.
+        return () if self.token is not None else (*LOOPBACK_NAMES, self.host.lower(), *self.hosts)
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that at SIGTERM or Ctrl+C takes no new jobs, and ends when the running one has ended.
+
+    Status and results are answered until then. A second signal puts the running job back to the queue.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, streams: Streams, *, drain_s: float) -> None:
+        super().__init__(config)
+        self._service, self._streams, self._drain_s = service, streams, drain_s
+        self._drain: threading.Thread | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 what a handler is called with
+        if self._drain is not None:
+            self._service.worker.halt()
+            return
+        self._drain = threading.Thread(target=self._drained, name="ltx2 drain", daemon=True)
+        self._drain.start()
+
+    def _drained(self) -> None:
+        self._service.drain(self._drain_s)
+        self._streams.closing = True
+        self.should_exit = True
+
+
+def serve(settings: Settings, address: Address) -> None:
+    """Serve until the process is told to end. The main thread must call it.
+
+    Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
+    """
+    with locked(private_folder(settings.state.resolve())):
+        service = Service(settings)
+        app = application(service, token=address.token, hosts=address.names())
+        config = uvicorn.Config(
+            app,
+            host=address.host,
+            port=address.port,
+            log_level="info",
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSE_S,
+            # A proxy may set these headers, and so may any client.
+            proxy_headers=False,
+        )
+        server = DrainingServer(config, service, app.state.streams, drain_s=address.drain_s)
+        service.start()
+        try:
+            server.run()
+        finally:
+            service.drain(0)
+            service.close()
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
