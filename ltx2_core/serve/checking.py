@@ -24,18 +24,16 @@ def check_size(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
 
     Only headers of model files are read. Raises ValueError for sizes and lengths that cannot be planned.
     """
-    work = 0.0
     with checkers.lock:
         pipeline = checkers.pipeline(spec.model)
-        for clip in spec.clips:
-            request = clip.whole_request()
-            stages = pipeline.stages(request)
-            work += work_of(stages)
-            budget = pipeline.networks.max_memory
+        planned = [pipeline.stages(clip.whole_request()) for clip in spec.clips]
+        # Before the plans, which take longer the larger a clip is.
+        _check_work(sum(map(work_of, planned)), limits)
+        budget = pipeline.networks.max_memory
+        for stages in planned:
             plan = None if budget is None else pipeline.plan(stages, budget)
             if plan is not None and not plan.fits:
                 raise TooLarge(plan.shortage)
-    _check_work(work, limits)
 
 
 def check_job(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:

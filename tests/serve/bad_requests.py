@@ -135,7 +135,7 @@ JOB_ROWS = (
     asked("steps and sigmas", "sigmas", steps=3, sigmas=[1.0, 0.5]),
     asked("an unknown sampler", "sampler", sampler="magic"),
     asked("a seed above 64 bits", "seed", seed=2**70),
-    asked("two stages of a size for one", "64", width=96, stages=2),
+    asked("two stages of a size for one", "64", width=96, stages=2, snap="error"),
     asked("too much work", "width x height", width=4096, height=4096, num_frames=1001, steps=150),
     asked("a missing image", "no file 'none.png'", image="none.png"),
     asked("an image outside of the folders", "no file", image="../state/jobs.sqlite"),
@@ -157,7 +157,9 @@ JOB_ROWS = (
     ),
     job("a LoRA outside of the folders", "no file", loras=[{"path": "../a.safetensors"}]),
     job("a LoRA that is none", "text.safetensors", loras=[{"path": "text.safetensors"}]),
-    job("a source that is none", "cannot read", command="extend", source="text.png", arguments={"frames": 8}),
+    job(
+        "a source that is none", "cannot decode", command="extend", source="text.png", arguments={"frames": 8}
+    ),
     raw("no JSON", 422, b"{"),
     raw("deep JSON", 400, b'{"model":' + b"[" * 100_000),
     raw("an infinite number", 422, b'{"model": "ltx2", "request": {"prompt": "a", "cfg": 1e999}}'),
