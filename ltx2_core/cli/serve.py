@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,7 +107,7 @@ def serve(**options: Any) -> None:
 
     Without --models it serves the tiny set of the package. Needs the optional packages of the extra "serve".
     """
-    missing = [name for name in _PACKAGES if find_spec(name) is None]
+    missing = [name for name in _PACKAGES if not _is_installed(name)]
     if missing:
         raise click.ClickException(
             f'ltx2 serve needs {", ".join(missing)}: pip install "comfyui-ltx2[serve]"'
@@ -119,6 +119,14 @@ def serve(**options: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:  %(message)s")
     address = _address(options)
     run(_settings(options), address)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        import_module(package)
+    except ImportError:
+        return False
+    return True
 
 
 def _address(options: dict[str, Any]) -> Address:
