@@ -48,9 +48,8 @@ def check_job(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
         for clip in spec.clips:
             _check_file(clip)
             pipeline.set_loras(clip.loras)
-            work += _work(pipeline, clip)
-            # Before the next clip is read, whose inputs may be large.
-            _check_work(work, limits)
+            work += _work(pipeline, clip, limits)
+        _check_work(work, limits)
 
 
 def work_of(stages: Sequence[Stage]) -> float:
@@ -63,9 +62,12 @@ def work_of(stages: Sequence[Stage]) -> float:
     )
 
 
-def _work(pipeline: LTX2Pipeline, clip: ClipSpec) -> float:
+def _work(pipeline: LTX2Pipeline, clip: ClipSpec, limits: Limits) -> float:
+    """The pixels x frames x steps of a clip, all of which is checked."""
     if clip.command == "generate":
         request = clip.whole_request()
+        # Before the inputs are read and memory is planned, which takes longer the larger a clip is.
+        _check_work(work_of(pipeline.stages(request)), limits)
         return work_of(pipeline.check(request))
     if clip.command == "long":
         prompts, how, fields = clip.long()

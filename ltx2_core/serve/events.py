@@ -52,7 +52,9 @@ async def _events(service: Service, job_id: str, streams: Streams) -> AsyncItera
     try:
         before: JsonObject | None = None
         quiet_s = 0.0
-        while not streams.closing:
+        while True:
+            # Asked before the job is: a server that ends has one last look at it.
+            closing = streams.closing
             try:
                 job = await run_in_threadpool(job_of, service, job_id)
             except ApiError:
@@ -65,7 +67,7 @@ async def _events(service: Service, job_id: str, streams: Streams) -> AsyncItera
             elif quiet_s >= _QUIET_S:
                 quiet_s = 0.0
                 yield ": still here\n\n"
-            if job.state.ended:
+            if job.state.ended or closing:
                 return
             await asyncio.sleep(_EVERY_S)
             quiet_s += _EVERY_S

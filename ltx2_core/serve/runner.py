@@ -78,9 +78,9 @@ class Runner:
                 pipeline.set_loras(clip.loras)
                 loading_s += time.monotonic() - since
                 making = _Making(self.folder, pipeline, tracker, job.id, index)
-                outcome = making.make(clip, len(spec.clips))
-                self.meters.add(dict(outcome["seconds"]))
-                self.folder.record_clip(job.id, index, dict(outcome))
+                outcome, seconds = making.make(clip, len(spec.clips))
+                self.folder.record_clip(job.id, index, outcome)
+                self.meters.add(seconds)
             clips.append(dict(outcome))
         return {
             "clips": clips,
@@ -99,8 +99,11 @@ class _Making:
     job_id: str
     index: int
 
-    def make(self, clip: ClipSpec, clips: int) -> JsonObject:
-        """Sample, decode and write the clip; returns its size, length, seed, file and seconds of work."""
+    def make(self, clip: ClipSpec, clips: int) -> tuple[JsonObject, dict[str, float]]:
+        """Sample, decode and write the clip; returns what it is (size, length, seed, file and so on).
+
+        The second value are the seconds of work by part, such as "sampling".
+        """
         path = self.folder.result(self.job_id, self.index, clip.suffix)
         before = self.pipeline.networks.clock.seconds()
         began = time.monotonic()
@@ -115,7 +118,8 @@ class _Making:
         after = self.pipeline.networks.clock.seconds()
         seconds = {part: round(after[part] - before.get(part, 0.0), 3) for part in after}
         total = round(time.monotonic() - began, 3)
-        return {**made, "file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
+        about = {"file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
+        return {**made, **about}, seconds
 
     def _parts(self, clip: ClipSpec) -> tuple[Part, ...]:
         if clip.command != "long":

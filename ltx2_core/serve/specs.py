@@ -44,8 +44,8 @@ class ClipSpec:
 
     def whole_request(self) -> Request:
         """The request of the clip, or for an edit that of the parts that the source does not decide."""
-        fixed: Mapping[str, Any] = FIXED.get(self.command, {})  # type: ignore[call-overload]
-        fields: dict[str, Any] = {**self.fields(), **fixed}
+        fixed: Mapping[str, Mapping[str, Any]] = {**FIXED}
+        fields: dict[str, Any] = {**self.fields(), **fixed.get(self.command, {})}
         return Request(**fields)
 
     def edit(self, callbacks: Mapping[str, Any] | None = None) -> EditTask:

@@ -127,10 +127,11 @@ def results(settings):
     return found
 
 
-pytest_posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 
 
-@pytest_posix
+@posix
+@pytest.mark.slow
 def test_a_service_that_is_killed_while_it_writes_decodes_again_and_samples_nothing_again(settings, tmp_path):
     from kill_points import run
 
@@ -144,7 +145,7 @@ def test_a_service_that_is_killed_while_it_writes_decodes_again_and_samples_noth
     assert results(settings) == {job: (State.SUCCEEDED, [f"{job}_output_0.mp4"])}
 
 
-@pytest_posix
+@posix
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
 def test_a_service_that_is_killed_anywhere_makes_each_clip_once_and_the_same(settings, tmp_path, share):
