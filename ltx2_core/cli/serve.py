@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from ..serve.server import Address
     from ..serve.service import Settings
 
+UNUSABLE: Final = 70
+"""Exit code if the GPU cannot be used any more, after which a supervisor should start the server again."""
 _PACKAGES: Final = ("fastapi", "uvicorn", "python_multipart")
 _FILE, _FOLDER = PathType(path_type=Path, dir_okay=False), PathType(path_type=Path, file_okay=False)
 
@@ -118,7 +121,8 @@ def serve(**options: Any) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:  %(message)s")
     address = _address(options)
-    run(_settings(options), address)
+    if not run(_settings(options), address):
+        sys.exit(UNUSABLE)
 
 
 def _is_installed(package: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
@@ -13,6 +14,7 @@ from .events import Streams, event_router
 from .guard import Guard
 from .job_routes import job_router
 from .metrics import metrics
+from .routing import CHECKS
 from .seed_routes import seed_router
 from .service import Service
 
@@ -27,6 +29,7 @@ def application(service: Service, *, token: str | None = None, hosts: Sequence[s
     """
     app = FastAPI(title="LTX-2", version=__version__)
     app.state.service, app.state.streams = service, Streams()
+    app.state.checks = CapacityLimiter(CHECKS)
     app.include_router(seed_router())
     app.include_router(job_router())
     app.include_router(event_router())

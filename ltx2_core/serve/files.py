@@ -75,9 +75,13 @@ class StateFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def size(self, job_id: str) -> int:
-        """Bytes of the results of a job."""
-        return sum(_size(path) for path in self._of(job_id))
+    def sizes(self) -> dict[str, int]:
+        """Id of each job with results -> their bytes."""
+        found: dict[str, int] = {}
+        for path in self.results.iterdir():
+            job_id = path.name.split("_output_")[0]
+            found[job_id] = found.get(job_id, 0) + _size(path)
+        return found
 
     def remove_orphans(self, *, unfinished: set[str], succeeded: set[str]) -> None:
         """Remove what a process that was killed has left behind; called before a worker starts.
@@ -105,7 +109,7 @@ def expire(store: JobStore, folder: StateFolder, *, age_s: float, most_bytes: in
     ago are removed too. Returns the ids of the jobs that were removed.
     """
     oldest = time.time() - age_s
-    sizes = {job_id: folder.size(job_id) for job_id, _ in store.ended()}
+    sizes = folder.sizes()
     total, removed = sum(sizes.values()), list[str]()
     for job_id, finished in store.ended():
         if finished >= oldest and total <= most_bytes:

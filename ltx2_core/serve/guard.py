@@ -74,6 +74,10 @@ class Guard:
             return ApiError(
                 403, "HOST_NOT_ALLOWED", "this server is not addressed by that name: see --allowed-host"
             )
+        # A page of another site may send forms to this one, without reading the answers.
+        origin = headers.get("origin")
+        if self._hosts and origin is not None and _host_of(origin.partition("://")[2]) not in self._hosts:
+            return ApiError(403, "ORIGIN_NOT_ALLOWED", "pages of other sites may not use this server")
         if self._token is not None and path not in OPEN_PATHS:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             # In equal time for all tokens, so that none can be guessed sign by sign.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from functools import partial
 from typing import Annotated, Final
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from .answers import ApiError, Json, iso
 from .checking import check_job
 from .job_request import JobRequest, spec_of
 from .roots import UPLOADS
-from .routing import added, service_of
+from .routing import added, checked, service_of
 from .service import Service
 from .store import Job, State
 
@@ -55,8 +56,12 @@ def described(service: Service, job: Job) -> JsonObject:
     }
 
 
-def create(body: JobRequest, request: Request) -> Json:
+async def create(body: JobRequest, request: Request) -> Json:
     """Queue a job. Everything that can be checked before a network is loaded is checked first."""
+    return await checked(request, partial(_queued, body, request))
+
+
+def _queued(body: JobRequest, request: Request) -> Json:
     service = service_of(request)
     if body.model not in service.settings.models:
         known = [*service.settings.models]

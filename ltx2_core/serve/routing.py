@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final
+
+from anyio import to_thread
 from starlette.requests import Request
 
 from ..storage.files import JsonObject
-from .answers import ApiError
+from .answers import ApiError, Json
 from .service import Draining, Service
 from .store import Job, QueueFull
 
@@ -15,6 +19,18 @@ def service_of(request: Request) -> Service:
     service = request.app.state.service
     assert isinstance(service, Service)
     return service
+
+
+CHECKS: Final = 4
+"""How many requests are checked at the same time; others wait without a thread of their own."""
+
+
+async def checked(request: Request, work: Callable[[], Json]) -> Json:
+    """Return ``work()``, which checks and queues a job, from a thread.
+
+    Few at a time: reading inputs takes long, and the threads that answer for states must not wait for it.
+    """
+    return await to_thread.run_sync(work, limiter=request.app.state.checks)
 
 
 def added(service: Service, kind: str, spec: JsonObject, *, job_id: str | None = None) -> Job:

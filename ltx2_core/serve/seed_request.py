@@ -9,9 +9,9 @@ import base64
 import binascii
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from ..run.request import Request
 from ..sampling.guidance import Guidance, StreamGuidance
@@ -55,6 +55,14 @@ class PromptItem(BaseModel):
     ctrl_img_1: str | None = None
     ctrl_img_2: str | None = None
     ctrl_img_3: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, values: Any) -> Any:
+        """Leave out values of null, for which clients mean the default; a prompt is never null."""
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None or name == "prompt"}
 
     def control_images(self) -> list[str]:
         """The control images: the numbered ones, or else ``ctrl_img``."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from uuid import uuid4
 
 from fastapi import APIRouter
@@ -11,7 +12,7 @@ from starlette.requests import Request
 from ..storage.files import JsonObject
 from .answers import ApiError, Json, iso
 from .checking import TooLarge, check_size
-from .routing import added, service_of
+from .routing import added, checked, service_of
 from .seed_request import DIVISOR, FPS, FRAMES, GUIDANCE, STEPS, InferenceRequest, checked_lora, job_of
 from .store import Job, State
 
@@ -51,8 +52,12 @@ def models(request: Request) -> Json:
     )
 
 
-def inference(body: InferenceRequest, request: Request) -> Json:
+async def inference(body: InferenceRequest, request: Request) -> Json:
     """Queue a clip for each prompt; answers at once."""
+    return await checked(request, partial(_queued, body, request))
+
+
+def _queued(body: InferenceRequest, request: Request) -> Json:
     service = service_of(request)
     lora = checked_lora(body, service.settings.models, service.roots)
     job_id = str(uuid4())

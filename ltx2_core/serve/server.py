@@ -57,6 +57,8 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._service, self._streams, self._drain_s = service, streams, drain_s
         self._drain: threading.Thread | None = None
+        self.worker_failed = False
+        """Whether the worker ended while the server was not told to."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 what a handler is called with
         if self._drain is not None:
@@ -65,15 +67,27 @@ class DrainingServer(uvicorn.Server):
         self._drain = threading.Thread(target=self._drained, name="ltx2 drain", daemon=True)
         self._drain.start()
 
+    def end_with_worker(self) -> None:
+        """Wait for the end of the worker; if the server was not told to end, end it too."""
+        self._service.worker.join()
+        if not self._service.draining.is_set():
+            self.worker_failed = True
+            self._service.draining.set()
+            self._end()
+
     def _drained(self) -> None:
         self._service.drain(self._drain_s)
+        self._end()
+
+    def _end(self) -> None:
         self._streams.closing = True
         self.should_exit = True
 
 
-def serve(settings: Settings, address: Address) -> None:
+def serve(settings: Settings, address: Address) -> bool:
     """Serve until the process is told to end. The main thread must call it.
 
+    Returns False if it ended by itself, because the worker cannot go on: another process should be started.
     Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
     """
     with locked(private_folder(settings.state.resolve())):
@@ -91,11 +105,13 @@ def serve(settings: Settings, address: Address) -> None:
         )
         server = DrainingServer(config, service, app.state.streams, drain_s=address.drain_s)
         service.start()
+        threading.Thread(target=server.end_with_worker, name="ltx2 watch", daemon=True).start()
         try:
             server.run()
         finally:
             service.drain(0)
             service.close()
+        return not server.worker_failed
 
 
 def _is_loopback(host: str) -> bool:

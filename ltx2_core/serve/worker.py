@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..out_of_memory import is_out_of_memory
 from ..run.progress import Stopped
 from ..storage.files import JsonObject
 from .files import StateFolder, expire
@@ -37,7 +38,11 @@ class Keeping:
 
 
 class Worker(threading.Thread):
-    """Runs the queued jobs of ``store`` by ``runner`` and writes their progress on ``board``."""
+    """Runs the queued jobs of ``store`` by ``runner`` and writes their progress on ``board``.
+
+    The thread ends by itself after an error that leaves the GPU unusable, with ``broken`` True: the jobs
+    behind it wait for another process.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class Worker(threading.Thread):
         super().__init__(name="ltx2 worker", daemon=True)
         self._store, self._folder, self._runner, self._board = store, folder, runner, board
         self._keeping = keeping
+        self.broken = False
         self._wake = threading.Event()
         self._draining, self._halted = threading.Event(), threading.Event()
 
@@ -69,7 +75,7 @@ class Worker(threading.Thread):
 
     def run(self) -> None:
         next_expiry = 0.0
-        while not self._draining.is_set():
+        while not self._draining.is_set() and not self.broken:
             self._wake.clear()
             try:
                 if time.monotonic() >= next_expiry:
@@ -107,6 +113,7 @@ class Worker(threading.Thread):
         # Whatever one job raises, the next one has to run.
         except Exception as error:  # noqa: BLE001
             _log.warning("job %s failed", job.id, exc_info=not isinstance(error, ValueError | OSError))
+            self.broken = leaves_device_unusable(error)
             text = str(error) or type(error).__name__
             self._end(job, lambda: self._store.fail(job.id, text))
         else:
@@ -146,3 +153,13 @@ class Worker(threading.Thread):
         else:
             self._folder.remove(job.id)
         _log.info("job %s ended", job.id)
+
+
+def leaves_device_unusable(error: BaseException) -> bool:
+    """Whether every later call of the GPU in this process will fail too, as after an illegal memory access.
+
+    Running out of memory is no such error.
+    """
+    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
+        return False
+    return "CUDA error" in str(error)

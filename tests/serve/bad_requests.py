@@ -173,6 +173,13 @@ JOB_ROWS = (
     Bad("no such route", 404, None, "GET", "/v1/nothing"),
     Bad("another method", 405, None, "PUT", "/v1/jobs"),
     Bad("an upload without a file", 422, None, "POST", "/v1/files"),
+    Bad(
+        "a form of another site",
+        403,
+        "ORIGIN_NOT_ALLOWED",
+        path="/v1/files",
+        send={"files": {"file": ("a.png", b"x")}, "headers": {"origin": "https://evil.example"}},
+    ),
     Bad("another host", 403, "HOST_NOT_ALLOWED", "GET", "/v1/jobs", {"headers": {"host": "evil.example"}}),
     Bad(
         "a body that is too large",

@@ -74,6 +74,11 @@ def test_a_trigger_word_takes_the_place_of_its_mark_but_not_in_the_negative_prom
     assert (clip.request["prompt"], clip.request["negative_prompt"]) == (text, "[trigger]")
 
 
+def test_null_is_the_default_of_a_field():
+    names = ("neg", "width", "height", "sample_steps", "guidance_scale", "seed", "num_frames", "fps")
+    assert fields(**dict.fromkeys(names)).settings() == fields().settings()
+
+
 def test_a_guidance_scale_of_at_most_one_is_no_guidance():
     assert fields(guidance_scale=0.5).guidance == fields(guidance_scale=0).guidance == Guidance()
 

@@ -13,8 +13,11 @@ from ltx2_core.cli.repeat import settings_of
 from ltx2_core.media import read_video
 from ltx2_core.run.execution import Execution
 from ltx2_core.serve.files import StateFolder
+from ltx2_core.serve.models import ModelPool
+from ltx2_core.serve.runner import Runner
 from ltx2_core.serve.service import Service
 from ltx2_core.serve.store import JobStore, State
+from ltx2_core.serve.worker import Worker, leaves_device_unusable
 
 from .conftest import SMALL, ended, spec, wait_for
 
@@ -77,6 +80,36 @@ def test_a_job_that_cannot_run_fails_with_the_error_of_the_library(service):
     service.start()
     assert ended(service, job.id).error == "this server no longer has the model 'gone'"
     assert "missing.png" in ended(service, wrong.id).error
+
+
+@pytest.mark.parametrize(
+    ("error", "unusable"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDA error: as a user may write it"), False),
+    ],
+)
+def test_errors_after_which_a_gpu_is_unusable_are_told_from_others(error, unusable):
+    assert leaves_device_unusable(error) is unusable
+
+
+def test_jobs_behind_one_that_broke_the_gpu_wait_for_another_process(service):
+    class Broken(Runner):
+        def run(self, job, tracker):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    first, second = service.add("job", spec()), service.add("job", spec())
+    pool = ModelPool(service.settings.models, service.settings.execution)
+    runner = Broken(service.folder, pool)
+    worker = Worker(service.store, service.folder, runner, service.board, service.settings.keeping)
+    worker.start()
+    worker.join(timeout=60)
+    assert worker.broken
+    assert "device-side assert" in service.store.get(first.id).error
+    assert service.store.get(second.id).state is State.QUEUED
 
 
 def test_a_job_that_takes_too_long_fails(settings):
