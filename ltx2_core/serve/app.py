@@ -8,7 +8,6 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
-from ..version import __version__
 from .answers import ApiError, answer_error, answer_invalid
 from .events import Streams, event_router
 from .guard import Guard
@@ -27,7 +26,8 @@ def application(service: Service, *, token: str | None = None, hosts: Sequence[s
 
     ``token`` and ``hosts`` are those of :class:`Guard`.
     """
-    app = FastAPI(title="LTX-2", version=__version__)
+    # The version of the routes, which begin with it, and not that of the package.
+    app = FastAPI(title="LTX-2", version="1")
     app.state.service, app.state.streams = service, Streams()
     app.state.checks = CapacityLimiter(CHECKS)
     app.include_router(seed_router())

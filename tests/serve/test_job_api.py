@@ -6,9 +6,11 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ltx2_core.media import VideoWriter, read_audio, read_video
 from ltx2_core.run.request import Request
+from ltx2_core.serve.models import read_models
 from ltx2_core.serve.roots import OutsideRoots, Roots
 from ltx2_core.serve.service import Limits, Service
 from ltx2_core.serve.store import State
@@ -105,8 +107,6 @@ EDITS = {
     "extend": {"arguments": {"frames": 8}, "frames": 17},
     "retake": {"arguments": {"video": [[0.5, 1]]}, "frames": 9},
     "sound": {"frames": 9},
-    "hdr": {"frames": 9, "lora": True},
-    "dub": {"frames": 9, "lora": True},
 }
 
 
@@ -115,25 +115,48 @@ EDITS = {
 )
 def test_an_edit_of_a_source_runs_as_a_job(service, client, settings, command):
     edit = EDITS[command]
-    request = QUICK
-    if "lora" in edit:
-        lora = embedded_dir() / "loras" / "ltx2-tiny-edges-ic-lora.safetensors"
-        (settings.loras[0] / "ic.safetensors").write_bytes(lora.read_bytes())
-        # These edits have their own steps and stages.
-        request = {"prompt": "a red ball", "seed": 3}
     made = post(
         client,
         command=command,
-        request=request,
+        request=QUICK,
         source=source(settings.inputs[0]),
         arguments=edit.get("arguments", {}),
-        loras=[{"path": "ic.safetensors"}] if "lora" in edit else [],
     )
     service.start()
     done = ended(service, made["id"])
     assert done.state is State.SUCCEEDED, done.error
     clip = read_video(service.folder.results / done.outcome["clips"][0]["file"])
     assert clip.frame_count == done.outcome["clips"][0]["num_frames"] == edit["frames"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["dub", "hdr"])
+def test_an_edit_by_an_ic_lora_runs_as_a_job(tmp_path, command):
+    # The embedded set has such a LoRA.
+    service = Service(settings_in(tmp_path, read_models(None)))
+    (inputs,), (loras,) = service.settings.inputs, service.settings.loras
+    lora = embedded_dir() / "loras" / "ltx2-tiny-edges-ic-lora.safetensors"
+    metadata = {"reference_downscale_factor": "1", "hdr_transform": "true"}
+    save_file(load_file(lora), loras / "ic.safetensors", metadata)
+    with application_client(service) as client:
+        # These edits have their own steps and stages.
+        made = post(
+            client,
+            command=command,
+            request={"prompt": "a red ball", "seed": 3},
+            source=source(inputs),
+            loras=[{"path": "ic.safetensors"}],
+        )
+        service.start()
+        done = ended(service, made["id"])
+        assert done.state is State.SUCCEEDED, done.error
+        assert done.outcome["clips"][0]["num_frames"] == 9
+        # The images of an HDR clip stand beside its file, and go with it.
+        assert len(list(service.folder.results.iterdir())) == (2 if command == "hdr" else 1)
+        assert client.delete(f"/v1/jobs/{made['id']}").status_code == 204
+        assert not any(service.folder.results.iterdir())
+    service.drain(0)
+    service.close()
 
 
 @pytest.mark.slow
