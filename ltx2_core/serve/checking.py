@@ -26,7 +26,9 @@ def check_size(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
     """
     with checkers.lock:
         pipeline = checkers.pipeline(spec.model)
-        planned = [pipeline.stages(clip.whole_request()) for clip in spec.clips]
+        # A clip that will be refused takes no memory, and may not be planned at all.
+        made = [clip for clip in spec.clips if clip.refused is None]
+        planned = [pipeline.stages(clip.whole_request()) for clip in made]
         # Before the plans, which take longer the larger a clip is.
         _check_work(sum(map(work_of, planned)), limits)
         budget = pipeline.networks.max_memory
@@ -47,7 +49,7 @@ def check_job(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
         pipeline = checkers.pipeline(spec.model)
         for clip in spec.clips:
             _check_file(clip)
-            pipeline.set_loras(clip.loras)
+            pipeline.set_loras(clip.loras, stage2_loras=clip.stage2_loras)
             work += _work(pipeline, clip, limits)
         _check_work(work, limits)
 

@@ -30,7 +30,8 @@ _IDS_FOR_TRIAL: Final = ("ltx2", "ltx2.3", TINY)
 class ServedModel:
     """A model of the service: its id, the name of its weights, and its files.
 
-    ``embedded`` says that it is the tiny set of the package, whatever its id.
+    ``distilled_lora`` is used in the second stage of videos of the resolution "High", which need an
+    ``upscaler`` too. ``embedded`` says that it is the tiny set of the package, whatever its id.
     """
 
     id: str
@@ -39,6 +40,7 @@ class ServedModel:
     text_encoder: Path | None = None
     upscaler: Path | None = None
     video_decoder: Path | None = None
+    distilled_lora: Path | None = None
     embedded: bool = False
 
     def open(self, execution: Execution) -> LTX2Pipeline:
@@ -57,6 +59,7 @@ class _Files(BaseModel, extra="forbid"):
     text_encoder: str | None = None
     upscaler: str | None = None
     video_decoder: str | None = None
+    distilled_lora: str | None = None
     base_model: str | None = None
 
 
@@ -98,6 +101,7 @@ def _named(name: str, files: _Files, folder: Path) -> ServedModel:
         text_encoder=None if files.text_encoder is None else at(files.text_encoder),
         upscaler=None if files.upscaler is None else at(files.upscaler),
         video_decoder=None if files.video_decoder is None else at(files.video_decoder),
+        distilled_lora=None if files.distilled_lora is None else at(files.distilled_lora),
     )
 
 
@@ -109,6 +113,8 @@ def _tiny(name: str) -> ServedModel:
         checkpoints=(files.checkpoint,),
         text_encoder=files.text_encoder,
         upscaler=files.upsampler,
+        # In ai-toolkit-inference LTX-2.0 has no high resolution.
+        distilled_lora=None if name == "ltx2" else files.distilled,
         embedded=True,
     )
 
@@ -133,7 +139,7 @@ class ModelPool:
         """
         if model not in self._models:
             raise ValueError(f"this server no longer has the model {model!r}")
-        files = replace(self._models[model], id="")
+        files = _shared(self._models[model])
         if files not in self._open:
             while len(self._open) >= self._most:
                 # Before the new one is loaded, because both may not fit.
@@ -162,10 +168,15 @@ class Checkers:
 
     def pipeline(self, model: str) -> LTX2Pipeline:
         """The pipeline that checks requests for a model. The caller must hold ``lock``."""
-        files = replace(self.models[model], id="")
+        files = _shared(self.models[model])
         if files not in self._open:
             self._open[files] = files.open(self._execution)
         return self._open[files]
+
+
+def _shared(model: ServedModel) -> ServedModel:
+    """What the pipeline of a model depends on; ids and LoRAs of jobs are no part of it."""
+    return replace(model, id="", base_model="", distilled_lora=None)
 
 
 def device_memory(device: torch.device) -> int | None:

@@ -75,7 +75,7 @@ class Runner:
                     raise ValueError(clip.refused)
                 since = time.monotonic()
                 pipeline = self.pool.pipeline(spec.model)
-                pipeline.set_loras(clip.loras)
+                pipeline.set_loras(clip.loras, stage2_loras=clip.stage2_loras)
                 loading_s += time.monotonic() - since
                 making = _Making(self.folder, pipeline, tracker, job.id, index)
                 outcome, seconds = making.make(clip, len(spec.clips))

@@ -17,6 +17,7 @@ from ..run.request import Request
 from ..sampling.guidance import Guidance, StreamGuidance
 from ..text.prompt import TRIGGER
 from .answers import ApiError
+from .models import ServedModel
 from .roots import OutsideRoots, Roots
 from .specs import ClipSpec, JobSpec
 
@@ -25,7 +26,11 @@ STEPS, GUIDANCE, FRAMES, FPS = 25, 4.0, 41, 24
 """Defaults of LTX-2: sampling steps, guidance scale, frames, frames per second."""
 _SEED: Final = 42
 """The seed of the first prompt that names none; each further one has the next."""
-_HIGH: Final = "resolution 'High' is not supported by this server: leave it out, or ask for twice the size"
+_NO_HIGH: Final = "resolution 'High' is not supported by this model: leave it out, or ask for twice the size"
+_HIGH_SIGMAS: Final = (0.909375, 0.725, 0.421875)
+"""Noise levels of the three steps at twice the size."""
+_HIGH_STRENGTH: Final = 0.8
+"""Strength of the distilled LoRA in these steps."""
 
 
 class LoraItem(BaseModel):
@@ -116,21 +121,36 @@ def checked_lora(body: InferenceRequest, models: Collection[str], roots: Roots) 
     return str(path), strength
 
 
-def job_of(body: InferenceRequest, lora: tuple[str, float], folder: Path) -> JobSpec:
+def job_of(body: InferenceRequest, model: ServedModel, lora: tuple[str, float], folder: Path) -> JobSpec:
     """Make the job of a request; control images are written into ``folder``, the work of the job.
 
-    ``lora`` is what :func:`checked_lora` returned.
+    ``model`` is the one that it names, and ``lora`` what :func:`checked_lora` returned.
     """
-    clips = tuple(
-        ClipSpec(
-            command="generate",
-            request=dict(fields),
-            loras=(lora,),
-            refused=_HIGH if item.resolution == "High" else None,
-        )
+    clips = (
+        _clip(item, dict(fields), model, lora)
         for item, fields in zip(body.prompts, _requests(body, folder), strict=True)
     )
-    return JobSpec(model=body.model, clips=clips)
+    return JobSpec(model=body.model, clips=tuple(clips))
+
+
+def _clip(
+    item: PromptItem, fields: dict[str, object], model: ServedModel, lora: tuple[str, float]
+) -> ClipSpec:
+    if item.resolution != "High":
+        return ClipSpec(command="generate", request=fields, loras=(lora,))
+    if model.distilled_lora is None or model.upscaler is None:
+        return ClipSpec(command="generate", request=fields, loras=(lora,), refused=_NO_HIGH)
+    sizes = {name: getattr(item, name) // DIVISOR * DIVISOR * 2 for name in ("width", "height")}
+    # The audio is that of the first stage, which has the size that was asked for.
+    stages = {"stages": 2, "stage2_sigmas": list(_HIGH_SIGMAS), "stage2_sampler": "euler", "audio_stage": 1}
+    if "image" in fields:
+        stages["stage2_image_strength"] = 1.0
+    return ClipSpec(
+        command="generate",
+        request={**fields, **sizes, **stages},
+        loras=(lora,),
+        stage2_loras=((str(model.distilled_lora), _HIGH_STRENGTH),),
+    )
 
 
 def _requests(body: InferenceRequest, folder: Path) -> Iterator[dict[str, object]]:

@@ -62,7 +62,8 @@ def _queued(body: InferenceRequest, request: Request) -> Json:
     lora = checked_lora(body, service.settings.models, service.roots)
     job_id = str(uuid4())
     try:
-        spec = job_of(body, lora, service.folder.work(job_id))
+        model = service.settings.models[body.model]
+        spec = job_of(body, model, lora, service.folder.work(job_id))
         try:
             check_size(service.checkers, spec, service.settings.limits)
         except TooLarge as error:
@@ -122,7 +123,9 @@ def _outputs(job: Job, request: Request) -> JsonObject:
     assert job.outcome is not None
     videos = [
         {
-            **{name: clip[name] for name in ("format", "width", "height", "num_frames", "fps", "seed")},
+            **{name: clip[name] for name in ("format", "width", "height", "num_frames", "seed")},
+            # A whole number there.
+            "fps": round(clip["fps"]),
             "file_path": str(results / clip["file"]),
             # Not in the original, whose clients must share its disk.
             "file_url": f"{base}/v1/jobs/{job.id}/file?clip={index}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 from ..editing import EditTask, LongVideo
 from ..editing.task import FIXED, EditKind
@@ -15,7 +15,7 @@ from ..run.request_json import from_json
 from ..storage.files import JsonObject, ParsedJson
 
 Command: TypeAlias = Literal["generate", "long", "extend", "retake", "sound", "audio", "dub", "hdr"]
-COMMANDS: tuple[Command, ...] = get_args(Command)
+_LORAS = ("loras", "stage2_loras")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,9 +24,10 @@ class ClipSpec:
 
     ``command`` is that of ``ltx2`` that would make it; "audio" is ``ltx2 sound`` without a video. ``request``
     are the fields of its request that were stated, with a seed, and ``own`` the arguments that only this
-    command has. ``source`` is the video of an edit. ``loras`` are pairs (path, strength). ``suffix`` is the
-    kind of file, and ``encoding`` are its options. ``refused`` is the error with which the clip fails, for an
-    API that promises a job that fails in place of a refusal; None if it can be made.
+    command has. ``source`` is the video of an edit. ``loras`` are pairs (path, strength), ``stage2_loras``
+    those that are added in the second stage. ``suffix`` is the kind of file, and ``encoding`` are its
+    options. ``refused`` is the error with which the clip fails, for an API that promises a job that fails in
+    place of a refusal; None if it can be made.
     """
 
     command: Command
@@ -34,6 +35,7 @@ class ClipSpec:
     own: ParsedJson = field(default_factory=dict)
     source: str | None = None
     loras: tuple[tuple[str, float], ...] = ()
+    stage2_loras: tuple[tuple[str, float], ...] = ()
     suffix: str = "mp4"
     encoding: ParsedJson = field(default_factory=dict)
     refused: str | None = None
@@ -79,8 +81,10 @@ class JobSpec:
     @classmethod
     def of(cls, values: ParsedJson) -> JobSpec:
         """Read the JSON values of :meth:`json`."""
-        clips = tuple(
-            ClipSpec(**{**clip, "loras": tuple((path, strength) for path, strength in clip["loras"])})
-            for clip in values["clips"]
-        )
-        return cls(model=values["model"], clips=clips)
+        return cls(model=values["model"], clips=tuple(_clip(clip) for clip in values["clips"]))
+
+
+def _clip(values: ParsedJson) -> ClipSpec:
+    # JSON has lists in place of tuples.
+    loras = {name: tuple((path, strength) for path, strength in values.get(name, ())) for name in _LORAS}
+    return ClipSpec(**{**values, **loras})

@@ -14,14 +14,16 @@ from PIL import Image
 from ltx2_core.media import read_video
 from ltx2_core.run.execution import Execution
 from ltx2_core.sampling.guidance import Guidance, StreamGuidance
-from ltx2_core.serve.models import TINY, read_models
+from ltx2_core.serve.models import TINY, ServedModel, read_models
 from ltx2_core.serve.seed_request import InferenceRequest, job_of
 from ltx2_core.serve.service import Service
 from ltx2_core.serve.store import State
+from ltx2_core.tiny import embedded_dir
 
 from .conftest import application_client, ended, settings_in
 
 SMALL = {"width": 70, "height": 95, "num_frames": 14, "fps": 8, "sample_steps": 2, "guidance_scale": 1}
+PLAIN = ServedModel(id="ltx2", base_model="tiny", checkpoints=())
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def fields(**item):
     body = InferenceRequest.model_validate(
         {"model": "ltx2", "loras": [{"path": "x"}], "prompts": [{"prompt": "a ball", **item}]}
     )
-    return job_of(body, ("x", 1.0), None).clips[0].whole_request()
+    return job_of(body, PLAIN, ("x", 1.0), None).clips[0].whole_request()
 
 
 def test_what_is_left_out_has_the_defaults_of_the_original():
@@ -56,7 +58,7 @@ def test_what_is_left_out_has_the_defaults_of_the_original():
 def test_each_further_prompt_has_the_next_seed_and_minus_one_draws_one():
     prompts = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "c", "seed": 7}, {"prompt": "d", "seed": -1}]
     body = InferenceRequest.model_validate({"model": "ltx2", "loras": [{"path": "x"}], "prompts": prompts})
-    seeds = [clip.request["seed"] for clip in job_of(body, ("x", 1.0), None).clips]
+    seeds = [clip.request["seed"] for clip in job_of(body, PLAIN, ("x", 1.0), None).clips]
     assert seeds[:3] == [42, 43, 7]
     assert seeds[3] >= 0
 
@@ -70,7 +72,7 @@ def test_a_trigger_word_takes_the_place_of_its_mark_but_not_in_the_negative_prom
     body = InferenceRequest.model_validate(
         {"model": "ltx2", "loras": [{"path": "x"}], "prompts": [item], "trigger_word": top}
     )
-    (clip,) = job_of(body, ("x", 1.0), None).clips
+    (clip,) = job_of(body, PLAIN, ("x", 1.0), None).clips
     assert (clip.request["prompt"], clip.request["negative_prompt"]) == (text, "[trigger]")
 
 
@@ -146,7 +148,7 @@ def test_a_control_image_is_the_first_frame_stretched_by_lanczos(tmp_path):
         body = InferenceRequest.model_validate(
             {"model": "ltx2", "loras": [{"path": "x"}], "prompts": [{"prompt": "a", "ctrl_img_1": sent}]}
         )
-        (clip,) = job_of(body, ("x", 1.0), tmp_path).clips
+        (clip,) = job_of(body, PLAIN, ("x", 1.0), tmp_path).clips
         request = clip.whole_request()
         assert np.array_equal(np.asarray(Image.open(request.image)), np.asarray(image))
         assert (request.fit, request.image_crf, request.image_strength) == ("stretch", 0, 1.0)
@@ -166,6 +168,44 @@ def test_what_the_original_finds_late_makes_the_job_fail(service, client, lora, 
     answer = client.get(made["result_url"]).json()
     assert (answer["status"], answer["outputs"]) == ("failed", None)
     assert says in answer["error"]
+
+
+def test_a_high_resolution_is_twice_the_size_in_a_second_stage(tmp_path, tiny_set):
+    model = replace(read_models(None)["ltx2.3"], id="ltx2.3")
+    body = InferenceRequest.model_validate(
+        {
+            "model": "ltx2.3",
+            "loras": [{"path": "x"}],
+            "prompts": [{"prompt": "a", "width": 100, "height": 70, "resolution": "High"}],
+        }
+    )
+    (clip,) = job_of(body, model, ("x", 0.5), tmp_path).clips
+    request = clip.whole_request()
+    assert (request.width, request.height, request.stages, request.audio_stage) == (192, 128, 2, 1)
+    assert clip.loras == (("x", 0.5),)
+    assert clip.stage2_loras == ((str(model.distilled_lora), 0.8),)
+    first, second = model.open(Execution.on("cpu", torch.float32)).stages(request)
+    assert (first.sampled.width, second.sampled.width) == (96, 192)
+    assert [round(sigma, 6) for sigma in second.sigmas.tolist()] == [0.909375, 0.725, 0.421875, 0]
+    assert not second.guided
+
+
+@pytest.mark.slow
+def test_a_high_resolution_runs(tmp_path):
+    service = Service(settings_in(tmp_path, read_models(None)))
+    lora = embedded_dir() / "loras" / "ltx2-tiny-distilled-lora.safetensors"
+    (service.settings.loras[0] / "style.safetensors").write_bytes(lora.read_bytes())
+    with application_client(service) as client:
+        item = {"prompt": "a ball", **SMALL, "resolution": "High"}
+        body = {"model": "ltx2.3", "loras": [{"path": "style.safetensors"}], "prompts": [item]}
+        made = client.post("/v1/inference", json=body).json()
+        service.start()
+        job = ended(service, made["request_id"])
+        assert job.state is State.SUCCEEDED, job.error
+        (video,) = client.get(made["result_url"]).json()["outputs"]["videos"]
+        assert (video["width"], video["height"]) == (128, 128)
+    service.drain(0)
+    service.close()
 
 
 def test_the_models_are_listed_with_their_defaults(client):
