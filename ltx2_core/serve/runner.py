@@ -118,7 +118,7 @@ class _Making:
         after = self.pipeline.networks.clock.seconds()
         seconds = {part: round(after[part] - before.get(part, 0.0), 3) for part in after}
         total = round(time.monotonic() - began, 3)
-        about = {"file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
+        about: JsonObject = {"file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
         return {**made, **about}, seconds
 
     def _parts(self, clip: ClipSpec) -> tuple[Part, ...]:

@@ -46,8 +46,9 @@ class ClipSpec:
 
     def whole_request(self) -> Request:
         """The request of the clip, or for an edit that of the parts that the source does not decide."""
-        fixed: Mapping[str, Mapping[str, Any]] = {**FIXED}
-        fields: dict[str, Any] = {**self.fields(), **fixed.get(self.command, {})}
+        fields = self.fields()
+        if self.command != "generate" and self.command != "long":
+            fields = {**fields, **FIXED.get(self.command, {})}
         return Request(**fields)
 
     def edit(self, callbacks: Mapping[str, Any] | None = None) -> EditTask:

@@ -54,29 +54,40 @@ def server(state: Path, *options: object):
         process.stderr.close()
 
 
-def test_a_server_that_drains_answers_until_its_job_has_ended(service):
+@contextmanager
+def listening(service):
+    """A server of this process for ``service``, with its client; drained at the end of the block."""
     app = application(service, hosts=LOOPBACK_NAMES)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error")
-    running = DrainingServer(config, service, app.state.streams, drain_s=120)
-    thread = threading.Thread(target=running.run)
+    server = DrainingServer(config, service, app.state.streams, drain_s=120)
+    thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    wait_for(lambda: running.started)
+    wait_for(lambda: server.started)
     service.start()
-    port = running.servers[0].sockets[0].getsockname()[1]
-    job = {**JOB, "model": "ltx2", "request": {**JOB["request"], "steps": 20}}
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            yield server, client
+    finally:
+        server.handle_exit(signal.SIGTERM, None)
+        thread.join(timeout=120)
+    assert not thread.is_alive()
+
+
+def test_a_server_that_drains_answers_until_its_job_has_ended(service):
+    job = {**JOB, "model": "ltx2", "request": {**JOB["request"], "steps": 150}}
+    with listening(service) as (server, client):
         first, second = (client.post("/v1/jobs", json=job).json()["id"] for _ in range(2))
         with client.stream("GET", f"/v1/jobs/{first}/events") as events:
             lines = events.iter_lines()
-            wait_for(lambda: '"step": 1' in next(lines))
-            running.handle_exit(signal.SIGTERM, None)
+            wait_for(lambda: '"steps": 150' in next(lines))
+            server.handle_exit(signal.SIGTERM, None)
             wait_for(service.draining.is_set)
             assert client.post("/v1/jobs", json=job).json()["error"]["code"] == "DRAINING"
             assert client.get(f"/v1/jobs/{first}").json()["state"] == "running"
             # The client that follows the job sees its end.
             assert '"state": "succeeded"' in [line for line in lines if line.startswith("data")][-1]
-    thread.join(timeout=60)
-    assert not thread.is_alive()
+        wait_for(lambda: server.should_exit)
     assert service.store.get(second).state is State.QUEUED
 
 
