@@ -153,7 +153,7 @@ def _settings(options: dict[str, Any]) -> Settings:
     from ..run.execution import Execution
     from ..serve.models import read_models
     from ..serve.service import Limits, Settings
-    from ..serve.worker import Keeping
+    from ..serve.worker import Retention
     from .values import DTYPES, naming
 
     with naming("--device"):
@@ -180,7 +180,7 @@ def _settings(options: dict[str, Any]) -> Settings:
             queue=options["max_queue"],
             work=options["max_work"],
         ),
-        keeping=Keeping(
+        retention=Retention(
             age_s=options["keep_days"] * 86400,
             most_bytes=round(options["keep_gib"] * 2**30),
             job_s=options["job_seconds"],

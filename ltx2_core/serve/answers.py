@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -12,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from ..storage.files import JsonObject, JsonValue
+
+_log = logging.getLogger(__name__)
 
 
 class Json(JSONResponse):
@@ -60,6 +63,18 @@ async def answer_invalid(_: Request, error: Exception) -> Json:
     assert isinstance(error, RequestValidationError)
     found = [{"type": one["type"], "loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()]
     return Json({"detail": found}, 422)
+
+
+async def answer_store(_: Request, error: Exception) -> Json:
+    """The answer if the queue cannot be read or written, such as while the disk is full."""
+    _log.error("the queue cannot be read or written: %s", error)
+    message = "the queue cannot be read or written now: try again later"
+    return ApiError(503, "STORE_UNAVAILABLE", message, headers={"Retry-After": "30"}).answer()
+
+
+async def answer_fault(_: Request, error: Exception) -> Json:  # noqa: ARG001 the server logs it
+    """The answer for a fault of the service itself, whose text is for its log alone."""
+    return ApiError(500, "INFERENCE_ERROR", "the server failed to answer; its log says why").answer()
 
 
 def iso(time: float | None) -> str | None:

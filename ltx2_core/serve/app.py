@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
 
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
-from .answers import ApiError, answer_error, answer_invalid
+from .answers import ApiError, answer_error, answer_fault, answer_invalid, answer_store
 from .events import Streams, event_router
 from .guard import Guard
 from .job_routes import job_router
@@ -36,6 +37,8 @@ def application(service: Service, *, token: str | None = None, hosts: Sequence[s
     app.add_api_route("/metrics", metrics, methods=["GET"])
     app.add_exception_handler(ApiError, answer_error)
     app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(sqlite3.Error, answer_store)
+    app.add_exception_handler(Exception, answer_fault)
     limits = service.settings.limits
     app.add_middleware(
         Guard,

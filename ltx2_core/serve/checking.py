@@ -83,7 +83,7 @@ def _check_work(work: float, limits: Limits) -> None:
     if work > limits.work:
         raise TooLarge(
             f"width x height x frames x steps are {work:.3g} in all, and this server allows "
-            f"{limits.work:.3g}: ask for fewer"
+            f"{limits.work:.3g}: request fewer"
         )
 
 

@@ -21,7 +21,7 @@ from .service import Service
 _EVERY_S: Final = 0.2
 """Seconds between two looks at a job."""
 _QUIET_S: Final = 15.0
-"""Seconds after which an unchanged job sends a comment, so that proxies keep the connection."""
+"""Seconds after which an unchanged job sends a comment, so that proxies do not close the connection."""
 _MOST_STREAMS: Final = 64
 """How many clients may follow jobs at the same time."""
 
@@ -39,7 +39,9 @@ async def events(job_id: str, request: Request) -> StreamingResponse:
     service, streams = service_of(request), request.app.state.streams
     await run_in_threadpool(job_of, service, job_id)
     if streams.open >= _MOST_STREAMS:
-        raise ApiError(503, "TOO_MANY_STREAMS", "too many clients follow jobs: ask for the job now and then")
+        raise ApiError(
+            503, "TOO_MANY_STREAMS", "too many clients follow jobs: read the job from time to time"
+        )
     return StreamingResponse(
         _events(service, job_id, streams),
         media_type="text/event-stream",

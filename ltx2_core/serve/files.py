@@ -69,7 +69,7 @@ class StateFolder:
         """Remove all files of a job."""
         self.finish(job_id)
         for path in self._of(job_id):
-            # An HDR clip has a folder of EXR images beside its file.
+            # An HDR clip has a folder of EXR images next to its file.
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -86,7 +86,7 @@ class StateFolder:
     def remove_orphans(self, *, unfinished: set[str], succeeded: set[str]) -> None:
         """Remove what a process that was killed has left behind; called before a worker starts.
 
-        ``unfinished`` are the ids of jobs that wait, whose work is preserved, and ``succeeded`` those of jobs
+        ``unfinished`` are the ids of queued jobs, whose work is preserved, and ``succeeded`` those of jobs
         whose results are. Unfinished ``.part`` files are removed.
         """
         for path in self._work.iterdir():

@@ -1,4 +1,4 @@
-"""Guards the service: who may ask, under which name, and how large and slow a body may be."""
+"""Refuses requests without the token, by a wrong name of the server, and with bodies too large or slow."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_token(path: Path) -> str:
 class Guard:
     """An ASGI application around ``app`` that refuses requests before they are read.
 
-    ``token`` must come with each request as ``Authorization: Bearer TOKEN``; None asks for none. ``hosts``
+    ``token`` must come with each request as ``Authorization: Bearer TOKEN``; None needs none. ``hosts``
     are the names by which the server may be addressed, without a port; an empty tuple is any name. A page of
     another site that has its own name resolve to this machine is refused by that. Bodies may have
     ``body_bytes``, uploads ``upload_bytes``, and must arrive within ``body_s`` seconds.

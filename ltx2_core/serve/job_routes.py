@@ -137,7 +137,7 @@ def file(job_id: str, request: Request, clip: Annotated[int, Query(ge=0)] = 0) -
 def upload(request: Request, file: Annotated[UploadFile, File()]) -> Json:
     """Store a file that later jobs name as "uploads/NAME"."""
     service = service_of(request)
-    folder, limit = service.folder.uploads, service.settings.keeping.most_bytes
+    folder, limit = service.folder.uploads, service.settings.retention.most_bytes
     size = file.size or 0
     if sum(path.stat().st_size for path in folder.iterdir()) + size > limit:
         raise ApiError(507, "NO_ROOM", "the uploads of this server take all their room: try again later")

@@ -40,9 +40,11 @@ class Roots:
         return _inside(name, self.loras, name)
 
     def shown(self, text: str) -> str:
-        """Return ``text`` with the names that clients know in place of the paths of this machine."""
+        """Return ``text`` with the names that clients use in place of the paths of this machine."""
         for root, name in (
             (self.uploads, f"{UPLOADS}/"),
+            # The private folder of the service.
+            (self.uploads.parent, ""),
             *((root, "") for root in (*self.inputs, *self.loras)),
         ):
             text = text.replace(f"{root.resolve()}{os.sep}", name)

@@ -26,7 +26,7 @@ STEPS, GUIDANCE, FRAMES, FPS = 25, 4.0, 41, 24
 """Defaults of LTX-2: sampling steps, guidance scale, frames, frames per second."""
 _SEED: Final = 42
 """The seed of the first prompt that names none; each further one has the next."""
-_NO_HIGH: Final = "resolution 'High' is not supported by this model: leave it out, or ask for twice the size"
+_NO_HIGH: Final = "resolution 'High' is not supported by this model: leave it out, or request twice the size"
 _HIGH_SIGMAS: Final = (0.909375, 0.725, 0.421875)
 """Noise levels of the three steps at twice the size."""
 _HIGH_STRENGTH: Final = 0.8

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 import threading
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -14,6 +16,8 @@ from .app import application
 from .events import Streams
 from .service import Service, Settings
 
+_log = logging.getLogger(__name__)
+
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 _CLOSE_S = 5
 """Seconds that connections have to end after the last job."""
@@ -21,9 +25,9 @@ _CLOSE_S = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where the server listens, and who may ask.
+    """Where the server listens, and which clients it answers.
 
-    ``token`` must come with each request; None asks for none. ``hosts`` are further names by which clients
+    ``token`` must come with each request; None needs none. ``hosts`` are further names by which clients
     address the server. ``drain_s`` is how many seconds a running job has to end after SIGTERM.
     """
 
@@ -87,16 +91,16 @@ class DrainingServer(uvicorn.Server):
 def serve(settings: Settings, address: Address) -> bool:
     """Serve until the process is told to end. The main thread must call it.
 
-    Returns False if it ended by itself, because the worker cannot go on: another process should be started.
-    Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
+    Returns False if it ended by itself because the worker cannot continue, so that another process should be
+    started. Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
     """
-    with locked(private_folder(settings.state.resolve())):
+    # Before the worker begins with a job.
+    with _listening(address) as listener, locked(private_folder(settings.state.resolve())):
+        host, port = listener.getsockname()[:2]
         service = Service(settings)
         app = application(service, token=address.token, hosts=address.names())
         config = uvicorn.Config(
             app,
-            host=address.host,
-            port=address.port,
             log_level="info",
             server_header=False,
             timeout_graceful_shutdown=_CLOSE_S,
@@ -107,11 +111,22 @@ def serve(settings: Settings, address: Address) -> bool:
         service.start()
         threading.Thread(target=server.end_with_worker, name="ltx2 watch", daemon=True).start()
         try:
-            server.run()
+            _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            server.run(sockets=[listener])
         finally:
             service.drain(0)
             service.close()
         return not server.worker_failed
+
+
+def _listening(address: Address) -> socket.socket:
+    """A socket that listens at ``address``. Raises OSError that says so if the port is taken."""
+    host = address.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, address.port), family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen on {address.host}:{address.port}: {error.strerror}") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -16,14 +16,14 @@ from .progress import Board
 from .roots import Roots
 from .runner import Meters, Runner
 from .store import Job, JobStore, State
-from .worker import Keeping, Worker
+from .worker import Retention, Worker
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What one client may ask for.
+    """The largest requests and the longest queue that the service takes.
 
     ``body_bytes`` is the largest body of a request, ``upload_bytes`` that of a file that is sent, ``queue``
     how many jobs may wait, and ``work`` the largest width x height x frames x steps of one job, in pixels.
@@ -54,7 +54,7 @@ class Settings:
     loras: tuple[Path, ...] = ()
     held: int = 1
     limits: Limits = field(default_factory=Limits)
-    keeping: Keeping = field(default_factory=Keeping)
+    retention: Retention = field(default_factory=Retention)
 
 
 class Service:
@@ -75,7 +75,7 @@ class Service:
         """Set when the service takes no new jobs, because it is about to end."""
         pool = ModelPool(settings.models, settings.execution, most=settings.held)
         runner = Runner(self.folder, pool, self.meters)
-        self.worker = Worker(self.store, self.folder, runner, self.board, settings.keeping)
+        self.worker = Worker(self.store, self.folder, runner, self.board, settings.retention)
         for job in self.store.recover():
             _log.info("job %s is resumed", job.id)
         self.folder.remove_orphans(

@@ -58,7 +58,7 @@ class State(str, Enum):
 
 
 class QueueFull(Exception):
-    """Raised when as many jobs wait as the queue takes."""
+    """Raised for a new job when the queue has its largest number of jobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,8 @@ class JobStore:
     def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None, most: int | None = None) -> Job:
         """Add a job to the end of the queue and return it.
 
-        ``job_id`` is its id, None for a new one. Raises :class:`QueueFull` if ``most`` jobs wait already.
+        ``job_id`` is its id, None for a new one. Raises :class:`QueueFull` if ``most`` jobs are queued
+        already.
         """
         new = job_id or str(uuid4())
         with self._transaction():
@@ -182,7 +183,7 @@ class JobStore:
         return {state: found.get(state.value, 0) for state in State}
 
     def claim(self) -> Job | None:
-        """Turn the first queued job to running and return it; None if no job waits."""
+        """Turn the first queued job to running and return it; None if none is queued."""
         with self._transaction():
             row = self._db.execute(
                 "SELECT id FROM jobs WHERE state = ? ORDER BY number LIMIT 1", (State.QUEUED,)

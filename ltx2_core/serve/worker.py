@@ -26,7 +26,7 @@ _RETRY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Keeping:
+class Retention:
     """How long results stay: ``age_s`` seconds after the end of their job, and ``most_bytes`` in all.
 
     ``job_s`` is how many seconds one job may run.
@@ -50,11 +50,11 @@ class Worker(threading.Thread):
         folder: StateFolder,
         runner: Runner,
         board: Board,
-        keeping: Keeping,
+        retention: Retention,
     ) -> None:
         super().__init__(name="ltx2 worker", daemon=True)
         self._store, self._folder, self._runner, self._board = store, folder, runner, board
-        self._keeping = keeping
+        self._retention = retention
         self.broken = False
         self._wake = threading.Event()
         self._draining, self._halted = threading.Event(), threading.Event()
@@ -93,12 +93,14 @@ class Worker(threading.Thread):
                 self._run(job)
 
     def _expire(self) -> None:
-        keeping = self._keeping
-        for job_id in expire(self._store, self._folder, age_s=keeping.age_s, most_bytes=keeping.most_bytes):
+        retention = self._retention
+        for job_id in expire(
+            self._store, self._folder, age_s=retention.age_s, most_bytes=retention.most_bytes
+        ):
             _log.info("job %s has expired", job_id)
 
     def _run(self, job: Job) -> None:
-        deadline = time.monotonic() + self._keeping.job_s
+        deadline = time.monotonic() + self._retention.job_s
 
         def stop() -> bool:
             late = time.monotonic() > deadline
@@ -127,7 +129,7 @@ class Worker(threading.Thread):
         if self._board.is_canceled(job.id):
             self._end(job, lambda: self._store.canceled(job.id))
         elif late:
-            text = f"Inference timed out after {self._keeping.job_s:g} seconds"
+            text = f"Inference timed out after {self._retention.job_s:g} seconds"
             self._end(job, lambda: self._store.fail(job.id, text))
         else:
             _log.info("job %s goes back to the queue", job.id)

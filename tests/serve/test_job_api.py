@@ -151,7 +151,7 @@ def test_an_edit_by_an_ic_lora_runs_as_a_job(tmp_path, command):
         done = ended(service, made["id"])
         assert done.state is State.SUCCEEDED, done.error
         assert done.outcome["clips"][0]["num_frames"] == 9
-        # The images of an HDR clip stand beside its file, and go with it.
+        # The images of an HDR clip are next to its file and removed with it.
         assert len(list(service.folder.results.iterdir())) == (2 if command == "hdr" else 1)
         assert client.delete(f"/v1/jobs/{made['id']}").status_code == 204
         assert not any(service.folder.results.iterdir())
@@ -186,6 +186,13 @@ def test_a_full_queue_and_a_draining_server_take_no_jobs(tmp_path, models):
         assert (ending.status_code, ending.json()["error"]["code"]) == (503, "DRAINING")
         assert client.get("/v1/jobs").status_code == 200
     service.close()
+
+
+def test_a_queue_that_cannot_be_read_or_written_is_told(service, client):
+    service.store.close()
+    body = {"model": "ltx2", "request": REQUEST}
+    for answer in (client.get("/v1/jobs"), client.post("/v1/jobs", json=body), client.get("/metrics")):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "STORE_UNAVAILABLE")
 
 
 def test_a_token_is_asked_for_everywhere_but_for_health(service):

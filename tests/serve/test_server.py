@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -133,6 +134,15 @@ def test_two_servers_do_not_share_a_state_folder(settings):
     finally:
         end.set()
         thread.join()
+
+
+def test_a_port_that_is_taken_ends_the_command_in_one_line(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ran = CliRunner().invoke(main, ["serve", "--port", str(port), "--state", str(tmp_path / "state")])
+    assert ran.exit_code == 2
+    assert f"cannot listen on 127.0.0.1:{port}" in ran.output
+    assert not (tmp_path / "state").exists()
 
 
 def test_other_machines_are_served_with_a_token_alone():

@@ -104,7 +104,7 @@ def test_jobs_behind_one_that_broke_the_gpu_wait_for_another_process(service):
     first, second = service.add("job", spec()), service.add("job", spec())
     pool = ModelPool(service.settings.models, service.settings.execution)
     runner = Broken(service.folder, pool)
-    worker = Worker(service.store, service.folder, runner, service.board, service.settings.keeping)
+    worker = Worker(service.store, service.folder, runner, service.board, service.settings.retention)
     worker.start()
     worker.join(timeout=60)
     assert worker.broken
@@ -113,7 +113,7 @@ def test_jobs_behind_one_that_broke_the_gpu_wait_for_another_process(service):
 
 
 def test_a_job_that_takes_too_long_fails(settings):
-    service = Service(replace(settings, keeping=replace(settings.keeping, job_s=0.0)))
+    service = Service(replace(settings, retention=replace(settings.retention, job_s=0.0)))
     job = service.add("job", spec())
     service.start()
     assert ended(service, job.id).error == "Inference timed out after 0 seconds"
