@@ -1,20 +1,24 @@
 """Time of the diffusion video decoder against diffusers on the CPU, and its memory at released sizes.
 
-    python benchmarks/diffusion_decode.py                 # processor time, interleaved in one process
-    python benchmarks/diffusion_decode.py --trace 768 512 16 2.0
+    python benchmarks/diffusion_decode.py                 # processor time, each peer interleaved with ours
+    python benchmarks/diffusion_decode.py --trace 768 512 16 2.0 --trace 768 512 31 2.0
 
 The peer is LTX2VideoDiffusionDecoderModel of diffusers, with the same random weights of the released
-structure at small width, decoding the same latent whole; its attention is FlexAttention, run as diffusers
-runs it, or ``na3d`` of comfy-kitchen. ``--trace WIDTH HEIGHT LATENTS GB`` counts bytes and floating-point
-operations of a decode in bfloat16 on the meta device, in the way that the plan chooses for GB of memory; it
-takes minutes, and allocates nothing.
+structure at small width, decoding the same latent whole. Its attention is ``na3d`` of comfy-kitchen, or
+FlexAttention, as diffusers runs it. Each peer runs in a process of its own, with ours in turn, and is stopped
+after ``--budget`` seconds of processor time, as FlexAttention is not for CPUs.
+
+``--trace WIDTH HEIGHT LATENTS GB`` counts bytes and floating-point operations of a decode in bfloat16 on the
+meta device, in the way that the plan chooses for GB of memory; it takes minutes, and allocates nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from math import prod
 from statistics import median
 from typing import Any
@@ -39,23 +43,57 @@ WIDTHS = [64, 32, 16, 16, 16]
 DEPTHS = [2, 2, 2, 1, 2]
 
 
+PEERS = ("na3d", "FlexAttention")
+"""What computes the attention of diffusers' decoder."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--trace", type=float, nargs=4, metavar=("WIDTH", "HEIGHT", "LATENTS", "GB"))
+    parser.add_argument(
+        "--trace", type=float, nargs=4, metavar=("WIDTH", "HEIGHT", "LATENTS", "GB"), action="append"
+    )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--budget", type=int, default=300, help="processor seconds for each peer")
+    parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with torch.inference_mode():
-        if options.trace:
-            width, height, latents = map(int, options.trace[:3])
-            traced(width, height, latents, int(options.trace[3] * 1e9))
+        if options.case:
+            compared(*options.case, options.repeats)
+        elif options.trace:
+            print(
+                "| clip | chosen for | way | traced GB | planned GB | work, TFLOP | over one whole decode |"
+            )
+            print("|---|---|---|---|---|---|---|", flush=True)
+            for width, height, latents, room in options.trace:
+                traced(int(width), int(height), int(latents), int(room * 1e9))
         else:
             print("| windows | decoder | processor s | ours over it, median of pairs | difference |")
-            print("|---|---|---|---|---|")
+            print("|---|---|---|---|---|", flush=True)
             for windows in ("small", "released"):
-                compared(windows, options.repeats)
+                for peer in PEERS:
+                    within(options.budget, windows, peer, options.repeats)
+
+
+def within(budget: int, windows: str, peer: str, repeats: int) -> None:
+    """Print the rows of one peer, or that it takes more than ``budget`` seconds of processor time."""
+    if (windows, peer) == ("released", "FlexAttention"):
+        # Without a compiler it stores all scores.
+        print(f"| {windows} | diffusers, {peer} | not run: 11 GB | - | - |", flush=True)
+        return
+    case = [sys.executable, __file__, "--case", windows, peer, "--repeats", str(repeats)]
+    # Processor time, since on a shared machine the clock says little.
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_CPU, ({budget}, {budget})); "
+    start = f"{limit}import os, sys; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    done = subprocess.run([sys.executable, "-c", start, *case[1:]], check=False)
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        print(f"| {windows} | diffusers, {peer} | not finished in {budget} s | - | - |", flush=True)
+    elif done.returncode:
+        print(
+            f"| {windows} | diffusers, {peer} | failed: exit status {done.returncode} | - | - |", flush=True
+        )
 
 
 def traced(width: int, height: int, latents: int, room: int) -> None:
@@ -82,12 +120,11 @@ def traced(width: int, height: int, latents: int, room: int) -> None:
     tiles = choice.tiles
     how = "whole frames" if tiles is None else f"{tiles.columns} x {tiles.rows} tiles"
     at_once = choice.piece_bytes // tile_piece_bytes(vae, shape[3:], tiles, 2, 1)
-    print("| clip | chosen for | way | traced GB | planned GB | work, TFLOP | over one whole decode |")
-    print("|---|---|---|---|---|---|---|")
     print(
         f"| {width}x{height}, {clip.frames} frames | {room / 1e9:.1f} GB | {how}, {at_once} frames at a time "
         f"| {trace.peak / 1e9:.3f} | {choice.memory.peak / 1e9:.3f} | {work.total / 1e12:.0f} "
-        f"| {work.total / whole.total:.3f} |"
+        f"| {work.total / whole.total:.3f} |",
+        flush=True,
     )
 
 
@@ -182,24 +219,23 @@ class Na3d:
         return out
 
 
-def compared(windows: str, repeats: int) -> None:
+def compared(windows: str, attention_of: str, repeats: int) -> None:
+    """Print one row of ours and one of the peer whose attention ``attention_of`` computes."""
     config = small(windows)
     ours = DiffusionVideoDecoder(video_vae_config(config)).eval()
     ours.load_state_dict(random_weights(ours, 0))
     cells = (3, 7, 7) if windows == "released" else (3, 3, 5)
     latent = torch.randn(1, 16, *cells, generator=torch.Generator().manual_seed(1))
     raw = ours.per_channel_statistics.un_normalize(latent)
+    peer = peer_of(ours, config)
+    if attention_of == "na3d":
+        peer.set_attn_processor(Na3d())
 
-    def theirs(processor: object) -> Callable[[], Tensor]:
-        peer = peer_of(ours, config)
-        if processor is not None:
-            peer.set_attn_processor(processor)
-        return lambda: peer.decode(raw, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
+    def theirs() -> Tensor:
+        frames: Tensor = peer.decode(raw, generator=torch.Generator().manual_seed(0), return_dict=False)[0]
+        return frames
 
-    ways = {"ours": lambda: ours.decode(latent, noise=VolumeNoise(0)), "diffusers, na3d": theirs(Na3d())}
-    if windows == "small":
-        # Without a compiler FlexAttention stores all scores: 11 GB for windows of the released size.
-        ways["diffusers"] = theirs(None)
+    ways = {"ours": lambda: ours.decode(latent, noise=VolumeNoise(0)), f"diffusers, {attention_of}": theirs}
     times: dict[str, list[float]] = {name: [] for name in ways}
     results = {}
     for _ in range(repeats):

@@ -133,7 +133,13 @@ def _node(node: dict[str, Any], inputs: dict[str, Any], names: dict[str, str]) -
     (x, y), (width, height), kind = node["pos"], node["size"], node["type"]
     yield _rectangle("node", *_box(node))
     yield _rectangle("bar", x, y - TITLE, width, TITLE)
-    yield _text("name", x + 10, y - 10, node.get("title") or names.get(kind, kind))
+    name = names.get(kind, kind)
+    title = node.get("title") or name
+    yield _text("name", x + 10, y - 10, title)
+    if title != name:
+        # Pages speak of nodes by their names. Below the node where the title leaves no room for it.
+        fits = (len(title) + len(name)) * CHARACTER + 40 < width
+        yield _text("quiet out", x + width - 10, y - 10 if fits else y + height + 16, name)
     for number in _linked(node):
         yield from _socket(*_input(node, number), node["inputs"][number], side=1)
     for number, one in enumerate(node["outputs"]):

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
+from inspect import signature
 from typing import Any, Literal
 
 import torch
@@ -37,7 +38,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
         return flash(q, k, v)
     if backend == "PyTorch":
         return F.scaled_dot_product_attention(q, k, v)
-    with sdpa_kernel(_ORDER, set_priority=True):
+    with sdpa_kernel(_ORDER, **_PRIORITY):
         return F.scaled_dot_product_attention(q, k, v)
 
 
@@ -58,6 +59,8 @@ _ORDER = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
+# Before PyTorch 2.6 the order could not be chosen.
+_PRIORITY = {"set_priority": True} if "set_priority" in signature(sdpa_kernel).parameters else {}
 
 
 @lru_cache(maxsize=16)

@@ -45,6 +45,7 @@ class VideoCodec:
         options: further options of the encoder, by FFmpeg's names.
         audio: key of ``AUDIO`` of the audio codec used with it; None for that of the container.
         max_fps: the highest frame rate that it can hold.
+        min_side: the smallest width and height in pixels that its encoder takes.
     """
 
     title: str
@@ -59,6 +60,7 @@ class VideoCodec:
     options: Mapping[str, str] = field(default_factory=dict)
     audio: str | None = None
     max_fps: float = 1000.0
+    min_side: int = 1
 
 
 _YUV8: Final = ("yuv420p", "yuv422p", "yuv444p")
@@ -80,6 +82,9 @@ VIDEO: Final[Mapping[str, VideoCodec]] = {
     "h265": VideoCodec(
         title="H.265",
         encoder="libx265",
+        # The lookahead of x265 writes past its buffers where a frame is narrower, which ends the process in
+        # nearly every long run at 48x48, with one thread and without AVX-512 too (PyAV 18.1).
+        min_side=64,
         pixel_formats=(*_YUV8, *_YUV10),
         crf=(0, 51),
         default_crf=20,

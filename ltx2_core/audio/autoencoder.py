@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..config import AudioVAEConfig
-from .layers import Layers, without_autocast
+from .layers import Layers, in_float32
 
 NORM_EPS = 1e-6
 """Epsilon of the norms of the audio autoencoder; that of the video autoencoder is 1e-8."""
@@ -47,7 +47,7 @@ class AudioEncoder(nn.Module):
         T mel frames, M mel bins; L = ceil(T / 4) latent frames, N = M / 4 latent bins.
         """
         # Autocast would round the convolutions to bfloat16, which is audible.
-        with without_autocast(mel.device):
+        with in_float32(mel.device):
             # The second half is the log-variance of the posterior, which is needed only for training.
             mean, _ = self.encoder(mel.float()).chunk(2, dim=1)
             return self.per_channel_statistics.normalize(mean)
@@ -78,7 +78,7 @@ class AudioDecoder(nn.Module):
 
         L latent frames, N latent bins; M = 4N mel bins.
         """
-        with without_autocast(latent.device):
+        with in_float32(latent.device):
             mel: Tensor = self.decoder(self.per_channel_statistics.un_normalize(latent.float()))
             return mel
 

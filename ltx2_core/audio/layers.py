@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,12 +89,22 @@ class UpcastLayers:
     ConvTranspose1d = _ConvTranspose1d
 
 
-def without_autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """Context that disables autocast on ``device``, for computations that must stay in float32."""
+@contextmanager
+def in_float32(device: torch.device) -> Iterator[None]:
+    """A context in which float32 tensors on ``device`` are computed in float32, and nothing less.
+
+    Autocast is off in it, and so is TF32, to which PyTorch rounds the inputs of CUDA convolutions by default:
+    10 bits of mantissa, which are heard as noise in quiet passages.
+    """
     # Some device types have no autocast, and asking for it raises an error there.
-    if not torch.amp.autocast_mode.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    available = torch.amp.autocast_mode.is_autocast_available(device.type)
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        with torch.autocast(device.type, enabled=False) if available else nullcontext():
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def _float(bias: Tensor | None) -> Tensor | None:

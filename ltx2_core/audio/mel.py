@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import AudioVAEConfig
 from .dsp import mel_filter_bank, resample_sinc
-from .layers import without_autocast
+from .layers import in_float32
 
 LOG_FLOOR = 1e-5
 """The smallest magnitude, as in the official front end; the logarithm of silence would be infinite."""
@@ -55,7 +55,7 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
     samples = waveform.shape[-1]
     if samples == 0:
         raise ValueError("the waveform is empty; at least one sample is needed")
-    with without_autocast(waveform.device):
+    with in_float32(waveform.device):
         # Padding by reflection needs more samples than it adds, so shorter audio first gets silence.
         padded = F.pad(waveform.float(), (0, max(0, config.n_fft // 2 + 1 - samples)))
         spectrum = torch.stft(

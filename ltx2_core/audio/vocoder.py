@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..config import BandwidthExtensionConfig, VocoderConfig
 from .bandwidth import LogMel, sinc_upsample
 from .generator import Generator
-from .layers import Layers, without_autocast
+from .layers import Layers, in_float32
 
 
 def build_vocoder(
@@ -48,7 +48,7 @@ class PlainVocoder(Generator):
 
         T mel frames, M mel bins.
         """
-        with without_autocast(mel.device):
+        with in_float32(mel.device):
             return super().forward(mel.float())
 
 
@@ -84,7 +84,7 @@ class BandwidthVocoder(nn.Module):
         T mel frames, M mel bins; S is ``ratio`` times the T * samples_per_frame samples of the first
         generator.
         """
-        with without_autocast(mel.device):
+        with in_float32(mel.device):
             low_rate: Tensor = self.vocoder(mel.float())
             samples = low_rate.shape[-1]
             # The log-mel needs whole hops; the padding is cut off from the result again.

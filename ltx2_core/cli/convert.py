@@ -44,9 +44,11 @@ def convert(
     """
     from ..loading import Component, open_checkpoint
     from ..loading import convert as core
+    from ..loading.file_set import check_sources
     from ..media.atomic import check_output, replacing
 
     opened = [open_checkpoint(source) for source in sources]
+    check_sources(opened)
     if layout == "diffusers":
         if fp8 or overwrite:
             raise ValueError(

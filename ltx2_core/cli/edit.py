@@ -43,9 +43,13 @@ _OWN: Final[Mapping[EditKind, Mapping[str, str]]] = {
     },
     "audio": {"ceiling_db": "ceiling_db", "sound_seconds": "seconds"},
     "dub": {},
-    "hdr": {},
+    "hdr": {"high_quality": "high_quality", "whole_stage2": "whole_stage2"},
 }
 """Kind of edit -> the options that only this kind has, each with the name of its function's argument."""
+
+
+_OWN_SIZE: Final[frozenset[EditKind]] = frozenset({"extend", "retake", "sound"})
+"""Kinds of edits whose result has the size and the frame rate of the source."""
 
 
 @command("extend")
@@ -130,6 +134,7 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from ..editing.to_hdr import HDR
+    from ..media.recut import check_recut
     from .own_inputs import check_apart, named_files, recorded_files, written
     from .repeat import check_command, open_recorded, settings_of
     from .saving import run_edit
@@ -153,8 +158,10 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     pipeline = open_recorded(chosen, recorded)
     made = _run_of(kind, chosen, pipeline, recorded)
     # Before sampling, because the kind of the file decides whether packets can be copied.
+    if made.own.get("exact_outside"):
+        check_recut(output.destination, output.encoding)
     if made.source is not None:
-        _check_copy(made, output)
+        _check_written(made, output)
     if chosen["dry_run"]:
         _print_edit(pipeline, made)
         return None
@@ -162,23 +169,32 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     return output.printed
 
 
-def _check_copy(made: EditRun, output: Output) -> None:
+def _check_written(made: EditRun, output: Output) -> None:
     """Print a line for each thing in the source that the new file will lack, such as subtitles.
 
     If ``ltx2 sound`` has to encode the video again, because no kind of file can hold its packets, a line says
-    that too. Raises ValueError if not the chosen kind of file but another one can hold them.
+    that too. Raises ValueError if not the chosen kind of file but another one can hold them, or if the
+    encoder does not support the size or the frame rate of the source.
     """
+    from ..media import read_video
+    from ..media.exr import is_exr_folder
     from ..media.other_tracks import left_out
     from ..media.remux import check_copy
 
     source, fmt = made.source, output.destination.format
-    # Folders of images and animations have one track.
-    if source is None or not (source.is_file() and fmt.video and fmt.audio):
+    if source is None:
         return
     copied, notes = bool(made.own.get("exact_outside")), []
-    if made.kind == "sound" and not output.encoding.of_video:
+    # Folders of images and animations have one track.
+    several = source.is_file() and fmt.video and fmt.audio
+    if several and made.kind == "sound" and not output.encoding.of_video:
         notes = [check_copy(source, fmt)]
         copied = notes == [None]
+    if made.kind in _OWN_SIZE and not copied and not is_exr_folder(source):
+        clip = read_video(source)
+        output.check_encoder(clip.width, clip.height, clip.fps)
+    if not several:
+        return
     for note in filter(None, (*notes, left_out(source, fmt if copied else None))):
         click.echo(note, err=True)
 
@@ -189,6 +205,7 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
     ``recorded`` are the settings of the file of ``--from-file``, or None without that option; options on the
     command line replace single settings.
     """
+    from ..run.options import check_stage2
     from .repeat import repeated_edit
     from .saving import EditRun
     from .values import request_fields
@@ -198,6 +215,7 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
     before = None if recorded is None else repeated_edit(recorded, fields, source=source)
     if before is not None:
         source, fields = before.source, {**before.fields, "prompt": before.prompt, **fields}
+    check_stage2(chosen.explicit.keys(), fields.get("stages", 1))
     own = _own_arguments(kind, chosen, before)
     prompt = fields.pop("prompt")
     if source is not None:

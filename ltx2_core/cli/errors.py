@@ -29,6 +29,8 @@ _OF_THE_REQUEST = frozenset(
 """Errors of the operating system about a path that was named, not about the machine."""
 
 
+_FILES = frozenset({"loras", "stage2_loras", "detail_lora", "image", "images", "references"})
+"""Options whose text begins with a file."""
 _WRITTEN = frozenset({"output", "picture", "state"})
 """Options whose files are written, so that an error may be about the folder of the file."""
 
@@ -69,10 +71,13 @@ def in_flags(line: str, command: str = "generate", explicit: Collection[str] = (
     """
     flags = {option.flag.removeprefix("--").replace("-", "_"): option.flag for option in options(command)}
     flags |= {option.name: option.flag for option in options(command)}
+    flags["paste"], flags["no_paste"] = "--paste", "--no-paste"
     # An --image with a frame is a keyframe too.
     written = [flags[name] for name in ("image", "images") if name in explicit and name in flags]
     if written:
         flags["images"] = " or ".join(written)
+    if command == "long":
+        flags["keyframes"] = flags["images"]
 
     def flag(match: re.Match[str]) -> str:
         name, end = match.group(1), match.group(2)
@@ -81,7 +86,9 @@ def in_flags(line: str, command: str = "generate", explicit: Collection[str] = (
         return flags[name] + (" " if end == "=" else end)
 
     # Where letters of a path or of a tensor's name stand next to it, it is part of them.
-    return re.sub(r"(?<![\w/\\.\-])([a-z]\w*)(=|: |, |(?![\w/\\.\-]))", flag, line)
+    line = re.sub(r"(?<![\w/\\.\-])([a-z]\w*)(=|: |, |(?![\w/\\.\-]))", flag, line)
+    # A switch is written without a value.
+    return line.replace("--paste False", "--no-paste")
 
 
 def options(command: str) -> Iterable[Option]:
@@ -106,6 +113,8 @@ def _with_flag(line: str, explicit: Mapping[str, Any]) -> str:
             parts = [repr(text), *_paths(text)]
             if name in _WRITTEN and Path(text).parent.parts:
                 parts.append(str(Path(text).parent))
+            if line.startswith(f"{text} ") and (option.kind == "path" or name in _FILES):
+                parts.insert(0, text)
             part = next((part for part in parts if _names(line, part)), None)
             if part is not None:
                 found[option.flag] = max(len(part), found.get(option.flag, 0))

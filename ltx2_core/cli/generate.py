@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..run.options import by_name, options_of
+from ..run.options import by_name, check_stage2, options_of
 from .options import Chosen, command
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def _generated(chosen: Chosen) -> str | None:
     execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
     pipeline = open_recorded(chosen, recorded, execution)
     request = _request(chosen, pipeline, recorded)
+    if request.staging.pipeline is None:
+        check_stage2(chosen.explicit.keys(), request.stages)
     doubler = _doubler(chosen, pipeline, recorded, request)
     # Before a dry run prints anything, so that what it prints can also be run.
     stages = pipeline.check(request)
@@ -226,6 +228,7 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None
         if "prompt" not in fields:
             raise ValueError("--prompt is missing: describe the clip, or give --from-file")
         if "pipeline_kind" not in fields:
-            fields.setdefault("stages", pipeline.recipe.stages)
+            stages = fields.setdefault("stages", pipeline.recipe.stages)
+            check_stage2(chosen.explicit.keys(), stages)
         return Request(**fields)
     return repeated_request(recorded, fields)

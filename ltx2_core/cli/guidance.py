@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from ..config import transformer_config
 from ..loading import Component
+from ..run.options import by_name
 from ..run.pipeline import LTX2Pipeline
 from ..run.recipe_guidance import streams_of
 from ..run.recipes import Recipe, of_kind
@@ -96,7 +97,7 @@ class GuidanceOptions:
     @property
     def only_cfg(self) -> bool:
         """Whether the user wrote no guidance options other than ``--cfg`` and ``--audio-cfg``."""
-        others = self.preset is not None or self.shared or self.sigma_range
+        others = self.preset is not None or self.shared or self.sigma_range or self.stg_blocks is not None
         return not others and {*self.video, *self.audio} <= {"cfg"}
 
     def guidance(self, recipe: Recipe, blocks: tuple[int, ...]) -> Guidance:
@@ -115,6 +116,18 @@ class GuidanceOptions:
         video, audio = replace(video, **self.shared), replace(replace(audio, **self.audio), **self.shared)
         stg = video.stg or audio.stg
         return Guidance(video=video, audio=audio, stg_blocks=blocks if stg else (), **self.sigma_range)
+
+    def check_effect(self, guidance: Guidance) -> None:
+        """Raise ValueError if an option modifies a kind of guidance that ``guidance`` does not have."""
+        video, audio = guidance.video, guidance.audio
+        if self.stg_blocks is not None and not (video.stg or audio.stg):
+            raise ValueError("--stg-blocks has no effect without --stg: add it")
+        cfg = video.cfg != 1 or audio.cfg != 1
+        if "cfg_star" in self.shared and not cfg:
+            raise ValueError("--cfg-star has no effect without --cfg above 1: add it")
+        names = [name for name in (*self.shared, *self.sigma_range) if name != "cfg_star"]
+        if names and len(guidance.passes()) == 1:
+            raise ValueError(f"{by_name(names[0]).flag} has no effect without guidance: add --cfg above 1")
 
 
 def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) -> GuidanceFields:
@@ -137,6 +150,8 @@ def guidance_fields(explicit: MutableMapping[str, Any], pipeline: LTX2Pipeline) 
     else:
         recipe = of_kind(pipeline.recipe, distilled=bool(explicit.get("distilled")))
         fields["guidance"] = options.guidance(recipe, blocks)
+    if options.stg_blocks is not None or options.shared or options.sigma_range:
+        options.check_effect(fields["guidance"])
     if options.nag is not None:
         fields["nag"] = options.nag
     return fields

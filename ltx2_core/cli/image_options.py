@@ -89,9 +89,9 @@ def _parse(flag: str, text: str) -> tuple[str, int | None, float]:
     path, at, frame = where.rpartition("@")
     # Names such as photo@2x.png contain the sign; a frame is never followed by a file type.
     if not at or _SUFFIX.search(frame):
-        path, frame = where, ""
+        path, at, frame = where, "", ""
     # Seven digits hold the largest number of frames of a clip, a million.
-    if (frame and not re.fullmatch(r"-?\d{1,7}", frame)) or (at and not path):
+    if at and not (path and re.fullmatch(r"-?\d{1,7}", frame)):
         raise ValueError(
             f"{flag} {text}: {frame!r} after @ is no frame. Write a whole number, -1 for the last frame, and "
             f"then the strength: {path or 'last.png'}@-1:0.7"

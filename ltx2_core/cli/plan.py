@@ -56,11 +56,12 @@ def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen:
     ``request`` is that of the whole clip. ``chosen`` are the names of the request's fields whose values were
     filled in by the recipe of the checkpoint.
     """
-    clip = plan.clip
+    clip, count, shared = plan.clip, len(plan.windows), ""
+    if count > 1:
+        shared = f" of up to {plan.how.window_frames} frames, which share up to {plan.how.shared_frames}"
     click.echo(
         f"long      {clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps, "
-        f"{clip.seconds:.3f} s in {len(plan.windows)} windows of up to {plan.how.window_frames} frames, "
-        f"{plan.how.shared_frames} of them shared"
+        f"{clip.seconds:.3f} s in {count} window{'s' * (count > 1)}{shared}"
     )
     for change in clip.changes:
         click.echo(f"          {change}")

@@ -29,6 +29,7 @@ from ..run.frame_rate import at_double_rate, double_rate
 from ..run.generation import METADATA_KEY, Generation
 from ..run.image_checks import ImageChecks
 from ..run.job import DECODE, Part, job_parts
+from ..run.options import by_name
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.request_json import from_json
@@ -189,6 +190,7 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
     # Without a named output the result goes where the interrupted run would have written it.
     target = output if output.named else output.to(about["output"])
     settings, edit = about["settings"], about.get("edit")
+    _check_same(chosen, settings["request"])
     # Encoding options of this command replace those of the interrupted run.
     written = {**about.get("encoding", {}), **output.encoding.settings()}
     target = replace(target, encoding=Encoding(**written))
@@ -215,6 +217,40 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
     seed = generation.request.seed
     report(target, clip, pipeline.networks.clock, seed=seed, embedded=_embedded(pipeline))
     return target
+
+
+_SAME = (
+    "prompt",
+    "negative_prompt",
+    "seed",
+    "stages",
+    "steps",
+    "cfg",
+    "audio_cfg",
+    "sampler",
+    "distilled",
+    "fps",
+)
+"""Options that the sampled latents depend on, and that are stored as they are written."""
+
+
+def _check_same(chosen: Chosen, request: ParsedJson) -> None:
+    """Raise ValueError if an option was written that is not that of the saved run, whose request is given.
+
+    ``request`` has JSON values. A command may be repeated with --resume as it was, and a changed option would
+    have no effect.
+    """
+    changed = {"trigger", "enhance_prompt"} & chosen.explicit.keys()
+    for name in _SAME:
+        written, saved = chosen.explicit.get(name), request.get(name)
+        # A seed of -1 was drawn, and these options changed the prompt.
+        if written is None or saved is None or (name == "seed" and written == -1):
+            continue
+        if written != saved and not (name == "prompt" and changed):
+            raise ValueError(
+                f"the saved latents are of {by_name(name).flag} {saved!r:.60} and not of {written!r:.60}: "
+                "leave it out to decode them, or run the command without --resume"
+            )
 
 
 def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, output: Output) -> None:

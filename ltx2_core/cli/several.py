@@ -19,13 +19,14 @@ from ..media.save import check_destination
 from ..media.sheet import write_sheet
 from ..run.generation import Generation
 from ..run.image_checks import ImageChecks
+from ..run.options import by_name
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
 from ..run.saved_latents import save_latents
 from .options import Chosen
 from .prompt_files import read_text
 from .saving import files_of, report_checks, save_checked, show
-from .values import Output
+from .values import Output, naming
 
 # A typo such as 1-80000 would otherwise sample for days.
 MOST: Final = 1000
@@ -97,6 +98,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
                 f"--seeds {text}: {part.strip()!r} is no seed and no range of seeds; write 1-8 or 1,5,9"
             )
         first, last = int(match[1]), int(match[2] or match[1])
+        with naming(f"--seeds {text}"):
+            by_name("seed").read(last, "")
         if last < first or last - first >= MOST:
             raise ValueError(f"--seeds {text}: {part.strip()} must rise, and holds at most {MOST} seeds")
         seeds.extend(range(first, last + 1))
@@ -179,7 +182,7 @@ def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> Non
     """
     if output.destination.is_stdout or output.own_folder:
         raise ValueError(
-            f"output {output.text}: several clips are several files: give a name such as clip.mp4"
+            f"--output {output.text}: several clips are several files: give a name such as clip.mp4"
         )
     if sheet is not None:
         if output.destination.is_images or not output.destination.format.video:

@@ -24,7 +24,7 @@ def report(output: Output, clip: Clip, clock: Clock, *, seed: int | None, embedd
     click.echo(made_line(output.destination, clip, output.encoding, seed), err=True)
     click.echo(time_line(clock), err=True)
     if not output.quiet:
-        for line in next_lines(output.destination, seed, embedded=embedded):
+        for line in next_lines(output.destination, clip, seed, embedded=embedded):
             click.echo(line, err=True)
 
 
@@ -54,18 +54,22 @@ def time_line(clock: Clock) -> str:
     return f"{total:.1f} s" + (f": {', '.join(named)}" if named else "")
 
 
-def next_lines(destination: Destination, seed: int | None, *, embedded: bool) -> Iterator[str]:
+def next_lines(destination: Destination, clip: Clip, seed: int | None, *, embedded: bool) -> Iterator[str]:
     """Yield lines that suggest commands to try next with the written file, such as to extend it.
 
     ``seed`` is that of the clip, None if it has none. ``embedded`` says that the tiny model of the package
     made the clip.
     """
+    # The middle third of the clip, in tenths of a second, so that the command works as it is printed.
+    seconds = clip.frame_count / clip.fps
+    start, end = int(10 * seconds / 3) / 10, int(20 * seconds / 3) / 10
     fmt = destination.format
     if fmt.video and fmt.audio and not destination.is_stdout:
         # Quoted, so that the line can be pasted into a shell.
         name = shlex.quote(str(destination))
         yield f'next: ltx2 extend --video {name} --seconds 1 --prompt "..." makes it longer'
-        yield f'      ltx2 retake --video {name} --video-region 0.5-1 --prompt "..." regenerates a part of it'
+        region = f"--video-region {start:g}-{end:g}"
+        yield f'      ltx2 retake --video {name} {region} --prompt "..." regenerates seconds of it'
     if seed is not None:
         yield f"{'      ' if fmt.video and fmt.audio and not destination.is_stdout else 'next: '}" + (
             f"--seed {seed + 1} gives another take"

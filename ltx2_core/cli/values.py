@@ -137,7 +137,11 @@ class Output:
         A single image is refused for a clip of several frames.
         """
         check_still(self.destination, clip.frames)
-        check_clip(self.destination, self.encoding, width=clip.width, height=clip.height, fps=clip.fps)
+        self.check_encoder(clip.width, clip.height, clip.fps)
+
+    def check_encoder(self, width: int, height: int, fps: float) -> None:
+        """Raise ValueError if the chosen encoder does not support this size in pixels or this frame rate."""
+        check_clip(self.destination, self.encoding, width=width, height=height, fps=fps)
 
 
 def execution_of(

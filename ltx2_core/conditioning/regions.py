@@ -89,14 +89,23 @@ def parse_regions(text: str) -> tuple[Region, ...]:
 def check_regions(regions: Sequence[Region]) -> tuple[Region, ...]:
     """Return ``regions``, pairs of start and end in seconds, as a tuple.
 
-    Raises ValueError for a region that is negative, infinite, or ends before it begins.
+    Raises ValueError for a region that is negative, infinite, or ends before it begins, TypeError for
+    anything else than pairs of numbers.
     """
-    for start, end in regions:
+    pairs = []
+    for region in (regions,) if isinstance(regions, str) else regions:
+        try:
+            start, end = map(float, region if not isinstance(region, str) else ())
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"regions are pairs of start and end in seconds, such as [(2, 4)]; got {region!r:.60}"
+            ) from None
         if not (math.isfinite(start) and math.isfinite(end) and 0 <= start <= end):
             raise ValueError(
                 f"region {start:g}-{end:g} must start at 0 s or later and must not end before it starts"
             )
-    return tuple(regions)
+        pairs.append((start, end))
+    return tuple(pairs)
 
 
 def video_cells(regions: Sequence[Region], latent_frames: int, fps: float, rounding: Rounding) -> Tensor:

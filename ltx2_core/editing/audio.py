@@ -18,6 +18,7 @@ from ..media import to_signed
 from ..run.request import Request, RequestOptions
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
+from .arguments import check_source, checked
 from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
 from .conditioning import WholeVideo
 from .edit import finished, make_edit, sampled_clip
@@ -55,7 +56,9 @@ def add_audio(
 
     Raises ValueError unless ``window_frames`` is 8k + 1 and at least 17, and for a ``ceiling_db`` above 0.
     """
-    plan = plan_audio_of(pipeline, source, ceiling_db)
+    own = checked(ceiling_db=ceiling_db, window_frames=window_frames)
+    window_frames = own["window_frames"]
+    plan = plan_audio_of(pipeline, check_source(source), own["ceiling_db"])
     # The frames stay as they are, so a second stage would have nothing to refine.
     options = {**options, "stages": 1}
     windows = audio_windows(plan.clip, window_frames)
@@ -157,10 +160,11 @@ def text_to_audio(
     of :class:`Request`, and ``sampled``, ``on_sampled``, ``on_step`` and ``stop`` of
     :func:`~ltx2_core.editing.edit.sampled_clip`. Raises ValueError for a ceiling above 0.
     """
-    length = audio_length(pipeline, seconds, options)
+    own = checked(seconds=seconds, ceiling_db=ceiling_db)
+    length = audio_length(pipeline, own["seconds"], options)
     result = sampled_clip(pipeline, prompt, tuple, **{**options, **length})
     waveform, rate = result.audio()
-    return limit_loudness(waveform[:, : round(seconds * rate)], ceiling_db), rate
+    return limit_loudness(waveform[:, : round(own["seconds"] * rate)], own["ceiling_db"]), rate
 
 
 def audio_length(pipeline: Pipeline, seconds: float, options: Mapping[str, Any]) -> RequestOptions:

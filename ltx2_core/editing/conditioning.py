@@ -15,6 +15,7 @@ from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.guides import place_guide
 from ..conditioning.items import Conditioning, ImageInPlace, InputVideo, Overlap, PreserveOutside
 from ..media import fit_image
+from ..media.clip_frames import TwiceFrames
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..types import AVLatent
 from .footage import Footage
@@ -183,11 +184,13 @@ def describe_reference(source: Footage, clip: ClipPlan, scale: int) -> str:
 class ReferenceFrames:
     """A conditioning item: the frames of ``footage``, the source, as the reference of an IC-LoRA.
 
-    They are encoded ``scale`` times smaller, in width and height, than the clip of the sampling stage.
+    They are encoded ``scale`` times smaller, in width and height, than the clip of the sampling stage. With
+    ``twice`` each frame but the last is there two times.
     """
 
     footage: Footage
     scale: int
+    twice: bool = False
 
     @property
     def footage_size(self) -> tuple[int, int]:
@@ -195,7 +198,8 @@ class ReferenceFrames:
 
     def at(self, codecs: Encoders, clip: ClipPlan) -> Conditioning:
         smaller = replace(clip, width=clip.width // self.scale, height=clip.height // self.scale)
-        latent = codecs.encode_video(self.footage.fitted(smaller).frames)
+        frames = self.footage.fitted(smaller).frames
+        latent = codecs.encode_video(TwiceFrames(frames) if self.twice else frames)
         return GuideFrames(latent=latent, frame=0, scale=self.scale)
 
     def describe(self) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ..run.generation import Generation
 from ..run.input_files import file_record
-from ..run.progress import OnStep, Stop
+from ..run.progress import OnStep, Stop, check_functions
 from ..run.request import Request, RequestOptions
 from ..shapes import ClipPlan
 from .footage import Footage
@@ -75,8 +75,8 @@ def _warn_of_odd_size(source: Footage) -> None:
     width, height = source.size
     if source.fit == "own" and (width % 2 or height % 2):
         log.warning(
-            "the source is %dx%d and H.264 holds even sizes: the file will have %dx%d, without the last "
-            "column or row",
+            "the source is %dx%d: with a pixel format that needs even sizes, as yuv420p of H.264 does, the "
+            "file will have %dx%d, without the last column or row; yuv444p holds all of it",
             *(width, height, width // 2 * 2, height // 2 * 2),
         )
 
@@ -127,6 +127,7 @@ def sampled_clip(
     Raises ValueError if size, length or frame rate of ``sampled`` differ from those of the request, and
     without ``sampled`` what :meth:`Pipeline.check` raises.
     """
+    check_functions(on_step=on_step, stop=stop, on_sampled=on_sampled)
     request = Request(prompt=prompt, **options)
     if sampled is None:
         # Some conditioning is encoded at once, so everything else is judged before it.

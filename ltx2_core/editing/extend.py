@@ -21,6 +21,7 @@ from ..media.recut import Recut
 from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
+from .arguments import check_source, checked
 from .conditioning import FirstFrames, first_audio
 from .edit import make_edit
 from .footage import Footage
@@ -63,14 +64,17 @@ def extend(
     sampling, and further fields of :class:`Request`.
 
     Raises ValueError unless exactly one of ``frames`` and ``seconds`` is set, if there is no new frame, if
-    ``keep_frames`` is not 8k + 1 or the source is shorter, and for packets that cannot be copied.
+    ``keep_frames`` is not 8k + 1 or the source is shorter, and for packets that cannot be copied; TypeError
+    for a value of another type.
     """
-    new_frames = new_length(source, seconds=seconds, frames=frames)
+    own = checked(seconds=seconds, frames=frames, keep_frames=keep_frames, fade_frames=fade_frames)
+    check_source(source)
+    checked(exact_outside=exact_outside)
     plan = plan_extension(
         source,
-        keep_frames,
-        new_frames,
-        fade_frames,
+        own["keep_frames"],
+        new_length(source, seconds=own["seconds"], frames=own["frames"]),
+        own["fade_frames"],
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
@@ -100,7 +104,10 @@ def new_length(source: Footage, *, seconds: float | None, frames: int | None) ->
             + ("neither is set" if seconds is None else f"got {seconds:g} seconds and {frames} frames")
         )
     if seconds is not None:
-        return frames_of_seconds(seconds, source.fps)
+        new = frames_of_seconds(seconds, source.fps)
+        if new < 1:
+            raise ValueError(f"seconds={seconds:g} is less than half a frame at {source.fps:g} fps: add more")
+        return new
     assert frames is not None
     return frames
 
@@ -212,6 +219,10 @@ def plan_extension(
         raise ValueError(
             f"keep_frames={keep_frames} must be 8k + 1, at least 1, and at most the {len(source.frames)} "
             "frames of the source"
+        )
+    if fade_frames > max(keep_frames, FADE_FRAMES):
+        raise ValueError(
+            f"fade_frames={fade_frames} (--feather) is more than the {keep_frames} frames that are preserved"
         )
     # Rounded up to 8k + 1; surplus frames at the end are sampled and dropped.
     clip = source.plan(keep_frames + new_frames, stages=stages, numerics=numerics)

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -49,6 +50,12 @@ class Footage:
     def __post_init__(self) -> None:
         if self.frames.ndim != 4 or self.frames.shape[1] != 3 or not len(self.frames):
             raise ValueError(f"frames must be (N, 3, H, W), at least one; got {tuple(self.frames.shape)}")
+        if not isinstance(self.fps, Real) or isinstance(self.fps, bool):
+            raise TypeError(f"fps={self.fps!r:.40} must be a number of frames per second")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps={self.fps} must be above 0")
+        if self.audio is not None and not (isinstance(self.audio, tuple) and len(self.audio) == 2):
+            raise TypeError("audio must be (waveform (C, S) in [-1, 1], sample rate in Hz)")
 
     @classmethod
     def read(

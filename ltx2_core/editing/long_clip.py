@@ -18,9 +18,11 @@ from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.items import Conditioning, InputAudio, Overlap
 from ..latent_filters import adain
 from ..media import fit_image
+from ..run.input_check import check_frames
 from ..run.request import AudioSource
 from ..shapes import ClipPlan
 from ..types import AVLatent
+from .arguments import checked
 from .audio_track import audio_rate, decoded_audio, read_input_audio
 from .conditioning import Keyframe
 from .prompts import PromptSchedule
@@ -78,6 +80,16 @@ class LongVideo:
     denoise: float = 1.0
 
     def __post_init__(self) -> None:
+        """Check all values; raises TypeError or ValueError that names one which is not allowed."""
+        names = ("window_frames", "overlap_frames", "overlap_strength", "adain_factor", "source_strength")
+        for name, value in checked(**{name: getattr(self, name) for name in (*names, "denoise")}).items():
+            # The dataclass is frozen, which holds for its own constructor, too.
+            object.__setattr__(self, name, value)
+        for keyframe in self.keyframes:
+            if not isinstance(keyframe, Keyframe):
+                raise TypeError(f"keyframes={keyframe!r:.60} must be Keyframe(frames=..., frame=...) each")
+        if self.source is not None and not hasattr(self.source, "frame_count"):
+            raise TypeError(f"source={self.source!r:.60} must be a FramesInFile or FramesInMemory")
         if self.denoise != 1 and self.source is None:
             raise ValueError(
                 f"denoise={self.denoise:g} preserves a part of the source: set a source, or denoise=1"
@@ -225,6 +237,10 @@ def plan_long(
     windows = plan_windows(clip, how.window_frames, how.shared_frames)
     for keyframe in how.keyframes:
         _check_keyframe(keyframe, clip)
+    try:
+        check_frames([keyframe.frame % clip.frames for keyframe in how.keyframes], first=None)
+    except ValueError as error:
+        raise ValueError(f"keyframes: {error}") from None
     if how.source is not None:
         check_length(how.source, clip.frames)
     return LongPlan(
@@ -367,9 +383,11 @@ def _recoloured(latent: AVLatent, store: WindowStore, factor: float) -> AVLatent
 
 def _check_keyframe(keyframe: Keyframe, clip: ClipPlan) -> None:
     if len(keyframe.frames) != 1:
-        raise ValueError(f"a keyframe of a long clip is one image; got {len(keyframe.frames)}")
+        raise ValueError(f"keyframes: each is one image; got {len(keyframe.frames)}")
     if not -clip.frames <= keyframe.frame < clip.frames:
-        raise ValueError(f"keyframe {keyframe.frame} is not in a clip of frames 0 to {clip.frames - 1}")
+        raise ValueError(
+            f"keyframes: frame {keyframe.frame} is not in a clip of frames 0 to {clip.frames - 1}"
+        )
 
 
 def _encoded(keyframe: Keyframe, codecs: Encoders, clip: ClipPlan) -> GuideFrames:

@@ -53,7 +53,9 @@ def long_video(
 
     Raises ValueError for settings that contradict each other, and for a folder with windows of another clip.
     """
-    how = how or LongVideo()
+    how = LongVideo() if how is None else how
+    if not isinstance(how, LongVideo):
+        raise TypeError(f"how={how!r:.60} must be a LongVideo, such as LongVideo(window_frames=121)")
     plan, request, chosen = planned_long(pipeline, prompts, how, **options)
     settings = _settings(pipeline, request, plan)
     tags = {**settings, **_record(pipeline, request, how, chosen, by_window=plan.prompts.by_window)}

@@ -82,6 +82,8 @@ class PromptSchedule:
         a prompt, for a time that cannot be read, for starts that do not rise, and for an end that is not
         after its start or is after the next start; and for invalid JSON.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"prompts must be text, or a PromptSchedule; got {type(text).__name__}")
         if _SUBTITLE.search(text):
             raise ValueError(
                 "prompts: subtitles (SRT, VTT) are not read: write a line for each, such as 0-4: a ball"
@@ -152,7 +154,7 @@ class PromptSchedule:
         return sum(start <= now for start, _ in self.parts) - 1
 
     def when(self, index: int) -> str:
-        """When part ``index`` applies: "from 2 s", or if the schedule is ``by_window`` "from window 2"."""
+        """Say when part ``index`` applies: "from 2 s", or "from window 2" if it is ``by_window``."""
         start = self.parts[index][0]
         return f"from window {start + 1:g}" if self.by_window else f"from {start:g} s"
 

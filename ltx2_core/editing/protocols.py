@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..conditioning.items import Conditioning
 from ..loading import Lora
-from ..media.clip_frames import Frames
+from ..media.clip_frames import Frames, TwiceFrames
 from ..run.components import Components
 from ..run.generation import Generation
 from ..run.progress import OnStep, Stop
@@ -36,7 +36,7 @@ class Encoders(Protocol):
     In the library :class:`~ltx2_core.run.codecs.Codecs` does so, in ComfyUI a class around its VAEs.
     """
 
-    def encode_video(self, frames: Frames) -> Tensor:
+    def encode_video(self, frames: Frames | TwiceFrames) -> Tensor:
         """Encode frames (8k + 1, 3, H, W) in [0, 1] to a normalised latent (1, 128, k + 1, H/32, W/32)."""
         ...
 

@@ -21,6 +21,7 @@ from ..memory.source_stage import CHUNK_FRAMES
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject
 from ..types import AVLatent, Numerics
+from .arguments import check_source, checked, checked_rounding
 from .conditioning import SourceFrames, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
@@ -37,7 +38,7 @@ def retake(
     *,
     video: Sequence[Region] = (),
     audio: Sequence[Region] = (),
-    rounding: Rounding = Rounding.COVER,
+    rounding: Rounding | str = Rounding.COVER,
     paste: bool = True,
     feather: int = 0,
     allow_past_end: bool = False,
@@ -62,16 +63,16 @@ def retake(
 
     Raises ValueError if nothing is to be regenerated, for regions that are negative or end before they begin,
     for those that end after the source unless that is allowed, for a negative ``feather``, for packets that
-    cannot be copied, and for ``exact_outside`` without ``paste``.
+    cannot be copied, and for ``exact_outside`` without ``paste``; TypeError for a value of another type.
     """
+    own = checked(paste=paste, feather=feather, allow_past_end=allow_past_end)
+    checked(exact_outside=exact_outside)
     plan = plan_retake(
-        source,
+        check_source(source),
         video,
         audio,
-        rounding,
-        paste=paste,
-        feather=feather,
-        allow_past_end=allow_past_end,
+        checked_rounding(rounding),
+        **own,
         stages=options.get("stages", 1),
         numerics=pipeline.numerics,
     )
@@ -204,6 +205,7 @@ def plan_retake(
     new_audio[audio_positions(len(new_audio))[0, 0, :, 1] > audio_s] = True
     frame_count = last_frame if extends else len(source.frames)
     weights = frame_weights(new_video, len(source.frames), frame_count, feather)
+    _check_feather(new_video, weights, feather)
     if not paste:
         # Frames after the last 8k + 1 are not encoded and remain those of the source.
         weights[: clip.frames] = 1
@@ -243,6 +245,26 @@ def frame_weights(regenerated: Tensor, sources: int, total: int, feather: int) -
         weights = (distance / (feather + 1)).clamp(max=1)
         weights[sources:] = 1
     return weights
+
+
+def _check_feather(regenerated: Tensor, weights: Tensor, feather: int) -> None:
+    """Raise ValueError if a region is too short to fade over ``feather`` frames at its ends.
+
+    ``regenerated`` (F,) is True for latent frames that are regenerated, ``weights`` (total,) are those of
+    :func:`frame_weights`.
+    """
+    if not feather or not regenerated.any():
+        return
+    # Frames between two preserved ones are a region.
+    inside = weights > 0
+    starts = torch.nonzero(inside & ~functional.pad(inside, (1, 0))[:-1])[:, 0].tolist()
+    for start in starts:
+        length = int(torch.cumprod(inside[start:].long(), 0).sum())
+        if float(weights[start : start + length].max()) * (feather + 1) < feather - 1e-4:
+            raise ValueError(
+                f"feather={feather} is too much for a region of {length} frames, none of which would be all "
+                "new: use a smaller number or a longer region"
+            )
 
 
 def retaken_frames(source: Footage, sampled: Iterator[Tensor], weights: Tensor) -> Iterator[Tensor]:

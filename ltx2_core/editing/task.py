@@ -21,7 +21,7 @@ from .footage import Footage
 from .protocols import LongPipeline, OnSampled, Waveform
 from .result import Edit
 from .retake import Retake, plan_retake, retake
-from .to_hdr import HDR, plan_hdr_of, to_hdr
+from .to_hdr import HDR, ToHdr, plan_hdr_of, to_hdr
 from .to_hdr import SETTINGS as HDR_SETTINGS
 
 EditKind = Literal["extend", "retake", "sound", "audio", "dub", "hdr"]
@@ -44,6 +44,8 @@ class EditArguments(TypedDict, total=False):
     allow_past_end: bool
     exact_outside: bool
     source_fps: float | None
+    high_quality: bool
+    whole_stage2: bool
     folder: Path | None
     spare: Path | None
 
@@ -138,7 +140,7 @@ class EditTask:
             size = audio_length(pipeline, own["seconds"], fields)
         else:
             size = planned_size(plan, fields)
-            size.update(FIXED.get(self.kind, {}))
+            size.update(plan.settings if isinstance(plan, ToHdr) else FIXED.get(self.kind, {}))
         request = Request(prompt=self.prompt, **{**fields, **size})
         run = request
         if plan is not None and self.kind == "sound":
@@ -153,7 +155,8 @@ class EditTask:
         if self.kind == "dub":
             return plan_dub_of(pipeline, source)
         if self.kind == "hdr":
-            return plan_hdr_of(pipeline, source, self.options.get("hdr", HDR))
+            how = {name: own[name] for name in ("high_quality", "whole_stage2") if name in own}
+            return plan_hdr_of(pipeline, source, self.options.get("hdr", HDR), **how)
         if self.kind == "sound":
             return plan_audio_of(pipeline, source, own.get("ceiling_db", CEILING_DB))
         if self.kind == "extend":

@@ -42,28 +42,51 @@ SILENCE: Final = (2, 48000)
 """Channels and sample rate of the audio of a source that has none."""
 
 
-def to_hdr(pipeline: LongPipeline, prompt: str, source: Footage, *, hdr: str = HDR, **options: Any) -> Edit:
+TILES: Final = 2
+"""Tiles along time, height and width each in which the official pipeline samples the second stage."""
+
+
+def to_hdr(
+    pipeline: LongPipeline,
+    prompt: str,
+    source: Footage,
+    *,
+    hdr: str = HDR,
+    high_quality: bool = False,
+    whole_stage2: bool = False,
+    **options: Any,
+) -> Edit:
     """Make an HDR clip from ``source``, which is SDR, in the colour space ``hdr``, a key of ``HDR_SPACES``.
 
     The checkpoint must have distilled weights, and the pipeline exactly one LoRA, the HDR IC-LoRA, whose
     metadata state in which log codes (logarithms of light) it generates frames. Both sampling stages generate
     video alone, with the frames of the source as the reference; the frames of the result are decoded in
-    float32, and its audio is that of the source. The result has the first 8k + 1 frames of the source. The
-    second stage is sampled whole, and not in tiles as in the official pipeline. ``options`` are further
-    fields of :class:`Request`, and ``sampled``, ``on_sampled``, ``on_step`` and ``stop`` of
-    :func:`~ltx2_core.editing.edit.sampled_clip`.
+    float32, and its audio is that of the source. The result has the first 8k + 1 frames of the source.
+
+    The second stage is sampled in 2 x 2 x 2 tiles that blend, as in the official pipeline, or with
+    ``whole_stage2`` at once, which takes more memory. With ``high_quality`` the reference has each frame
+    twice, twice as many frames are generated, and every second one is dropped: this takes twice the time, and
+    the result flickers less. ``options`` are further fields of :class:`Request`, and ``sampled``,
+    ``on_sampled``, ``on_step`` and ``stop`` of :func:`~ltx2_core.editing.edit.sampled_clip`.
 
     Raises ValueError for another number of LoRAs, for a LoRA that is not for HDR, for a source of EXR images,
     for models without the upsampler, and without the library OpenEXR.
     """
-    plan = plan_hdr_of(pipeline, source, hdr)
-    return make_edit(pipeline, plan, prompt, **{**options, **SETTINGS, "hdr": hdr})
+    plan = plan_hdr_of(pipeline, source, hdr, high_quality=high_quality, whole_stage2=whole_stage2)
+    return make_edit(pipeline, plan, prompt, **{**options, **plan.settings, "hdr": hdr})
 
 
-def plan_hdr_of(pipeline: LongPipeline, source: Footage, hdr: str) -> ToHdr:
+def plan_hdr_of(
+    pipeline: LongPipeline,
+    source: Footage,
+    hdr: str,
+    *,
+    high_quality: bool = False,
+    whole_stage2: bool = False,
+) -> ToHdr:
     """Plan an HDR clip of ``source`` in the colour space ``hdr``, with the LoRA of ``pipeline``.
 
-    Raises what :func:`to_hdr` raises.
+    ``high_quality`` and ``whole_stage2`` are those of :func:`to_hdr`. Raises what :func:`to_hdr` raises.
     """
     open_exr()
     loras = pipeline.loras
@@ -84,7 +107,17 @@ def plan_hdr_of(pipeline: LongPipeline, source: Footage, hdr: str) -> ToHdr:
     pipeline.networks.file(Component.UPSAMPLER)
     scale = loras[0].reference_downscale_factor
     clip = reference_clip(source, scale, numerics=pipeline.numerics)
-    return ToHdr(source=source, clip=clip, scale=scale, curve=curve, hdr=hdr)
+    if high_quality:
+        clip = replace(clip, frames=2 * clip.frames - 1)
+    return ToHdr(
+        source=source,
+        clip=clip,
+        scale=scale,
+        curve=curve,
+        hdr=hdr,
+        high_quality=high_quality,
+        whole_stage2=whole_stage2,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +125,9 @@ class ToHdr:
     """A planned HDR clip of the first frames of ``source``, in the colour space ``hdr``.
 
     ``clip`` is the size and length of what the second sampling stage generates, in log codes of ``curve``. In
-    each stage the frames of the source are encoded ``scale`` times smaller than the clip.
+    each stage the frames of the source are encoded ``scale`` times smaller than the clip. With
+    ``high_quality`` the clip has a frame more between every two, which is generated and left out.
+    ``whole_stage2`` samples the second stage at once, and not in tiles.
     """
 
     source: Footage
@@ -100,11 +135,23 @@ class ToHdr:
     scale: int
     curve: HdrCurve
     hdr: str
+    high_quality: bool = False
+    whole_stage2: bool = False
     regenerates_video = True
 
+    @property
+    def frame_count(self) -> int:
+        """How many frames the result has."""
+        return (self.clip.frames + 1) // 2 if self.high_quality else self.clip.frames
+
+    @property
+    def settings(self) -> RequestOptions:
+        """The fields of the request that this plan decides."""
+        return {**SETTINGS, "stage2_tiles": 1 if self.whole_stage2 else TILES}
+
     def conditioning(self, codecs: Encoders) -> Sequence[StageInput]:
-        frames = self.source.part(0, self.clip.frames).on_grid(self.clip, mirrored=True)
-        return [VideoAlone(), ReferenceFrames(frames, self.scale)]
+        frames = self.source.part(0, self.frame_count).on_grid(self.clip, mirrored=True)
+        return [VideoAlone(), ReferenceFrames(frames, self.scale, twice=self.high_quality)]
 
     def finish(self, sampled: SampledClip) -> Edit:
         """Make the result of what was ``sampled``: its frames without the padding, and the source's audio.
@@ -115,17 +162,27 @@ class ToHdr:
         channels, rate = SILENCE
         if self.source.audio is not None:
             channels, rate = len(self.source.audio[0]), self.source.audio[1]
-        track = self.source.track(channels, rate, self.clip.seconds)
+        track = self.source.track(channels, rate, self.frame_count / self.source.fps)
+        own = {"high_quality": self.high_quality, "whole_stage2": self.whole_stage2}
         return Edit(
-            frame_chunks=lambda: self._recoded(cropped(sampled.frames(), (width, height))),
+            frame_chunks=lambda: self._recoded(self._kept(cropped(sampled.frames(), (width, height)))),
             audio_chunks=lambda: iter((track,)),
-            frame_count=self.clip.frames,
+            frame_count=self.frame_count,
             width=width,
             height=height,
             fps=self.source.fps,
             rate=rate,
-            settings={**sampled.settings(), "to_hdr": {}},
+            settings={**sampled.settings(), "to_hdr": own},
         )
+
+    def _kept(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+        """Leave out every second frame of the chunks (N, 3, H, W) if the clip has twice the frames."""
+        position = 0
+        for chunk in chunks:
+            kept = chunk[position % 2 :: 2] if self.high_quality else chunk
+            position += len(chunk)
+            if len(kept):
+                yield kept
 
     def _recoded(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
         """Convert frames (N, 3, H, W) in [-1, 1] from log codes of ``curve`` to those of ACEScct.
@@ -137,9 +194,12 @@ class ToHdr:
             yield space.to_codes(light_of((chunk + 1) / 2, self.curve, space)) * 2 - 1
 
     def describe(self) -> str:
+        clip = replace(self.clip, frames=self.frame_count)
+        twice = f"; {self.clip.frames} frames are generated, of which every second is kept"
         return (
-            f"{describe_reference(self.source, self.clip, self.scale)}; the "
+            f"{describe_reference(self.source, clip, self.scale)}; the "
             f"result is HDR ({self.hdr}), generated in {self.curve}, with the audio of the source"
+            f"{twice if self.high_quality else ''}"
         )
 
 

@@ -248,7 +248,7 @@ class WindowStore:
         Raises OSError, with advice on what to do, if that fails too or there is no such folder.
         """
         streams = {"video": latent.video, "audio": latent.audio}
-        tensors = {k: t.contiguous().cpu() for k, t in streams.items() if t is not None}
+        tensors = {k: t for k, t in streams.items() if t is not None}
         try:
             write_tensors(self._file(self.folder, index), tensors)
         except OSError as error:

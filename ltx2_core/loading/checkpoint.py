@@ -13,6 +13,7 @@ from torch import nn
 
 from ..config.diffusion import DIFFUSION_VAE
 from ..storage.files import ParsedJson
+from ..storage.gguf import is_gguf, read_gguf_header
 from ..storage.header import Header, TensorInfo, read_header
 from ..storage.quantized import QuantizedLinear, find_quantized, replace_linears
 from ..storage.reading import decoded_shape, read_markers
@@ -278,7 +279,8 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     # File dialogs choose files, so the index stands for its folder.
     if path.name == "model_index.json":
         path = path.parent
-    checkpoint = Checkpoint(read_folder(path) if path.is_dir() else read_header(path))
+    read = read_folder if path.is_dir() else read_gguf_header if is_gguf(path) else read_header
+    checkpoint = Checkpoint(read(path))
     # A transformer without audio, such as LTX-Video's, has this tensor but not the audio one of LTX-2.
     video_only = "adaln_single.emb.timestep_embedder.linear_1.bias"
     foreign = Component.TRANSFORMER not in checkpoint.components and any(

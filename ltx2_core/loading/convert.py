@@ -19,15 +19,16 @@ from torch import Tensor
 
 from ..storage.dequantize import Format, decode
 from ..storage.files import ParsedJson
+from ..storage.gguf import is_gguf
 from ..storage.header import TensorInfo, read_header
 from ..storage.quantize import FP8_ERROR, FP8_STEP, encode
 from ..storage.quantized import QUANTISED_DTYPES
 from ..storage.reading import read_markers
+from ..storage.writing import Entry, as_bytes, write_safetensors
 from . import diffusion_vae
 from .checkpoint import Checkpoint
 from .detect import OFFICIAL_PREFIXES, Component
 from .sections import joined_config
-from .write import Entry, as_bytes, write_safetensors
 
 NOT_QUANTISED = re.compile(
     r"audio"
@@ -57,13 +58,24 @@ SPLIT_FILES: Mapping[str, tuple[Component, ...]] = {
 """Names of split files, as in the DiffSynth-Studio repackage, and the components of each."""
 
 
+def check_convertible(sources: Sequence[Checkpoint]) -> None:
+    """Raise ValueError, naming the file, if one of ``sources`` is in a format that only loading reads."""
+    for source in sources:
+        if is_gguf(source.path):
+            raise ValueError(
+                f"{source.path} is a GGUF file, which cannot be converted: use it as it is, or convert the "
+                "safetensors file that it was made of"
+            )
+
+
 def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
     """The components of a single file that is made from ``sources``.
 
     These are all networks of the model that the sources contain, except the upscaler; if they contain nothing
     but an upscaler, it is the only component. LoRAs and text encoders are left out. Raises ValueError if the
-    sources contain nothing that can be converted.
+    sources contain nothing that can be converted, and for a GGUF file.
     """
+    check_convertible(sources)
     held = {component for source in sources for component in source.components}
     parts = tuple(component for component in OFFICIAL_PREFIXES if component in held)
     main = tuple(component for component in parts if component is not Component.UPSAMPLER)
@@ -73,7 +85,11 @@ def single_parts(sources: Sequence[Checkpoint]) -> tuple[Component, ...]:
 
 
 def split_parts(sources: Sequence[Checkpoint]) -> dict[str, tuple[Component, ...]]:
-    """The split files that ``sources`` can be written to: file name without extension -> its components."""
+    """The split files that ``sources`` can be written to: file name without extension -> its components.
+
+    Raises ValueError for a GGUF file.
+    """
+    check_convertible(sources)
     held = {component for source in sources for component in source.components}
     files = {name: tuple(c for c in parts if c in held) for name, parts in SPLIT_FILES.items()}
     return {name: parts for name, parts in files.items() if parts}

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..config import video_vae_config
 from ..storage.header import TensorInfo
+from ..storage.writing import Entry
 from . import diffusion_vae
 from .diffusers_out import Json, Shapes
 from .rename import Replacement
-from .write import Entry
 
 RULES: tuple[tuple[str, Replacement], ...] = (
     (r"\.attn\.proj\.", ".attn.to_out.0."),

@@ -22,6 +22,9 @@ def check_set(checkpoints: Sequence[Checkpoint]) -> None:
     contain the same component. Several LoRAs, and one file that is named twice, are allowed.
     """
     check_generations(checkpoints)
+    lora = next((c for c in checkpoints if c.components == {Component.LORA}), None)
+    if lora is not None and len(checkpoints) > 1:
+        raise ValueError(f"{lora.path} is a LoRA and no part of a model: name it in loras (--lora)")
     holders: dict[Component, Checkpoint] = {}
     for checkpoint in checkpoints:
         for component in sorted(checkpoint.components - {Component.LORA}, key=str):
@@ -55,6 +58,23 @@ def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
             trained = trained or checkpoint
             if trained.generation != checkpoint.generation:
                 raise _of_two(trained, checkpoint)
+
+
+def check_sources(sources: Sequence[Checkpoint]) -> None:
+    """Raise ValueError if files cannot be joined to one model.
+
+    They cannot if they are of different generations, or if one holds no component that is in none before it,
+    as each component is taken from the first file that has it.
+    """
+    check_generations(sources)
+    held: set[Component] = set()
+    for index, source in enumerate(sources):
+        if index and source.components <= held:
+            names = ", ".join(str(component) for component in Component if component in source.components)
+            raise ValueError(
+                f"{source.path} adds nothing: a file before it has the same parts ({names}); leave it out"
+            )
+        held |= source.components
 
 
 def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:

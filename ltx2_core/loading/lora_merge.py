@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..storage.dequantize import SCALE_NAMES, decode
 from ..storage.finite import check_finite, check_loaded
 from ..storage.quantize import encode
-from ..storage.quantized import TORCH_DTYPES, QuantizedLinear, StoredLayer
+from ..storage.quantized import STORED_DTYPES, QuantizedLinear, StoredLayer
 from ..storage.reading import Infos, read_state, read_tensors
 from .detect import Component
 from .lora import Lora
@@ -358,4 +358,4 @@ def _stacked(pairs: Sequence[_Pair]) -> tuple[Tensor, Tensor]:
 
 
 def _stored_dtype(base: Base, module: str) -> torch.dtype | None:
-    return None if module in base.layers else TORCH_DTYPES[base.infos[f"{module}.weight"].dtype]
+    return None if module in base.layers else STORED_DTYPES[base.infos[f"{module}.weight"].dtype]

@@ -22,16 +22,16 @@ from ..config import (
     vocoder_config,
 )
 from ..storage.quantized import QUANTISED_DTYPES
+from ..storage.writing import Entry, as_bytes, write_safetensors
 from ..text.folder import find_tokenizer
 from . import diffusers_out as out
 from . import diffusion_out, diffusion_vae
 from .checkpoint import Checkpoint, open_checkpoint
-from .convert import TensorReader
+from .convert import TensorReader, check_convertible
 from .detect import Component
 from .diffusers_out import Json
 from .folder import DIFFUSION_DECODER
 from .sections import joined_config
-from .write import Entry, as_bytes, write_safetensors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +148,7 @@ def save_diffusers(
     read, for a configuration that diffusers cannot express, and for half of a model, such as a video VAE
     without its encoder.
     """
+    check_convertible(sources)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: name a new one")
     if text_encoder is not None and not text_encoder.is_dir():

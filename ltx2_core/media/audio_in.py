@@ -45,6 +45,13 @@ def read_audio(
         raise ValueError(f"start_s must be 0 or later; got {start_s}")
     if duration_s is not None and not duration_s > 0:
         raise ValueError(f"duration_s must be positive; got {duration_s}")
+    return audio_from(path, start_s, duration_s)
+
+
+def audio_from(
+    path: str | os.PathLike[str], start_s: float, duration_s: float | None = None
+) -> tuple[Tensor, int]:
+    """As :func:`read_audio`, but ``start_s`` may be before the file, where there is silence."""
     with AudioReader(path) as reader:
         # Positions are in samples of the file's own rate, because seconds would be rounded twice.
         rate = reader.rate

@@ -142,5 +142,33 @@ class ClipFrames:
         return self._decoded
 
 
+@dataclass(frozen=True, eq=False)
+class TwiceFrames:
+    """Each frame of ``frames`` twice, except the last: 2N - 1 frames of N, sliced like a tensor."""
+
+    frames: Tensor | ClipFrames
+
+    def __len__(self) -> int:
+        return 2 * len(self.frames) - 1
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self), *self.frames.shape[1:]))
+
+    def __getitem__(self, index: slice) -> Tensor:
+        """The frames of a slice without a step: (N, 3, H, W) float32 in [0, 1]."""
+        first, stop, _ = index.indices(len(self))
+        each = self.frames[first // 2 : (stop + 1) // 2]
+        start = first % 2
+        return each.repeat_interleave(2, dim=0)[start : start + max(0, stop - first)]
+
+    def split(self, length: int) -> Iterator[Tensor]:
+        """Yield all frames in chunks (N, 3, H, W) of ``length`` frames; the last chunk may be shorter."""
+        # Even, so that no frame of a file is decoded for two chunks.
+        length += length % 2
+        for start in range(0, len(self), length):
+            yield self[start : start + length]
+
+
 Frames: TypeAlias = Tensor | ClipFrames
 """Frames (N, 3, H, W) in [0, 1], in memory or in a file; a slice of either is a tensor."""

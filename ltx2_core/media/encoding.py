@@ -109,7 +109,7 @@ class VideoEncoding:
         return (2, 1) if self.pixel_format.startswith("yuv422") else (1, 1)
 
     def check_size(self, width: int, height: int, fps: float) -> None:
-        """Raise ValueError if the pixel format does not support this size, or the codec this frame rate."""
+        """Raise ValueError if the pixel format or the codec does not support this size, or the frame rate."""
         if fps > self.codec.max_fps:
             raise ValueError(f"{self.codec.title} holds at most {self.codec.max_fps:g} fps; got {fps:g}")
         columns, rows = self.multiples
@@ -120,6 +120,11 @@ class VideoEncoding:
                 (1, 1): "needs at least one pixel",
             }
             raise ValueError(f"{self.codec.title} {needs[self.multiples]}; got {width}x{height}")
+        if min(width, height) < self.codec.min_side:
+            raise ValueError(
+                f"{self.codec.title} needs at least {self.codec.min_side} pixels in width and height; got "
+                f"{width}x{height}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

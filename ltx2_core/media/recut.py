@@ -108,6 +108,26 @@ def plan_recut(clip: VideoClip, changed: Sequence[tuple[int, int]], frame_count:
     )
 
 
+def check_recut(destination: Destination, encoding: Encoding) -> None:
+    """Raise ValueError unless a file with copied packets can be written to ``destination``.
+
+    It is an MP4 of H.264, whose new frames are encoded like the packets around them: of ``encoding`` crf and
+    the audio options may be set.
+    """
+    if destination.format.name != "mp4":
+        raise ValueError(f"--exact-outside writes an MP4; got {destination.path}: name the output .mp4")
+    if encoding.video_codec not in (None, "h264"):
+        raise ValueError(
+            f"--exact-outside copies H.264, and video_codec={encoding.video_codec} is another: leave one out"
+        )
+    for name in ("encoder_preset", "pixel_format"):
+        if getattr(encoding, name) is not None:
+            raise ValueError(
+                f"{name}={getattr(encoding, name)} has no effect with --exact-outside, whose new frames are "
+                "encoded like those of the source: leave it out"
+            )
+
+
 def write_recut(
     recut: Recut,
     destination: Destination,
@@ -123,11 +143,10 @@ def write_recut(
     ``frames`` yields all frames of the result in chunks (N, 3, H, W), uint8 or float in [-1, 1]; those
     outside the spans are ignored. ``waveform`` (C, S) is the audio, at ``rate`` Hz; subtitles and other
     tracks of the source are copied, see :mod:`~ltx2_core.media.other_tracks`. Of ``encoding`` only crf (0
-    counts as 1) and the audio options are used. Raises ValueError for another kind of file than MP4, and what
-    :class:`~ltx2_core.media.VideoWriter` raises.
+    counts as 1) and the audio options are used. Raises what :func:`check_recut` and
+    :class:`~ltx2_core.media.VideoWriter` raise.
     """
-    if destination.format.name != "mp4":
-        raise ValueError(f"--exact-outside writes an MP4; got {destination.path}: name the output .mp4")
+    check_recut(destination, encoding)
     track = audio_encoding(destination.format, encoding)
     assert track is not None
     destination.check()

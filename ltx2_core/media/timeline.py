@@ -20,7 +20,7 @@ LOWEST_FPS, HIGHEST_FPS = 10.0, 240.0
 """The range of the rate that a clip of variable rate is resampled to."""
 
 PRIMING_S = 0.05
-"""Up to this long, or a frame, the audio may begin before the video without delaying it.
+"""Up to this long the audio may begin before the video without delaying it.
 
 Encoders put a few milliseconds of silence before the audio; the audio is cut there instead.
 """
@@ -31,11 +31,12 @@ class Timeline:
     """Maps the frames of a clip of constant rate to the stored frames of a video stream.
 
     Frame ``k`` of the clip is displayed ``zero_s + k / fps`` seconds after the start of the file, and its
-    time stamp in the stream is ``origin_s + k / fps`` seconds. ``times`` are the presentation times of the
-    stored frames, ascending, in ticks of the stream. ``first_shown`` has for each of these the number of the
-    clip's frame at which it first appears. ``by_count`` is True if decoded frames have no time stamps, so
-    that they are identified by their order. The last ``repeated`` stored frames are empty and repeat the one
-    before them. ``notes`` are sentences for reports that say what was changed.
+    time stamp in the stream is ``origin_s + k / fps`` seconds. ``zero_s`` is within half a frame of 0, or up
+    to ``PRIMING_S``. ``times`` are the presentation times of the stored frames, ascending, in ticks of the
+    stream. ``first_shown`` has for each of these the number of the clip's frame at which it first appears.
+    ``by_count`` is True if decoded frames have no time stamps, so that they are identified by their order.
+    The last ``repeated`` stored frames are empty and repeat the one before them. ``notes`` are sentences for
+    reports that say what was changed.
     """
 
     fps: float
@@ -114,7 +115,8 @@ def timeline_of(
     fps = float(rate if rate is not None else max(_common_rate(relative) or 0, LOWEST_FPS))
     late_s = max(float(times[0] * tick_s) - start_s, 0.0)
     # Audio that begins a little earlier is the priming of its encoder and delays nothing.
-    lead = 0 if late_s < max(PRIMING_S, 1 / fps) else math.floor(late_s * fps + 1e-6)
+    # Rounded, so that frame 0 is within half a frame of the start of the file.
+    lead = 0 if late_s < PRIMING_S else math.floor(late_s * fps + 0.5)
     # For a constant rate frames are numbered, so that rounded time stamps neither drop nor repeat one.
     shown = numbers if constant else np.ceil(relative * fps - 0.5).astype(np.int64)
     length = len(times)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .audio_in import has_audio, read_audio
+from .audio_in import audio_from, has_audio
 from .bright_files import refuse_exr
 from .exr import is_exr, is_exr_folder
 from .hdr_space import HDR_SPACES, HdrSpace
@@ -144,7 +144,7 @@ class VideoClip:
         # Without a limit the audio is read to its end, which may be later than the last frame.
         duration_s = None if self.max_frames is None else self.max_frames / self.fps
         # Time stamps of audio count from the start of the file, those of frames from the first one.
-        return read_audio(self.path, start_s=self.timeline.zero_s + self.start_s, duration_s=duration_s)
+        return audio_from(self.path, self.timeline.zero_s + self.start_s, duration_s)
 
 
 def read_video(

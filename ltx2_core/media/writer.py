@@ -219,13 +219,17 @@ def check_clip(destination: Destination, encoding: Encoding, *, width: int, heig
     columns, rows = video.multiples
     width, height = width // columns * columns, height // rows * rows
     video.check_size(width, height, fps)
+    trial = av.open(os.devnull, "w", format=destination.format.muxer)
     try:
-        with av.open(os.devnull, "w", format=destination.format.muxer) as trial:
-            VideoTrack(trial, video, width=width, height=height, fps=frame_rate(fps))
-            trial.start_encoding()
+        VideoTrack(trial, video, width=width, height=height, fps=frame_rate(fps))
+        trial.start_encoding()
     except (av.error.FFmpegError, ValueError) as error:
         title = video.codec.title
         raise ValueError(f"{title} cannot encode {width}x{height} at {fps:g} fps ({error})") from error
+    finally:
+        # A GIF without frames cannot be closed, which says nothing about one with frames.
+        with suppress(av.error.FFmpegError):
+            trial.close()
 
 
 class Pipe:

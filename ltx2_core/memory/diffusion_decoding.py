@@ -12,9 +12,11 @@ from math import prod
 from ..config import DiffusionDecoderConfig, VideoVAEConfig
 from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, tile_size
 from ..video_vae.diffusion.blocks import MLP_TOKENS, STRIP_BYTES
-from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, piece_bytes
+from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, LATENTS_AT_ONCE, frames_of, piece_bytes
+from ..video_vae.diffusion.rope import CHUNK_BYTES
 from ..video_vae.space_tiles import SpaceTiles
 from .decoder_memory import DecoderMemory
+from .diffusion_pieces import Piece, block_pieces
 
 FRAMES = (16, 8, 4, 2)
 """Numbers of pixel frames that the decoder may compute at a time, the fastest first.
@@ -81,17 +83,16 @@ def diffusion_memory(
 
     ``at_once`` is how many pixel frames are computed at a time. With ``tiles`` the result is for the largest
     tile and for the stages before the tiles; None decodes whole frames. ``itemsize`` is the bytes of one
-    number. For clips of 14 latent frames and more the estimate for whole frames is within 10 % of what
-    ``memory.trace.Trace`` counts in a real decode; shorter ones, and small tiles, may need up to a fifth
-    less. Weights, the latent and the frames already yielded are not included.
+    number. For clips of 14 latent frames and more the estimate is within 10 % of what ``memory.trace.Trace``
+    counts in a real decode. Weights, the latent and the frames already yielded are not included.
     """
     config = vae.diffusion
     assert config is not None
     size = cells if tiles is None else tiles.largest(cells)
     cut = (0, 0) if tiles is None else (min(2, tiles.rows - 1), min(2, tiles.columns - 1))
-    # A clip with fewer frames than a block needs for its first result has smaller caches.
-    share = min(1.0, config.strides[0] * latent_frames / (at_once + config.kernel[0] + config.depth))
     before = _early_state(config, cells, size, itemsize)
+    if tiles is not None:
+        before += _chunks(config, latent_frames, cells, itemsize)
     _, scale, across = config.strides
     last = config.stages[-1]
     taken = [
@@ -100,23 +101,45 @@ def diffusion_memory(
     ]
     area = _Area(size[0] * scale - taken[0], size[1] * across - taken[1], cut)
     value = config.channels * itemsize
-    caches = sum((config.kernel[0] - 1) * area.after(n, config.kernel) * value for n in range(config.depth))
+    frames = frames_of(config, latent_frames)
+    caches = [
+        min(config.kernel[0] - 1, frames) * area.after(n, config.kernel) * value for n in range(config.depth)
+    ]
     # Features are held from the first block's context on to the last one's, and by whole pieces.
-    held = (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * at_once
+    held = min(frames, (config.depth - 1) * (config.kernel[0] // 2) + 1.5 * at_once)
     features = held / last.strides[0] * area.after(0, config.kernel) * last.channels * itemsize
     features /= last.strides[1] * last.strides[2]
-    state = before + share * (caches * config.steps + features)
-    # The first block of a tile is the widest one. The last one's first result comes when all caches are full,
-    # and has also the frames by which a block lags.
-    lag, deepest = config.kernel[0] // 2, config.depth - 1
-    working = max(
-        share
-        * value
-        * (at_once * area.after(block, config.kernel) + result * area.after(block + 1, config.kernel))
-        + _strip(config, area, block, at_once, itemsize)
-        for block, result in ((0, at_once), (deepest, at_once + lag))
-    )
-    return DecoderMemory(peak=int(state + working), state=int(state))
+    state = before + sum(caches) * config.steps + features
+    peak = 0.0
+    for block, pieces in enumerate(block_pieces(config, latent_frames, at_once, tiles=tiles is not None)):
+        begun = False
+        for piece in pieces:
+            if not piece.made:
+                continue
+            working = value * piece.taken * area.after(block, config.kernel)
+            working += value * piece.made * area.after(block + 1, config.kernel)
+            working += _strip(config, area, block, piece, itemsize)
+            # Later blocks have nothing before a block's first result, and earlier ones free their caches when
+            # the clip ends.
+            empty = 0.0 if begun else sum(caches[block + 1 :])
+            empty += sum(caches[:block]) if piece.last else 0.0
+            peak = max(peak, state - empty + working)
+            begun = True
+    return DecoderMemory(peak=int(peak), state=int(state))
+
+
+def _chunks(
+    config: DiffusionDecoderConfig, latent_frames: int, cells: tuple[int, int], itemsize: int
+) -> float:
+    """Bytes of the features of the whole frame that tiles are cut from: one chunk, and one read ahead.
+
+    The arguments are those of :func:`diffusion_memory`.
+    """
+    stages = config.stages[:-2]
+    frames, height, width = (prod(stage.strides[axis] for stage in stages) for axis in range(3))
+    rows = frames * min(2 * LATENTS_AT_ONCE, latent_frames)
+    # The last of these stages ends before its upsampler.
+    return rows * cells[0] * height * cells[1] * width * config.stages[-2].channels * itemsize
 
 
 def _early_state(
@@ -136,26 +159,27 @@ def _early_state(
     return total
 
 
-def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, at_once: int, itemsize: int) -> float:
+def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, piece: Piece, itemsize: int) -> float:
     """Bytes that block number ``block`` of the diffusion stage needs for one strip of rows.
 
-    ``area`` has the height and width of the tile or frame in patches. ``at_once`` is the number of pixel
-    frames that the block computes at a time, ``itemsize`` the bytes of one number.
+    ``area`` has the height and width of the tile or frame in patches. ``piece`` says how many pixel
+    frames the block gets, and how many it then computes; ``itemsize`` is the bytes of one number.
     """
+    at_once, asking = piece.taken, piece.made
     value = config.channels * itemsize
     tile = tile_size(config.kernel)[1]
     width, height = area.width_after(block, config.kernel), area.height
     row = (at_once + config.kernel[0] - 1) * width * value
     strip = min(height, max(tile, STRIP_BYTES // row // tile * tile))
     keys = 2 * min(height, strip + config.kernel[1] - 1) * row
-    queries = at_once * strip * width * value
-    attention = 3 * queries + _copies(config, (at_once, strip, width - config.kernel[2] + 1), value)
-    hidden = 12 * min(MLP_TOKENS, at_once * strip * width) * value
-    return (
-        min(MASK_BYTES, keys)
-        + keys
-        + max(5 * queries * max(1, 4 / itemsize / 2), attention, queries + hidden)
-    )
+    queries = asking * strip * area.width_after(block + 1, config.kernel) * value
+    # Input, normalised input, queries before and after their norm, rotated queries, and the angles. Halves of
+    # pairs are rotated in float32, some frames at a time.
+    rotation = queries // config.channels * config.head_dim * 4 / itemsize
+    rotating = 0.0 if itemsize == 4 else 4 * min(queries, max(CHUNK_BYTES, queries / asking))
+    attention = 3 * queries + rotation + _copies(config, (asking, strip, width - config.kernel[2] + 1), value)
+    hidden = 12 * min(MLP_TOKENS, asking * strip * width) * value
+    return min(MASK_BYTES, keys) + keys + max(5 * queries + rotation + rotating, attention, queries + hidden)
 
 
 def _copies(config: DiffusionDecoderConfig, queries: tuple[float, float, float], value: int) -> float:

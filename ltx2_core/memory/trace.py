@@ -49,6 +49,8 @@ class Trace(TorchDispatchMode):
         """Most bytes alive at once within each stage."""
         self._stage: list[str] = []
         self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._held = 0
+        """Bytes of ``_alive``, of which some may be dead: never less than are alive."""
         self._fused = _Fused(self)
         for tensor in held:
             self.hold(tensor)
@@ -58,11 +60,13 @@ class Trace(TorchDispatchMode):
         """Bytes of all counted tensors that are alive now."""
         # Storages die without notice, so dead ones are dropped whenever the sum is read.
         self._forget()
-        return sum(size for _, size in self._alive.values())
+        return self._held
 
     def hold(self, tensor: Tensor) -> None:
         """Count the bytes of ``tensor``, which existed before, for as long as it is alive."""
         storage = tensor.untyped_storage()
+        _, before = self._alive.get(storage._cdata, (None, 0))
+        self._held += storage.nbytes() - before
         # The weak reference prevents that the address is reused for another storage while it is a key.
         self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
 
@@ -107,6 +111,10 @@ class Trace(TorchDispatchMode):
         self.operations[name] += 1
         for tensor in created:
             self.hold(tensor)
+        marks = [self.peak, *(self.stages.get(name, 0) for name in self._stage)]
+        # To look for the dead at every operation takes most of the time of a trace.
+        if self._held <= min(marks if self.limit is None else (*marks, self.limit)):
+            return
         live = self.live
         if self.limit is not None and live > self.limit:
             self.refused += 1
@@ -121,7 +129,7 @@ class Trace(TorchDispatchMode):
     def _forget(self) -> None:
         gone = [at for at, (reference, _) in self._alive.items() if reference.expired()]
         for at in gone:
-            del self._alive[at]
+            self._held -= self._alive.pop(at)[1]
 
 
 class _Fused(TorchFunctionMode):

@@ -21,12 +21,12 @@ from torch import Tensor
 from ..audio import decode_audio, encode_audio
 from ..loading import Component, Lora
 from ..media import to_signed
-from ..media.clip_frames import Frames
+from ..media.clip_frames import Frames, TwiceFrames
 from ..media.images import as_frames
 from ..memory import DecodeChoice
 from ..memory.source_stage import CHUNK_FRAMES
 from ..out_of_memory import attempt
-from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of
+from ..shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
 from ..upsampler import upsample_latent
 from ..video_vae import DiffusionVideoDecoder, FrameNoise, NoiseSource, VolumeNoise
@@ -74,16 +74,17 @@ class Codecs:
             single = [attempt("encoding the prompt", partial(connectors, one)) for one in parts]
         return single[0], single[1] if negative_prompt is not None else None
 
-    def encode_video(self, frames: Frames | NDArray[Any]) -> Tensor:
+    def encode_video(self, frames: Frames | TwiceFrames | NDArray[Any]) -> Tensor:
         """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.
 
         The latent is (1, 128, k + 1, height / 32, width / 32), float32; a run can start from it, as its
         ``latents``. A numpy array of frames has the shape (8k + 1, height, width, 3), as ``Generation.array``
         returns it; uint8 is accepted too. Only some of the frames are on the device at a time. Raises
-        ValueError for any other number of frames or size.
+        ValueError for any other number of frames or size, TypeError for anything but frames.
         """
         if isinstance(frames, Tensor | np.ndarray):
             frames = as_frames(frames)
+        _check_frames(frames)
         with (
             self.networks.clock.timed("inputs"),
             self.networks.use(Component.VIDEO_ENCODER) as encoder,
@@ -254,3 +255,14 @@ class Codecs:
         # Memory does not depend on the frame rate, so that any will do.
         clip = ClipPlan(width=columns * SPATIAL_SCALE, height=rows * SPATIAL_SCALE, frames=frames, fps=24.0)
         return self.networks.decode_choice(clip, dtype=dtype)
+
+
+def _check_frames(frames: object) -> None:
+    """Raise ValueError or TypeError for what no video encoder takes, before one is loaded."""
+    shape = getattr(frames, "shape", None)
+    if shape is None:
+        raise TypeError(f"frames must be a tensor (8k + 1, 3, height, width) or an array; got {frames!r:.60}")
+    if len(shape) != 4 or shape[1] != 3 or shape[0] % TEMPORAL_SCALE != 1:
+        raise ValueError(f"frames must be (8k + 1, 3, height, width); got {tuple(shape)}")
+    if shape[2] % SPATIAL_SCALE or shape[3] % SPATIAL_SCALE:
+        raise ValueError(f"frames are {shape[3]}x{shape[2]}: both must be multiples of {SPATIAL_SCALE}")

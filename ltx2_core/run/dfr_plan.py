@@ -182,6 +182,8 @@ def stage_notes(stage: Stage) -> Iterator[str]:
     if stage.keyframes:
         start = 0 if stage.tile is None else stage.tile.start
         yield "generates keyframes " + ", ".join(str(start + frame) for frame in stage.keyframes)
+    if stage.split > 1:
+        yield f"in tiles, {stage.split} along time, height and width each"
     if stage.reference_tokens:
         yield f"with the clip of stage 1 as reference, {stage.reference_tokens} tokens"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
@@ -24,6 +25,8 @@ from .stages import Stage
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+
+log = logging.getLogger(__name__)
 
 _SWITCHES = ("fused", "keep_text_keys", "cuda_graphs", "fp8_blocks", "fp8_matmul", "nvfp4_matmul")
 
@@ -88,6 +91,8 @@ class Execution:
             object.__setattr__(self, option.name, option.read(getattr(self, option.name)))
         if not isinstance(self.keep_loaded, bool):
             raise TypeError(f"keep_loaded={self.keep_loaded!r} must be True or False")
+        if self.cuda_graphs and self.device.type != "cuda":
+            log.warning("cuda_graphs has no effect: the device is %s", self.device)
 
     @classmethod
     def on(

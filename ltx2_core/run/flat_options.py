@@ -69,6 +69,7 @@ class RequestOptions(TypedDict, total=False):
     stages: Literal[1, 2]
     stage2_sigmas: Sequence[float] | None
     stage2_sampler: str | None
+    stage2_tiles: int
     audio_stage: Literal[1, 2] | None
     pipeline_kind: Literal["dfr"] | None
     temporal_rounds: int
@@ -114,6 +115,7 @@ FIELDS: dict[str, str] = {
     "stages": "staging.count",
     "stage2_sigmas": "staging.sigmas",
     "stage2_sampler": "staging.sampler",
+    "stage2_tiles": "staging.tiles",
     "audio_stage": "staging.audio_stage",
     "pipeline_kind": "staging.pipeline",
     "temporal_rounds": "staging.temporal_rounds",

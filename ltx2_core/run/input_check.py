@@ -107,6 +107,8 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
             if image.frame < -clip.frames:
                 raise ValueError(f"frame {image.frame} is before the first of {clip.frames} frames")
             place_guide(1, image.frame, clip.latent_frames)
+    with _named("images"):
+        check_frames([image.frame % clip.frames for image in inputs.images], first=inputs.image.source)
     for reference in inputs.references:
         with _named("references"):
             _check_reference(reference, clip, inputs.hdr)
@@ -120,6 +122,14 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
     if voice.source is not None and not isinstance(voice.source, tuple):
         with _named("reference_audio"):
             read_audio(voice.source, duration_s=voice.seconds)
+
+
+def check_frames(frames: Sequence[int], *, first: object) -> None:
+    """Raise ValueError if two images are for one frame; ``first`` is the image of frame 0, None for none."""
+    taken = list(frames) if first is None else [0, *frames]
+    twice = next((frame for index, frame in enumerate(taken) if frame in taken[:index]), None)
+    if twice is not None:
+        raise ValueError(f"two images are for frame {twice}: leave one out, or give it another frame")
 
 
 def _check_images(source: ImageSource) -> None:

@@ -38,8 +38,11 @@ def job_parts(stages: Sequence[Stage], *, windows: int = 1) -> tuple[Part, ...]:
     # Attention is quadratic and the rest linear in the tokens; at usual sizes linear is close enough for a
     # bar.
     sampling = [
-        Part(f"stage {index}", _passes(stage) * _tokens(stage.sampled))
+        # Tiles follow one another under the name of their stage.
+        Part(f"stage {index}", _passes(stage) * _tokens(stage.sampled) / tiles)
         for index, stage in enumerate(stages, start=1)
+        for tiles in (stage.split**3,)
+        for _ in range(tiles)
     ]
     return (
         Part("text", _TEXT_PASSES * _tokens(stages[0].clip)),

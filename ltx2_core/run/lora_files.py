@@ -22,8 +22,12 @@ def open_loras(files: Sequence[LoraFile], recipe: Callable[[], Recipe] | None = 
     """Open LoRA files with the strengths that the caller named, by default 1; only headers are read.
 
     ``recipe`` returns the default settings of the checkpoint, for files whose strength is "recipe"; None if
-    there is no such file.
+    there is no such file. Raises TypeError for anything but a list or tuple of files.
     """
+    if not isinstance(files, (list, tuple)):
+        raise TypeError(
+            f"loras must be a list of files, such as ['a.safetensors', ('b.safetensors', 0.5)]; got {files!r}"
+        )
     return tuple(_open(file, recipe) for file in files)
 
 

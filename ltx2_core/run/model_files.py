@@ -162,8 +162,7 @@ class ModelFiles:
         """
         if self.text_encoder is None:
             raise ValueError(
-                "no text encoder is named: give --text-encoder (in Python text_encoder=) "
-                f"{text_encoder_files(self.checkpoints)}"
+                f"no text encoder is named: text_encoder must be {text_encoder_files(self.checkpoints)}"
             )
         check_text_encoder(self.checkpoints, self.text_encoder)
         check_tokenizer(self.text_encoder)

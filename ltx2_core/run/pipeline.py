@@ -42,10 +42,11 @@ from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
 from .lora_files import LoraFile, open_loras
 from .planner import Planner, table_recipe
-from .progress import OnStep, Progress, Run, Stop, Stopped
+from .progress import OnStep, Progress, Run, Stop, Stopped, check_functions, listed
 from .prompt_embeds import Contexts, encode_prompts, stage_contexts
 from .request import Request, flat_signature, request_of
 from .several import sample_each
+from .split_stage import sample_split
 from .stage_sampler import StageSampler
 from .stages import Stage
 
@@ -156,8 +157,9 @@ class LTX2Pipeline(Planner):
 
         Raises TypeError for unknown options, ValueError for what these files cannot sample.
         """
+        check_functions(on_step=on_step, stop=stop)
         original = request_of(prompt, options)
-        extra = (*conditioning, *given)
+        extra = (*listed("conditioning", conditioning), *listed("given", given))
         # What the recipe chose is recorded with the clip, apart from what was asked for.
         request, chosen = original.with_recipe(self.recipe)
         run = Run(on_step, stop)
@@ -299,6 +301,11 @@ class LTX2Pipeline(Planner):
             if index and latents is not None:
                 run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
                 latents = self.upsample(latents)
+            if stage.split > 1:
+                assert latents is not None
+                latents, used = self._sampled_tiles(sampler, index, stage, latents, items, contexts)
+                evaluations.append(used)
+                continue
             state = sampler.state(stage, latents)
             # In every stage, since the upscaler blurs images that were put in place.
             for item in items[index]:
@@ -318,6 +325,40 @@ class LTX2Pipeline(Planner):
         if first_audio is not None:
             latents = replace(latents, audio=first_audio)
         return Sampled(latents, tuple(evaluations), keyframes)
+
+    def _sampled_tiles(
+        self,
+        sampler: StageSampler,
+        index: int,
+        stage: Stage,
+        latents: AVLatent,
+        items: Sequence[Sequence[Conditioning]],
+        contexts: Sequence[Contexts],
+    ) -> tuple[AVLatent, Evaluations]:
+        """Sample ``stage``, number ``index``, in tiles from ``latents``, the video of the stage before it.
+
+        Returns the video, and the calls of the transformer in all tiles. Raises ValueError for audio, which
+        no tile has a part of.
+        """
+        calls: list[Evaluations] = []
+
+        def sample(tile: Stage, part: Tensor, conditions: Sequence[Conditioning]) -> Tensor:
+            state = sampler.state(tile, AVLatent(part, None))
+            for item in conditions:
+                state = item.apply(state)
+            if state.latent.audio is not None:
+                raise ValueError("a stage that is divided into tiles generates video alone, without audio")
+            made, used = sampler.sample(index, tile, state, contexts[index], self.stage_loras(index))
+            calls.append(used)
+            video = drop_guides(made, state).video
+            assert video is not None
+            return video
+
+        assert latents.video is not None
+        # One load serves all tiles.
+        with self.networks.holding(Component.TRANSFORMER):
+            video = sample_split(stage, latents.video, items[index], sample)
+        return AVLatent(video, None), Evaluations(*map(sum, zip(*calls, strict=True)))
 
     def _sampled_dfr(
         self,

@@ -178,8 +178,13 @@ class Planner(Codecs):
         All inputs are read, and the headers of all model files; LoRAs, encoded prompts and the memory budget
         are checked too. ``further`` says that the call has conditioning items in addition to its request;
         ``source`` is the (width, height) in pixels of an edit's source video, None without one. Raises
-        ValueError or FileNotFoundError for what cannot be sampled.
+        ValueError or FileNotFoundError for what cannot be sampled, TypeError for what is no request.
         """
+        if not isinstance(request, Request):
+            raise TypeError(
+                f"check takes a Request, such as Request(prompt={str(request)!r}); got "
+                f"{type(request).__name__}"
+            )
         request = self.resolve(request)
         stages = self.stages(request)
         # From cheap to costly: inputs and headers are read only for a request that is possible in itself.

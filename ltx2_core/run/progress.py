@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from ..storage.finite import is_finite
 from ..types import AVLatent
@@ -29,6 +30,7 @@ class Progress:
 
 OnStep = Callable[[Progress], None]
 Stop = Callable[[], bool]
+Item = TypeVar("Item")
 
 
 class Run:
@@ -82,3 +84,17 @@ def check_estimate(
             f"values{began}, so the run was stopped. The weights in the files are finite: look for a LoRA "
             "strength that is too high, extreme guidance, or a number format that overflows (use bfloat16)"
         )
+
+
+def listed(name: str, items: Sequence[Item]) -> Sequence[Item]:
+    """Return ``items``; raises TypeError, which names the argument ``name``, unless it is a list or tuple."""
+    if not isinstance(items, (list, tuple)):
+        raise TypeError(f"{name}={items!r:.60} must be a list")
+    return items
+
+
+def check_functions(**functions: object) -> None:
+    """Raise TypeError, which names the argument, for a value that is neither None nor callable."""
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise TypeError(f"{name}={function!r:.60} must be a function")

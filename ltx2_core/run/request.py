@@ -111,6 +111,8 @@ class Request:
         stages: 1, or 2: half size first, then the upscaler and a second stage at full size.
         stage2_sigmas, stage2_sampler: noise levels and sampler of the second stage; the sampler is by default
             Euler if the first stage has guidance, else ``sampler``.
+        stage2_tiles: how many tiles the second stage is divided into along time, height and width each, as
+            in HDR clips of ``to_hdr``; 1 samples it whole. It takes no images, keyframes or input audio.
         audio_stage: the stage, 1 or 2, that the audio is taken from; by default 1 if the first stage has
             guidance and the numerics are official, else 2.
         pipeline_kind, temporal_rounds: "dfr" samples by the DFR pipeline of LTX-2.5, which decides stages,
@@ -307,6 +309,8 @@ class Request:
             raise ValueError(
                 "stage2_image_strength has no effect on one stage: give stages=2, or leave it out"
             )
+        if self.staging.tiles > 1:
+            self._check_tiles()
         if self.inputs.latents is not None and self.staging.count != 1:
             raise ValueError(
                 "latents are continued in one stage: give stages=1 and upscale between two calls"
@@ -317,6 +321,17 @@ class Request:
             raise ValueError(
                 f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "
                 "denoise=1"
+            )
+
+    def _check_tiles(self) -> None:
+        """Raise ValueError if the second stage cannot be divided into tiles."""
+        inputs = self.inputs
+        if self.staging.count == 1 or self.staging.pipeline is not None:
+            raise ValueError("stage2_tiles divides the second of two stages: give stages=2")
+        placed = inputs.image.source is not None or bool(inputs.images)
+        if placed or inputs.audio.source is not None or inputs.reference_audio.source is not None:
+            raise ValueError(
+                "stage2_tiles takes no image and no audio: leave them out, or give stage2_tiles=1"
             )
 
 

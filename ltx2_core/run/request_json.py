@@ -92,6 +92,8 @@ def from_json(settings: ParsedJson) -> RequestFields:
     Raises ValueError for unknown names, for values of a wrong type, and for notes such as
     "<Tensor in memory>", whose values cannot be restored.
     """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"settings must be an object of names and values; got {type(settings).__name__}")
     # Before pydantic, whose message would not name the cause: a file of a newer version.
     unknown = settings.keys() - FIELDS.keys()
     if unknown:

@@ -31,6 +31,8 @@ from .options import BY_NAME
 MAX_SIGMAS = 10_001
 MAX_KEYFRAMES = 1000
 """The most keyframes that a run generates next to its clip."""
+MAX_STAGE_TILES = 8
+"""The most tiles of a stage along one axis."""
 MAX_RATE = 768_000
 """The highest sample rate of audio in Hz."""
 
@@ -70,6 +72,12 @@ def _switch(name: str, value: Any) -> bool:
 def _audio_stage(name: str, value: Any) -> int:
     if isinstance(value, bool) or value not in (1, 2):
         raise ValueError(f"{name}={value!r:.80} must be 1 or 2, the stage that the audio is taken from")
+    return int(value)
+
+
+def _stage_tiles(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not 1 <= int(value) <= MAX_STAGE_TILES:
+        raise ValueError(f"{name}={value!r:.80} must be a whole number from 1 to {MAX_STAGE_TILES}")
     return int(value)
 
 
@@ -221,4 +229,5 @@ _READERS: dict[str, Callable[[str, Any], Any]] = {
     "generated_keyframes": _keyframes,
     "noise_device": _noise_device,
     "audio_stage": _audio_stage,
+    "stage2_tiles": _stage_tiles,
 }

@@ -86,8 +86,7 @@ def save_latents(
     for name in ("video", "audio"):
         stream = getattr(generation.latents, name)
         if stream is not None:
-            # safetensors stores contiguous tensors alone.
-            tensors[name] = stream.detach().cpu().contiguous()
+            tensors[name] = stream
     if generation.after_sampling is not None and generation.after_sampling.start is not None:
         generator = generation.after_sampling.start
         tensors["generator"], noise_device = generator.get_state(), generator.device.type
@@ -96,7 +95,7 @@ def save_latents(
     rate = None
     if generation.input_audio is not None:
         # Input audio becomes part of the clip unchanged, and its file may be gone when the run is resumed.
-        tensors["waveform"], rate = generation.input_audio[0].contiguous(), generation.input_audio[1]
+        tensors["waveform"], rate = generation.input_audio[0], generation.input_audio[1]
     about = {
         "output": _absolute(output),
         "settings": generation.settings(),

@@ -99,6 +99,7 @@ class StageSampler:
         name, step_noise = f"stage {index + 1}", self._step_noise
         if stage.step_seed is not None:
             step_noise = self._generator(stage.step_seed)
+        start_noise = self._start_noise if stage.start_seed is None else self._generator(stage.start_seed)
         self.run.report(name, 0, len(stage.sigmas) - 1)
         with (
             self.networks.clock.timed("sampling"),
@@ -106,7 +107,7 @@ class StageSampler:
         ):
             denoise = self._denoiser(transformer, stage, state, contexts)
             # Drawn even where it is replaced, so that a second stage has the noise of its seed.
-            noise = make_noise(state.latent, self._start_noise)
+            noise = make_noise(state.latent, start_noise)
             if index == 0 and self.request.inputs.noise is not None:
                 noise = with_own_noise(noise, self.request.inputs.noise)
             x = initial_state(state, noise, float(stage.sigmas[0]), self.numerics)

@@ -18,6 +18,7 @@ from ..types import AVLatent, Numerics
 from .dfr_layout import Tile
 from .recipes import DEFAULT, Recipe, of_kind
 from .request import Request
+from .stage_spans import OVERLAPS, spans
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,10 @@ class Stage:
     temporal round number ``round``; None samples the whole clip. ``step_seed`` is added to the run's seed for
     the noise that the sampler adds in steps; None continues the random generator of the stage before.
     ``reference_tokens`` is how many tokens of a reference the stage has.
+
+    ``split`` is how many tiles the stage is divided into along time, height and width each, for HDR clips; 1
+    samples it whole. ``start_seed`` is added to the run's seed for the first noise of a tile; None continues
+    the random generator of the stage before.
     """
 
     clip: ClipPlan
@@ -51,17 +56,36 @@ class Stage:
     round: int = 0
     step_seed: int | None = None
     reference_tokens: int = 0
+    split: int = 1
+    start_seed: int | None = None
 
     @property
     def sampled(self) -> ClipPlan:
         """``clip``, made longer by the latent frames that keyframes and the reference add.
 
-        Memory is estimated from it, because the transformer computes their tokens too.
+        Memory is estimated from it, because the transformer computes their tokens too. Of a stage in tiles it
+        is the largest tile.
         """
+        if self.split > 1:
+            return self._largest_tile()
         cells = self.clip.latent_width * self.clip.latent_height
         keyframes = len(self.keyframes) + (0 if self.tile is None else len(self.tile.anchors))
         more = keyframes + math.ceil(self.reference_tokens / cells)
         return replace(self.clip, frames=self.clip.frames + TEMPORAL_SCALE * more) if more else self.clip
+
+    def _largest_tile(self) -> ClipPlan:
+        """The size and length of the largest tile of a divided stage."""
+        sizes = (self.clip.latent_frames, self.clip.latent_height, self.clip.latent_width)
+        frames, rows, columns = (
+            max(stop - start for start, stop in spans(size, self.split, overlap))
+            for size, overlap in zip(sizes, OVERLAPS, strict=True)
+        )
+        return replace(
+            self.clip,
+            width=columns * SPATIAL_SCALE,
+            height=rows * SPATIAL_SCALE,
+            frames=frames_of(frames),
+        )
 
     @property
     def guided(self) -> bool:
@@ -132,6 +156,7 @@ def plan_stages(
         eta=sampling.eta if sampler == sampling.sampler else None,
         # Without guidance nothing else makes this stage avoid the negative prompt.
         nag=sampling.nag,
+        split=staging.tiles,
     )
 
 

@@ -78,6 +78,8 @@ class StageSettings:
     stage, 1 or 2, that the audio is taken from; None is 1 with guidance and 2 without, as in the official
     pipelines, and always 2 if the run reproduces ComfyUI. ``pipeline`` "dfr" samples by the DFR pipeline of
     LTX-2.5, with ``temporal_rounds`` rounds that each double the frame rate; None samples ``count`` stages.
+    ``tiles`` is how many tiles the second stage is divided into along time, height and width each, as the
+    official pipeline for HDR clips does; 1 samples it whole.
     """
 
     count: Literal[1, 2] = 1
@@ -86,6 +88,7 @@ class StageSettings:
     audio_stage: Literal[1, 2] | None = None
     pipeline: Literal["dfr"] | None = None
     temporal_rounds: int = 0
+    tiles: int = 1
 
     def __post_init__(self) -> None:
         """Append a missing final 0 to ``sigmas``. Raises ValueError for an unknown sampler."""

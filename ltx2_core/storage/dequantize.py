@@ -16,6 +16,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .files import ParsedJson
+from .gguf_blocks import gguf_values
 from .int4 import grouped_values, signed_nibbles
 
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -36,7 +37,7 @@ E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 ROTATION = 256
 """Default number of input features whose weights are rotated together, see :func:`hadamard`."""
 
-Kind = Literal["float", "nvfp4", "mxfp8", "int8", "w4a4", "w4a8"]
+Kind = Literal["float", "nvfp4", "mxfp8", "int8", "w4a4", "w4a8", "gguf"]
 _KINDS: Mapping[str, Kind] = {
     "float8_e4m3fn": "float",
     "float8_e5m2": "float",
@@ -68,7 +69,8 @@ _NEEDED: Mapping[Kind, tuple[str, ...]] = {
 class Format:
     """The format in which one quantised layer is stored.
 
-    ``kind`` is "nvfp4", "mxfp8", "int8", "w4a4" or "w4a8" (4-bit integers), or "float", which includes fp8.
+    ``kind`` is "nvfp4", "mxfp8", "int8", "w4a4" or "w4a8" (4-bit integers), "gguf" (blocks of a GGUF file),
+    or "float", which includes fp8.
     ``rotation`` is the number of inputs per group whose weights were multiplied by a Hadamard matrix, 0 for
     none. ``full_precision`` demands that the layer is multiplied in the compute dtype.
     """
@@ -79,6 +81,8 @@ class Format:
     """Inputs per group whose weights were multiplied with :func:`hadamard`; 0 for no rotation."""
     full_precision: bool = False
     """Whether the file demands that the layer is multiplied in the compute dtype, not in the stored one."""
+    block: str = ""
+    """For the kind "gguf" the format of its blocks, such as "Q4_K"."""
 
 
 def format_of(name: str, dtypes: Mapping[str, torch.dtype], marker: ParsedJson | None = None) -> Format:
@@ -149,6 +153,10 @@ def decode(name: str, form: Format, tensors: Mapping[str, Tensor], shape: tuple[
         result = _nvfp4(name, weight, tensors["weight_scale"], tensors["weight_scale_2"])
     elif form.kind == "mxfp8":
         result = _mxfp8(name, weight, tensors["weight_scale"])
+    elif form.kind == "gguf":
+        # Layers that a LoRA has changed are encoded again as Q8_0, the only format of 34 bytes for 32 values.
+        changed = weight.shape[-1] * 32 == shape[-1] * 34
+        result = gguf_values("Q8_0" if changed else form.block, weight).reshape(shape)
     elif form.kind == "w4a4":
         rows = _broadcast(name, tensors["weight_scale"], weight, rows=True)
         result = _unrotate(name, signed_nibbles(weight) * rows, form.rotation)

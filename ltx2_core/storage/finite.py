@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .gguf_blocks import BLOCKS, gguf_factors
 from .header import TensorInfo
 
 PIECE = 2**20
@@ -42,7 +43,9 @@ def check_loaded(tensor: Tensor, info: TensorInfo) -> None:
 
     ``info`` is the header entry by which the tensor was read.
     """
-    check_finite(tensor, info.name, info.path)
+    # The codes of a block are integers; only its factors can be damaged in this way.
+    values = gguf_factors(info.dtype, tensor) if info.dtype in BLOCKS else tensor
+    check_finite(values, info.name, info.path)
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .dequantize import E2M1, FP8_MAX, MXFP8_BLOCK, NVFP4_BLOCK, Format, Kind, hadamard
+from .gguf_blocks import encode_q8_0
 from .int4 import INT8_MAX, packed_nibbles
 
 FP8_ERROR = 2.0**-4
@@ -33,8 +34,8 @@ def encode(form: Format, weight: Tensor) -> dict[str, Tensor]:
     """Encode ``weight`` (O, I), outputs by inputs, in the format ``form``.
 
     Returns the stored weight and its scales, under names such as ``weight`` and ``weight_scale``. Scales are
-    computed from this weight. The kind "float" gives float8_e4m3fn with one scale. Block formats (NVFP4,
-    MXFP8) pad the weight with zeros to whole blocks.
+    computed from this weight. The kind "float" gives float8_e4m3fn with one scale, the kind "gguf" always
+    Q8_0. NVFP4 and MXFP8 pad the weight with zeros to whole blocks.
     """
     return _ENCODERS[form.kind](form, weight.float())
 
@@ -133,6 +134,11 @@ def _mxfp8(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     }
 
 
+def _gguf(_form: Format, weight: Tensor) -> dict[str, Tensor]:
+    # The K formats are found by a search; Q8_0 takes more memory and loses less.
+    return {"weight": encode_q8_0(weight)}
+
+
 _ENCODERS: Mapping[Kind, Callable[[Format, Tensor], dict[str, Tensor]]] = {
     "float": _fp8,
     "int8": _int8,
@@ -140,4 +146,5 @@ _ENCODERS: Mapping[Kind, Callable[[Format, Tensor], dict[str, Tensor]]] = {
     "mxfp8": _mxfp8,
     "w4a4": _w4a4,
     "w4a8": _w4a8,
+    "gguf": _gguf,
 }

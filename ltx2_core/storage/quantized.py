@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .dequantize import COMPANIONS, FP8_MAX, PACKED, SCALE_NAMES, Format, decode, format_of, logical_shape
 from .files import ParsedJson
+from .gguf import stored_shape
+from .gguf_blocks import BLOCKS
 from .header import TensorInfo
 from .quantize import encode
 
@@ -34,7 +36,10 @@ TORCH_DTYPES: Mapping[str, torch.dtype] = {
 }
 """dtype name in a safetensors header -> torch dtype."""
 
-QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8", "I8")
+STORED_DTYPES: Mapping[str, torch.dtype] = {**TORCH_DTYPES, **dict.fromkeys(BLOCKS, torch.uint8)}
+"""dtype name of a header entry -> torch dtype of the stored tensor; blocks of GGUF files are bytes."""
+
+QUANTISED_DTYPES = ("F8_E4M3", "F8_E5M2", "U8", "I8", *BLOCKS)
 """dtypes of weights that count as quantised even without companion tensors."""
 
 
@@ -55,7 +60,9 @@ class StoredLayer:
     def shape(self) -> tuple[int, ...]:
         """Shape of the decoded weight, including padding to whole blocks."""
         weight = self.infos["weight"]
-        return logical_shape(TORCH_DTYPES[weight.dtype], weight.shape, packed=self.form.kind in PACKED)
+        if self.form.kind == "gguf":
+            return weight.shape
+        return logical_shape(STORED_DTYPES[weight.dtype], weight.shape, packed=self.form.kind in PACKED)
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether the decoded weight fits a layer of ``shape``, except for padding to whole blocks."""
@@ -88,11 +95,15 @@ def find_quantized(
         if weight not in infos:
             raise ValueError(f"{name} belongs to a quantised weight, but {weight} is missing")
         own = {s: infos[f"{layer}.{s}"] for s in ("weight", *COMPANIONS) if f"{layer}.{s}" in infos}
-        unknown = [f"{layer}.{s} ({info.dtype})" for s, info in own.items() if info.dtype not in TORCH_DTYPES]
+        unknown = [f"{layer}.{s} ({i.dtype})" for s, i in own.items() if i.dtype not in STORED_DTYPES]
         if unknown:
             raise ValueError(f"quantised tensors of a dtype that is not supported: {', '.join(unknown)}")
-        dtypes = {suffix: TORCH_DTYPES[info.dtype] for suffix, info in own.items()}
-        layers[layer] = StoredLayer(layer, format_of(layer, dtypes, markers.get(layer)), own)
+        dtypes = {suffix: STORED_DTYPES[info.dtype] for suffix, info in own.items()}
+        block = own["weight"].dtype
+        form = (
+            Format("gguf", block=block) if block in BLOCKS else format_of(layer, dtypes, markers.get(layer))
+        )
+        layers[layer] = StoredLayer(layer, form, own)
     return layers
 
 
@@ -124,9 +135,8 @@ class QuantizedLinear(nn.Module):
         self.companions = tuple(suffix for suffix in layer.infos if suffix != "weight")
         # On the meta device, since the tensors of the file are assigned later.
         for suffix, info in layer.infos.items():
-            self.register_buffer(
-                suffix, torch.empty(info.shape, dtype=TORCH_DTYPES[info.dtype], device="meta")
-            )
+            shape = stored_shape(info) if info.dtype in BLOCKS else info.shape
+            self.register_buffer(suffix, torch.empty(shape, dtype=STORED_DTYPES[info.dtype], device="meta"))
         bias = linear.bias is not None
         self.bias = nn.Parameter(torch.empty(linear.out_features, device="meta")) if bias else None
 
@@ -146,7 +156,7 @@ class QuantizedLinear(nn.Module):
         return decode(self.name, self.form, tensors, (self.out_features, self.in_features))
 
     def extra_repr(self) -> str:
-        stored = str(self.weight.dtype).removeprefix("torch.")
+        stored = self.form.block or str(self.weight.dtype).removeprefix("torch.")
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.form.kind} {stored}"
 
     def _is_fp8_ready(self, x: Tensor) -> bool:

@@ -12,11 +12,16 @@ from torch import Tensor
 
 from .dequantize import decode, logical_shape, read_marker
 from .finite import check_loaded
+from .gguf import is_gguf, read_gguf_tensors
+from .gguf_blocks import BLOCKS
 from .header import TensorInfo
 from .quantized import TORCH_DTYPES, StoredLayer
 
 Infos = Mapping[str, TensorInfo]
 """Official name without prefix -> header entry, which holds file and position of the tensor."""
+
+ALIGNMENT = 64
+"""Bytes to which torch aligns tensors that it allocates itself."""
 
 _METADATA = "_quantization_metadata"
 
@@ -32,6 +37,9 @@ def read_tensors(infos: Infos) -> dict[str, Tensor]:
         by_file.setdefault(info.path, []).append((own, info.name))
     tensors: dict[str, Tensor] = {}
     for path, pairs in by_file.items():
+        if is_gguf(path):
+            tensors.update(read_gguf_tensors(path, {own: infos[own] for own, _ in pairs}))
+            continue
         try:
             # Opened on the CPU, where tensors map the file: what is converted or moved later is read only
             # once.
@@ -99,7 +107,7 @@ def read_state(
         else:
             # fp8 is a storage format only, so an fp8 tensor without scale is cast too.
             target = torch.bfloat16 if dtype is None and tensor.dtype.itemsize == 1 else dtype
-            state[own] = tensor.to(device=device, dtype=target)
+            state[own] = _aligned(tensor.to(device=device, dtype=target))
             # On the CPU the stored tensor has fewer bytes to read; a device is faster with what it holds.
             check_loaded(tensor if device.type == "cpu" else state[own], infos[own])
     for name, tensors in stored.items():
@@ -109,6 +117,19 @@ def read_state(
     return state
 
 
+def _aligned(tensor: Tensor) -> Tensor:
+    """Return ``tensor``, or a copy of float32 values that a file holds at a place that is not aligned.
+
+    On processors the place decides how a product of float32 matrices is rounded, so that equal weights in
+    another file would give another clip. Products of narrower numbers do not depend on it.
+    """
+    if tensor.device.type != "cpu" or tensor.dtype != torch.float32 or tensor.data_ptr() % ALIGNMENT == 0:
+        return tensor
+    return tensor.clone()
+
+
 def decoded_shape(info: TensorInfo) -> tuple[int, ...]:
     """Shape of a tensor after decoding, from its header entry, including padding to whole blocks."""
+    if info.dtype in BLOCKS:
+        return info.shape
     return logical_shape(TORCH_DTYPES.get(info.dtype, torch.float32), info.shape)

@@ -9,13 +9,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tokenizers import AddedToken, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.models import BPE
 from torch import Tensor
 
 from ..storage.files import JsonObject
+from ..storage.writing import write_tensors
 from .single_file import gemma3_settings
 
 VOCAB_SIZE = 512
@@ -76,7 +76,7 @@ def write_tiny_gemma(
         vocab_size, hidden_size, layers, _HEADS * head_dim, _KV_HEADS * head_dim, head_dim, _FEED_FORWARD
     )
     tensors = {name: _random(shape, generator).to(dtype) for name, shape in shapes}
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_tensors(folder / "model.safetensors", tensors, {"format": "pt"})
     write_tokenizer(folder, words, vocab_size)
 
 

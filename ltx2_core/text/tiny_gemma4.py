@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from ..storage.writing import write_tensors
 from .tiny_gemma import SPACE, VOCAB_SIZE, write_json, write_tokenizer
 
 _HEADS, _KV_HEADS, _HEAD_DIM, _FEED_FORWARD = 2, 1, 16, 128
@@ -146,10 +147,8 @@ def _model(fields: Mapping[str, Any]) -> Any:
 def _write(folder: Path, model: Any, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
     """Write config.json and model.safetensors; ``tensors`` are those of ``model``, stored in ``dtype``."""
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {f"model.{name}": tensor.to(dtype).contiguous() for name, tensor in tensors.items()}
-    path = folder / "model.safetensors"
-    save_file(stored, path, metadata={"format": "pt"})
-    path.chmod(0o644)  # safetensors creates files that only their owner can read.
+    stored = {f"model.{name}": tensor.to(dtype) for name, tensor in tensors.items()}
+    write_tensors(folder / "model.safetensors", stored, {"format": "pt"})
     write_json(folder / "config.json", {**model.config.to_dict(), "model_type": "gemma4_unified_text"})
 
 

@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..loading.write import Entry, write_safetensors
 from ..media.atomic import replacing
 from ..storage.quantized import TORCH_DTYPES
+from ..storage.writing import Entry, write_safetensors
 from . import embedded_set
 from .write import TinySet
 

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from ..loading import Checkpoint, Component
 from ..loading.components import build
 from ..storage.files import JsonObject, JsonValue
 from ..storage.reading import read_tensors
+from ..storage.writing import write_tensors
 from ..types import Numerics
 from .weights import random_weights
 
@@ -72,8 +72,8 @@ def write_diffusion_vae(
     network = build(Component.VIDEO_DECODER, config, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
     tensors = {**random_weights(network, seed), **read_tensors(checkpoint.infos(Component.VIDEO_ENCODER))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.to(dtype).contiguous() for name, tensor in sorted(tensors.items())},
+    write_tensors(
         path,
-        metadata={"config": json.dumps(config), "model_version": "2.5.0"},
+        {name: tensor.to(dtype) for name, tensor in sorted(tensors.items())},
+        {"config": json.dumps(config), "model_version": "2.5.0"},
     )

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import cast, get_args
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from .. import config as cfg
 from ..loading.components import build
 from ..loading.detect import OFFICIAL_PREFIXES, Component
 from ..storage.files import JsonObject, ParsedJson
+from ..storage.writing import write_tensors
 from ..types import Numerics
 from .settings import (
     TEXT_LAYERS,
@@ -216,4 +216,4 @@ def lora_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
 def _save(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype, metadata: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Sorted, so that the same seed gives the same file.
-    save_file({name: tensor.to(dtype) for name, tensor in sorted(tensors.items())}, path, metadata=metadata)
+    write_tensors(path, {name: tensor.to(dtype) for name, tensor in sorted(tensors.items())}, metadata)

@@ -15,10 +15,9 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..media.atomic import replacing
+from ..storage.writing import write_tensors
 from ..types import AVLatent
 from .data import to_device
 from .text import TextBatch, TextStates, batch_text
@@ -171,8 +170,7 @@ def write_shard(
     }
     if reference is not None:
         tensors["edges"] = reference.half()
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"lengths": json.dumps(text.lengths), **(metadata or {})})
+    write_tensors(path, tensors, {"lengths": json.dumps(text.lengths), **(metadata or {})})
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], TextStates]:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..media.atomic import replacing
+from ..storage.writing import write_tensors
 
 ATTENTION = r"\.to_(q|k|v|out\.0)$"
 """Targets: all attention layers of all blocks, as most LoRAs of LTX-2 have."""
@@ -151,7 +150,5 @@ def save_lora(
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Sorted, so that equal weights give equal files.
-    stored = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
-    with replacing(path) as temporary:
-        save_file(stored, temporary, metadata=dict(metadata or {}) or None)
-        temporary.chmod(0o644)  # safetensors creates files that only their owner can read.
+    stored = {name: tensor.to("cpu", dtype) for name, tensor in sorted(tensors.items())}
+    write_tensors(path, stored, metadata)

@@ -53,9 +53,7 @@ class TrainingState:
             "curves": self.history.curves,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
-        # safetensors refuses tensors that are not contiguous.
-        whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-        write_tensors(path, whole, {"training": json.dumps(rest)})
+        write_tensors(path, tensors, {"training": json.dumps(rest)})
 
     def load(self, path: Path) -> None:
         """Load everything from ``path``; raises ValueError if the file has another seed or network."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -167,7 +168,10 @@ class Graphs:
             return run(start, own_inputs)
 
         try:
-            record = self._record(again)
+            # A capture records the kernels of the current device, which need not be the one of the run.
+            with _current(own):
+                record = self._record(again)
+                _check_writes(record)
         # Recording may fail in any library that a step calls, and no such failure may end the run.
         except Exception as error:
             if is_out_of_memory(error):
@@ -193,6 +197,25 @@ class _Recorded:
     changing: list[Tensor]
     constant: list[Tensor]
     inputs: BothInputs
+
+
+def _current(hidden: Hidden) -> AbstractContextManager[object]:
+    """A context in which the CUDA device of the tokens is the current one; elsewhere one without effect."""
+    device = next(stream.device for stream in hidden if stream is not None)
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _check_writes(record: Record) -> None:
+    """Replay ``record`` and raise RuntimeError unless it writes its results.
+
+    A graph that holds no kernel replays without an error, and would repeat the results of the first step.
+    """
+    results = [stream for stream in record.out if stream is not None]
+    for stream in results:
+        stream.fill_(float("nan"))
+    record.replay()
+    if any(bool(stream.isnan().all()) for stream in results):
+        raise RuntimeError("the recorded graph is empty or computes only NaN")
 
 
 def _modulations(inputs: BothInputs) -> list[Modulation]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...ltx2_core.audio.mel import resample, to_stereo
 from ...ltx2_core.editing.footage import Footage
 from ...ltx2_core.editing.protocols import Waveform
-from ...ltx2_core.media.clip_frames import Frames
+from ...ltx2_core.media.clip_frames import Frames, TwiceFrames
 from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from_image, image_from_frames
 from ..host.audio_vae import audio_rate_of, encode_audio
 from ..host.values import Audio, Vae
@@ -30,7 +30,7 @@ class HostCodecs:
     video_vae: Vae
     audio_vae: Vae | None = None
 
-    def encode_video(self, frames: Frames) -> Tensor:
+    def encode_video(self, frames: Frames | TwiceFrames) -> Tensor:
         """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.
 
         The latent is (1, 128, k + 1, height / 32, width / 32).

@@ -87,7 +87,7 @@ def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool =
     """
     network = video_vae.first_stage_model
     # The VAE may come from the host's own loader.
-    if not hasattr(network, "decode_stream"):
+    if not hasattr(network, "decode_parts"):
         # The host's VAE returns (B, F, H, W, 3) in [0, 1].
         yield rearrange(video_vae.decode(torch.cat([*pieces], dim=2))[0], "f h w c -> f c h w") * 2 - 1
         return
@@ -98,9 +98,7 @@ def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool =
     comfy.model_management.load_models_gpu([video_vae.patcher], memory_required=memory)
     device, dtype = video_vae.device, video_vae.vae_dtype
     done = 0
-    for piece in network.decode_stream(
-        part.to(device=device, dtype=dtype) for part in chain((first,), parts)
-    ):
+    for piece in network.decode_parts(part.to(device=device, dtype=dtype) for part in chain((first,), parts)):
         frames = rearrange(piece[0], "c f h w -> f c h w")
         done += len(frames)
         if as_bytes:

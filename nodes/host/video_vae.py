@@ -6,8 +6,9 @@ Letters: B batch, C latent channels, F frames, H W rows and columns of pixels, f
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.memory import DecodeChoice, choose_decode, decoder_memory
 from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, latent_frames_of
-from ...ltx2_core.video_vae import DiffusionVAE, VideoEncoder, VideoVAE, VolumeNoise
+from ...ltx2_core.video_vae import DiffusionVAE, FrameNoise, VideoEncoder, VideoVAE, VolumeNoise
 from .host_vae import HostVAE
 from .patcher import Patcher, is_dynamic
 from .progress import check_interrupted, count_bar
@@ -192,9 +193,16 @@ class _ChunkedVAE(VideoEncoder):
             done += piece.shape[2]
             on_count(done)
 
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode consecutive ``parts`` (B, C, F, H, W) of a latent.
+
+        Yields frames (B, 3, frames, height, width) in [-1, 1] in order, a few at a time.
+        """
+        raise NotImplementedError
+
     def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
         """Decode ``latent`` (B, C, F, H, W) and yield chunks of frames in [-1, 1] in order."""
-        raise NotImplementedError
+        return self.decode_parts((latent,))
 
     def encode(self, frames: Tensor, device: torch.device | None = None) -> Tensor:  # type: ignore[override]
         """Encode frames (B, 3, frames, height, width) in [-1, 1] to a normalised latent.
@@ -219,16 +227,19 @@ class _ChunkedVAE(VideoEncoder):
 class HostVideoVAE(_ChunkedVAE, VideoVAE):  # type: ignore[misc]
     """The video VAE with a convolutional decoder, as ComfyUI calls it."""
 
-    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
-        return self.decode_stream(latent)
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        return self.decode_stream(parts)
 
 
 class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):  # type: ignore[misc]
     """The video VAE with the diffusion decoder of LTX-2.5, as ComfyUI calls it.
 
-    Decoding starts from the same noise as in ComfyUI's own decoder: seed 0 for every clip.
+    Decoding starts from the same noise as in ComfyUI's own decoder: seed 0 for every clip. A clip that
+    arrives in several parts, such as a long video, has noise of each frame by itself, since its length is not
+    known beforehand.
     """
 
+    noise: VolumeNoise
     decodes_whole = True
     """ComfyUI's tiles are not used: this decoder decodes exactly in pieces, within the memory there is."""
 
@@ -236,11 +247,16 @@ class HostDiffusionVAE(_ChunkedVAE, DiffusionVAE):  # type: ignore[misc]
         super().__init__(config, **options)
         self.noise, self.pad_small = VolumeNoise(0), False
 
-    def _pieces(self, latent: Tensor) -> Iterator[Tensor]:
-        choice = _diffusion_choice(self.config, tuple(latent.shape), latent.dtype)
+    def decode_parts(self, parts: Iterable[Tensor]) -> Iterator[Tensor]:
+        arriving = iter(parts)
+        first, second = next(arriving), next(arriving, None)
+        latent = first if second is None else chain((first, second), arriving)
+        noise = self.noise if second is None else FrameNoise(self.noise.seed)
+        choice = _diffusion_choice(self.config, tuple(first.shape), first.dtype)
+        limit = len(first) * choice.piece_bytes
         if choice.tiles is None:
-            return self.decode_stream(latent, max_piece_bytes=len(latent) * choice.piece_bytes)
-        return self.decode_tiles(latent, choice.tiles, max_piece_bytes=len(latent) * choice.piece_bytes)
+            return self.decode_stream(latent, max_piece_bytes=limit, noise=noise)
+        return self.decode_tiles(latent, choice.tiles, max_piece_bytes=limit, noise=noise)
 
 
 def _video_vae_patcher(*paths: str, disable_dynamic: bool = False) -> Patcher:

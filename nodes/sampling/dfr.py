@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
 from comfy_api.latest import io, ui
 from torch import Tensor
 
+from ...ltx2_core.conditioning.guide_frames import GuideFrames
+from ...ltx2_core.conditioning.inputs import check_strength
 from ...ltx2_core.conditioning.items import Conditioning as ConditioningItem
 from ...ltx2_core.conditioning.items import ImageInPlace
+from ...ltx2_core.loading.lora import REFERENCE_KEYS
 from ...ltx2_core.run.dfr import DfrRun
 from ...ltx2_core.run.dfr_plan import DETAIL_SCALE, describe_dfr, plan_dfr
 from ...ltx2_core.run.request import Request
@@ -15,9 +22,12 @@ from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.types import Numerics
 from ..clip.plan import empty_latent
 from ..conditioning.attached import marked_guides
+from ..conditioning.iclora import downscale_of
 from ..conditioning.images import chosen_crf
+from ..conditioning.keyframe_latents import parse_frames
 from ..convert import image_at_stage, video_of
 from ..host.latents import from_av
+from ..host.lora import ATTACHMENT
 from ..host.recipe import recipe_of_model
 from ..host.upscaling import check_temporal
 from ..host.values import Conditioning, Model, UpscaleModel, Vae
@@ -62,6 +72,33 @@ class LTX2AVSampleDFR(io.ComfyNode):
                     tooltip="The model with an IC-LoRA for spatial detail, for the second stage.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="Image that becomes the first frame."),
+                quantity(
+                    "image_strength",
+                    1.0,
+                    step=0.01,
+                    optional=True,
+                    text="How much of the first image stage 1 preserves: 1 all of it, 0 nothing",
+                    more="Stage 2 preserves all of it.",
+                ),
+                io.Image.Input(
+                    "guide_images",
+                    optional=True,
+                    tooltip="Images that guide the clip at guide_frames, one for each of these frames.",
+                ),
+                io.String.Input(
+                    "guide_frames",
+                    default="",
+                    optional=True,
+                    tooltip="Frames of guide_images, such as 48, -1, counted before the frame rate is "
+                    "doubled; -1 is the last.",
+                ),
+                io.String.Input(
+                    "guide_strengths",
+                    default="",
+                    optional=True,
+                    tooltip="How much of guide_images is preserved: one number for all, or one for each; "
+                    "empty is 1.",
+                ),
             ],
             outputs=[
                 io.Latent.Output(display_name="latent", tooltip="The sampled clip, for decoding."),
@@ -84,10 +121,16 @@ class LTX2AVSampleDFR(io.ComfyNode):
         temporal_upscale_model: UpscaleModel | None = None,
         detail_model: Model | None = None,
         image: Tensor | None = None,
+        image_strength: float = 1.0,
+        guide_images: Tensor | None = None,
+        guide_frames: str = "",
+        guide_strengths: str = "",
     ) -> io.NodeOutput:
         _check(model, upscale_model, temporal_upscale_model, temporal_rounds)
-        detail = None if detail_model is None else DETAIL_SCALE
-        stages = plan_stages_of(model, plan, seed, temporal_rounds, detail)
+        guides = parse_guides(guide_images, guide_frames, guide_strengths, plan)
+        detail = None if detail_model is None else detail_scale_of(detail_model)
+        first, *others = plan_stages_of(model, plan, seed, temporal_rounds, detail)
+        stages = (replace(first, image_strength=image_strength), *others)
         networks = HostDfr(
             model=model,
             detail_model=detail_model,
@@ -98,9 +141,11 @@ class LTX2AVSampleDFR(io.ComfyNode):
             seed=seed,
             count=len(stages),
         )
-        items = [_image_items(video_vae, image, stage) for stage in stages[:2]]
+        items = [_image_items(video_vae, image, guides, stage) for stage in stages[:2]]
         latents, _ = DfrRun(networks, stages, items, detail).sample()
-        report = "\n".join(describe_dfr(stages))
+        lines = [*describe_dfr(stages)]
+        lines += [f"image guides frame {guide.frame}, strength {guide.strength:g}" for guide in guides]
+        report = "\n".join(lines)
         clip, finished = marked_guides(from_av(latents, {"type": "audio"}), 0), stages[0].finished
         return io.NodeOutput(clip, finished, finished.fps, report, ui=ui.PreviewText(report))
 
@@ -146,10 +191,84 @@ def _check(model: Model, upscaler: UpscaleModel, temporal: UpscaleModel | None, 
         check_temporal(temporal, wanted=True)
 
 
-def _image_items(video_vae: Vae, image: Tensor | None, stage: Stage) -> list[ConditioningItem]:
-    """The first image, encoded at the size of ``stage``, as its conditioning; nothing without an image."""
-    if image is None:
-        return []
+class ImageGuide(NamedTuple):
+    """An IMAGE of one frame that guides the clip at pixel frame ``frame`` with ``strength``."""
+
+    image: Tensor
+    frame: int
+    strength: float
+
+
+def parse_guides(
+    images: Tensor | None, frames: str, strengths: str, plan: ClipPlan
+) -> tuple[ImageGuide, ...]:
+    """Pair the IMAGE ``images`` with frames and strengths, two texts, for a clip of the length of ``plan``.
+
+    Frames are numbers divided by commas, -1 is the last; strengths are one number for all or one for each,
+    and empty is 1. Raises ValueError for text that cannot be parsed, and for another number of images.
+    """
+    if images is None:
+        if frames.strip() or strengths.strip():
+            raise ValueError(
+                "guide_frames and guide_strengths have no effect without guide_images: connect them"
+            )
+        return ()
+    placed = parse_frames(frames, plan.frames) if frames.strip() else ()
+    if len(placed) != len(images):
+        raise ValueError(
+            f"guide_images are {len(images)} images and guide_frames {len(placed)} frames: name a frame for "
+            "each image, such as 48, -1"
+        )
+    words = strengths.replace(",", " ").split() or ["1"]
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        raise ValueError(f"guide_strengths {strengths!r} must be numbers, such as 1 or 0.8, 1") from None
+    if len(numbers) not in (1, len(placed)):
+        raise ValueError(
+            f"guide_strengths are {len(numbers)} numbers for {len(placed)} images: give one for all, or one "
+            "for each"
+        )
+    for number in numbers:
+        check_strength(number, "a guide image")
+    each = numbers * len(placed) if len(numbers) == 1 else numbers
+    return tuple(map(ImageGuide, images.split(1), placed, each))
+
+
+def detail_scale_of(model: Model) -> int:
+    """How many times smaller than the clip the reference of the detail LoRA in ``model`` is.
+
+    The result is ``DETAIL_SCALE`` if the file of the LoRA does not say it.
+    """
+    stated = [
+        value
+        for key, value in (model.get_attachment(ATTACHMENT) or {}).items()
+        if key.endswith(REFERENCE_KEYS[0])
+    ]
+    return downscale_of({REFERENCE_KEYS[0]: stated[-1]}) if stated else DETAIL_SCALE
+
+
+def _image_items(
+    video_vae: Vae, image: Tensor | None, guides: Sequence[ImageGuide], stage: Stage
+) -> list[ConditioningItem]:
+    """The first image and the guides, encoded at the size of ``stage``, as its conditioning.
+
+    ``image`` is None without a first image.
+    """
     crf, _ = chosen_crf(video_vae, BY_MODEL, 1)
-    fitted = image_at_stage(image[:1], video_of(empty_latent(stage.clip, 1)), crf)
-    return [ImageInPlace(latent=video_vae.encode(fitted), strength=stage.image_strength)]
+    video = video_of(empty_latent(stage.clip, 1))
+
+    def encoded(one: Tensor) -> Tensor:
+        latent: Tensor = video_vae.encode(image_at_stage(one, video, crf))
+        return latent
+
+    items: list[ConditioningItem] = []
+    if image is not None:
+        items.append(ImageInPlace(latent=encoded(image[:1]), strength=stage.image_strength))
+    for guide in guides:
+        items.append(
+            GuideFrames(
+                latent=encoded(guide.image), frame=guide.frame, strength=guide.strength, single_frame=True
+            )
+        )
+    return items

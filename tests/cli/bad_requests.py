@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from .bad_edits import DUBS, EDITS, HDR
 from .bad_files import FILES, UNREADABLE
+from .bad_pairs import PAIRS, PATHS
 from .bad_row import Row
 
 COMPLETE = {
@@ -361,4 +362,6 @@ ROWS: tuple[Row, ...] = (
     *SEVERAL,
     *OUTPUT,
     *OTHERS,
+    *PAIRS,
+    *PATHS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,14 +46,14 @@ def full(request, tmp_path, monkeypatch) -> Iterator[Path]:
         finally:
             subprocess.run(["umount", "-l", str(folder)], check=True)
         return
-    save = writing.save_file
+    save = writing.write_safetensors
 
-    def refuse(tensors, path, metadata=None):
+    def refuse(path, entries, metadata):
         if folder in Path(path).parents:
-            raise writing.SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
-        save(tensors, path, metadata)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(path, entries, metadata)
 
-    monkeypatch.setattr(writing, "save_file", refuse)
+    monkeypatch.setattr(writing, "write_safetensors", refuse)
     yield folder
 
 
@@ -114,12 +115,12 @@ def test_what_was_sampled_is_next_to_the_output_if_the_decode_fails_then(
 
 
 def test_latents_that_fit_nowhere_are_decoded_all_the_same(temporary, tmp_path, monkeypatch) -> None:
-    def refuse_all(tensors, path, metadata=None):
-        raise writing.SafetensorError("Error while serializing: I/O error: No space left (os error 28)")
+    def refuse_all(path, entries, metadata):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     temporary(tmp_path / "temporary")
     (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(writing, "save_file", refuse_all)
+    monkeypatch.setattr(writing, "write_safetensors", refuse_all)
     ran = ltx2(*GENERATE, "-o", tmp_path / "clip.mp4")
     assert ran.exit_code == 0, ran.output
     assert "could not be saved before decoding" in ran.output

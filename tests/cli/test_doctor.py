@@ -135,3 +135,10 @@ def test_a_torch_with_faulty_convolutions_is_named(monkeypatch, version, cudnn, 
     fact = environment._convolutions()
     assert fact.state == state
     assert (version in fact.text) is (state == "note")
+
+
+def test_memory_that_the_system_would_give_back_counts_as_available(monkeypatch, tmp_path):
+    (tmp_path / "meminfo").write_text("MemTotal: 8 kB\nMemFree: 1 kB\nMemAvailable:   5000 kB\n")
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.setattr(environment, "_text_of", lambda path: (tmp_path / "meminfo").read_text())
+    assert environment.free_memory() == 5000 * 1024

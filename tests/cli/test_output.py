@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
-from ltx2_core.media import read_audio, read_metadata, read_video
+from ltx2_core.media import VideoWriter, read_audio, read_metadata, read_video
 from ltx2_core.run import saved_latents as kept
 from ltx2_core.run.pipeline import LTX2Pipeline
 
@@ -164,6 +164,35 @@ def test_every_command_writes_what_the_name_says(folder, tmp_path, clip, name, o
         assert json.loads(read_metadata(output)["ltx2"])["request"]["seed"] == 3
 
 
+def test_a_clip_becomes_a_gif(folder) -> None:
+    made = ltx2(*COMMANDS["generate"], "-o", "a.gif")
+    assert made.exit_code == 0, made.output
+    assert "holds no audio" in made.stderr
+    assert read_video("a.gif").frame_count == 9
+
+
+@pytest.mark.parametrize("name", ["extend", "retake", "sound"])
+@pytest.mark.parametrize(
+    ("size", "fps", "output", "words"),
+    [
+        ((48, 64), 8, ["-o", "a.mp4", "--video-codec", "h265"], "at least 64 pixels"),
+        ((64, 64), 240, ["-o", "a.gif"], "holds at most"),
+    ],
+)
+def test_an_encoder_that_cannot_take_a_source_is_named_before_the_work(
+    folder, tmp_path, monkeypatch, name, size, fps, output, words
+) -> None:
+    if name == "sound" and output[-1].endswith(".gif"):
+        pytest.skip("added audio goes into no GIF")
+    source = tmp_path / "source.mp4"
+    with VideoWriter(source, width=size[0], height=size[1], fps=fps, sample_rate=None) as writer:
+        writer.write_frames(torch.zeros(2 * fps, 3, size[1], size[0]))
+    monkeypatch.setattr(LTX2Pipeline, "__call__", lambda *a, **k: pytest.fail("a clip is sampled"))
+    refused = ltx2(*COMMANDS[name], *output, clip=source)
+    assert refused.exit_code == 2, refused.output
+    assert words in refused.stderr.splitlines()[-1]
+
+
 def test_the_sound_command_copies_the_video_into_any_container_that_takes_it(folder, clip) -> None:
     made = ltx2(*COMMANDS["sound"], "-o", "s.mkv", clip=clip)
     assert made.exit_code == 0, made.output
@@ -251,4 +280,6 @@ def test_one_bar_covers_the_whole_job_with_the_time_that_is_left(folder) -> None
     assert shown[-1].startswith("decode, encode 9/9")
     assert "<" in shown[-1]
     assert "next: ltx2 extend --video a.mp4" in made.stderr
+    # The middle third of 1.125 seconds.
+    assert "ltx2 retake --video a.mp4 --video-region 0.3-0.7" in made.stderr
     assert "--checkpoint names released weights" in made.stderr

@@ -50,9 +50,20 @@ def test_a_run_whose_decode_fails_is_finished_later(folder, tmp_path, monkeypatc
     assert "no latents of" in wrong.output
     assert str(out) in wrong.output
 
+    for option, value in (
+        ("--prompt", "a cube"),
+        ("--seed", 4),
+        ("--steps", 2),
+        ("--stages", 2),
+        ("--fps", 9),
+    ):
+        changed = generate("--resume", option, value)
+        assert changed.exit_code == 2, changed.output
+        assert f"saved latents are of {option}" in changed.output
+
     with monkeypatch.context() as watched:
         watched.setattr(LTX2Pipeline, "__call__", lambda *a, **k: pytest.fail("nothing is sampled again"))
-        resumed = generate("--resume")
+        resumed = generate("--resume", *arguments)
     assert resumed.exit_code == 0, resumed.output
     assert resumed.stdout.strip() == str(out), resumed.output
     assert out.read_bytes() == whole.read_bytes()

@@ -81,7 +81,7 @@ def test_by_default_an_extension_continues_from_what_the_source_has(frames, keep
     [
         ({"frames": 8, "keep_frames": 10}, "must be 8k"),
         ({"frames": 8, "keep_frames": 33}, "at most the 29"),
-        ({"frames": 0}, "at least one"),
+        ({"frames": 0}, "frames=0 must be"),
         ({}, "once"),
     ],
 )

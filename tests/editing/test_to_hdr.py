@@ -14,6 +14,7 @@ from ltx2_core.cli.main import main
 from ltx2_core.editing import Footage, to_hdr
 from ltx2_core.editing.to_hdr import VideoAlone, plan_hdr_of
 from ltx2_core.media import VideoWriter, exr, read_metadata
+from ltx2_core.media.clip_frames import TwiceFrames
 from ltx2_core.media.hdr_space import HDR_SPACES, logc3_decode
 from ltx2_core.media.images import pad_image
 from ltx2_core.tiny import embedded_set
@@ -71,6 +72,48 @@ def test_the_result_is_the_light_of_the_codes_that_the_lora_generates(pipeline, 
     assert ((stored - light[0]).abs() / scale[0]).max() < 3e-3
 
 
+@pytest.mark.slow
+def test_high_quality_generates_twice_the_frames_and_keeps_every_second(pipeline):
+    sampled, source = [], footage()
+    made = to_hdr(pipeline, "a ball", source, seed=5, on_sampled=sampled.append, high_quality=True)
+    assert sampled[0].clip.frames == 17
+    assert made.frame_count == 9
+    codes = (torch.cat(list(sampled[0].frames()))[::2, ..., :100, :90] + 1) / 2
+    assert len(codes) == 9
+    found = HDR_SPACES["srgb-linear"].of_codes((made.frames() + 1) / 2)
+    light = logc3_decode(codes).clamp(min=0)
+    scale = 1 + light.amax(dim=1, keepdim=True)
+    assert ((found - light).abs() / scale).max() < 1e-3
+    assert made.settings["to_hdr"] == {"high_quality": True, "whole_stage2": False}
+    assert made.audio()[0].shape[1] == round(9 / 8 * 16000)
+
+
+@pytest.mark.slow
+def test_tiles_differ_from_the_whole_stage_and_repeat(pipeline):
+    source = footage()
+    made = {}
+    for name, whole in (("tiles", False), ("again", False), ("whole", True)):
+        sampled = []
+        to_hdr(pipeline, "a ball", source, seed=5, on_sampled=sampled.append, whole_stage2=whole)
+        made[name] = sampled[0].latents.video
+    assert torch.equal(made["tiles"], made["again"])
+    assert not torch.equal(made["tiles"], made["whole"])
+
+
+def test_the_plan_says_tiles_and_frames(pipeline):
+    plan = plan_hdr_of(pipeline, footage(), "acescg", high_quality=True)
+    assert (plan.clip.frames, plan.frame_count) == (17, 9)
+    assert "17 frames are generated, of which every second is kept" in plan.describe()
+    assert plan.settings["stage2_tiles"] == 2
+    assert plan_hdr_of(pipeline, footage(), "acescg", whole_stage2=True).settings["stage2_tiles"] == 1
+    _, reference = plan.conditioning(pipeline)
+    frames = TwiceFrames(reference.footage.frames)
+    expected = reference.footage.frames.repeat_interleave(2, dim=0)[:17]
+    assert len(frames) == 17
+    assert torch.equal(torch.cat([*frames.split(5)]), expected)
+    assert torch.equal(frames[3:8], expected[3:8])
+
+
 def test_video_alone_has_no_audio_and_the_reference_is_mirrored(pipeline):
     source = footage()
     plan = plan_hdr_of(pipeline, source, "acescg")
@@ -110,7 +153,7 @@ def test_the_command_makes_images_and_a_master_and_repeats_them(ic_lora, tmp_pat
         result = CliRunner().invoke(main, ["hdr", *words, "--lora", "hdr.safetensors", "--quiet"])
         assert result.exit_code == 0, result.output
 
-    ltx2("source.mp4", "--prompt", "a ball", "--seed", "5", "-o", "a.mp4")
+    ltx2("source.mp4", "--prompt", "a ball", "--seed", "5", "--high-quality", "-o", "a.mp4")
     ltx2("--from-file", "a.mp4", "-o", "b/")
     assert read_metadata(tmp_path / "a.mp4")["ltx2"]
     for first, second in zip(sorted(Path("a_exr").iterdir()), sorted(Path("b").iterdir()), strict=True):

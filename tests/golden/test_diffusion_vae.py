@@ -95,7 +95,9 @@ def test_windows_attend_like_the_reference(golden, name, window) -> None:
 
 @pytest.mark.golden("diffusion_vae")
 def test_encodes_like_the_reference(golden) -> None:
+    if not golden.sidecar.get("encode"):
+        pytest.skip("the fixture has no such case")
     encoder = open_checkpoint(golden.path).load(Component.VIDEO_ENCODER, dtype=torch.float32)
-    for tag, case in golden.sidecar.get("encode", {}).items():
+    for tag, case in golden.sidecar["encode"].items():
         latent = encoder.encode(wave(case["shape"], case["formula_seed"]))
         torch.testing.assert_close(latent, golden.tensors()[f"golden.encode.{tag}.latent"], **DECODED)

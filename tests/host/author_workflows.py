@@ -39,7 +39,7 @@ from ltx2_core.tiny import embedded_dir  # noqa: E402
 OUTPUT = PACK / "example_workflows"
 SUBGRAPHS = PACK / "subgraphs"
 NO_RUN = "--no-run"
-ARRANGE = """([columns, sizes, titles, note]) => {
+ARRANGE = """([columns, sizes, titles, note, reports]) => {
     for (const [id, title] of Object.entries(titles)) app.graph.getNodeById(id).title = title;
     const text = LiteGraph.createNode("MarkdownNote");
     app.graph.add(text);
@@ -57,7 +57,7 @@ ARRANGE = """([columns, sizes, titles, note]) => {
             const least = node.computeSize(), wanted = sizes[node.type] ?? [0, 0];
             node.setSize([Math.max(least[0], wanted[0], 300), Math.max(least[1], wanted[1])]);
             node.pos = [x, y];
-            y += node.size[1] + 70;
+            y += node.size[1] + 70 + (reports[node.type] ?? 0);
             width = Math.max(width, node.size[0]);
         }
         for (const node of nodes) node.setSize([width, node.size[1]]);
@@ -93,6 +93,21 @@ SIZES = {
     "LTX2AVAddGuide": [320, 330],
     "LTX2AVSampleStage": [320, 330],
 }
+REPORTS = {
+    "LTX2AVLoadLora": 72,
+    "LTX2AVImgToVideoInplace": 72,
+    "LTX2AVAddGuide": 20,
+    "LTX2AVSampleStage": 110,
+    "LTX2AVSampleDFR": 110,
+    "LTX2AVLongVideo": 60,
+    "LTX2AVDecodeToVideo": 50,
+    "LTX2AVDecodeLongVideo": 50,
+    "LTX2AVDecodeHDR": 50,
+    "LTX2AVFinishEdit": 58,
+    "LTX2AVSetAudio": 20,
+    "SaveVideo": 40,
+}
+"""Pixels by which a node grows once it has run, by its report, its progress or its player."""
 PLAYERS = ("audioUI", "video-preview")
 """Widgets that display a file."""
 LOAD = """([prompt, name]) => {
@@ -134,7 +149,7 @@ def arranged(page: ComfyPage, name: str, table: Workflow, known: Json, note: str
         number: title(one, node.kind, table.stages)
         for number, (one, node) in enumerate(table.nodes.items(), 1)
     }
-    page.page.evaluate(ARRANGE, [table.ids(), SIZES, titles, note])
+    page.page.evaluate(ARRANGE, [table.ids(), SIZES, titles, note, REPORTS])
     page.page.wait_for_timeout(500)
     made = page.ask(SERIALISE)
     workflow, prompt_ = made["workflow"], made["output"]
@@ -174,7 +189,8 @@ def thumbnail(name: str, output: Path) -> None:
 
 def released_thumbnail(name: str) -> None:
     """The thumbnail of a workflow with released files: that of the tiny workflow of the same form."""
-    form = "image_to_video_distilled" if "image" in name else "text_to_video_distilled"
+    forms = {"image": "image_to_video_distilled", "first_last": "first_last_frame"}
+    form = next((form for part, form in forms.items() if part in name), "text_to_video_distilled")
     shutil.copy(OUTPUT / f"{form}.jpg", OUTPUT / f"{name}.jpg")
 
 

@@ -42,6 +42,10 @@ def main() -> None:
         "tiled": _difference(ours.decode_tiled(latent, tile_x=3, tile_y=3, overlap=1, tile_t=2), whole),
         "bytes": ours.memory_used_decode(latent.shape, torch.float32),
     }
+    decoded_frames = importlib.import_module("pack.nodes.host.video").decoded_frames
+    for name, parts in (("one part", (latent,)), ("two parts", latent.split((1, 2), dim=2))):
+        frames = torch.cat(list(decoded_frames(ours, parts))).movedim(1, -1)[None]
+        report[name] = _difference((frames / 2 + 0.5).clamp(0, 1), whole)
     import nodes as core_nodes
 
     samples = {"samples": latent}

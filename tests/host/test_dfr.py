@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Server
+from safetensors.torch import load_file, save_file
 from saved import decoded, saved_video
 from tiny_models import TinyModels
 from workflow_runs import Runs, prompt_of
@@ -101,6 +102,9 @@ def test_rounds_double_the_frame_rate_and_the_audio_ends_with_the_video(
 
 def test_a_detail_model_changes_the_clip(server: Server, tiny25: TinySet) -> None:
     made = {}
+    # A file that does not state how its reference was scaled, like the released one.
+    plain = server.base / "models" / "loras" / "plain-detail.safetensors"
+    save_file(load_file(tiny25.lora), plain)
     for kind in ("plain", "detailed"):
         g = Graph()
         models = loaded(g, tiny25)
@@ -109,7 +113,7 @@ def test_a_detail_model_changes_the_clip(server: Server, tiny25: TinySet) -> Non
             more["detail_model"] = g.add(
                 "LTX2AVLoadLora",
                 model=models,
-                lora=tiny25.lora.name,
+                lora=plain.name,
                 strength=1.0,
                 video_strength=1.0,
                 audio_strength=1.0,
@@ -117,8 +121,72 @@ def test_a_detail_model_changes_the_clip(server: Server, tiny25: TinySet) -> Non
             )
         g.dump("made", latent=dfr(g, models, **more))
         made[kind] = server.run(g.prompt).tensors("made")
+    plain.unlink()
     assert torch.equal(made["plain"]["latent/audio"], made["detailed"]["latent/audio"])
     assert not torch.equal(made["plain"]["latent/video"], made["detailed"]["latent/video"])
+
+
+def test_images_guide_their_frames_in_every_stage_and_round(server: Server, tiny25: TinySet) -> None:
+    made, told = {}, ""
+    guides = {"guide_frames": "8, -1", "guide_strengths": "0.8, 1"}
+    for kind in ("plain", "guided", "weaker"):
+        g = Graph()
+        more: dict[str, object] = {}
+        if kind != "plain":
+            images = g.add("LTX2ProbeImage", seed=9, frames=2, width=100, height=64)
+            more = {"guide_images": images, **guides}
+        if kind == "weaker":
+            more |= {"image": images, "image_strength": 0.3}
+        upscaler = {"temporal_rounds": 1, "temporal_upscale_model": temporal(g, tiny25)}
+        result_of = dfr(g, loaded(g, tiny25), **upscaler, **more)
+        g.dump("made", latent=result_of)
+        g.add("PreviewAny", source=result_of[3])
+        result = server.run(g.prompt)
+        made[kind] = result.tensors("made")["latent/video"]
+        told = "\n".join(text for output in result.outputs.values() for text in output.get("text", ()))
+    assert made["guided"].shape == made["plain"].shape
+    assert not torch.equal(made["guided"], made["plain"])
+    assert not torch.equal(made["guided"], made["weaker"])
+    assert "image guides frame 8, strength 0.8" in told
+    assert "image guides frame 16, strength 1" in told
+
+
+GUIDES = {
+    "no frames": ({"guide_frames": ""}, "guide_images are 2 images and guide_frames 0 frames"),
+    "a frame too few": ({"guide_frames": "8"}, "guide_images are 2 images and guide_frames 1 frames"),
+    "words": ({"guide_frames": "8, last"}, "must be frame numbers"),
+    "outside": ({"guide_frames": "8, 17"}, "are not all in the clip"),
+    "strengths": ({"guide_frames": "8, -1", "guide_strengths": "1, 1, 1"}, "3 numbers for 2 images"),
+    "no number": ({"guide_frames": "8, -1", "guide_strengths": "much"}, "must be numbers"),
+    "too strong": ({"guide_frames": "8, -1", "guide_strengths": "11"}, "must be from 0 to 10"),
+    "no images": ({"guide_images": None, "guide_frames": "8"}, "no effect without guide_images"),
+}
+
+
+@pytest.mark.parametrize("case", GUIDES)
+def test_guides_that_do_not_fit_are_refused(server: Server, tiny25: TinySet, case: str) -> None:
+    values, message = GUIDES[case]
+    g = Graph()
+    images = g.add("LTX2ProbeImage", seed=9, frames=2, width=128, height=64)
+    values = {"guide_images": images, **values}
+    values = {name: value for name, value in values.items() if value is not None}
+    g.add("PreviewAny", source=dfr(g, loaded(g, tiny25), **values)[3])
+    with pytest.raises(GraphError, match=re.escape(message)):
+        server.run(g.prompt)
+
+
+def test_the_scale_of_the_detail_reference_is_that_of_the_loras_file(server: Server, tiny25: TinySet) -> None:
+    lora = server.base / "models" / "loras" / "stated-scale.safetensors"
+    save_file(load_file(tiny25.lora), lora, {"reference_downscale_factor": "4"})
+    try:
+        g = Graph()
+        models = loaded(g, tiny25)
+        detailed = g.add("LTX2AVLoadLora", model=models, lora=lora.name, strength=1.0)
+        g.add("PreviewAny", source=dfr(g, models, detail_model=detailed)[3])
+        with pytest.raises(GraphError, match="takes a reference 4 times smaller, and the upscaler enlarges"):
+            server.run(g.prompt)
+    finally:
+        lora.unlink()
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def test_tiles_of_the_hosts_node_are_exact(report: dict[str, object]) -> None:
     assert report["VAEDecodeTiled"] <= 1e-5
 
 
+def test_a_clip_is_decoded_while_it_is_written(report: dict[str, object]) -> None:
+    assert report["one part"] <= 1e-5
+    # The noise of a clip in parts is another one.
+    assert 1e-3 < report["two parts"] < 2
+
+
 def test_the_seed_of_the_decode_node_changes_its_frames_alone(report: dict[str, object]) -> None:
     assert report["node"] == 0
     assert report["seeded"] > 0.01

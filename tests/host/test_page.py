@@ -6,7 +6,7 @@ import json
 
 import pytest
 from browser import comfy_page
-from host_server import Server
+from host_server import Json, Server
 from workflow_runs import EXAMPLES, Runs
 
 NAME = "image_to_video_two_stages"
@@ -37,6 +37,13 @@ STRENGTH = """() => {
     const widget = (name) => lora.widgets.find((one) => one.name === name);
     return JSON.stringify([widget("distilled_strength").value, widget("strength").disabled]);
 }"""
+BOXES = """() => JSON.stringify({
+    nodes: app.graph.nodes.filter((node) => node.type !== "MarkdownNote").map((node) =>
+        [node.title, node.pos[0], node.pos[1] - 30, node.pos[0] + node.size[0], node.pos[1] + node.size[1]]),
+    groups: app.graph.groups.map((group) => ["", ...group.pos,
+        group.pos[0] + group.size[0], group.pos[1] + group.size[1]]),
+})"""
+"""Title, left, top, right and bottom of each node with its title bar, and of each group."""
 PLAYS = """() => {
     const video = document.querySelector("video");
     return video && video.readyState === 4 && video.duration > 1.9;
@@ -62,6 +69,19 @@ def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, runs: Runs,
         )
         for told in told_by_nodes:
             assert any(told in report for report in reports), reports
+        assert_apart(page.ask(BOXES))
+
+
+def assert_apart(boxes: Json) -> None:
+    """No node covers another one or leaves its group, with all that the nodes tell after a run."""
+    nodes = boxes["nodes"]
+    for number, (name, *a) in enumerate(nodes):
+        for other, *b in nodes[number + 1 :]:
+            assert not (a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]), (name, other)
+        inside = (
+            g[0] <= a[0] and g[1] <= a[1] and a[2] <= g[2] and a[3] <= g[3] for _, *g in boxes["groups"]
+        )
+        assert any(inside), f"{name} leaves its group"
 
 
 def test_boxes_have_labels_and_steps_are_grey_while_the_schedule_is_fixed(

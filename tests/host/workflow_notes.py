@@ -273,6 +273,13 @@ NOTES = {
         FILES25,
         released=True,
     ),
+    "ltx25_first_last_frame": Note(
+        "LTX-2.5: from a first to a last frame",
+        "Two images are the ends of the clip in both stages: 8 ancestral steps at half size, 3 at full size.",
+        ("**First frame** and **Last frame**: images of the same shape.", PROMPT, SHAPED),
+        FILES25,
+        released=True,
+    ),
     "ltx25_dfr": Note(
         "LTX-2.5: DFR, 48 frames a second",
         "The DFR pipeline: 8 steps at half size and 3 at full size, with keyframes that the model generates; "

@@ -71,7 +71,10 @@ def last_stage(latent: str, seed: int = 43, **changes: Any) -> Node:
 
 def lora(file: str = DISTILLED, model: str = "@models", strength: float | None = None) -> Node:
     """A LoRA; without a strength that is 1, or for a distilled one what the model takes."""
-    given = {} if strength is None else {"strength": strength, "distilled_strength": "as above"}
+    # Stated, since the page takes an API file without it for one that could not leave it to the model.
+    given: dict[str, Any] = {"distilled_strength": "by the model"}
+    if strength is not None:
+        given = {"strength": strength, "distilled_strength": "as above"}
     return node("LTX2AVLoadLora", model=model, lora=file, **given)
 
 

@@ -19,7 +19,7 @@ from workflow_files import (
     File,
 )
 from workflow_format import Node, Workflow, node
-from workflow_parts import BY_HAND, save
+from workflow_parts import BY_HAND, crop, guide, lora, next_stage, save
 
 PROMPT = (
     "A woman in a yellow raincoat walks along a pier at dusk. She stops, turns to the camera and smiles. "
@@ -48,7 +48,7 @@ class Release:
         )
         nodes = {"models": loaded}
         if self.lora is not None:
-            nodes["distilled"] = node("LTX2AVLoadLora", model="@models", lora=self.lora.name)
+            nodes["distilled"] = lora(self.lora.name)
         return nodes
 
     def stage(self, latent: str, seed: int, text: str = "@text", *, schedule: str = "distilled 8") -> Node:
@@ -115,6 +115,31 @@ def image_to_video(name: str, release: Release) -> Workflow:
     )
 
 
+def first_last_frame(name: str, release: Release) -> Workflow:
+    return Workflow(
+        {
+            "Models": release.models(),
+            "Both ends, prompt and length": {
+                "start": node("LoadImage", image="first.png"),
+                "end": node("LoadImage", image="last.png"),
+                "text": node("LTX2AVPrompt", positive=PROMPT, fps=release.fps),
+                "plan": plan(release, image="@start"),
+            },
+            "The first and the last frame": {
+                "begun": node("LTX2AVImgToVideoInplace", image="@start", latent="@plan"),
+                "guide": guide("@end", "@begun", frame=-1),
+            },
+            "First stage: half size, 8 steps": {"first": release.stage("@guide.latent", 42, "@guide")},
+            "Second stage: full size, both ends again": {
+                "next": next_stage("@first", "@guide"),
+                "second": release.second("@next.latent", "@next"),
+                "cropped": crop("@second", "@next"),
+            },
+            "Result": saved(name, release, "@cropped.latent"),
+        }
+    )
+
+
 def dfr(name: str, release: Release) -> Workflow:
     return Workflow(
         {
@@ -158,8 +183,8 @@ def plan(release: Release, **more: Any) -> Node:
     )
 
 
-def saved(name: str, release: Release) -> dict[str, Node]:
-    video = node("LTX2AVDecodeToVideo", latent="@second", fps=release.fps)
+def saved(name: str, release: Release, latent: str = "@second") -> dict[str, Node]:
+    video = node("LTX2AVDecodeToVideo", latent=latent, fps=release.fps)
     return {"video": video, "save": save(name)}
 
 
@@ -168,5 +193,6 @@ RELEASED = {
     "ltx23_image_to_video": image_to_video("ltx23_image_to_video", LTX23),
     "ltx25_text_to_video": text_to_video("ltx25_text_to_video", LTX25),
     "ltx25_image_to_video": image_to_video("ltx25_image_to_video", LTX25),
+    "ltx25_first_last_frame": first_last_frame("ltx25_first_last_frame", LTX25),
     "ltx25_dfr": dfr("ltx25_dfr", LTX25),
 }

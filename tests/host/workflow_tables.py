@@ -180,7 +180,7 @@ WORKFLOWS = {
                 "text": prompt(SLIDE),
             },
             "The first and the last frame": {
-                "guide": guide("@start", "@plan", frame=0, crf=0),
+                "guide": guide("@start", "@plan", frame=0),
                 "guides": guide("@end", "@guide", "@guide", frame=-1),
             },
             "One stage, guides off again": {

@@ -7,10 +7,12 @@ from fractions import Fraction
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.cli.main import main
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.components import build
 from ltx2_core.loading.describe import describe
@@ -62,6 +64,27 @@ def test_parts_of_two_generations_are_refused_by_name(first, part, split):
     for path, generation in zip(paths, (first, other), strict=True):
         assert f"{path} is LTX-{generation}" in str(raised.value)
     check_set([open_checkpoint(split[first, Component.TRANSFORMER]), open_checkpoint(split[first, part])])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "words"),
+    [
+        (("2.3", Component.TRANSFORMER), ("2.0", Component.AUDIO_DECODER), "of two generations"),
+        (("2.0", Component.VOCODER), ("2.3", Component.VIDEO_DECODER), "of two generations"),
+        (
+            ("2.3", Component.VOCODER),
+            ("2.3", Component.VOCODER),
+            "adds nothing: a file before it has the same parts (vocoder)",
+        ),
+    ],
+)
+def test_files_that_cannot_be_joined_are_not_converted(first, second, words, split, tmp_path):
+    target = tmp_path / "x.safetensors"
+    result = CliRunner().invoke(main, ["convert", str(split[first]), str(split[second]), str(target)])
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr
+    assert str(split[second]) in result.stderr
+    assert not target.exists()
 
 
 @pytest.mark.parametrize("part", [Component.TRANSFORMER, *PARTS])

@@ -118,4 +118,4 @@ def test_a_pipeline_on_the_cpu_refuses_them_before_anything_is_loaded(option):
         main, ["generate", "--prompt", "x", "--device", "cpu", "--dry-run", f"--{option.replace('_', '-')}"]
     )
     assert result.exit_code == 2
-    assert f"{option} needs an NVIDIA GPU" in result.output
+    assert f"--{option.replace('_', '-')} needs an NVIDIA GPU" in result.output

@@ -111,7 +111,7 @@ def test_a_cover_image_is_no_video(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov", "webm"])
-@pytest.mark.parametrize("late", [0.2, 0.5])
+@pytest.mark.parametrize("late", [0.2, 0.31, 0.5])
 @pytest.mark.parametrize("which", ["audio", "video"])
 def test_a_stream_that_begins_later_keeps_its_offset(tmp_path, suffix, late, which):
     video_s, audio_s = (late, 0.0) if which == "video" else (0.0, late)

@@ -15,9 +15,18 @@ import torch
 from PIL import Image
 
 from ltx2_core.formats import AUDIO, FORMATS, VIDEO
-from ltx2_core.media import Destination, Encoding, read_audio, read_metadata, read_video, write_audio
+from ltx2_core.media import (
+    Destination,
+    Encoding,
+    VideoWriter,
+    read_audio,
+    read_metadata,
+    read_video,
+    write_audio,
+)
 from ltx2_core.media.encoding import has_encoder
 from ltx2_core.media.save import Clip, audio_clip, save_clip
+from ltx2_core.media.writer import check_clip
 
 # Samples beyond the end: the rest of a block; FFmpeg before 8 also leaves the delay of some encoders in.
 PADDING = 1200 if int(av.__version__.split(".")[0]) >= 16 else 2400
@@ -34,6 +43,36 @@ DEEP_TABLE = [
     ("mov", "prores", "yuv422p10"),
     ("mov", "prores", "yuv444p10"),
 ]
+
+
+TRIALS = [(fmt, codec) for fmt, row in FORMATS.items() if fmt != "exr" for codec in row.video]
+
+
+@pytest.mark.parametrize(("width", "height", "fps"), [(64, 64, 8), (96, 64, 25), (1280, 704, 24)])
+@pytest.mark.parametrize(("fmt", "codec"), TRIALS)
+def test_a_clip_of_a_usual_size_passes_the_check_before_the_work(fmt, codec, width, height, fps) -> None:
+    if not has_encoder(VIDEO[codec].encoder):
+        pytest.skip(f"PyAV has no {codec}")
+    chosen = Encoding(video_codec=codec if len(FORMATS[fmt].video) > 1 else None)
+    name = f"a_%d{FORMATS[fmt].suffixes[0]}" if fmt == "png" else f"a{FORMATS[fmt].suffixes[0]}"
+    check_clip(Destination.of(name), chosen, width=width, height=height, fps=fps)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "size", "fps", "words"),
+    [
+        ("a.mp4", "h265", (48, 48), 25, "at least 64 pixels in width and height; got 48x48"),
+        ("a.mkv", "h265", (48, 256), 25, "at least 64 pixels"),
+        ("a.gif", None, (64, 64), 240, "holds at most"),
+    ],
+)
+def test_a_clip_that_an_encoder_cannot_take_is_refused(tmp_path, name, codec, size, fps, words) -> None:
+    chosen = Encoding(video_codec=codec)
+    with pytest.raises(ValueError, match=words):
+        check_clip(Destination.of(name), chosen, width=size[0], height=size[1], fps=fps)
+    with pytest.raises(ValueError, match=words):
+        VideoWriter(tmp_path / name, width=size[0], height=size[1], fps=fps, encoding=chosen)
+    assert not list(tmp_path.iterdir())
 
 
 def tone(seconds: float, rate: int = RATE) -> torch.Tensor:

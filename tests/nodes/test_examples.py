@@ -23,7 +23,7 @@ LARGER = {
     "ic_lora_image": 13,
     "ic_lora_two_stages": 14,
     "ic_lora_image_two_stages": 17,
-    "ltx23_image_to_video": 13,
+    "ltx25_first_last_frame": 13,
     "dub_video": 13,
     "hdr_from_video": 13,
 }
@@ -93,6 +93,12 @@ def test_every_node_has_its_page_of_help():
                 ids.add(node.value.value)
     assert ids == {path.stem for path in DOCS.glob("*.md")}
     assert all(node.startswith(OURS) for node in ids)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_are_compressed_as_the_model_was_trained(name):
+    inputs = [node["inputs"] for node in api(name).values() if "image" in node["inputs"]]
+    assert {one["crf"] for one in inputs if "crf" in one} <= {-1}
 
 
 def test_both_formats_of_every_workflow_are_there():

@@ -175,6 +175,14 @@ PIPELINES: tuple[tuple[Callable[[], Any], type[Exception], str], ...] = (
     (lambda: VideoReference(source="a.mp4", strength=-1), ValueError, "strength=-1"),
     (lambda: VideoReference(source="a.mp4", scale=0), ValueError, "scale=0"),
     (lambda: Request(), TypeError, "prompt"),
+    (lambda: Request.from_settings([]), ValueError, "settings must be an object .*; got list"),
+    (lambda: LTX2Pipeline.embedded().check("a ball"), TypeError, "check takes a Request.*got str"),
+    (lambda: LTX2Pipeline.embedded().set_loras(3), TypeError, "loras must be a list of files"),
+    (lambda: LTX2Pipeline.embedded().set_loras("a.safetensors"), TypeError, "loras must be a list of files"),
+    (lambda: LTX2Pipeline.embedded()("a ball", conditioning=3), TypeError, "conditioning=3 must be a list"),
+    (lambda: LTX2Pipeline.embedded().encode_video("clip.mp4"), TypeError, "frames .*'clip.mp4'"),
+    (lambda: LTX2Pipeline.embedded().encode_video(torch.zeros(4, 3, 64, 64)), ValueError, "8k \\+ 1"),
+    (lambda: LTX2Pipeline.embedded().encode_video(torch.zeros(9, 3, 60, 64)), ValueError, "32"),
     (lambda: Request("a ball"), TypeError, "positional"),  # type: ignore[misc]
 )
 

@@ -183,6 +183,26 @@ def test_a_device_without_graphs_says_so_and_a_recorder_that_fails_is_not_used(m
     assert len(caplog.records) == 1
 
 
+class Empty:
+    """A record of another device's kernels: its results are right once, and no replay writes them."""
+
+    def __init__(self, run):
+        self.out = tuple(None if t is None else t.clone() for t in run())
+
+    def replay(self):
+        pass
+
+
+def test_an_empty_record_is_a_failure_and_not_the_first_step_again(model, clip):
+    step = Step(model)
+    step.graphs = Graphs(Empty, devices=("cpu",))
+    video, audio = clip
+    assert step.agrees(video, audio)
+    assert step.agrees(replace(video, tokens=video.tokens + 1), audio)
+    assert step.graphs.recorded == 0
+    assert "is empty" in step.graphs.problem
+
+
 @pytest.mark.gpu
 @needs_gpu
 def test_a_cuda_graph_gives_what_the_kernels_give(model23, streams):

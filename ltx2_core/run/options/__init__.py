@@ -7,7 +7,7 @@ bounds and tooltips from it. No torch is imported here, so that help and shell c
 from .option import BY_RECIPE, GROUPS, Option
 from .sampling import PRESET_NAMES, SAMPLER_NAMES, STAGE2_PRESETS
 from .table import BY_NAME, COMMANDS, OPTIONS, RECIPE_ROWS, WITHOUT, by_name, options_of
-from .together import CONFLICTS, REQUIREMENTS, check_keywords, check_together
+from .together import CONFLICTS, REQUIREMENTS, check_keywords, check_stage2, check_together
 
 __all__ = [
     "BY_NAME",
@@ -25,6 +25,7 @@ __all__ = [
     "Option",
     "by_name",
     "check_keywords",
+    "check_stage2",
     "check_together",
     "options_of",
 ]

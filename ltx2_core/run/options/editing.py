@@ -36,6 +36,26 @@ def edits_options() -> Iterator[Option]:
         unit="1/s",
     )
     yield Option(
+        name="high_quality",
+        flags=("--high-quality",),
+        kind="flag",
+        group="source",
+        command="hdr",
+        help="Generate a frame more between every two and leave it out of the result: twice the time, and "
+        "less flicker.",
+        default=False,
+    )
+    yield Option(
+        name="whole_stage2",
+        flags=("--whole-stage2",),
+        kind="flag",
+        group="source",
+        command="hdr",
+        help="Sample the second stage at once. By default it is sampled in 2 x 2 x 2 tiles that blend, as in "
+        "the official pipeline, which takes less memory.",
+        default=False,
+    )
+    yield Option(
         name="extend_seconds",
         flags=("--seconds",),
         kind="float",

@@ -62,12 +62,25 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
 """An option that has no effect without another one."""
 
 
+OF_STAGE_2: Final = ("stage2_sampler", "stage2_sigmas", "stage2_preset", "stage2_loras")
+"""Options of the second stage, which have no effect on a run of one stage."""
+
 ALTERNATIVES: Final[dict[str, tuple[str, ...]]] = {
     "image_crf": ("images",),
     "fit": ("images", "references"),
     "contact_sheet": ("prompts_file",),
 }
 """An option -> others that give it an effect too."""
+
+
+def check_stage2(explicit: Set[str], stages: int) -> None:
+    """Raise ValueError if options of the second stage were written for a run of one stage.
+
+    ``explicit`` are the names of the options that the user wrote, ``stages`` is the number of stages.
+    """
+    written = [by_name(name).flag for name in OF_STAGE_2 if name in explicit]
+    if stages == 1 and written:
+        raise ValueError(f"{written[0]} has no effect on a run of one stage: add --stages 2")
 
 
 def check_keywords(
@@ -90,6 +103,9 @@ def check_keywords(
                 f"{_keyword(one, written)} and {_keyword(other, written)} contradict each other, "
                 f"as {reason}: leave one out"
             )
+    for name in OF_STAGE_2:
+        if written.get("stages") == 1 and name in written:
+            raise ValueError(f"{_keyword(name, written)} has no effect with stages=1: set stages=2")
     for one, needed in REQUIREMENTS:
         options = {needed, *ALTERNATIVES.get(one, ())}
         if one in written and written[one] != by_name(one).default and not options & present:

@@ -16,10 +16,11 @@ from typing import TypeVar
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ...media.atomic import replacing
+from ...storage.writing import write_tensors
 from ...tiny.write import TinySet
 from ..loop import LoopOptions
 from ..text import TextBatch, batch_text, encode_captions, load_text
@@ -181,10 +182,8 @@ def save_tensors(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Sorted, so that equal tensors give equal files.
-    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in sorted(tensors.items())}
-    with replacing(path) as temporary:
-        save_file(stored, temporary, metadata=dict(metadata or {}) or None)
-        temporary.chmod(0o644)  # safetensors creates files that only their owner can read.
+    stored = {name: tensor.detach().to("cpu", dtype) for name, tensor in sorted(tensors.items())}
+    write_tensors(path, stored, metadata)
 
 
 def prefixed(prefix: str, network: nn.Module) -> dict[str, Tensor]:

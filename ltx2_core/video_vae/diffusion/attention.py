@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .kernels import by_kernel, saves_work
 from .windows import Axis, Geometry, Runs, batches, mask
 
 BATCH_BYTES = 32 * 2**20
@@ -59,8 +60,11 @@ def neighbourhood_attention(
 
     q (B, T, H, W, N, D), already scaled; k and v (B, T', H', W', N, D) -> (B, T, H, W, N, D). ``axes`` say
     where queries and keys lie on the axes T, H and W, and how long windows are. ``masks`` is a cache of
-    attention masks, to which new ones are added.
+    attention masks, to which new ones are added. On CUDA a kernel of comfy-kitchen computes it where that
+    is less work.
     """
+    if saves_work(q, k, v, axes, _boxes(axes)):
+        return by_kernel(q, k, v, axes)
     out = torch.empty_like(q)
     for runs in groups_of(axes, k):
         attend(out, q, k, v, runs, masks)
@@ -103,6 +107,12 @@ def tile_size(window: tuple[int, int, int]) -> tuple[int, int, int]:
     """
     time, height, width = window
     return max(1, (time + 1) // 3), max(2, (height + 1) // 3), max(4, 2 * ((width + 1) // 3))
+
+
+def _boxes(axes: tuple[Axis, Axis, Axis]) -> float:
+    """How many times as many keys a tile of queries attends to as there are in the window of one query."""
+    sizes = tile_size((axes[0].window, axes[1].window, axes[2].window))
+    return prod((size + axis.window - 1) / axis.window for size, axis in zip(sizes, axes, strict=True))
 
 
 def _at_once(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], k: Tensor) -> int:

@@ -116,15 +116,17 @@ class DiffusionVideoDecoder(DecodingHalf):
             for chunk, last in chunks:
                 yield from run.before_tiles(chunk, last, stream)
 
+        at_once = LATENTS_AT_ONCE * run.frames_per_latent
         for frames in decode_in_tiles(
             _Tiles(run),
-            features(),
+            # The caches of a tile move to the device and back for every chunk, whatever its length.
+            _gathered(features(), at_once),
             tiles,
             exact=True,
             scale=self.space_scale,
             convert=convert,
             units=run.units,
-            at_once=LATENTS_AT_ONCE * run.frames_per_latent,
+            at_once=at_once,
         ):
             yield run.padding.cropped(frames)
 
@@ -135,6 +137,24 @@ class DiffusionVideoDecoder(DecodingHalf):
         for chunk in [latents] if isinstance(latents, Tensor) else latents:
             check_5d(chunk, self.config.latent_channels, "latent")
             yield chunk
+
+
+def _gathered(pieces: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
+    """Join consecutive ``pieces`` (B, C, T, H, W), and cut them, to chunks of ``frames`` frames each.
+
+    The last chunk may be shorter.
+    """
+    held: list[Tensor] = []
+    room = frames
+    for piece in pieces:
+        for part in (piece[:, :, :room], *piece[:, :, room:].split(frames, dim=2)):
+            held.append(part)
+            room -= part.shape[2]
+            if room == 0:
+                yield torch.cat(held, dim=2)
+                held, room = [], frames
+    if held:
+        yield torch.cat(held, dim=2)
 
 
 class _Run:
