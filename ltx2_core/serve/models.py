@@ -166,6 +166,15 @@ class Checkers:
         self.lock = RLock()
         """Held while a pipeline is used, because its LoRAs are exchanged for each request."""
 
+    def open_all(self) -> None:
+        """Open the files of all models. Raises ValueError or OSError that names the model for wrong ones."""
+        with self.lock:
+            for name in self.models:
+                try:
+                    self.pipeline(name).networks.check_text_encoder()
+                except (ValueError, OSError) as error:
+                    raise ValueError(f"model {name!r}: {error}") from error
+
     def pipeline(self, model: str) -> LTX2Pipeline:
         """The pipeline that checks requests for a model. The caller must hold ``lock``."""
         files = _shared(self.models[model])

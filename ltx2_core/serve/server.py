@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import FrameType
@@ -94,10 +95,14 @@ def serve(settings: Settings, address: Address) -> bool:
     Returns False if it ended by itself because the worker cannot continue, so that another process should be
     started. Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
     """
-    # Before the worker begins with a job.
-    with _listening(address) as listener, locked(private_folder(settings.state.resolve())):
-        host, port = listener.getsockname()[:2]
-        service = Service(settings)
+    with (
+        # Before the worker begins with a job.
+        _listening(address) as listener,
+        locked(private_folder(settings.state.resolve())),
+        closing(Service(settings)) as service,
+    ):
+        # Wrong files are told now, and not to the first client.
+        service.checkers.open_all()
         app = application(service, token=address.token, hosts=address.names())
         config = uvicorn.Config(
             app,
@@ -110,12 +115,12 @@ def serve(settings: Settings, address: Address) -> bool:
         server = DrainingServer(config, service, app.state.streams, drain_s=address.drain_s)
         service.start()
         threading.Thread(target=server.end_with_worker, name="ltx2 watch", daemon=True).start()
+        host, port = listener.getsockname()[:2]
         try:
             _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
             server.run(sockets=[listener])
         finally:
             service.drain(0)
-            service.close()
         return not server.worker_failed
 
 

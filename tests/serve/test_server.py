@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import socket
@@ -143,6 +144,23 @@ def test_a_port_that_is_taken_ends_the_command_in_one_line(tmp_path):
     assert ran.exit_code == 2
     assert f"cannot listen on 127.0.0.1:{port}" in ran.output
     assert not (tmp_path / "state").exists()
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"checkpoints": ["text.txt"]}, "model 'mine': "),
+        ({"checkpoints": ["model.safetensors"]}, "model 'mine': no text encoder is named"),
+    ],
+)
+def test_wrong_files_of_a_model_end_the_command_before_it_serves(tmp_path, tiny_set, files, says):
+    (tmp_path / "text.txt").write_text("no tensors")
+    (tmp_path / "model.safetensors").symlink_to(tiny_set.checkpoint)
+    (tmp_path / "models.json").write_text(json.dumps({"mine": files}))
+    options = ["--port", "0", "--state", str(tmp_path / "state"), "--models", str(tmp_path / "models.json")]
+    ran = CliRunner().invoke(main, ["serve", *options])
+    assert ran.exit_code == 2, ran.output
+    assert says in ran.output
 
 
 def test_other_machines_are_served_with_a_token_alone():
