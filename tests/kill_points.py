@@ -34,9 +34,15 @@ class Ran:
 
 
 def run(
-    work: Callable[..., Any], *arguments: Any, folder: Path, kill_at: int | None = None, after: str = "kill"
+    work: Callable[..., Any],
+    *arguments: Any,
+    folder: Path,
+    kill_at: int | str | None = None,
+    after: str = "kill",
 ) -> Ran:
     """``work(*arguments)`` with its temporary files in ``folder``; at event number ``kill_at`` it is killed.
+
+    Text in place of the number is the first event of that name.
 
     With ``after="interrupt"`` it gets SIGINT, as by Ctrl+C, instead of SIGKILL. An event of writing a file is
     killed half way through.
@@ -105,7 +111,7 @@ def _child(
     folder: Path,
     log: Path,
     printed: Path,
-    kill_at: int | None,
+    kill_at: int | str | None,
     after: str,
 ) -> None:
     # The tests' own settings of pytest for output end here.
@@ -122,12 +128,12 @@ def _child(
 class _Events:
     """Writes the names of events to a file, and ends the process at one of them."""
 
-    def __init__(self, log: int, kill_at: int | None, after: str) -> None:
+    def __init__(self, log: int, kill_at: int | str | None, after: str) -> None:
         self.log, self.kill_at, self.after, self.count = log, kill_at, after, 0
 
     def reached(self, name: str) -> bool:
         """Record an event; returns whether the process must end at it."""
-        ends = self.count == self.kill_at
+        ends = self.kill_at in (self.count, name)
         self.count += 1
         os.write(self.log, f"{name}\n".encode())
         return ends
@@ -156,7 +162,7 @@ class _Events:
             setattr(owner, attribute, self._wrapped(getattr(owner, attribute), name))
         LTX2Pipeline.decode_video = self._chunks(LTX2Pipeline.decode_video)  # type: ignore[method-assign]
         Path.replace = self._renaming(Path.replace)  # type: ignore[method-assign]
-        writing.save_file = self._writing(writing.save_file)
+        writing.write_safetensors = self._writing(writing.write_safetensors)
 
     def _wrapped(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         def watched(*arguments: Any, **options: Any) -> Any:
@@ -183,11 +189,11 @@ class _Events:
         return watched
 
     def _writing(self, save: Callable[..., Any]) -> Callable[..., Any]:
-        def watched(tensors: Any, path: Any, metadata: Any = None) -> None:
+        def watched(path: Path, entries: Any, metadata: Any) -> None:
             ends = self.reached("write")
-            save(tensors, path, metadata)
+            save(path, entries, metadata)
             if ends:
-                os.truncate(path, Path(path).stat().st_size // 2)
+                os.truncate(path, path.stat().st_size // 2)
                 self.end()
 
         return watched

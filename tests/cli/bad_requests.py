@@ -354,6 +354,9 @@ OTHERS: tuple[Row, ...] = (
     ("train", "tiny --out out --device gpu", "--device 'gpu'"),
     ("train", "tiny --out out --device cuda:7", "cuda:7"),
     ("train", "tiny --out out --from {missing}", "missing.bin"),
+    ("serve", "--port 70000", "--port"),
+    ("serve", "--host 0.0.0.0 --state DIR/state", "--token-file"),
+    ("serve", "--models none.json --state DIR/state", "none.json"),
     ("doctor", "now", "now"),
     ("doctor", "--mend", "--mend"),
 )

@@ -109,7 +109,7 @@ class Slots:
 )
 def test_a_run_without_a_text_encoder_names_that_of_its_generation(tiny25, tiny_set, generation, named):
     checkpoint = (tiny25 if generation == "2.5" else tiny_set).checkpoint
-    with pytest.raises(ValueError, match=rf"no text encoder is named: give --text-encoder .*{named}"):
+    with pytest.raises(ValueError, match=rf"no text encoder is named: text_encoder must be .*{named}"):
         LTX2Pipeline(checkpoint).check(pipeline_request())
 
 

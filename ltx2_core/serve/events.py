@@ -1,0 +1,84 @@
+"""The progress of a job as server-sent events, which a browser reads with ``EventSource``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from ..storage.files import JsonObject
+from .answers import ApiError
+from .job_routes import described, job_of
+from .routing import service_of
+from .service import Service
+
+_EVERY_S: Final = 0.2
+"""Seconds between two looks at a job."""
+_QUIET_S: Final = 15.0
+"""Seconds after which an unchanged job sends a comment, so that proxies do not close the connection."""
+_MOST_STREAMS: Final = 64
+"""How many clients may follow jobs at the same time."""
+
+
+class Streams:
+    """Counts the connections that follow jobs, and ends them when the server ends."""
+
+    def __init__(self) -> None:
+        self.open = 0
+        self.closing = False
+
+
+async def events(job_id: str, request: Request) -> StreamingResponse:
+    """Follow a job: an event "job" at each change, with what ``GET /v1/jobs/{id}`` answers, until its end."""
+    service, streams = service_of(request), request.app.state.streams
+    await run_in_threadpool(job_of, service, job_id)
+    if streams.open >= _MOST_STREAMS:
+        raise ApiError(
+            503, "TOO_MANY_STREAMS", "too many clients follow jobs: read the job from time to time"
+        )
+    return StreamingResponse(
+        _events(service, job_id, streams),
+        media_type="text/event-stream",
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _events(service: Service, job_id: str, streams: Streams) -> AsyncIterator[str]:
+    streams.open += 1
+    try:
+        before: JsonObject | None = None
+        quiet_s = 0.0
+        while True:
+            # Asked before the job is: a server that ends has one last look at it.
+            closing = streams.closing
+            try:
+                job = await run_in_threadpool(job_of, service, job_id)
+            except ApiError:
+                yield "event: deleted\ndata: {}\n\n"
+                return
+            now = described(service, job)
+            if now != before:
+                before, quiet_s = now, 0.0
+                yield f"event: job\ndata: {json.dumps(now)}\n\n"
+            elif quiet_s >= _QUIET_S:
+                quiet_s = 0.0
+                yield ": still here\n\n"
+            if job.state.ended or closing:
+                return
+            await asyncio.sleep(_EVERY_S)
+            quiet_s += _EVERY_S
+    finally:
+        streams.open -= 1
+
+
+def event_router() -> APIRouter:
+    """The route of this file."""
+    router = APIRouter()
+    router.add_api_route("/v1/jobs/{job_id}/events", events, methods=["GET"])
+    return router

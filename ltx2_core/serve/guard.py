@@ -1,0 +1,149 @@
+"""Refuses requests without the token, by a wrong name of the server, and with bodies too large or slow."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .answers import ApiError
+
+UPLOADS_PATH = "/v1/files"
+"""The route of uploads, whose bodies may be larger than others."""
+OPEN_PATHS = frozenset({"/health"})
+"""Routes that need no token, so that a supervisor can see whether the server lives."""
+
+
+def read_token(path: Path) -> str:
+    """The token in a file, without blanks at its ends.
+
+    Raises ValueError for a file that is empty or that other users may read, and for a token that a header
+    cannot hold.
+    """
+    token = path.read_text(encoding="utf-8").strip()
+    if not token or not token.isascii() or any(sign.isspace() for sign in token):
+        raise ValueError(f"{path} must hold one token of ASCII signs without blanks")
+    if hasattr(os, "getuid") and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        raise ValueError(f"other users can read {path}: chmod 600 it")
+    return token
+
+
+class Guard:
+    """An ASGI application around ``app`` that refuses requests before they are read.
+
+    ``token`` must come with each request as ``Authorization: Bearer TOKEN``; None needs none. ``hosts``
+    are the names by which the server may be addressed, without a port; an empty tuple is any name. A page of
+    another site that has its own name resolve to this machine is refused by that. Bodies may have
+    ``body_bytes``, uploads ``upload_bytes``, and must arrive within ``body_s`` seconds.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: str | None,
+        hosts: Sequence[str],
+        body_bytes: int,
+        upload_bytes: int,
+        body_s: float = 300.0,
+    ) -> None:
+        self._app, self._token, self._hosts = app, token, frozenset(hosts)
+        self._body_bytes, self._upload_bytes, self._body_s = body_bytes, upload_bytes, body_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        uploads = scope["path"].rstrip("/") == UPLOADS_PATH
+        most = self._upload_bytes if uploads else self._body_bytes
+        refusal = self._refusal(scope["path"], headers, most)
+        if refusal is not None:
+            await refusal.answer()(scope, receive, send)
+            return
+        await _Bounded(most, self._body_s, receive, send).run(self._app, scope)
+
+    def _refusal(self, path: str, headers: dict[str, str], most: int) -> ApiError | None:
+        if self._hosts and _host_of(headers.get("host", "")) not in self._hosts:
+            return ApiError(
+                403, "HOST_NOT_ALLOWED", "this server is not addressed by that name: see --allowed-host"
+            )
+        # A page of another site may send forms to this one, without reading the answers.
+        origin = headers.get("origin")
+        if self._hosts and origin is not None and _host_of(origin.partition("://")[2]) not in self._hosts:
+            return ApiError(403, "ORIGIN_NOT_ALLOWED", "pages of other sites may not use this server")
+        if self._token is not None and path not in OPEN_PATHS:
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            # In equal time for all tokens, so that none can be guessed sign by sign.
+            same = hmac.compare_digest(given.strip().encode(), self._token.encode())
+            if scheme.lower() != "bearer" or not same:
+                return ApiError(
+                    401,
+                    "UNAUTHORIZED",
+                    "the token is missing or wrong: send Authorization: Bearer TOKEN",
+                    headers={"WWW-Authenticate": "Bearer"},
+                )
+        length = headers.get("content-length", "0")
+        return _too_large(most) if length.isdecimal() and int(length) > most else None
+
+
+class _Bounded:
+    """One request whose body is read up to ``most`` bytes and ``seconds`` seconds."""
+
+    def __init__(self, most: int, seconds: float, receive: Receive, send: Send) -> None:
+        self._left, self._most, self._receive, self._send = most, most, receive, send
+        self._seconds = seconds
+        self._whole = self._started = False
+        self._refusal: ApiError | None = None
+
+    async def run(self, app: ASGIApp, scope: Scope) -> None:
+        self._deadline = asyncio.get_running_loop().time() + self._seconds
+        with suppress(_Refused):
+            await app(scope, self._next, self._answer)
+        if self._refusal is not None and not self._started:
+            await self._refusal.answer()(scope, self._receive, self._send)
+
+    async def _next(self) -> Message:
+        if self._whole:
+            return await self._receive()
+        left = self._deadline - asyncio.get_running_loop().time()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, left))
+        except (asyncio.TimeoutError, TimeoutError):
+            self._refuse(ApiError(408, "BODY_TOO_SLOW", f"the body took over {self._seconds:g} seconds"))
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            self._whole = not message.get("more_body", False)
+            if self._left < 0:
+                self._refuse(_too_large(self._most))
+        return message
+
+    def _refuse(self, error: ApiError) -> None:
+        self._refusal = error
+        raise _Refused
+
+    async def _answer(self, message: Message) -> None:
+        # What the application says about the broken body is replaced by the reason.
+        if self._refusal is None:
+            self._started = True
+            await self._send(message)
+
+
+class _Refused(Exception):
+    """Ends the reading of a body."""
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, "BODY_TOO_LARGE", f"the body has more than {most} bytes")
+
+
+def _host_of(header: str) -> str:
+    """The name in a Host header, without its port: "[::1]:8000" -> "[::1]"."""
+    name, colon, port = header.rpartition(":")
+    return (name if colon and port.isdecimal() else header).lower()

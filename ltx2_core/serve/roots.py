@@ -1,0 +1,74 @@
+"""Folders that clients may name files of: a path outside of them, or a URL, is refused."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+UPLOADS = "uploads"
+"""The first part of the name of a file that a client has sent."""
+
+
+class OutsideRoots(ValueError):
+    """Raised for the name of a file that no client may read, or that does not exist."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roots:
+    """Folders of which clients name files by relative paths.
+
+    ``inputs`` are folders of images, audio and video, and ``loras`` folders of LoRAs. ``uploads`` is the
+    folder of files that clients have sent, whose names begin with "uploads/".
+    """
+
+    inputs: tuple[Path, ...]
+    loras: tuple[Path, ...]
+    uploads: Path
+
+    def input(self, name: str) -> Path:
+        """The file of an image, audio or video. Raises :class:`OutsideRoots` if there is none."""
+        first, _, rest = name.replace("\\", "/").partition("/")
+        if first == UPLOADS and rest:
+            return _inside(rest, (self.uploads,), name)
+        return _inside(name, self.inputs, name)
+
+    def lora(self, name: str) -> Path:
+        """The file of a LoRA. Raises :class:`OutsideRoots` if there is none."""
+        return _inside(name, self.loras, name)
+
+    def shown(self, text: str) -> str:
+        """Return ``text`` with the names that clients use in place of the paths of this machine."""
+        for root, name in (
+            (self.uploads, f"{UPLOADS}/"),
+            # The private folder of the service.
+            (self.uploads.parent, ""),
+            *((root, "") for root in (*self.inputs, *self.loras)),
+        ):
+            text = text.replace(f"{root.resolve()}{os.sep}", name)
+        return text
+
+
+def _inside(name: str, roots: Sequence[Path], shown: str) -> Path:
+    """The existing file or folder called ``name`` in the first of ``roots`` that has it, without links.
+
+    ``shown`` is its name in error messages.
+    """
+    # The words of one message for all files that are not to be had: a client learns nothing about others.
+    missing = OutsideRoots(f"no file {shown[:200]!r} in the folders of this server")
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", name):
+        raise OutsideRoots(f"{shown[:200]!r} is a URL, and this server fetches none: send the file itself")
+    if not name.strip() or "\0" in name or Path(name).is_absolute() or PureWindowsPath(name).anchor:
+        raise missing
+    for root in roots:
+        whole = root.resolve()
+        try:
+            # Links are followed first, so that one inside of a root leads nowhere else.
+            path = (whole / name).resolve(strict=True)
+        except (OSError, RuntimeError, ValueError):
+            continue
+        if path != whole and path.is_relative_to(whole):
+            return path
+    raise missing

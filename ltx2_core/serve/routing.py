@@ -1,0 +1,50 @@
+"""What the routes of both APIs share: the service of a request, and adding a job to its queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from anyio import to_thread
+from starlette.requests import Request
+
+from ..storage.files import JsonObject
+from .answers import ApiError, Json
+from .service import Draining, Service
+from .store import Job, QueueFull
+
+
+def service_of(request: Request) -> Service:
+    """The service of the server that received ``request``."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+CHECKS: Final = 4
+"""How many requests are checked at the same time; others wait without a thread of their own."""
+
+
+async def checked(request: Request, work: Callable[[], Json]) -> Json:
+    """Return ``work()``, which checks and queues a job, from a thread.
+
+    Few at a time: reading inputs takes long, and the threads that answer for states must not wait for it.
+    """
+    return await to_thread.run_sync(work, limiter=request.app.state.checks)
+
+
+def added(service: Service, kind: str, spec: JsonObject, *, job_id: str | None = None) -> Job:
+    """Add a job to the queue. Raises :class:`ApiError` with status 503 if it is full or takes no more."""
+    try:
+        return service.add(kind, spec, job_id=job_id)
+    except QueueFull:
+        raise ApiError(
+            503,
+            "QUEUE_FULL",
+            f"{service.settings.limits.queue} jobs are waiting: try again later",
+            headers={"Retry-After": "30"},
+        ) from None
+    except Draining:
+        raise ApiError(
+            503, "DRAINING", "the server is about to end: try again later", headers={"Retry-After": "60"}
+        ) from None

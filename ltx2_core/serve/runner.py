@@ -1,0 +1,210 @@
+"""Makes the clips of a job by the library's pipelines, and resumes a job that was interrupted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from ..editing import Edit, long_video
+from ..editing.long_video import first_window, planned_long
+from ..media import Encoding
+from ..media.save import audio_clip, save_clip
+from ..run.generation import METADATA_KEY, Generation
+from ..run.job import Part, job_parts
+from ..run.pipeline import LTX2Pipeline
+from ..run.saved_latents import SUFFIX, resume, save_latents
+from ..storage.files import JsonObject
+from .files import StateFolder
+from .models import ModelPool
+from .progress import Tracker
+from .specs import ClipSpec, JobSpec
+from .store import Job
+
+_log = logging.getLogger(__name__)
+
+
+class Meters:
+    """Counts for ``/metrics``: seconds of work by part, such as "sampling", and finished clips."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._seconds: dict[str, float] = {}
+        self._clips = 0
+
+    def add(self, seconds: dict[str, float]) -> None:
+        """Add a finished clip, which took ``seconds`` by part."""
+        with self._lock:
+            self._clips += 1
+            for part, value in seconds.items():
+                self._seconds[part] = self._seconds.get(part, 0.0) + value
+
+    def read(self) -> tuple[dict[str, float], int]:
+        """Return the seconds by part and the number of clips."""
+        with self._lock:
+            return dict(self._seconds), self._clips
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Runs jobs one at a time. ``folder`` is where their files are, ``pool`` has the models."""
+
+    folder: StateFolder
+    pool: ModelPool
+    meters: Meters = field(default_factory=Meters)
+
+    def run(self, job: Job, tracker: Tracker) -> JsonObject:
+        """Make all clips of a job and return what they are, as JSON values.
+
+        Clips that an earlier, interrupted run has finished are not made again, and latents that it has saved
+        are only decoded. Raises what the pipeline raises, and ``Stopped`` if the tracker stops the run.
+        """
+        began, spec = time.monotonic(), JobSpec.of(job.spec)
+        clips: list[JsonObject] = []
+        loading_s = 0.0
+        for index, clip in enumerate(spec.clips):
+            outcome = self.folder.recorded_clip(job.id, index)
+            if outcome is None:
+                if clip.refused is not None:
+                    raise ValueError(clip.refused)
+                since = time.monotonic()
+                pipeline = self.pool.pipeline(spec.model)
+                pipeline.set_loras(clip.loras, stage2_loras=clip.stage2_loras)
+                loading_s += time.monotonic() - since
+                making = _Making(self.folder, pipeline, tracker, job.id, index)
+                outcome, seconds = making.make(clip, len(spec.clips))
+                self.folder.record_clip(job.id, index, outcome)
+                self.meters.add(seconds)
+            clips.append(dict(outcome))
+        return {
+            "clips": clips,
+            "seconds": round(time.monotonic() - began, 3),
+            "opening_s": round(loading_s, 3),
+        }
+
+
+@dataclass(frozen=True)
+class _Making:
+    """Makes clip number ``index`` of the job called ``job_id``."""
+
+    folder: StateFolder
+    pipeline: LTX2Pipeline
+    tracker: Tracker
+    job_id: str
+    index: int
+
+    def make(self, clip: ClipSpec, clips: int) -> tuple[JsonObject, dict[str, float]]:
+        """Sample, decode and write the clip; returns what it is (size, length, seed, file and so on).
+
+        The second value are the seconds of work by part, such as "sampling".
+        """
+        path = self.folder.result(self.job_id, self.index, clip.suffix)
+        before = self.pipeline.networks.clock.seconds()
+        began = time.monotonic()
+        self.tracker.start(self.index + 1, clips, self._parts(clip))
+        if clip.command == "generate":
+            made = self._generated(clip, path)
+        elif clip.command == "long":
+            made = self._long(clip, path)
+        else:
+            made = self._edited(clip, path)
+        _to_disk(path)
+        after = self.pipeline.networks.clock.seconds()
+        seconds = {part: round(after[part] - before.get(part, 0.0), 3) for part in after}
+        total = round(time.monotonic() - began, 3)
+        about: JsonObject = {"file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
+        return {**made, **about}, seconds
+
+    def _parts(self, clip: ClipSpec) -> tuple[Part, ...]:
+        if clip.command != "long":
+            return job_parts(self.pipeline.stages(clip.whole_request()))
+        prompts, how, fields = clip.long()
+        plan, request, _ = planned_long(self.pipeline, prompts, how, **fields)
+        stages = self.pipeline.stages(first_window(request, plan))
+        return job_parts(stages, windows=len(plan.windows))
+
+    def _generated(self, clip: ClipSpec, path: Path) -> JsonObject:
+        generation = self._saved(path)
+        if generation is None:
+            request = clip.whole_request()
+            generation = self.pipeline(request, on_step=self.tracker.show, stop=self.tracker.stop)
+            self._save(generation, path)
+        generation.save(path, on_frames=self.tracker.frames, stop=self.tracker.stop, **clip.encoding)
+        plan, seed = generation.clip, generation.request.seed
+        return _described(plan.width, plan.height, plan.frames, plan.fps, seed)
+
+    def _edited(self, clip: ClipSpec, path: Path) -> JsonObject:
+        sampled: list[Generation] = []
+
+        def keep(generation: Generation) -> None:
+            sampled.append(generation)
+            self._save(generation, path)
+
+        callbacks: dict[str, Any] = {"on_step": self.tracker.show, "stop": self.tracker.stop}
+        if clip.command == "sound":
+            callbacks["folder"] = self._windows()
+        saved = self._saved(path)
+        made = clip.edit(callbacks).make(self.pipeline, sampled=saved, on_sampled=keep)
+        seed = clip.request["seed"]
+        if isinstance(made, Edit):
+            made.save(path, on_frames=self.tracker.frames, timed=self._timed(), **clip.encoding)
+            return _described(made.width, made.height, made.frame_count, made.fps, seed)
+        tags = {METADATA_KEY: json.dumps(sampled[0].settings())} if sampled else {}
+        alone = audio_clip(made, tags)
+        save_clip(path, alone, Encoding(**clip.encoding), on_frames=self.tracker.frames, timed=self._timed())
+        return {**_described(0, 0, 0, 0.0, seed), "seconds_of_audio": made[0].shape[-1] / made[1]}
+
+    def _long(self, clip: ClipSpec, path: Path) -> JsonObject:
+        prompts, how, fields = clip.long()
+        made = long_video(
+            self.pipeline,
+            prompts,
+            how=how,
+            folder=self._windows(),
+            on_window=self.tracker.window,
+            on_step=self.tracker.show,
+            stop=self.tracker.stop,
+            **fields,
+        )
+        made.save(path, on_frames=self.tracker.frames, timed=self._timed(), **clip.encoding)
+        return _described(made.width, made.height, made.frame_count, made.fps, clip.request["seed"])
+
+    def _timed(self) -> Callable[[str], Any]:
+        return self.pipeline.networks.clock.timed
+
+    def _windows(self) -> Path:
+        return self.folder.work(self.job_id) / f"clip_{self.index}.windows"
+
+    def _save(self, generation: Generation, path: Path) -> None:
+        try:
+            save_latents(generation, path, folder=self.folder.work(self.job_id))
+        except OSError as error:
+            # Decoding needs no disk but for the result, and the job may well end before the server does.
+            _log.warning("job %s: the latents could not be saved before decoding: %s", self.job_id, error)
+
+    def _saved(self, path: Path) -> Generation | None:
+        """The latents that an interrupted run of this clip has sampled; None if it has none that fit."""
+        for file in self.folder.work(self.job_id).glob(f"{path.stem}-*{SUFFIX}"):
+            try:
+                return resume(file, self.pipeline)
+            except (ValueError, OSError) as error:
+                # Files of models may have been exchanged between two starts of the server.
+                _log.warning("job %s is sampled again: %s", self.job_id, error)
+                file.unlink(missing_ok=True)
+        return None
+
+
+def _described(width: int, height: int, frames: int, fps: float, seed: int) -> JsonObject:
+    return {"width": width, "height": height, "num_frames": frames, "fps": fps, "seed": seed}
+
+
+def _to_disk(path: Path) -> None:
+    """Have the system write a file to its disk: the job is recorded as finished after this."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,143 @@
+"""Runs the service under uvicorn, and drains it when the process is told to end."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from contextlib import closing
+from dataclasses import dataclass
+from ipaddress import ip_address
+from types import FrameType
+
+import uvicorn
+
+from ..storage.private import locked, private_folder
+from .app import application
+from .events import Streams
+from .service import Service, Settings
+
+_log = logging.getLogger(__name__)
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+_CLOSE_S = 5
+"""Seconds that connections have to end after the last job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where the server listens, and which clients it answers.
+
+    ``token`` must come with each request; None needs none. ``hosts`` are further names by which clients
+    address the server. ``drain_s`` is how many seconds a running job has to end after SIGTERM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token: str | None = None
+    hosts: tuple[str, ...] = ()
+    drain_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for an address that other machines reach, without a token."""
+        if self.token is None and not _is_loopback(self.host):
+            raise ValueError(
+                f"host={self.host} is reached by other machines: name a --token-file, or listen on 127.0.0.1 "
+                "behind a proxy"
+            )
+
+    def names(self) -> tuple[str, ...]:
+        """The names that a client may address the server by; an empty tuple is any name."""
+        # With a token a page of another site has nothing to gain from a name of its own.
+        return () if self.token is not None else (*LOOPBACK_NAMES, self.host.lower(), *self.hosts)
+
+
+class DrainingServer(uvicorn.Server):
+    """A server that at SIGTERM or Ctrl+C takes no new jobs, and ends when the running one has ended.
+
+    Status and results are answered until then. A second signal puts the running job back to the queue.
+    """
+
+    def __init__(self, config: uvicorn.Config, service: Service, streams: Streams, *, drain_s: float) -> None:
+        super().__init__(config)
+        self._service, self._streams, self._drain_s = service, streams, drain_s
+        self._drain: threading.Thread | None = None
+        self.worker_failed = False
+        """Whether the worker ended while the server was not told to."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 what a handler is called with
+        if self._drain is not None:
+            self._service.worker.halt()
+            return
+        self._drain = threading.Thread(target=self._drained, name="ltx2 drain", daemon=True)
+        self._drain.start()
+
+    def end_with_worker(self) -> None:
+        """Wait for the end of the worker; if the server was not told to end, end it too."""
+        self._service.worker.join()
+        if not self._service.draining.is_set():
+            self.worker_failed = True
+            self._service.draining.set()
+            self._end()
+
+    def _drained(self) -> None:
+        self._service.drain(self._drain_s)
+        self._end()
+
+    def _end(self) -> None:
+        self._streams.closing = True
+        self.should_exit = True
+
+
+def serve(settings: Settings, address: Address) -> bool:
+    """Serve until the process is told to end. The main thread must call it.
+
+    Returns False if it ended by itself because the worker cannot continue, so that another process should be
+    started. Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
+    """
+    with (
+        # Before the worker begins with a job.
+        _listening(address) as listener,
+        locked(private_folder(settings.state.resolve())),
+        closing(Service(settings)) as service,
+    ):
+        # Wrong files are told now, and not to the first client.
+        service.checkers.open_all()
+        app = application(service, token=address.token, hosts=address.names())
+        config = uvicorn.Config(
+            app,
+            log_level="info",
+            server_header=False,
+            timeout_graceful_shutdown=_CLOSE_S,
+            # A proxy may set these headers, and so may any client.
+            proxy_headers=False,
+        )
+        server = DrainingServer(config, service, app.state.streams, drain_s=address.drain_s)
+        service.start()
+        threading.Thread(target=server.end_with_worker, name="ltx2 watch", daemon=True).start()
+        host, port = listener.getsockname()[:2]
+        try:
+            _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
+            server.run(sockets=[listener])
+        finally:
+            service.drain(0)
+        return not server.worker_failed
+
+
+def _listening(address: Address) -> socket.socket:
+    """A socket that listens at ``address``. Raises OSError that says so if the port is taken."""
+    host = address.host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, address.port), family=family)
+    except OSError as error:
+        raise OSError(f"cannot listen on {address.host}:{address.port}: {error.strerror}") from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

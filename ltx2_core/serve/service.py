@@ -1,0 +1,117 @@
+"""The service without HTTP: settings, the queue, the models and the worker in one value."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from ..run.execution import Execution
+from ..storage.files import JsonObject
+from .files import StateFolder
+from .models import Checkers, ModelPool, ServedModel
+from .progress import Board
+from .roots import Roots
+from .runner import Meters, Runner
+from .store import Job, JobStore, State
+from .worker import Retention, Worker
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """The largest requests and the longest queue that the service takes.
+
+    ``body_bytes`` is the largest body of a request, ``upload_bytes`` that of a file that is sent, ``queue``
+    how many jobs may wait, and ``work`` the largest width x height x frames x steps of one job, in pixels.
+    """
+
+    body_bytes: int = 64 * 2**20
+    upload_bytes: int = 1 * 2**30
+    queue: int = 100
+    work: float = 5e10
+
+
+class Draining(Exception):
+    """Raised for a new job when the service is about to end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How the service runs: its private folder, its models and what clients may do.
+
+    ``inputs`` and ``loras`` are folders of which clients may name files. ``models`` are by id, of which
+    ``held`` stay loaded.
+    """
+
+    state: Path
+    models: Mapping[str, ServedModel]
+    execution: Execution
+    inputs: tuple[Path, ...] = ()
+    loras: tuple[Path, ...] = ()
+    held: int = 1
+    limits: Limits = field(default_factory=Limits)
+    retention: Retention = field(default_factory=Retention)
+
+
+class Service:
+    """The queue, the models and the worker of a server. Jobs of an earlier process are taken up again.
+
+    The caller must hold the lock of the folder ``settings.state``. Raises ValueError for a folder that is
+    not this user's, and for a damaged queue.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = StateFolder(settings.state)
+        self.store = JobStore(self.folder.database)
+        self.board, self.meters = Board(), Meters()
+        self.roots = Roots(inputs=settings.inputs, loras=settings.loras, uploads=self.folder.uploads)
+        self.checkers = Checkers(settings.models, settings.execution)
+        self.draining = Event()
+        """Set when the service takes no new jobs, because it is about to end."""
+        pool = ModelPool(settings.models, settings.execution, most=settings.held)
+        runner = Runner(self.folder, pool, self.meters)
+        self.worker = Worker(self.store, self.folder, runner, self.board, settings.retention)
+        for job in self.store.recover():
+            _log.info("job %s is resumed", job.id)
+        self.folder.remove_orphans(
+            unfinished=self.store.ids(State.QUEUED), succeeded=self.store.ids(State.SUCCEEDED)
+        )
+
+    def start(self) -> None:
+        self.worker.start()
+
+    def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None) -> Job:
+        """Add a job to the queue; raises ``QueueFull`` or :class:`Draining`."""
+        if self.draining.is_set():
+            raise Draining
+        job = self.store.add(kind, spec, job_id=job_id, most=self.settings.limits.queue)
+        self.worker.wake()
+        return job
+
+    def cancel(self, job_id: str) -> Job | None:
+        """Cancel a job that waits, or stop one that runs; returns it, None if there is none."""
+        job = self.store.cancel(job_id)
+        if job is not None and job.cancel:
+            self.board.cancel(job_id)
+        elif job is not None and job.state is State.CANCELED:
+            self.folder.remove(job_id)
+        return job
+
+    def drain(self, seconds: float) -> None:
+        """Take no new jobs, and wait until the running one has ended, at most ``seconds``.
+
+        A job that takes longer goes back to the queue with what it has saved, for the next start.
+        """
+        self.draining.set()
+        self.worker.drain()
+        self.worker.join(seconds)
+        self.worker.halt()
+        self.worker.join()
+
+    def close(self) -> None:
+        self.store.close()

@@ -1,0 +1,299 @@
+"""A durable queue of jobs in SQLite: every change of a state is one transaction, and a restart loses none.
+
+Times are seconds since 1970 (UTC). The methods may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ..storage.files import JsonObject, ParsedJson
+
+MOST_ATTEMPTS = 3
+"""How often a job is started; one that ends the process each time would otherwise stop all jobs behind it."""
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    kind TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'canceled')),
+    created REAL NOT NULL,
+    started REAL,
+    finished REAL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    cancel INTEGER NOT NULL DEFAULT 0,
+    spec TEXT NOT NULL,
+    outcome TEXT,
+    error TEXT
+);
+CREATE INDEX jobs_by_state ON jobs (state, number);
+"""
+
+
+class State(str, Enum):
+    """The state of a job: queued -> running -> succeeded, failed or canceled."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether a job in this state stays in it."""
+        return self not in (State.QUEUED, State.RUNNING)
+
+
+class QueueFull(Exception):
+    """Raised for a new job when the queue has its largest number of jobs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job as it is stored.
+
+    ``number`` counts jobs in the order in which they were added. ``kind`` is the route that it came by:
+    "inference" or "job". ``spec`` says what to make, ``outcome`` what was made (None before the end), and
+    ``error`` why it failed. ``attempts`` is how often it was started, and ``cancel`` whether a running job
+    has been told to stop.
+    """
+
+    number: int
+    id: str
+    kind: str
+    state: State
+    created: float
+    started: float | None
+    finished: float | None
+    attempts: int
+    cancel: bool
+    spec: ParsedJson
+    outcome: ParsedJson | None
+    error: str | None
+
+
+class JobStore:
+    """The table of jobs in the SQLite file ``path``, which is created if it is missing.
+
+    Raises ValueError if the file is no such table or is that of a newer version.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        # Each method takes the lock, so that one connection serves all threads.
+        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        self._db.row_factory = sqlite3.Row
+        try:
+            self._db.execute("PRAGMA journal_mode=WAL")
+            # A request that was answered must survive a power cut.
+            self._db.execute("PRAGMA synchronous=FULL")
+            with self._transaction():
+                self._create(path)
+        except sqlite3.DatabaseError as error:
+            self._db.close()
+            raise ValueError(
+                f"{path} is no table of jobs ({error}): move it away, or use another state folder"
+            ) from error
+
+    def _create(self, path: Path) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version == _VERSION:
+            return
+        if version > _VERSION:
+            raise ValueError(f"{path} was written by a newer version: use that, or another state folder")
+        # Not executescript, which would commit before the version is set.
+        for statement in filter(str.strip, _SCHEMA.split(";")):
+            self._db.execute(statement)
+        self._db.execute(f"PRAGMA user_version={_VERSION}")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+    def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None, most: int | None = None) -> Job:
+        """Add a job to the end of the queue and return it.
+
+        ``job_id`` is its id, None for a new one. Raises :class:`QueueFull` if ``most`` jobs are queued
+        already.
+        """
+        new = job_id or str(uuid4())
+        with self._transaction():
+            if most is not None and self._count(State.QUEUED) >= most:
+                raise QueueFull
+            self._db.execute(
+                "INSERT INTO jobs (id, kind, state, created, spec) VALUES (?, ?, ?, ?, ?)",
+                (new, kind, State.QUEUED, time.time(), json.dumps(spec)),
+            )
+            return self._one(new)
+
+    def get(self, job_id: str) -> Job | None:
+        """The job with this id; None if there is none."""
+        with self._lock:
+            rows = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchall()
+        return _job(rows[0]) if rows else None
+
+    def jobs(
+        self, *, states: Sequence[State] = tuple(State), before: int | None = None, most: int = 100
+    ) -> list[Job]:
+        """At most ``most`` jobs in any of ``states``, the newest first.
+
+        ``before`` is the number of a job: only older ones are returned; None returns the newest.
+        """
+        marks = ", ".join("?" * len(states))
+        with self._lock:
+            rows = self._db.execute(
+                f"SELECT * FROM jobs WHERE state IN ({marks}) AND number < ? ORDER BY number DESC LIMIT ?",
+                (*states, 2**62 if before is None else before, most),
+            ).fetchall()
+        return [_job(row) for row in rows]
+
+    def ids(self, *states: State) -> set[str]:
+        """The ids of all jobs in any of ``states``."""
+        marks = ", ".join("?" * len(states))
+        with self._lock:
+            rows = self._db.execute(f"SELECT id FROM jobs WHERE state IN ({marks})", states).fetchall()
+        return {row["id"] for row in rows}
+
+    def ended(self) -> list[tuple[str, float]]:
+        """(id, time of its end) of all jobs that have ended, the one that ended first in front."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT id, finished FROM jobs WHERE finished IS NOT NULL ORDER BY finished, number"
+            ).fetchall()
+        return [(row["id"], row["finished"]) for row in rows]
+
+    def counts(self) -> dict[State, int]:
+        """How many jobs are in each state."""
+        with self._lock:
+            rows = self._db.execute("SELECT state, COUNT(*) AS count FROM jobs GROUP BY state").fetchall()
+        found = {row["state"]: row["count"] for row in rows}
+        return {state: found.get(state.value, 0) for state in State}
+
+    def claim(self) -> Job | None:
+        """Turn the first queued job to running and return it; None if none is queued."""
+        with self._transaction():
+            row = self._db.execute(
+                "SELECT id FROM jobs WHERE state = ? ORDER BY number LIMIT 1", (State.QUEUED,)
+            ).fetchone()
+            if row is None:
+                return None
+            self._db.execute(
+                "UPDATE jobs SET state = ?, started = COALESCE(started, ?), attempts = attempts + 1 "
+                "WHERE id = ?",
+                (State.RUNNING, time.time(), row["id"]),
+            )
+            return self._one(row["id"])
+
+    def succeed(self, job_id: str, outcome: JsonObject) -> None:
+        """End a running job; ``outcome`` is what it made. Raises LookupError if it is not running."""
+        self._end(job_id, State.SUCCEEDED, outcome=json.dumps(outcome))
+
+    def fail(self, job_id: str, error: str) -> None:
+        """End a running job because of ``error``. Raises LookupError if it is not running."""
+        self._end(job_id, State.FAILED, error=error)
+
+    def canceled(self, job_id: str) -> None:
+        """End a running job that was told to stop. Raises LookupError if it is not running."""
+        self._end(job_id, State.CANCELED)
+
+    def release(self, job_id: str) -> None:
+        """Put a running job back to its place in the queue, as if it had not been started this time."""
+        with self._transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, attempts = attempts - 1 WHERE id = ? AND state = ?",
+                (State.QUEUED, job_id, State.RUNNING),
+            )
+
+    def cancel(self, job_id: str) -> Job | None:
+        """Cancel a queued job, or note that a running one must stop; returns the job, None without one.
+
+        A job that has ended stays as it is.
+        """
+        with self._transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ? WHERE id = ? AND state = ?",
+                (State.CANCELED, time.time(), job_id, State.QUEUED),
+            )
+            self._db.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = ?", (job_id, State.RUNNING))
+            return self.get(job_id)
+
+    def delete(self, job_id: str) -> bool:
+        """Remove a job that has ended; returns whether there was one."""
+        with self._transaction():
+            removed = self._db.execute("DELETE FROM jobs WHERE id = ? AND finished IS NOT NULL", (job_id,))
+            return removed.rowcount > 0
+
+    def recover(self) -> list[Job]:
+        """Requeue the jobs that were running when the process ended, and return them.
+
+        Those that had been told to stop are canceled, and those that have been started ``MOST_ATTEMPTS``
+        times fail. It is called once, before a worker starts.
+        """
+        now = time.time()
+        with self._transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ? WHERE state = ? AND cancel = 1",
+                (State.CANCELED, now, State.RUNNING),
+            )
+            self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ?, error = ? WHERE state = ? AND attempts >= ?",
+                (
+                    *(State.FAILED, now),
+                    f"the server ended {MOST_ATTEMPTS} times while it ran this job",
+                    *(State.RUNNING, MOST_ATTEMPTS),
+                ),
+            )
+            rows = self._db.execute("SELECT * FROM jobs WHERE state = ?", (State.RUNNING,)).fetchall()
+            self._db.execute("UPDATE jobs SET state = ? WHERE state = ?", (State.QUEUED, State.RUNNING))
+        return [_job(row) for row in rows]
+
+    def _end(
+        self, job_id: str, state: State, *, outcome: str | None = None, error: str | None = None
+    ) -> None:
+        with self._transaction():
+            changed = self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ?, outcome = ?, error = ? WHERE id = ? AND state = ?",
+                (state, time.time(), outcome, error, job_id, State.RUNNING),
+            )
+            if changed.rowcount != 1:
+                raise LookupError(f"job {job_id} is not running")
+
+    def _count(self, state: State) -> int:
+        row = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = ?", (state,)).fetchone()
+        return int(row[0])
+
+    def _one(self, job_id: str) -> Job:
+        return _job(self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone())
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """A context whose changes are stored all, at its end, or if it raises not at all."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+
+def _job(row: sqlite3.Row) -> Job:
+    values: dict[str, Any] = {name: row[name] for name in row.keys()}  # noqa: SIM118
+    values["state"], values["cancel"] = State(values["state"]), bool(values["cancel"])
+    values["spec"] = json.loads(values["spec"])
+    values["outcome"] = None if values["outcome"] is None else json.loads(values["outcome"])
+    return Job(**values)

@@ -1,0 +1,204 @@
+"""The worker runs jobs by the library: same clips, progress, cancel, resumption after a kill."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ltx2_core.cli.repeat import settings_of
+from ltx2_core.media import read_video
+from ltx2_core.run.execution import Execution
+from ltx2_core.serve.files import StateFolder
+from ltx2_core.serve.models import ModelPool
+from ltx2_core.serve.runner import Runner
+from ltx2_core.serve.service import Service
+from ltx2_core.serve.store import JobStore, State
+from ltx2_core.serve.worker import Worker, leaves_device_unusable
+
+from .conftest import SMALL, ended, spec, wait_for
+
+
+def frames_of(path):
+    return torch.cat(list(read_video(path).frames()))
+
+
+def test_a_job_makes_the_clip_that_the_library_makes(service, models, tmp_path):
+    job = service.add("job", spec())
+    service.start()
+    done = ended(service, job.id)
+    assert done.state is State.SUCCEEDED, done.error
+    (clip,) = done.outcome["clips"]
+    assert {name: clip[name] for name in ("width", "height", "num_frames", "fps", "seed")} == {
+        "width": 64,
+        "height": 64,
+        "num_frames": 9,
+        "fps": 8,
+        "seed": 3,
+    }
+    pipeline = models["ltx2"].open(Execution.on("cpu", torch.float32))
+    pipeline("a red ball", seed=3, **SMALL).save(tmp_path / "plain.mp4")
+    made, plain = service.folder.results / clip["file"], tmp_path / "plain.mp4"
+    assert settings_of(made) == settings_of(plain)
+    assert torch.equal(frames_of(made), frames_of(plain))
+    # Nothing of the unfinished job is left.
+    wait_for(lambda: not any((service.folder.path / "work").iterdir()))
+
+
+def test_a_job_reports_stages_steps_and_the_time_that_remains(service):
+    seen = []
+    publish = service.board.set
+    service.board.set = lambda job_id, snapshot: (seen.append(snapshot), publish(job_id, snapshot))
+    job = service.add("job", spec(steps=3))
+    service.start()
+    assert ended(service, job.id).state is State.SUCCEEDED
+    assert [one.step for one in seen if one.stage == "stage 1"] == [0, 1, 2, 3]
+    fractions = [one.fraction for one in seen]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert seen[-1].eta_s == 0
+    wait_for(lambda: service.board.get(job.id) is None)
+
+
+def test_a_running_job_is_canceled_between_steps_and_leaves_no_file(service):
+    long = service.add("job", spec(steps=200))
+    after = service.add("job", spec())
+    service.start()
+    wait_for(lambda: (at := service.board.get(long.id)) and at.step >= 2)
+    service.cancel(long.id)
+    assert ended(service, long.id).state is State.CANCELED
+    assert ended(service, after.id).state is State.SUCCEEDED
+    assert {path.name.split("_")[0] for path in service.folder.results.iterdir()} == {after.id}
+
+
+def test_a_job_that_cannot_run_fails_with_the_error_of_the_library(service):
+    job = service.add("job", {**spec(), "model": "gone"})
+    wrong = service.add("job", spec(image="missing.png"))
+    service.start()
+    assert ended(service, job.id).error == "this server no longer has the model 'gone'"
+    assert "missing.png" in ended(service, wrong.id).error
+
+
+@pytest.mark.parametrize(
+    ("error", "unusable"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("CUDA error: as a user may write it"), False),
+    ],
+)
+def test_errors_after_which_a_gpu_is_unusable_are_told_from_others(error, unusable):
+    assert leaves_device_unusable(error) is unusable
+
+
+def test_jobs_behind_one_that_broke_the_gpu_wait_for_another_process(service):
+    class Broken(Runner):
+        def run(self, job, tracker):
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+    first, second = service.add("job", spec()), service.add("job", spec())
+    pool = ModelPool(service.settings.models, service.settings.execution)
+    runner = Broken(service.folder, pool)
+    worker = Worker(service.store, service.folder, runner, service.board, service.settings.retention)
+    worker.start()
+    worker.join(timeout=60)
+    assert worker.broken
+    assert "device-side assert" in service.store.get(first.id).error
+    assert service.store.get(second.id).state is State.QUEUED
+
+
+def test_a_job_that_takes_too_long_fails(settings):
+    service = Service(replace(settings, retention=replace(settings.retention, job_s=0.0)))
+    job = service.add("job", spec())
+    service.start()
+    assert ended(service, job.id).error == "Inference timed out after 0 seconds"
+    service.drain(0)
+    service.close()
+
+
+def test_a_drained_service_requeues_a_job_that_takes_longer_and_resumes_it(settings):
+    service = Service(settings)
+    job = service.add("job", spec(steps=200))
+    service.start()
+    wait_for(lambda: (at := service.board.get(job.id)) and at.step >= 1)
+    service.drain(0)
+    assert service.store.get(job.id).state is State.QUEUED
+    service.close()
+    again = Service(settings)
+    assert again.store.claim().id == job.id
+    again.close()
+
+
+def serve(settings, total: int) -> None:
+    """Run the jobs of a state folder until ``total`` of them have ended; for a process of its own."""
+    service = Service(settings)
+    service.start()
+    wait_for(lambda: sum(n for state, n in service.store.counts().items() if state.ended) == total)
+
+
+def queued(settings, *seeds):
+    """The ids of new jobs in the queue of a state folder."""
+    store = JobStore(StateFolder(settings.state).database)
+    jobs = [store.add("job", spec(seed=seed)).id for seed in seeds]
+    store.close()
+    return jobs
+
+
+def results(settings):
+    """Id of each job -> (its state, the names of its files)."""
+    folder = StateFolder(settings.state)
+    store = JobStore(folder.database)
+    found = {
+        job.id: (job.state, [path.name for path in folder.results.glob(f"{job.id}*")]) for job in store.jobs()
+    }
+    store.close()
+    return found
+
+
+posix = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+
+
+@posix
+@pytest.mark.slow
+def test_a_service_that_is_killed_while_it_writes_decodes_again_and_samples_nothing_again(settings, tmp_path):
+    from kill_points import run
+
+    (job,) = queued(settings, 1)
+    killed = run(serve, settings, 1, folder=tmp_path / "run1", kill_at="encode audio")
+    assert killed.code == -signal.SIGKILL, killed.output
+    again = run(serve, settings, 1, folder=tmp_path / "run2")
+    assert again.code == 0, again.output
+    assert "step" in killed.events
+    assert "step" not in again.events
+    assert results(settings) == {job: (State.SUCCEEDED, [f"{job}_output_0.mp4"])}
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95])
+def test_a_service_that_is_killed_anywhere_makes_each_clip_once_and_the_same(settings, tmp_path, share):
+    from kill_points import run
+
+    jobs = queued(settings, 1, 2)
+    whole = replace(settings, state=tmp_path / "whole")
+    same = queued(whole, 1, 2)
+    undisturbed = run(serve, whole, 2, folder=tmp_path / "run0")
+    assert undisturbed.code == 0, undisturbed.output
+    kill_at = int(share * len(undisturbed.events))
+    killed = run(serve, settings, 2, folder=tmp_path / "run1", kill_at=kill_at)
+    assert killed.code == -signal.SIGKILL, killed.output
+    again = run(serve, settings, 2, folder=tmp_path / "run2")
+    assert again.code == 0, again.output
+    assert results(settings) == {job: (State.SUCCEEDED, [f"{job}_output_0.mp4"]) for job in jobs}
+    for job, other in zip(jobs, same, strict=True):
+        one = settings.state / "results" / f"{job}_output_0.mp4"
+        two = whole.state / "results" / f"{other}_output_0.mp4"
+        assert one.read_bytes() == two.read_bytes()
+    # At most the clip that was being sampled is sampled again, and no clip is sampled twice as a whole.
+    steps = [ran.events.count("step") for ran in (undisturbed, killed, again)]
+    assert steps[1] + steps[2] <= steps[0] * 1.5
