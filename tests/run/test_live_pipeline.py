@@ -90,10 +90,10 @@ def test_snap_may_be_written_and_is_obeyed():
 
 
 def test_several_images_are_in_the_settings_with_their_files(pipeline, photo):
-    images = [(str(photo), 8), (str(photo), -1, 0.5)]
+    images = [(str(photo), 4), (str(photo), -1, 0.5)]
     clip = pipeline("a ball", image=str(photo), images=images, fit="pad", cfg=1.0, **SMALL)
     settings = json.loads(json.dumps(clip.settings()))
-    assert [one["frame"] for one in settings["request"]["images"]] == [8, -1]
+    assert [one["frame"] for one in settings["request"]["images"]] == [4, -1]
     assert settings["request"]["fit"] == "pad"
     assert settings["inputs"][str(photo)]["path"] == str(photo.resolve())
     assert Request.from_settings(settings["request"]) == clip.request
