@@ -60,7 +60,7 @@ def test_a_dropped_workflow_runs_and_its_video_plays(server: Server, runs: Runs,
         page.fit_view()
         page.page.wait_for_function(PLAYS, timeout=30_000)
         reports = page.ask(REPORTS)
-        assert len(reports) == 6
+        assert len(reports) == 7
         told_by_nodes = (
             "20 steps from noise level 1, euler, cfg 3; sampler by the recipe of the tiny set",
             "128 x 128, 49 frames at 25 fps",
