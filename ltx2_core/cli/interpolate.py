@@ -24,6 +24,7 @@ def interpolate(chosen: Chosen) -> None:
     from ..editing.interpolate import interpolate as planned
     from ..media.images import parse_colour
     from ..run.options import by_name
+    from .own_inputs import check_apart, named_files, written
     from .values import Output, open_pipeline
 
     for name in ("source", "temporal_upscaler"):
@@ -32,6 +33,7 @@ def interpolate(chosen: Chosen) -> None:
     chosen.check()
     output = Output.of(chosen)
     output.check()
+    check_apart(written(output.destination), named_files(chosen))
     pipeline = open_pipeline(chosen)
     upscaler = pipeline.temporal_upscaler
     assert upscaler is not None

@@ -179,8 +179,8 @@ class Doubled:
 
     def _copies(self, destination: Destination) -> bool:
         """Whether tracks of the source are copied: it is a video file, and the new file can hold audio."""
-        file, fmt = self.source.file, destination.format
-        return file is not None and file.path.is_file() and file.has_audio and bool(fmt.video and fmt.audio)
+        fmt = destination.format
+        return self.source.file is not None and bool(fmt.video and fmt.audio)
 
     def save(
         self,

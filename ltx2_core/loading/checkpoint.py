@@ -122,10 +122,11 @@ class Checkpoint:
 
         With ``dtype`` None every tensor has the file's dtype, except that what is decoded becomes bfloat16.
         On the CPU tensors that have this dtype in the file stay memory-mapped: they are read from disk when
-        used, and shared between processes. ``operations`` is the namespace of layer classes, torch.nn or
-        that of a host such as ComfyUI. ``numerics`` selects which implementation is reproduced where they
-        differ, the official one or a version of ComfyUI. ``loras`` are merged in float32, which copies only
-        the layers they change; :meth:`switch_loras` exchanges them later.
+        used, and shared between processes; only float32 ones that the file does not align are copied.
+        ``operations`` is the namespace of layer classes, torch.nn or that of a host such as ComfyUI.
+        ``numerics`` selects which implementation is reproduced where they differ, the official one or a
+        version of ComfyUI. ``loras`` are merged in float32, which copies only the layers they change;
+        :meth:`switch_loras` exchanges them later.
 
         Quantised linear layers stay quantised and decode their weight in the forward pass; ``dtype`` is what
         they compute in. With ``fp8_matmul`` or ``nvfp4_matmul``, layers in fp8 or NVFP4 are multiplied in

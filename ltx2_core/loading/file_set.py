@@ -19,7 +19,7 @@ def check_set(checkpoints: Sequence[Checkpoint]) -> None:
     """Raise ValueError, which names both files, if two files of a run do not belong together.
 
     Files do not belong together if they are of different model generations, see :func:`check_generations`, or
-    contain the same component. Several LoRAs, and one file that is named twice, are allowed.
+    contain the same component. One file that is named twice is allowed; a LoRA next to other files is not.
     """
     check_generations(checkpoints)
     lora = next((c for c in checkpoints if c.components == {Component.LORA}), None)

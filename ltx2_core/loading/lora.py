@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -93,8 +94,12 @@ class LoraSpec:
             )
         for name in ("strength", "video_strength", "audio_strength"):
             value = getattr(self, name)
+            if value is None or (name == "strength" and value == BY_RECIPE):
+                continue
+            if not isinstance(value, Real):
+                raise TypeError(f"{os.fspath(self.path)}: {name}={value!r} must be a number")
             # NaN lies on neither side of a bound.
-            if value not in (None, BY_RECIPE) and not abs(value) <= MAX_STRENGTH:
+            if not abs(value) <= MAX_STRENGTH:
                 raise ValueError(
                     f"{os.fspath(self.path)}: the {name} {value:g} of a LoRA must be from {-MAX_STRENGTH} to "
                     f"{MAX_STRENGTH}"

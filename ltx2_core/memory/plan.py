@@ -117,7 +117,9 @@ class MemoryPlan:
         chunk = "all tokens at once" if self.chunk_tokens is None else f"{self.chunk_tokens} tokens at a time"
         rows.append(f"{self.resident_blocks} of {self.blocks} blocks stay on the device, {chunk}")
         if self.streamed:
-            rows.append(f"the others are copied to it through {size_text(PINNED_BYTES)} of pinned memory")
+            rows.append(
+                f"the others are copied to it, on CUDA through {size_text(PINNED_BYTES)} of pinned memory"
+            )
         rows.append(self.decode.line())
         if any(s.stage == "text" and s.host for s in self.stages):
             rows.append("the text encoder stays in system memory and computes there")

@@ -57,7 +57,8 @@ class BlockStreaming:
         self._place_rest(transformer, [block for block in blocks if block not in self._streamed])
         size = max((_offsets(block)[-1] for block in self._streamed), default=0)
         self._slots = [
-            _Slot(torch.empty(size, dtype=torch.uint8, device=self.device))
+            # Memory of the allocator may still be used by what was computed before.
+            _Slot(torch.empty(size, dtype=torch.uint8, device=self.device), self._transfers.point())
             for _ in range(min(2, len(self._streamed)))
         ]
         self._home: dict[nn.Module, tuple[_Slot, list[Tensor]]] = {}

@@ -46,7 +46,7 @@ class Transfers(Protocol):
         """The present place in the order of the computation, None if the device needs none."""
 
     def close(self) -> None:
-        """Wait for all copies and free what they need."""
+        """Wait for all copies, and return the memory that they need to PyTorch."""
 
 
 class InOrder:

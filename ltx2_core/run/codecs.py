@@ -120,7 +120,8 @@ class Codecs:
             while True:
                 # Between two pieces other networks run, whose time and gradients are their own matter.
                 with self.networks.clock.timed("inputs"), torch.inference_mode():
-                    piece = attempt("encoding frames", lambda: next(pieces, None))
+                    # Not again: a generator that has raised has ended, which would cut the clip short.
+                    piece = attempt("encoding frames", lambda: next(pieces, None), again=False)
                 if piece is None:
                     return
                 yield piece.float()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from typing import Final, cast
 
@@ -121,21 +122,22 @@ def doubling(networks: Components, file: Checkpoint) -> Iterator[Callable[[Tenso
     where = networks.device, networks.dtype
     # Of the encoder only its statistics are used, since upscalers work on latents that are not normalised.
     with networks.use(Component.VIDEO_ENCODER) as encoder:
-        with networks.clock.timed("load"):
-            network = cast(
-                LatentUpsampler, file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype)
+        # A copy: the encoder is used again meanwhile, and may be offloaded after that.
+        statistics = deepcopy(encoder.per_channel_statistics)
+    with networks.clock.timed("load"):
+        network = cast(
+            LatentUpsampler, file.load(Component.UPSAMPLER, device=networks.device, dtype=networks.dtype)
+        )
+
+    def double(video: Tensor) -> Tensor:
+        with networks.clock.timed("sampling"), torch.inference_mode():
+            doubled = attempt(
+                "doubling the frame rate",
+                lambda: upsample_latent(network, video.to(*where), statistics),
             )
-        statistics = encoder.per_channel_statistics
+        return doubled.float()
 
-        def double(video: Tensor) -> Tensor:
-            with networks.clock.timed("sampling"), torch.inference_mode():
-                doubled = attempt(
-                    "doubling the frame rate",
-                    lambda: upsample_latent(network, video.to(*where), statistics),
-                )
-            return doubled.float()
-
-        yield double
+    yield double
 
 
 def doubled_frames(networks: Components, file: Checkpoint, video: Tensor) -> Tensor:

@@ -64,7 +64,8 @@ def _open(file: LoraFile, recipe: Callable[[], Recipe] | None) -> Lora:
         return open_lora(file)
     strength, reason = file.strength, ""
     if strength == BY_RECIPE:
-        assert recipe is not None
+        if recipe is None:
+            raise ValueError(f"{file.path}: the strength of a detail LoRA is a number, not {BY_RECIPE!r}")
         chosen = recipe()
         strength, reason = chosen.distilled_lora, chosen.reason
     opened = open_lora(

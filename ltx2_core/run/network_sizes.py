@@ -42,6 +42,7 @@ class NetworkSizes(ModelFiles):
         source: tuple[int, int] | None = None,
         finished: ClipPlan | None = None,
         decode_dtype: torch.dtype | None = None,
+        changed: bool = False,
     ) -> MemoryPlan:
         """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes of the device.
 
@@ -49,12 +50,13 @@ class NetworkSizes(ModelFiles):
         the cached keys and values of the text take. ``source`` is the (width, height) in pixels of an edit's
         source video, whose frames are encoded too; None without one. ``finished`` is the clip that is
         decoded; None is the last of ``clips``. ``decode_dtype`` is the number format in which the video is
-        decoded, None for that of the run. Only headers of files are read. If no plan fits into the budget,
+        decoded, None for that of the run. ``changed`` says that LoRAs change the transformer, which makes
+        blocks of a GGUF file larger. Only headers of files are read. If no plan fits into the budget,
         the result is the one with the lowest peak, whose ``fits`` is False.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
-        weights = self.component_bytes(Component.TRANSFORMER)
-        blocks = self.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
+        weights = self.component_bytes(Component.TRANSFORMER, changed=changed)
+        blocks = self.component_bytes(Component.TRANSFORMER, within="transformer_blocks.", changed=changed)
         saved = 0
         if self.fp8_product is not None:
             saved = fp8_saving(self.file(Component.TRANSFORMER).infos(Component.TRANSFORMER), self.dtype)
@@ -112,15 +114,20 @@ class NetworkSizes(ModelFiles):
         )
 
     def component_bytes(
-        self, *components: Component, within: str = "", dtype: torch.dtype | None = None
+        self,
+        *components: Component,
+        within: str = "",
+        dtype: torch.dtype | None = None,
+        changed: bool = False,
     ) -> int:
         """Bytes that the tensors of ``components`` take once they are loaded in ``dtype``.
 
         Only tensors whose name begins with ``within`` are counted, such as ``transformer_blocks.``. The
-        number format ``dtype`` is by default that of the run.
+        number format ``dtype`` is by default that of the run. ``changed`` says that LoRAs change all layers.
         """
         infos = (item for c in components for item in self.file(c).infos(c).items())
-        return loaded_bytes((info for name, info in infos if name.startswith(within)), dtype or self.dtype)
+        counted = (info for name, info in infos if name.startswith(within))
+        return loaded_bytes(counted, dtype or self.dtype, changed=changed)
 
     def text_bytes(self) -> int:
         """Bytes that text encoder, text projection and connectors take once they are loaded."""

@@ -160,6 +160,7 @@ class Planner(Codecs):
             text_keys=self.text_keys_bytes(stages),
             source=source,
             decode_dtype=decode_dtype,
+            changed=bool(self.loras or self.stage2_loras or self.detail_lora),
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
@@ -187,6 +188,10 @@ class Planner(Codecs):
             )
         request = self.resolve(request)
         stages = self.stages(request)
+        if request.staging.tiles > 1 and not further:
+            raise ValueError(
+                "stage2_tiles samples video alone, as HDR clips do: leave it out of a run with audio"
+            )
         # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
         for stage in stages:
             check_run_size(stage.sampled)

@@ -285,6 +285,9 @@ def _after_sampling(state: Tensor | None, device: str | None) -> VolumeNoise | N
     """
     if state is None or device is None or (device == "cuda" and not torch.cuda.is_available()):
         return None
-    generator = torch.Generator(device)
+    try:
+        generator = torch.Generator(device)
+    except RuntimeError:
+        return None
     generator.set_state(state)
     return VolumeNoise(start=generator)

@@ -86,8 +86,8 @@ def _cut(guide: GuideFrames, cells: Cells) -> GuideFrames:
 
 
 def reference_scale_of(items: Sequence[Conditioning]) -> int:
-    """The largest factor by which a reference among ``items`` is smaller than the clip; 1 without any."""
-    return max((item.scale for item in items if isinstance(item, GuideFrames)), default=1)
+    """The smallest number that all factors divide by which references among ``items`` are smaller."""
+    return math.lcm(*(item.scale for item in items if isinstance(item, GuideFrames)))
 
 
 def joined(parts: Sequence[Tensor], cells: Sequence[Cells], shape: torch.Size) -> Tensor:

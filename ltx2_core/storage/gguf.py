@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .gguf_blocks import BLOCKS
-from .header import Header, TensorInfo
+from .header import Header, TensorInfo, parsed
 
 _PLAIN: Mapping[str, torch.dtype] = {
     "F32": torch.float32,
@@ -60,7 +60,8 @@ def read_gguf_header(path: Path) -> Header:
             raise ValueError(
                 f"{path} is truncated: {info.name} ends at byte {info.end} of {size}; get it again"
             )
-    own = {name: value for name, value in metadata.items() if not name.startswith(("GGUF.", _SHAPE))}
+    # Some files carry the metadata of the safetensors file that they were made of, as texts.
+    own = {name: parsed(value) for name, value in metadata.items() if not name.startswith(("GGUF.", _SHAPE))}
     return Header(path, MappingProxyType(own), MappingProxyType(tensors))
 
 
@@ -111,7 +112,8 @@ def _info(path: Path, tensor: Any, metadata: Mapping[str, Any]) -> TensorInfo:
         tensor.name, kind, shape, int(tensor.data_offset), int(tensor.data_offset + tensor.n_bytes), path
     )
     values, size = BLOCKS.get(kind, (1, _PLAIN[kind].itemsize if kind in _PLAIN else 1))
-    if info.numel * size != info.nbytes * values or min(shape, default=1) < 0:
+    whole = kind not in BLOCKS or (bool(shape) and shape[-1] % values == 0)
+    if info.numel * size != info.nbytes * values or min(shape, default=1) < 1 or not whole:
         raise ValueError(
             f"tensor {tensor.name!r} has the shape {shape}, which does not fit its {info.nbytes} bytes"
         )

@@ -64,7 +64,8 @@ _FACTORS: Mapping[str, tuple[int, int]] = {
 def encode_q8_0(weight: Tensor) -> Tensor:
     """Encode ``weight`` (O, I), I a multiple of 32, as Q8_0: (O, I / 32 * 34) uint8.
 
-    The largest error is 1/225 of the largest value of a block of 32.
+    The largest error is 1/225 of the largest value of a block of 32, if that is at least 0.0078: the float16
+    scale of smaller blocks has fewer bits.
     """
     blocks = weight.float().unflatten(-1, (-1, 32))
     scale = (blocks.abs().amax(dim=-1, keepdim=True) / 127).half()

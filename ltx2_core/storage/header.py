@@ -113,7 +113,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     _check_coverage(path, tensors, 8 + length, size)
     return Header(
         path,
-        MappingProxyType({key: _parsed(value) for key, value in metadata.items()}),
+        MappingProxyType({key: parsed(value) for key, value in metadata.items()}),
         MappingProxyType(tensors),
     )
 
@@ -199,7 +199,8 @@ def _check_coverage(path: Path, tensors: Mapping[str, TensorInfo], position: int
         raise ValueError(f"{path}: {size - position} bytes after the last tensor; the file is corrupt")
 
 
-def _parsed(value: Any) -> Any:
+def parsed(value: Any) -> Any:
+    """A metadata value, parsed if it is JSON text."""
     if not isinstance(value, str):
         return value
     try:

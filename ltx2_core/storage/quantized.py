@@ -288,8 +288,15 @@ def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) 
             )
 
 
-def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype) -> int:
-    """Bytes of the tensors ``infos`` after loading in ``dtype``; of quantised ones, bytes in the file."""
-    return sum(
-        info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize for info in infos
-    )
+def loaded_bytes(infos: Iterable[TensorInfo], dtype: torch.dtype, *, changed: bool = False) -> int:
+    """Bytes of the tensors ``infos`` after loading in ``dtype``; of quantised ones, bytes in the file.
+
+    With ``changed`` a LoRA changes every layer, which makes blocks of GGUF files Q8_0.
+    """
+
+    def size(info: TensorInfo) -> int:
+        if changed and info.dtype in BLOCKS:
+            return info.numel * 34 // 32
+        return info.nbytes if info.dtype in QUANTISED_DTYPES else info.numel * dtype.itemsize
+
+    return sum(map(size, infos))

@@ -35,6 +35,7 @@ TABLE = {
     "sound": ("clip.mp4", ["sound", "--video", "clip.mp4", *EDIT]),
     "dub": ("clip.mp4", ["dub", "clip.mp4", "--lora", "lora.safetensors", *EDIT[:2], "-q"]),
     "long": ("clip.mp4", [*LONG, "--video", "clip.mp4"]),
+    "interpolate": ("clip.mp4", ["interpolate", "clip.mp4", "--temporal-upscaler", "lora.safetensors", "-q"]),
     "voice": ("voice.wav", ["sound", "--seconds", "1", "--reference-audio", "voice.wav", *EDIT]),
     "audio": ("voice.wav", [*GENERATE, "--audio", "voice.wav"]),
     "image": ("photo.webp", [*GENERATE, "--image", "photo.webp"]),

@@ -203,3 +203,18 @@ def test_what_cannot_be_done_is_refused_before_any_work(tiny_set, temporal, tmp_
         assert ran.exit_code == 2, (arguments, ran.output)
         assert words in ran.output, (words, ran.output)
         assert sorted(tmp_path.iterdir()) == before
+
+
+def test_frames_that_ran_out_of_memory_end_the_run_and_not_the_clip(pipeline, monkeypatch):
+    frames, calls = torch.rand(3, 8, 3, 64, 64), []
+
+    def chunks():
+        yield torch.rand(9, 3, 64, 64)
+        for chunk in frames:
+            calls.append(1)
+            if len(calls) == 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            yield chunk
+
+    with pytest.raises((torch.OutOfMemoryError, ValueError, RuntimeError), match="memory"):
+        list(pipeline.encode_stream(chunks()))

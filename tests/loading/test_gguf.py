@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from ltx2_core.loading.describe import describe
 from ltx2_core.loading.detect import Component
 from ltx2_core.loading.lora import open_lora
 from ltx2_core.storage.gguf import is_gguf
-from ltx2_core.storage.quantized import QuantizedLinear
+from ltx2_core.storage.quantized import QuantizedLinear, loaded_bytes
 from ltx2_core.storage.reading import read_tensors
 
 gguf = pytest.importorskip("gguf")
@@ -151,3 +152,27 @@ def test_without_the_package_a_line_says_what_to_install(file, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
     with pytest.raises(ValueError, match="needs the package gguf: pip install gguf"):
         open_checkpoint(file)
+
+
+def test_metadata_of_the_file_that_it_was_made_of_is_read(stored, tmp_path, metadata23):
+    path = tmp_path / "with-config.gguf"
+    writer = gguf.GGUFWriter(path, "ltxv")
+    for name, value in metadata23.items():
+        writer.add_string(name, value)
+    for name, tensor in stored.items():
+        writer.add_tensor(name, tensor.float().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.generation == "2.3"
+    assert checkpoint.config["transformer"]
+    checkpoint.check(Component.TRANSFORMER)
+
+
+def test_a_plan_counts_layers_that_a_lora_makes_larger(file):
+    infos = [i for i in open_checkpoint(file).tensors.values() if i.dtype == "Q8_0"]
+    smaller = [replace(i, dtype="Q4_0", end=i.start + i.numel * 18 // 32) for i in infos]
+    assert loaded_bytes(smaller, torch.bfloat16) == sum(i.nbytes for i in smaller)
+    assert loaded_bytes(smaller, torch.bfloat16, changed=True) == sum(i.nbytes for i in infos)

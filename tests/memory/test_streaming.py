@@ -117,8 +117,8 @@ def test_a_copy_waits_until_the_block_in_its_place_has_been_computed(network):
     run(model, streams)
     run(model, streams)
     streaming.close()
-    # The first two places are free; each later copy waits for the block that was two before it.
-    assert [after for _, after in late.log] == [None, None, *range(1, len(late.log) - 1)]
+    # The first two copies wait for what was computed before; each later one for the block two before it.
+    assert [after for _, after in late.log] == list(range(1, len(late.log) + 1))
     places = [place for place, _ in late.log]
     assert places == [places[0], places[1]] * (len(places) // 2) + places[: len(places) % 2]
 

@@ -61,7 +61,7 @@ def reference_factors(clip: Tensor, reference: Tensor) -> Factors:
         )
     if f == frames:
         return Factors(space, 1)
-    if f < 2 or (frames - 1) % (f - 1):
+    if not 2 <= f <= frames or (frames - 1) % (f - 1):
         raise ValueError(
             f"a reference of {f} latent frames does not fit a clip of {frames}: the number after the first "
             "one must divide that of the clip"

@@ -148,6 +148,8 @@ def _gathered(pieces: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
     room = frames
     for piece in pieces:
         for part in (piece[:, :, :room], *piece[:, :, room:].split(frames, dim=2)):
+            if not part.shape[2]:
+                continue
             held.append(part)
             room -= part.shape[2]
             if room == 0:
