@@ -92,9 +92,8 @@ def _generated(chosen: Chosen) -> str | None:
         processes, device = join_processes(chosen["device"], passes=chosen["guidance_parallel"])
     # Called when the command ends, also by an error.
     click.get_current_context().call_on_close(leave_processes)
-    # A clip repeats exactly only in the number format in which it was made.
-    dtype = None if recorded is None else recorded.get("dtype")
-    execution = execution_of(chosen, processes, device=device, dtype=chosen["dtype"] or dtype)
+    # A clip repeats exactly only in the number format, and with the decoder's noise, by which it was made.
+    execution = execution_of(chosen, processes, device=device, recorded=recorded or {})
     pipeline = open_recorded(chosen, recorded, execution)
     request = _request(chosen, pipeline, recorded)
     if request.staging.pipeline is None:

@@ -134,7 +134,7 @@ def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     from .values import execution_of
 
     # Plans are for the GPU that the run will use, which need not be in this machine.
-    execution = execution_of(chosen, device="cpu", dtype=chosen["dtype"] or "bfloat16")
+    execution = execution_of(chosen, device="cpu", recorded={"dtype": "bfloat16"})
     networks = NetworkSizes(
         chosen["checkpoints"],
         chosen["text_encoder"],

@@ -107,7 +107,7 @@ def open_recorded(
     if settings is None:
         return open_pipeline(chosen, execution)
     if execution is None:
-        execution = execution_of(chosen, dtype=chosen["dtype"] or settings.get("dtype"))
+        execution = execution_of(chosen, recorded=settings)
     numerics = None if "numerics" in chosen.explicit else Numerics(settings["numerics"])
     pipeline = open_pipeline(chosen, execution, numerics=numerics)
     named = bool(chosen["loras"] or chosen["stage2_loras"])

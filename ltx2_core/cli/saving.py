@@ -197,7 +197,7 @@ def resume_run(chosen: Chosen, output: Output) -> Output:
     # Before the networks are loaded, so that a wrong path costs no time.
     target.check(audio_alone=edit is not None and edit["kind"] == "audio")
     # The latents were sampled in this dtype, and another one would decode them differently.
-    execution = execution_of(chosen, dtype=chosen["dtype"] or settings["dtype"])
+    execution = execution_of(chosen, recorded=settings)
     files = chosen["checkpoints"] or about["files"]["checkpoints"]
     pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), execution=execution)
     command = "generate" if edit is None else _command(edit["kind"])

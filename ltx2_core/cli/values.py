@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import click
@@ -149,20 +150,25 @@ def execution_of(
     processes: Processes | None = None,
     *,
     device: str | None = None,
-    dtype: str | None = None,
+    recorded: Mapping[str, Any] = MappingProxyType({}),
 ) -> Execution:
     """Make the execution (device, number format, memory, kernels) from the options of a call.
 
-    ``device`` and ``dtype`` replace the options of these names if they are not None. ``processes`` is the
-    place of this process among those that share the work; None is for one process. Raises ValueError that
-    names the flag.
+    ``device`` replaces the option of this name if it is not None. ``recorded`` are the settings of a clip
+    that is repeated: its number format and the noise of its decoder stand in for options that were left out.
+    ``processes`` is the place of this process among those that share the work; None is for one process.
+    Raises ValueError that names the flag.
     """
+    dtype = chosen["dtype"] or recorded.get("dtype")
     with naming("--device"):
-        place = Execution.on(device or chosen["device"], DTYPES.get(dtype or chosen["dtype"]))
+        place = Execution.on(device or chosen["device"], DTYPES.get(dtype))
     budget = chosen["max_memory"]
     with naming("--max-memory"):
         max_memory = None if budget is None else parse_budget(budget, place.device)
     options = {name: chosen[name] for name in _EXECUTION}
+    for name in ("decoder_seed", "decoder_noise"):
+        if name in recorded and name not in chosen.explicit:
+            options[name] = recorded[name]
     return Execution(
         device=place.device,
         dtype=place.dtype,

@@ -92,6 +92,18 @@ class ModelFiles:
         elif execution.fp8_blocks:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
 
+    @property
+    def decoder_settings(self) -> dict[str, str | int]:
+        """Seed and kind of the noise of a diffusion decoder, as JSON values; none for other decoders."""
+        try:
+            file = self.file(Component.VIDEO_DECODER)
+        # A run of audio alone needs none.
+        except ValueError:
+            return {}
+        if not file.has_diffusion_decoder:
+            return {}
+        return {"decoder_seed": self.decoder_seed, "decoder_noise": self.decoder_noise}
+
     def _check_decoder_noise(self) -> None:
         """Raise ValueError for settings of noise that the video decoder does not use."""
         named = "" if self.decoder_noise == "auto" else f"decoder_noise={self.decoder_noise}"

@@ -196,6 +196,7 @@ class LTX2Pipeline(Planner):
                 "recipe": {"name": self._recipe_of(request).name, "chose": list(chosen)},
                 "conditioning": [describe(item) for item in extra],
                 "inputs": files,
+                **self.networks.decoder_settings,
                 **dfr_files(request, self.temporal_upscaler, self.detail_lora),
                 **({} if predicted_s is None else {"predicted_s": round(predicted_s, 3)}),
             },

@@ -203,7 +203,7 @@ def test_a_master_is_hlg_with_the_images_next_to_it(tmp_path):
         decoded = [frame.to_ndarray()[:64] for frame in container.decode(stream)]
     y, _, _ = planes_of(hlg_signal(codes_to_rec709(codes_of(clip))))
     # Noise is the hardest to encode; a wrong curve or range is off by a hundred of 1023 levels.
-    assert np.abs(np.stack(decoded).astype(int) - y.numpy()).mean() <= 4
+    assert np.abs(np.stack(decoded).astype(int) - y.numpy()).mean() <= 6
     images = sorted((tmp_path / "m_exr").iterdir())
     assert [image.name for image in images] == [f"frame_{number:05d}.exr" for number in range(1, 6)]
     stored = torch.cat([exr.read_exr(image) for image in images])

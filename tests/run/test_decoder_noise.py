@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.cli.options import Chosen
+from ltx2_core.cli.values import execution_of
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.run.saved_latents import resume, save_latents
 from ltx2_core.sampling.noise import make_noise
@@ -89,6 +91,7 @@ def test_official_noise_goes_on_where_the_noise_of_the_run_ends(pipeline_of, dec
     make_noise(made.latents, generator)
     expected = decoded(decoder_file, made.latents.video, VolumeNoise(start=generator))
     torch.testing.assert_close(frames_of(made.frames()), expected, **EXACT)
+    assert made.settings()["decoder_noise"] == "official"
     again = resume(save_latents(made, tmp_path / "x.mp4", folder=tmp_path), pipe)
     torch.testing.assert_close(frames_of(again.frames()), expected, **EXACT)
 
@@ -110,3 +113,17 @@ def test_noise_that_the_decoder_does_not_use_is_refused(tiny, options, message):
 def test_official_noise_needs_a_run(pipeline_of):
     with pytest.raises(ValueError, match="these latents are of no run"):
         next(pipeline_of(decoder_noise="official").decode_video(LATENT))
+
+
+@pytest.mark.parametrize(
+    ("written", "recorded", "expected"),
+    [
+        ({}, {}, (0, "auto")),
+        ({}, {"decoder_seed": 7, "decoder_noise": "frame"}, (7, "frame")),
+        ({"decoder_seed": 3}, {"decoder_seed": 7}, (3, "auto")),
+        ({"decoder_noise": "comfy"}, {"decoder_seed": 7, "decoder_noise": "frame"}, (7, "comfy")),
+    ],
+)
+def test_a_repeated_clip_has_the_recorded_noise_unless_another_is_named(written, recorded, expected):
+    execution = execution_of(Chosen("generate", written), recorded=recorded)
+    assert (execution.decoder_seed, execution.decoder_noise) == expected
