@@ -161,7 +161,7 @@ def execution_of(
     """
     dtype = chosen["dtype"] or recorded.get("dtype")
     with naming("--device"):
-        place = Execution.on(device or chosen["device"], DTYPES.get(dtype))
+        place = Execution.on(device or chosen["device"], None if dtype is None else DTYPES.get(dtype))
     budget = chosen["max_memory"]
     with naming("--max-memory"):
         max_memory = None if budget is None else parse_budget(budget, place.device)

@@ -11,7 +11,6 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Real
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -96,7 +95,7 @@ class LoraSpec:
             value = getattr(self, name)
             if value is None or (name == "strength" and value == BY_RECIPE):
                 continue
-            if not isinstance(value, Real):
+            if not isinstance(value, (int, float)):
                 raise TypeError(f"{os.fspath(self.path)}: {name}={value!r} must be a number")
             # NaN lies on neither side of a bound.
             if not abs(value) <= MAX_STRENGTH:
