@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -60,6 +62,45 @@ def test_every_problem_of_a_dataset_is_named_by_file_and_line(folder, tmp_path) 
         (6, "JSON"),
     ]:
         assert any(f"d.jsonl:{line}: " in found and text in found for found in lines), (line, lines)
+
+
+@pytest.mark.parametrize(
+    "caption",
+    ["a fox,\nthen a bear", "a fox\u2028a bear", "a fox\x0ca bear\x85", 'a "fox"', "ein Wei\u00dffuchs"],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_a_caption_may_hold_any_text(folder, tmp_path, kind, mark, caption) -> None:
+    row = {"caption": caption, "video": str(folder / "loud.mp4")}
+    table = io.StringIO()
+    csv.writer(table).writerows([row.keys(), row.values()])
+    lines = {"csv": table.getvalue(), "json": json.dumps([row], ensure_ascii=False)}
+    text = lines.get(kind, json.dumps(row, ensure_ascii=False) + "\n")
+    (tmp_path / f"d.{kind}").write_bytes((mark + text).encode())
+    (found,) = read_rows(tmp_path / f"d.{kind}")
+    assert found.captions == (caption.strip(),)
+
+
+def test_a_caption_file_may_begin_with_a_byte_order_mark(folder, tmp_path) -> None:
+    shutil.copy(folder / "loud.mp4", tmp_path / "a.mp4")
+    (tmp_path / "a.txt").write_text("\ufeffa fox", encoding="utf-8")
+    assert read_rows(tmp_path)[0].captions == ("a fox",)
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "message"),
+    [
+        ("video,caption\nloud.mp4," + "a" * 200_000, None, r"d\.csv:2: it cannot be read: field larger"),
+        ("video,caption\nloud.mp4,a", "texts", r"d\.csv:2: the column 'texts' is missing or empty"),
+        ("video,texts\nloud.mp4,", "texts", r"d\.csv:2: the column 'texts' is missing or empty"),
+        ("video,texts\nloud.mp4,a", None, r"d\.csv:2: the caption is missing \(column caption or"),
+    ],
+)
+def test_a_file_whose_captions_cannot_be_read_says_why(folder, tmp_path, text, column, message) -> None:
+    shutil.copy(folder / "loud.mp4", tmp_path)
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_rows(tmp_path / "d.csv", caption_column=column)
 
 
 def test_a_folder_without_a_caption_and_a_folder_without_media_are_refused(tmp_path, folder) -> None:
