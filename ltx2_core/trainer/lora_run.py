@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..loading import Component, open_lora
+from ..storage.private import locked
 from ..training.loop import step_generator
 from ..training.lora import PREFIX, LoraAdapters, save_lora
 from ..training.objective import GeneratorDraws, Losses, Step, losses, prepare, velocities
@@ -47,8 +48,15 @@ def train_lora(
 
     Resumes from the state in the folder of the run. ``on_save`` makes previews. ``stop_at`` saves and stops
     after so many steps, as if the run had been interrupted there. Raises FloatingPointError if the loss is
-    not finite, and names the clips.
+    not finite, and names the clips, or if the gradient is not; ValueError if another run writes to the
+    folder.
     """
+    # The writes of two runs would mix in the log, and each would replace the state of the other.
+    with locked(opened.files.folder):
+        return _train(opened, on_step, on_save, stop_at)
+
+
+def _train(opened: Opened, on_step: OnStep | None, on_save: OnSave | None, stop_at: int | None) -> Path:
     settings, files, networks = opened.settings, opened.files, opened.networks
     made_of = {"dataset": opened.samples.index.fingerprint, "base_model": base_digest(opened.networks)}
     files.begin({**settings.lasting(), **{f"{name}_digest": value for name, value in made_of.items()}})

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from ltx2_core.loading import open_lora
 from ltx2_core.run.codecs import Codecs
 from ltx2_core.run.pipeline import LTX2Pipeline
+from ltx2_core.storage.private import locked
 from ltx2_core.trainer.buckets import parse_buckets
 from ltx2_core.trainer.cache import Index
 from ltx2_core.trainer.dataset import DatasetOptions, encode_dataset, plan_dataset
@@ -159,6 +161,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clip(settings, ca
     index.save(broken)
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 1, with .*\.mp4"):
         train_lora(open_run(replace(settings, dataset=str(broken))))
+
+
+def test_two_runs_do_not_write_to_one_folder(settings) -> None:
+    opened = open_run(settings)
+    with ThreadPoolExecutor(1) as pool:
+        other = locked(opened.files.folder)
+        pool.submit(other.__enter__).result()
+        with pytest.raises(ValueError, match="another run is writing to"):
+            train_lora(opened)
+        assert not opened.files.folder.exists()
+        pool.submit(other.__exit__, None, None, None).result()
+    train_lora(opened, stop_at=1)
 
 
 def test_old_loras_are_deleted_and_the_final_one_never(tmp_path) -> None:
