@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..loading import Component, open_lora
+from ..storage.identity import identity
 from ..storage.private import locked
 from ..training.loop import step_generator
 from ..training.lora import PREFIX, LoraAdapters, save_lora
@@ -58,8 +59,7 @@ def train_lora(
 
 def _train(opened: Opened, on_step: OnStep | None, on_save: OnSave | None, stop_at: int | None) -> Path:
     settings, files, networks = opened.settings, opened.files, opened.networks
-    made_of = {"dataset": opened.samples.index.fingerprint, "base_model": base_digest(opened.networks)}
-    files.begin({**settings.lasting(), **{f"{name}_digest": value for name, value in made_of.items()}})
+    files.begin({**settings.lasting(), **_digests(opened)}, unknown=_unknown(opened))
     if on_save is not None and not files.state.is_file():
         on_save(0, None)
     with networks.use(Component.TRANSFORMER) as network:
@@ -94,6 +94,24 @@ def _train(opened: Opened, on_step: OnStep | None, on_save: OnSave | None, stop_
     return saved
 
 
+def _digests(opened: Opened) -> dict[str, str]:
+    """What a run is made of, which a resumed run must share: digests of the dataset and of the files."""
+    found = {
+        "dataset_digest": opened.samples.index.fingerprint,
+        "base_model_digest": base_digest(opened.networks),
+    }
+    if opened.settings.init_lora and not _unknown(opened):
+        found["init_lora_digest"] = identity([Path(opened.settings.init_lora)])
+    return found
+
+
+def _unknown(opened: Opened) -> tuple[str, ...]:
+    """The digests that cannot be computed any more, and that a resumed run does not need."""
+    init = opened.settings.init_lora
+    gone = init and opened.files.state.is_file() and not Path(init).is_file()
+    return ("init_lora_digest",) if gone else ()
+
+
 class _Trainer:
     """The network, adapters and optimizer of a run."""
 
@@ -117,7 +135,8 @@ class _Trainer:
         self.adapters = LoraAdapters(
             network, rank=settings.rank, alpha=settings.lora_alpha, targets=exact, seed=settings.seed
         )
-        if settings.init_lora:
+        # The state of a run that is resumed has all of it, so that the file may be gone by then.
+        if settings.init_lora and not opened.files.state.is_file():
             _start_from(self.adapters, Path(settings.init_lora))
         self.updates = Updates(
             optimizer=adamw(

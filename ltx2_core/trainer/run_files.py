@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +37,22 @@ class RunFiles:
         """The clip of prompt ``number``, from 1 on, after ``step`` steps."""
         return self.folder / "previews" / f"step_{step:06d}_{number}.mp4"
 
-    def begin(self, lasting: Mapping[str, Any]) -> None:
+    def begin(self, lasting: Mapping[str, Any], unknown: Collection[str] = ()) -> None:
         """Write the settings that change the weights, or compare them with those of the run that is resumed.
 
-        Raises ValueError that names what differs.
+        Names in ``unknown`` are not compared. Raises ValueError that names what differs, and for a state
+        whose settings are not there.
         """
         path = self.folder / RUN
-        if path.is_file() and self.state.is_file():
+        if self.state.is_file():
+            if not path.is_file():
+                raise ValueError(
+                    f"{self.folder} has {STATE} and no {RUN}, so that nothing tells whether it is the state "
+                    "of this run. Use another output_dir, or delete that folder"
+                )
             before = read_object(path)
-            differing = sorted(n for n in {*before, *lasting} if before.get(n) != lasting.get(n))
+            names = {*before, *lasting} - {*unknown}
+            differing = sorted(n for n in names if before.get(n) != lasting.get(n))
             if differing:
                 told = ", ".join(f"{n} was {before.get(n)!r}, is {lasting.get(n)!r}" for n in differing)
                 raise ValueError(

@@ -59,7 +59,9 @@ class LoraSettings:
         f"Layers: presets ({', '.join(PRESETS)}), ends of names such as attn1.to_k, or regex:PATTERN "
         "[default: attention, or the preset of the only stream].",
     )
-    init_lora: str = _key("", "Continue from this LoRA file, which must have the same layers and rank.")
+    init_lora: str = _key(
+        "", "Start from this LoRA file, which must have the same layers and rank.", free=True
+    )
     learning_rate: float = _key(1e-4, "Highest learning rate.", low=0.0, high=1.0)
     weight_decay: float = _key(0.01, "Weight decay of AdamW.", low=0.0, high=1.0)
     schedule: str = _key("linear", "How the learning rate falls.", choices=tuple(SCHEDULES))
@@ -118,7 +120,8 @@ class LoraSettings:
     def lasting(self) -> dict[str, Any]:
         """The settings that change the weights, as JSON values: those that a resumed run must share.
 
-        Paths of dataset and models are not among them, since their contents are compared by digests.
+        Paths of dataset, models and ``init_lora`` are not among them, since their contents are compared by
+        digests.
         """
         free = {one.name for one in fields(self) if one.metadata.get("free")}
         values = {name: value for name, value in asdict(self).items() if name not in free}

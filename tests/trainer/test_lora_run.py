@@ -199,6 +199,32 @@ def test_init_lora_continues_from_a_file_with_the_same_layers(settings, tmp_path
         train_lora(open_run(replace(again, rank=3, output_dir=str(tmp_path / "c"))))
 
 
+def test_a_run_with_init_lora_resumes_wherever_that_file_is_now(settings, tmp_path) -> None:
+    first = train_lora(open_run(replace(settings, steps=1)))
+    other = train_lora(open_run(replace(settings, steps=1, seed=1, output_dir=str(tmp_path / "other"))))
+    run = replace(settings, steps=2, init_lora=str(first), output_dir=str(tmp_path / "b"))
+    whole = train_lora(open_run(replace(run, output_dir=str(tmp_path / "whole"))))
+    train_lora(open_run(run), stop_at=1)
+    for wrong in (str(other), ""):
+        with pytest.raises(ValueError, match="holds another run: init_lora_digest was"):
+            train_lora(open_run(replace(run, init_lora=wrong)))
+    moved = tmp_path / "moved.safetensors"
+    first.rename(moved)
+    copy = tmp_path / "b_copy"
+    shutil.copytree(tmp_path / "b", copy)
+    check_equal(whole, train_lora(open_run(replace(run, init_lora=str(moved)))))
+    # Neither is the file needed any more.
+    check_equal(whole, train_lora(open_run(replace(run, output_dir=str(copy)))))
+
+
+def test_a_state_without_its_settings_is_refused(settings) -> None:
+    opened = open_run(settings)
+    train_lora(opened, stop_at=1)
+    (opened.files.folder / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"has state\.safetensors and no run\.json"):
+        train_lora(opened)
+
+
 def test_autocast_in_bfloat16_has_nearly_the_loss_of_float32(settings, tmp_path) -> None:
     found = []
     for precision in ("no", "bf16"):
