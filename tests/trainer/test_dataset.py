@@ -191,6 +191,37 @@ def test_encoded_clips_have_their_streams_and_are_encoded_once(cache, folder, ne
     assert {path.name for path in stale_files(out, changed)} == {loud.file[6:], mute.file[6:]}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entries": None},
+        {"entries": []},
+        {"entries": [5]},
+        {"entries": [{"file": "a"}]},
+        {"models": []},
+        {"reference": [1]},
+        {"reference": ["a", "b"]},
+        {"trigger": 3},
+        *({name: wrong} for name in ("texts", "captions") for wrong in ([], "ab", [1], 5)),
+        *({"file": wrong} for wrong in (None, 5)),
+        *({"sources": wrong} for wrong in ([], {"a": 5}, {"a": ["b", "c"]})),
+        {"fps": "fast"},
+        {"has_audio": "no"},
+    ],
+)
+def test_a_damaged_index_is_refused_by_the_name_of_its_file(cache, tmp_path, changes) -> None:
+    values = json.loads((cache / "dataset.json").read_text())
+    at = values if changes.keys() <= values.keys() else values["entries"][1]
+    at.update(changes)
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"dataset\.json is damaged .*: run ltx2 dataset again"):
+        Index.load(tmp_path)
+    at.pop(next(iter(changes)))
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"dataset\.json is damaged"):
+        Index.load(tmp_path)
+
+
 def test_a_source_that_changed_is_noticed(cache, folder) -> None:
     index = Index.load(cache)
     assert index.changed() == []
