@@ -20,7 +20,6 @@ from ..training.lora import PREFIX, LoraAdapters, save_lora
 from ..training.objective import GeneratorDraws, Losses, Step, losses, prepare, velocities
 from ..training.schedules import schedule_of
 from ..training.state import TrainingState
-from ..training.targets import layer_pattern, reachable
 from ..training.updates import Updates, adamw
 from ..transformer import Transformer
 from .open_run import Opened, base_digest, metadata
@@ -119,23 +118,10 @@ class _Trainer:
         self.opened, self.network = opened, network
         settings = opened.settings
         self.device = next(network.parameters()).device
-        video, audio = opened.samples.trains
-        preset = "attention" if video and audio else "video" if video else "audio"
-        pattern = layer_pattern(settings.targets or (preset,))
-        names = [
-            n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear) and re.search(pattern, n)
-        ]
-        reached = [name for name in names if reachable(name, video=video, audio=audio)]
-        if names and not reached:
-            raise ValueError(
-                f"targets={', '.join(settings.targets)}: none of these layers takes part, as no clip has the "
-                "stream that they belong to"
-            )
-        exact = "|".join(rf"^{re.escape(name)}$" for name in reached) or pattern
+        exact = "|".join(rf"^{re.escape(name)}$" for name in opened.layers)
         self.adapters = LoraAdapters(
             network, rank=settings.rank, alpha=settings.lora_alpha, targets=exact, seed=settings.seed
         )
-        # The state of a run that is resumed has all of it, so that the file may be gone by then.
         if settings.init_lora and not opened.files.state.is_file():
             _start_from(self.adapters, Path(settings.init_lora))
         self.updates = Updates(

@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ltx2_core.loading import open_lora
+from ltx2_core.loading import Component, open_lora
 from ltx2_core.run.codecs import Codecs
 from ltx2_core.run.pipeline import LTX2Pipeline
 from ltx2_core.storage.private import locked
@@ -139,7 +139,49 @@ def test_clips_without_audio_train_no_layer_of_the_audio(settings, cache, tmp_pa
     assert names
     assert not any("audio" in name for name in names)
     with pytest.raises(ValueError, match="none of these layers takes part"):
-        train_lora(open_run(replace(quiet, targets=("audio",), output_dir=str(tmp_path / "no"))))
+        open_run(replace(quiet, targets=("audio",), output_dir=str(tmp_path / "no")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ("regex:(",)}, "is not a regular expression"),
+        ({"targets": ("to_z",)}, "targets=to_z: the transformer has no such linear layer"),
+        ({"task": "v2v"}, r"loud\.mp4: it has no reference_video, which the task or a condition needs"),
+        ({"task": "a2a"}, r"loud\.mp4: it has no reference_audio"),
+        ({"task": "inpaint"}, r"loud\.mp4: it has no video_mask"),
+        ({"conditions": ("mask:0",)}, r"mute\.mp4: it has no video_mask"),
+        ({"conditions": ("audio.mask",)}, "a dataset has masks of video alone"),
+        ({"init_lora": "gone.safetensors"}, "init_lora: no file at gone"),
+        ({"init_lora": __file__}, r"test_lora_run\.py"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_anything_is_loaded(settings, cache, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_run(replace(settings, **changes))
+    # The held-out clips are checked as well.
+    with pytest.raises(ValueError, match=message):
+        open_run(replace(settings, validation_dataset=str(cache), **changes))
+
+
+@pytest.mark.parametrize("kind", ["file", "texts"])
+def test_an_encoded_file_that_is_gone_is_found_before_anything_is_loaded(
+    settings, cache, tmp_path, kind
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(cache, copy)
+    entry = Index.load(copy).entries[1]
+    gone = copy / (entry.file if kind == "file" else entry.texts[0])
+    gone.unlink()
+    with pytest.raises(ValueError, match=f"{gone.name} is missing or cut short"):
+        open_run(replace(settings, dataset=str(copy)))
+
+
+def test_the_layers_in_the_headers_are_those_of_the_network(settings) -> None:
+    opened = open_run(replace(settings, targets=("regex:.",)))
+    with opened.networks.use(Component.TRANSFORMER) as network:
+        linear = {n for n, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert set(opened.layers) == linear
 
 
 def test_a_dataset_of_other_networks_is_refused(settings, cache, tmp_path) -> None:
@@ -196,7 +238,7 @@ def test_init_lora_continues_from_a_file_with_the_same_layers(settings, tmp_path
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match=r"has no layer .* of rank 3"):
-        train_lora(open_run(replace(again, rank=3, output_dir=str(tmp_path / "c"))))
+        open_run(replace(again, rank=3, output_dir=str(tmp_path / "c")))
 
 
 def test_a_run_with_init_lora_resumes_wherever_that_file_is_now(settings, tmp_path) -> None:
