@@ -155,7 +155,8 @@ def encode_dataset(
     with networks.holding(Component.VIDEO_ENCODER, Component.AUDIO_ENCODER):
         for number, clip in enumerate(plan.clips):
             key = _key(clip, models, options, networks.dtype)
-            name = f"clips/{clip.source.path.stem[:80]}-{key}.safetensors"
+            # File systems count bytes, of which a character has up to four, and a name has up to 255.
+            name = f"clips/{clip.source.path.stem[:40]}-{key}.safetensors"
             if not is_whole(folder / name):
                 if on_item is not None:
                     on_item("clips", number, len(plan.clips))

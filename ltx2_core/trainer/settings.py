@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.names import TASK_NAMES
-from ..training.schedules import SCHEDULES
+from ..training.schedules import RESTART_FLOOR, SCHEDULES
 from ..training.targets import PRESETS
 
 ELSEWHERE: Mapping[str, str] = {
@@ -64,7 +64,12 @@ class LoraSettings:
     )
     learning_rate: float = _key(1e-4, "Highest learning rate.", low=0.0, high=1.0)
     weight_decay: float = _key(0.01, "Weight decay of AdamW.", low=0.0, high=1.0)
-    schedule: str = _key("linear", "How the learning rate falls.", choices=tuple(SCHEDULES))
+    schedule: str = _key(
+        "linear",
+        f"How the learning rate falls; cosine_with_restarts goes to {RESTART_FLOOR:g} in each period, also "
+        "from a lower rate.",
+        choices=tuple(SCHEDULES),
+    )
     warmup: int = _key(0, "Steps in which the learning rate rises.", low=0)
     steps: int = _key(2000, "Optimizer steps.", low=1, high=10_000_000)
     batch_size: int = _key(1, "Clips per forward pass, all of one bucket.", low=1, high=1024)

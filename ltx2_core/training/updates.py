@@ -59,8 +59,8 @@ class Updates:
             self.optimizer.zero_grad(set_to_none=True)
             self._collected = 0
             raise FloatingPointError(
-                f"the norm of the gradient is {norm} at step {self.step + 1}: the run is as it was last saved; "
-                "lower learning_rate"
+                f"the norm of the gradient is {norm} at step {self.step + 1}: the run is as it was last "
+                "saved; lower learning_rate"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from ltx2_core.cli.dataset import dataset
 from ltx2_core.cli.main import main
 from ltx2_core.run.codecs import Codecs
 from ltx2_core.trainer.buckets import latent_mask, parse_buckets
@@ -222,6 +225,15 @@ def test_a_damaged_index_is_refused_by_the_name_of_its_file(cache, tmp_path, cha
         Index.load(tmp_path)
 
 
+def test_a_long_name_of_any_script_is_encoded(folder, networks, tmp_path) -> None:
+    stem = "\N{CJK UNIFIED IDEOGRAPH-5B57}" * 80
+    shutil.copy(folder / "mute.mp4", tmp_path / f"{stem}.mp4")
+    (tmp_path / f"{stem}.txt").write_text("a fox")
+    plan = plan_dataset(read_rows(tmp_path), OPTIONS)
+    index, _ = encode_dataset(Codecs(networks), plan, OPTIONS, tmp_path / "out")
+    assert (tmp_path / "out" / index.entries[0].file).is_file()
+
+
 def test_a_source_that_changed_is_noticed(cache, folder) -> None:
     index = Index.load(cache)
     assert index.changed() == []
@@ -240,6 +252,20 @@ def test_the_command_checks_without_models_and_needs_a_folder_to_encode(folder) 
     assert runner.invoke(main, ["dataset", str(folder)]).exit_code == 2
     done = runner.invoke(main, ["dataset", str(folder), "--check", "--buckets", "64x64"])
     assert (done.exit_code, "WIDTHxHEIGHTxFRAMES" in done.output) == (2, True)
+
+
+def test_the_line_of_progress_is_ended_before_anything_else_is_printed(folder, tmp_path, monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shutil.copytree(folder, tmp_path / "clips")
+    (tmp_path / "clips" / "mute.mp4").write_bytes(b"no video")
+    for source, problem in ((folder, None), (tmp_path / "clips", r"mute\.mp4")):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with nullcontext() if problem is None else pytest.raises(ValueError, match=problem):
+            dataset.main([str(source), "--check", "--buckets", "64x64x9"], standalone_mode=False)
+        assert sys.stderr.getvalue().startswith("\rread 1/2 \rread 2/2 \n")
 
 
 def test_the_command_prints_each_problem_on_a_line(tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""A LoRA run: resumed bit for bit, saved in the official layout, shown by the pipeline of the product."""
+"""A LoRA run: resumed bit for bit, saved in the official layout, with previews by the product's pipeline."""
 
 from __future__ import annotations
 
@@ -331,6 +331,6 @@ def test_a_run_that_is_killed_at_any_point_ends_with_the_same_weights(settings, 
             if log.is_file() and len(log.read_text().splitlines()) >= lines:
                 process.send_signal(signal.SIGKILL)
             time.sleep(0.01)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     subprocess.run(command, cwd=ROOT, check=True)
     check_equal(whole, out / "lora.safetensors")
