@@ -56,8 +56,8 @@ def lora(config: Path | None, check: bool, quiet: bool, **options: Any) -> None:
     from ..trainer.previews import Previews
     from ..trainer.settings import read_settings
 
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    settings = read_settings(config, given)
+    written = {name: value for name, value in options.items() if value not in (None, ())}
+    settings = read_settings(config, written)
     opened = open_run(settings)
     previews = Previews(opened) if settings.preview_prompts else None
     for note in opened.notes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -74,17 +75,17 @@ class RunFiles:
         path = self.folder / LOG
         if not path.is_file():
             return
-        kept = []
+        lines = []
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
                 values = json.loads(line)
             except json.JSONDecodeError:
                 # The last line of a run that was killed may be cut.
                 continue
-            if values["step"] <= step:
-                kept.append(line)
+            if isinstance(values, dict) and values.get("step", math.inf) <= step:
+                lines.append(line)
         with replacing(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def forget_old(self, keep: int) -> None:
         """Delete all but the last ``keep`` saved LoRAs; 0 keeps all. The final one is never deleted."""

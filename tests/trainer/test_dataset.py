@@ -23,7 +23,7 @@ from ltx2_core.trainer.buckets import latent_mask, parse_buckets
 from ltx2_core.trainer.cache import Index, stale_files
 from ltx2_core.trainer.captions import clean_caption, with_trigger
 from ltx2_core.trainer.dataset import encode_dataset, plan_dataset
-from ltx2_core.trainer.media_clips import plan_clips, probe, read_frames, read_sound
+from ltx2_core.trainer.media_clips import plan_clips, probe, read_clip_audio, read_frames
 from ltx2_core.trainer.report import report
 from ltx2_core.trainer.rows import paragraphs, read_rows
 
@@ -136,7 +136,7 @@ def test_a_clip_is_cut_by_time_and_its_audio_is_as_long_as_its_frames(folder) ->
     assert frames.shape == (9, 3, 64, 64)
     brightness = frames.mean(dim=(1, 2, 3))
     assert (brightness.diff() > 0.05).all()
-    waveform, rate = read_sound(own)
+    waveform, rate = read_clip_audio(own)
     assert waveform.shape[1] == int(9 / 25 * rate)
     assert len(plan_clips(row, source, parse_buckets("64x64x1"), chunks=True)) == 12
     (half,) = plan_clips(row, source, parse_buckets("64x64x1"), chunks=True)[6:7]

@@ -217,6 +217,17 @@ def test_two_runs_do_not_write_to_one_folder(settings) -> None:
     train_lora(opened, stop_at=1)
 
 
+@pytest.mark.parametrize("damage", ['{"step": 3, "lo', "7", "null", "{}", "\0\0"])
+def test_a_damaged_line_of_the_log_is_dropped(tmp_path, damage) -> None:
+    files = RunFiles(tmp_path)
+    files.log({"step": 1})
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write(damage + "\n")
+    files.log({"step": 2})
+    files.cut_log(1)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n'
+
+
 def test_old_loras_are_deleted_and_the_final_one_never(tmp_path) -> None:
     files = RunFiles(tmp_path)
     for step in (2, 10, 4):
