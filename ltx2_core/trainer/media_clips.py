@@ -229,8 +229,8 @@ def _frames(
         )
     frames: list[Tensor] = []
     last: Tensor | None = None
-    wanted = iter(stored)
-    target = next(wanted, None)
+    remaining = iter(stored)
+    target = next(remaining, None)
     for number, frame in enumerate(video.frames(stored[0]), start=stored[0]):
         if target is None:
             break
@@ -239,7 +239,7 @@ def _frames(
             last = fit(frame[None].float() / 255, bucket)
             while target == number:
                 frames.append(last)
-                target = next(wanted, None)
+                target = next(remaining, None)
     if len(frames) != len(stored):
         raise ValueError(f"{clip.row.where}: {path.name} ends after {len(frames)} of {len(stored)} frames")
     return torch.cat(frames)

@@ -184,8 +184,8 @@ def _converted(name: str, value: Any, file: str) -> Any:
             return tuple(listed)
         raise ValueError(f"{file}: {name} must be a list of texts")
     # A bool is an int to isinstance, and a whole number is a fine float.
-    wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+    types: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
+    if not isinstance(value, types) or (isinstance(value, bool) and not isinstance(default, bool)):
         kind = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
         raise ValueError(f"{file}: {name}={value!r} must be {kind[type(default)]}")
     return float(value) if isinstance(value, int) and isinstance(default, float) else value

@@ -311,8 +311,8 @@ def test_an_ic_lora_names_the_scale_of_its_references_and_its_reader_finds_it(
 @pytest.mark.slow
 def test_a_preview_equals_a_later_generation_with_the_saved_lora(settings) -> None:
     options = ("width=64", "height=64", "num_frames=9", "steps=2")
-    shown = replace(settings, steps=1, preview_prompts=("a red circle",), preview_options=options)
-    opened = open_run(shown)
+    run = replace(settings, steps=1, preview_prompts=("a red circle",), preview_options=options)
+    opened = open_run(run)
     path = train_lora(opened, on_save=Previews(opened))
     assert opened.files.preview(0, 1).is_file()
     pipeline = LTX2Pipeline.embedded(loras=[path], device="cpu")
