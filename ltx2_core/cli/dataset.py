@@ -130,7 +130,8 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     )
     with _listed():
         rows = read_rows(source, caption_ext=caption_ext, caption_column=caption_column)
-        plan = plan_dataset(rows, options, _progress())
+        with _progress() as show:
+            plan = plan_dataset(rows, options, show)
     for line in report(plan, options):
         click.echo(line)
     if check or out is None:
@@ -141,7 +142,8 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     from ..trainer.models import open_networks
 
     networks = open_networks(checkpoints, text_encoder, device=device)
-    index, made = encode_dataset(Codecs(networks), plan, options, out, _progress())
+    with _progress() as show:
+        index, made = encode_dataset(Codecs(networks), plan, options, out, show)
     stale = stale_files(out, index)
     click.echo(f"encoded {made} files; {out} has {len(index.entries)} clips")
     if stale and prune:
@@ -168,12 +170,23 @@ def _listed() -> Iterator[None]:
         raise ValueError("the dataset has the problems that are listed above") from error
 
 
-def _progress() -> OnItem:
-    """A function that prints progress to a terminal, over one line; to a file it prints nothing."""
-    terminal = sys.stderr.isatty()
+@contextmanager
+def _progress() -> Iterator[OnItem]:
+    """A context with a function that prints progress to a terminal, over one line, which ends with it.
+
+    To a file it prints nothing.
+    """
+    terminal, begun = sys.stderr.isatty(), False
 
     def show(what: str, done: int, total: int) -> None:
+        nonlocal begun
         if terminal:
+            begun = True
             click.echo(f"\r{what} {done + 1}/{total} ", nl=False, err=True)
 
-    return show
+    try:
+        yield show
+    finally:
+        # What is printed next, be it an error, begins on a line of its own.
+        if begun:
+            click.echo(err=True)

@@ -23,16 +23,16 @@ def _options(function: Callable[..., None]) -> Callable[..., None]:
 def _option(name: str, default: Any, facts: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     flag = "--" + name.replace("_", "-")
     listed = isinstance(default, tuple)
-    shown = facts["help"]
-    if default not in ("", ()) and "[default" not in shown:
+    text = facts["help"]
+    if default not in ("", ()) and "[default" not in text:
         written = str(default).lower() if isinstance(default, bool) else default
-        shown = f"{shown} [default: {written}]"
+        text = f"{text} [default: {written}]"
     if listed:
-        shown = f"{shown} May be repeated."
+        text = f"{text} May be repeated."
     if isinstance(default, bool):
-        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=shown)
+        return click.option(f"{flag}/--no-{flag[2:]}", default=None, help=text)
     kind: Any = click.Choice(facts["choices"]) if "choices" in facts else str if listed else type(default)
-    return click.option(flag, name, type=kind, multiple=listed, default=None, help=shown)
+    return click.option(flag, name, type=kind, multiple=listed, default=None, help=text)
 
 
 @click.command("lora")
@@ -56,8 +56,8 @@ def lora(config: Path | None, check: bool, quiet: bool, **options: Any) -> None:
     from ..trainer.previews import Previews
     from ..trainer.settings import read_settings
 
-    given = {name: value for name, value in options.items() if value not in (None, ())}
-    settings = read_settings(config, given)
+    written = {name: value for name, value in options.items() if value not in (None, ())}
+    settings = read_settings(config, written)
     opened = open_run(settings)
     previews = Previews(opened) if settings.preview_prompts else None
     for note in opened.notes:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -18,6 +18,8 @@ from torch import Tensor
 from ..media.atomic import replacing
 from ..storage.files import read_object
 from ..storage.writing import write_tensors
+
+_T = TypeVar("_T")
 
 INDEX = "dataset.json"
 VERSION = 1
@@ -74,27 +76,29 @@ class Index:
 
     @classmethod
     def load(cls, folder: Path) -> Index:
-        """Read the index of ``folder``; raises ValueError if there is none or it is of another version."""
+        """Read the index of ``folder``.
+
+        Raises ValueError if there is none, or if it is of another version or damaged.
+        """
         path = folder / INDEX
         if not path.is_file():
             raise ValueError(
                 f"{folder} is no encoded dataset: make it with ltx2 dataset SOURCE --out {folder}"
             )
-        values: Any = read_object(path)
-        if values.pop("version", None) != VERSION:
+        values = read_object(path)
+        if values.get("version") != VERSION:
             raise ValueError(f"{path} was written by another version: run ltx2 dataset again")
-        entries = tuple(
-            Entry(
-                **{
-                    **entry,
-                    "captions": tuple(entry["captions"]),
-                    "texts": tuple(entry["texts"]),
-                    "sources": {name: (int(a), int(b)) for name, (a, b) in entry["sources"].items()},
-                }
+        try:
+            return cls(
+                entries=tuple(_entry(entry) for entry in _list(values["entries"])),
+                models={name: _a(str, digest) for name, digest in values["models"].items()},
+                trigger=_a(str, values["trigger"]),
+                reference=(_a(int, values["reference"][0]), _a(int, values["reference"][1])),
+                empty_text=_a(str, values["empty_text"]),
             )
-            for entry in values.pop("entries")
-        )
-        return cls(entries=entries, **{**values, "reference": tuple(values["reference"])})
+        # Whatever is missing or of another type: users edit the file, and disks damage it.
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error!r}): run ltx2 dataset again") from error
 
     def changed(self) -> list[str]:
         """Sentences about media files that changed since they were encoded; files that are gone are not."""
@@ -105,6 +109,36 @@ class Index:
                 if path.is_file() and state_of(path) != state:
                     texts.append(f"{entry.where}: {path.name} changed since it was encoded")
         return texts
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    """Read an entry of the index; raises an error of any kind if it is damaged."""
+    return Entry(
+        file=_a(str, values["file"]),
+        where=_a(str, values["where"]),
+        bucket=_a(str, values["bucket"]),
+        fps=float(values["fps"]),
+        seconds=float(values["seconds"]),
+        has_video=_a(bool, values["has_video"]),
+        has_audio=_a(bool, values["has_audio"]),
+        captions=tuple(_a(str, text) for text in _list(values["captions"])),
+        texts=tuple(_a(str, name) for name in _list(values["texts"])),
+        sources={name: (int(size), int(time)) for name, (size, time) in values["sources"].items()},
+    )
+
+
+def _list(value: object) -> list[Any]:
+    """The list ``value``, which must not be empty."""
+    if not _a(list, value):
+        raise ValueError("a list is empty")
+    return _a(list, value)
+
+
+def _a(kind: type[_T], value: object) -> _T:
+    """``value``, which must be of the type ``kind``; raises TypeError."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value
 
 
 def state_of(path: Path) -> tuple[int, int]:

@@ -22,10 +22,10 @@ from .media_clips import (
     Source,
     plan_clips,
     probe,
+    read_clip_audio,
     read_frames,
     read_mask,
     read_reference,
-    read_sound,
 )
 from .rows import Row
 
@@ -155,7 +155,8 @@ def encode_dataset(
     with networks.holding(Component.VIDEO_ENCODER, Component.AUDIO_ENCODER):
         for number, clip in enumerate(plan.clips):
             key = _key(clip, models, options, networks.dtype)
-            name = f"clips/{clip.source.path.stem[:80]}-{key}.safetensors"
+            # File systems count bytes, of which a character has up to four, and a name has up to 255.
+            name = f"clips/{clip.source.path.stem[:40]}-{key}.safetensors"
             if not is_whole(folder / name):
                 if on_item is not None:
                     on_item("clips", number, len(plan.clips))
@@ -205,14 +206,14 @@ def _encoded(codecs: Codecs, clip: PlannedClip, options: DatasetOptions) -> dict
                 read_mask(clip, official=options.official), official=options.official
             )
     if clip.audio_s is not None:
-        found["audio"] = _sound(codecs, clip, reference=False)
+        found["audio"] = _audio(codecs, clip, reference=False)
         if clip.row.reference_audio is not None:
-            found["reference_audio"] = _sound(codecs, clip, reference=True)
+            found["reference_audio"] = _audio(codecs, clip, reference=True)
     return found
 
 
-def _sound(codecs: Codecs, clip: PlannedClip, *, reference: bool) -> Tensor:
-    waveform, rate = read_sound(clip, reference=reference)
+def _audio(codecs: Codecs, clip: PlannedClip, *, reference: bool) -> Tensor:
+    waveform, rate = read_clip_audio(clip, reference=reference)
     assert clip.audio_s is not None
     length = max(1, round(clip.audio_s * AUDIO_LATENTS_PER_SECOND))
     if clip.bucket is not None:

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..loading import Component, open_lora
+from ..storage.identity import identity
+from ..storage.private import locked
 from ..training.loop import step_generator
 from ..training.lora import PREFIX, LoraAdapters, save_lora
 from ..training.objective import GeneratorDraws, Losses, Step, losses, prepare, velocities
 from ..training.schedules import schedule_of
 from ..training.state import TrainingState
-from ..training.targets import layer_pattern, reachable
 from ..training.updates import Updates, adamw
 from ..transformer import Transformer
 from .open_run import Opened, base_digest, metadata
@@ -47,11 +48,17 @@ def train_lora(
 
     Resumes from the state in the folder of the run. ``on_save`` makes previews. ``stop_at`` saves and stops
     after so many steps, as if the run had been interrupted there. Raises FloatingPointError if the loss is
-    not finite, and names the clips.
+    not finite, and names the clips, or if the gradient is not; ValueError if another run writes to the
+    folder.
     """
+    # The writes of two runs would mix in the log, and each would replace the state of the other.
+    with locked(opened.files.folder):
+        return _train(opened, on_step, on_save, stop_at)
+
+
+def _train(opened: Opened, on_step: OnStep | None, on_save: OnSave | None, stop_at: int | None) -> Path:
     settings, files, networks = opened.settings, opened.files, opened.networks
-    made_of = {"dataset": opened.samples.index.fingerprint, "base_model": base_digest(opened.networks)}
-    files.begin({**settings.lasting(), **{f"{name}_digest": value for name, value in made_of.items()}})
+    files.begin({**settings.lasting(), **_digests(opened)}, unknown=_unknown(opened))
     if on_save is not None and not files.state.is_file():
         on_save(0, None)
     with networks.use(Component.TRANSFORMER) as network:
@@ -86,6 +93,24 @@ def train_lora(
     return saved
 
 
+def _digests(opened: Opened) -> dict[str, str]:
+    """What a run is made of, which a resumed run must share: digests of the dataset and of the files."""
+    found = {
+        "dataset_digest": opened.samples.index.fingerprint,
+        "base_model_digest": base_digest(opened.networks),
+    }
+    if opened.settings.init_lora and not _unknown(opened):
+        found["init_lora_digest"] = identity([Path(opened.settings.init_lora)])
+    return found
+
+
+def _unknown(opened: Opened) -> tuple[str, ...]:
+    """The digests that cannot be computed any more, and that a resumed run does not need."""
+    init = opened.settings.init_lora
+    gone = init and opened.files.state.is_file() and not Path(init).is_file()
+    return ("init_lora_digest",) if gone else ()
+
+
 class _Trainer:
     """The network, adapters and optimizer of a run."""
 
@@ -93,23 +118,11 @@ class _Trainer:
         self.opened, self.network = opened, network
         settings = opened.settings
         self.device = next(network.parameters()).device
-        video, audio = opened.samples.trains
-        preset = "attention" if video and audio else "video" if video else "audio"
-        pattern = layer_pattern(settings.targets or (preset,))
-        names = [
-            n for n, m in network.named_modules() if isinstance(m, torch.nn.Linear) and re.search(pattern, n)
-        ]
-        reached = [name for name in names if reachable(name, video=video, audio=audio)]
-        if names and not reached:
-            raise ValueError(
-                f"targets={', '.join(settings.targets)}: none of these layers takes part, as no clip has the "
-                "stream that they belong to"
-            )
-        exact = "|".join(rf"^{re.escape(name)}$" for name in reached) or pattern
+        exact = "|".join(rf"^{re.escape(name)}$" for name in opened.layers)
         self.adapters = LoraAdapters(
             network, rank=settings.rank, alpha=settings.lora_alpha, targets=exact, seed=settings.seed
         )
-        if settings.init_lora:
+        if settings.init_lora and not opened.files.state.is_file():
             _start_from(self.adapters, Path(settings.init_lora))
         self.updates = Updates(
             optimizer=adamw(

@@ -48,19 +48,20 @@ class Source:
 def probe(row: Row) -> Source:
     """Read size, rate, length and audio of the main file of ``row``; raises ValueError with its place."""
     try:
-        sound = row.audio
+        audio = row.audio
         if row.video is None:
-            assert sound is not None
-            waveform, rate = read_audio(sound)
-            return Source(path=sound, audio_s=waveform.shape[1] / rate)
+            assert audio is not None
+            waveform, rate = read_audio(audio)
+            return Source(path=audio, audio_s=waveform.shape[1] / rate)
         if row.video.suffix.lower() in IMAGES:
             image = load_image(row.video)
             return Source(
                 path=row.video, width=image.shape[3], height=image.shape[2], fps=IMAGE_FPS, frames=1
             )
         clip = read_video(row.video)
-        heard = row.audio if row.audio is not None else row.video if clip.has_audio else None
-        seconds = clip.frame_count / clip.fps if heard is not None and has_audio(heard) else None
+        if audio is None and clip.has_audio:
+            audio = row.video
+        seconds = clip.frame_count / clip.fps if audio is not None and has_audio(audio) else None
     except (ValueError, OSError) as error:
         raise ValueError(f"{row.where}: {error}") from error
     return Source(
@@ -187,7 +188,7 @@ def read_mask(clip: PlannedClip, *, official: bool = False) -> Tensor:
     return frames.mean(dim=1, keepdim=True).expand(count, -1, -1, -1)
 
 
-def read_sound(clip: PlannedClip, *, reference: bool = False) -> tuple[Tensor, int]:
+def read_clip_audio(clip: PlannedClip, *, reference: bool = False) -> tuple[Tensor, int]:
     """Read the audio of a clip, or of its reference: (waveform (C, S), sample rate in Hz).
 
     It is exactly as long as the frames: longer audio is cut, shorter audio ends in silence. It is never
@@ -228,8 +229,8 @@ def _frames(
         )
     frames: list[Tensor] = []
     last: Tensor | None = None
-    wanted = iter(stored)
-    target = next(wanted, None)
+    remaining = iter(stored)
+    target = next(remaining, None)
     for number, frame in enumerate(video.frames(stored[0]), start=stored[0]):
         if target is None:
             break
@@ -238,7 +239,7 @@ def _frames(
             last = fit(frame[None].float() / 255, bucket)
             while target == number:
                 frames.append(last)
-                target = next(wanted, None)
+                target = next(remaining, None)
     if len(frames) != len(stored):
         raise ValueError(f"{clip.row.where}: {path.name} ends after {len(frames)} of {len(stored)} frames")
     return torch.cat(frames)

@@ -12,6 +12,7 @@ from ..storage.identity import identity
 from ..training.objective import SigmaSampling
 from ..training.objective.objective import Objective, objective_of
 from .cache import Index
+from .fitting import check_clips, check_init_lora, target_layers
 from .models import open_networks
 from .run_files import RunFiles
 from .samples import Samples
@@ -27,6 +28,7 @@ class Opened:
     samples: Samples
     held_out: Samples
     objective: Objective
+    layers: tuple[str, ...]
     files: RunFiles
     notes: tuple[str, ...]
 
@@ -34,8 +36,8 @@ class Opened:
 def open_run(settings: LoraSettings) -> Opened:
     """Open the files of a run and check that they fit; no network is loaded.
 
-    Raises ValueError if the dataset was encoded by other networks, if a source changed since, or if
-    ``output_dir`` holds a run with other settings.
+    Raises ValueError if the dataset was encoded by other networks, if a source changed since, if clips lack
+    what the task needs, or if the targets are none of the layers.
     """
     folder = Path(settings.dataset)
     networks = open_networks(
@@ -75,12 +77,19 @@ def open_run(settings: LoraSettings) -> Opened:
         held_index = Index.load(other)
         _check_index(held_index, networks, other)
         held_out = Samples(other, held_index, objective, device=networks.device)
+        check_clips(held_out)
+    check_clips(samples)
+    video, audio = samples.trains
+    shapes = networks.file(Component.TRANSFORMER).shapes(Component.TRANSFORMER)
+    layers = target_layers(shapes, settings.targets, video=video, audio=audio)
+    files = RunFiles(Path(settings.output_dir))
+    # The state of a run that is resumed has all of it, so that the file may be gone by then.
+    if settings.init_lora and not files.state.is_file():
+        check_init_lora(Path(settings.init_lora), layers, settings.rank)
     notes = [share_text(samples)]
     if samples.left_out:
         notes.append(f"{len(samples.left_out)} clips lack a stream that task {settings.task} needs: left out")
-    return Opened(
-        settings, networks, samples, held_out, objective, RunFiles(Path(settings.output_dir)), tuple(notes)
-    )
+    return Opened(settings, networks, samples, held_out, objective, layers, files, tuple(notes))
 
 
 def share_text(samples: Samples) -> str:

@@ -28,9 +28,9 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
     if rates:
         own = "" if options.fps is None else f", resampled to {options.fps:g}"
         yield "fps: " + ", ".join(f"{rate} ({n})" for rate, n in sorted(rates.items())) + own
-    heard = sum(clip.audio_s is not None for clip in clips)
-    yield f"audio: {heard} of {len(clips)} clips" + (
-        "" if heard == len(clips) else "; the others train the video alone, with no audio stream"
+    with_audio = sum(clip.audio_s is not None for clip in clips)
+    yield f"audio: {with_audio} of {len(clips)} clips" + (
+        "" if with_audio == len(clips) else "; the others train the video alone, with no audio stream"
     )
     yield from _listed("skipped", plan.skipped)
     yield from _listed("without audio", [c.row.where for c in clips if c.bucket and c.audio_s is None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,27 +107,27 @@ def _of_folder(folder: Path, caption_ext: str) -> Iterator[Row | str]:
         if path.suffix.lower() in known:
             media.setdefault(path.stem, []).append(path)
     for stem, paths in media.items():
-        pictures = [path for path in paths if path.suffix.lower() not in AUDIO]
-        sounds = [path for path in paths if path.suffix.lower() in AUDIO]
-        if len(pictures) > 1 or len(sounds) > 1:
-            twice = pictures if len(pictures) > 1 else sounds
+        videos = [path for path in paths if path.suffix.lower() not in AUDIO]
+        audio = [path for path in paths if path.suffix.lower() in AUDIO]
+        if len(videos) > 1 or len(audio) > 1:
+            twice = videos if len(videos) > 1 else audio
             yield f"{twice[0]}: {twice[1].name} has the same name, so their captions cannot be told apart"
             continue
         caption = folder / f"{stem}{caption_ext}"
         if not caption.is_file():
-            yield f"{(pictures or sounds)[0]}: there is no caption {caption.name} next to it"
+            yield f"{(videos or audio)[0]}: there is no caption {caption.name} next to it"
             continue
-        captions = paragraphs(caption.read_text(encoding="utf-8", errors="replace"))
+        captions = paragraphs(caption.read_text(encoding="utf-8-sig", errors="replace"))
         if not captions:
             yield f"{caption}: the caption is empty"
             continue
         names = ("reference_video", "reference_audio", "video_mask")
         beside = {name: _media_of(folder / name, stem) for name in names}
         yield Row(
-            where=str((pictures or sounds)[0]),
+            where=str((videos or audio)[0]),
             captions=captions,
-            video=pictures[0] if pictures else None,
-            audio=sounds[0] if sounds else None,
+            video=videos[0] if videos else None,
+            audio=audio[0] if audio else None,
             **beside,
         )
 
@@ -151,14 +152,23 @@ def _of_file(file: Path, caption_column: str | None) -> Iterator[Row | str]:
         roles = column_roles(entry)
         if caption_column is not None:
             roles["caption"] = caption_column
-        yield from _row(where, file.parent, {role: entry.get(name) for role, name in roles.items()})
+        values = {role: entry.get(name) for role, name in roles.items()}
+        yield from _row(where, file.parent, values, caption_column)
 
 
-def _row(where: str, folder: Path, values: Mapping[str, Any]) -> Iterator[Row | str]:
+def _row(
+    where: str, folder: Path, values: Mapping[str, Any], caption_column: str | None
+) -> Iterator[Row | str]:
     """The entry of one line, or sentences about what is wrong with it; ``values`` are by role."""
     raw = values.get("caption")
     captions = tuple(str(one).strip() for one in (raw if isinstance(raw, list) else [raw]) if one)
-    problems = [] if captions and all(captions) else ["the caption is missing (column caption or prompt)"]
+    problems = []
+    if not captions or not all(captions):
+        problems.append(
+            "the caption is missing (column caption or prompt)"
+            if caption_column is None
+            else f"the column {caption_column!r} is missing or empty"
+        )
     paths: dict[str, Path] = {}
     for role, value in values.items():
         if role == "caption" or not value:
@@ -183,12 +193,17 @@ def _entries(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:
     """The objects of a file with their line (json: number in the list); a text says what is wrong."""
     text = file.read_text(encoding="utf-8-sig", errors="replace")
     if file.suffix.lower() == ".csv":
-        reader = csv.DictReader(text.splitlines())
-        for row in reader:
-            yield reader.line_num, row
+        # From the text and not from its lines, as a quoted caption may have several.
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            yield reader.reader.line_num, f"it cannot be read: {error}"
         return
     if file.suffix.lower() == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
+        # Not splitlines, which also splits at characters that JSON allows within a text, such as U+2028.
+        for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 yield number, _object(line)
         return

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,22 @@ class RunFiles:
         """The clip of prompt ``number``, from 1 on, after ``step`` steps."""
         return self.folder / "previews" / f"step_{step:06d}_{number}.mp4"
 
-    def begin(self, lasting: Mapping[str, Any]) -> None:
+    def begin(self, lasting: Mapping[str, Any], unknown: Collection[str] = ()) -> None:
         """Write the settings that change the weights, or compare them with those of the run that is resumed.
 
-        Raises ValueError that names what differs.
+        Names in ``unknown`` are not compared. Raises ValueError that names what differs, and for a state
+        whose settings are not there.
         """
         path = self.folder / RUN
-        if path.is_file() and self.state.is_file():
+        if self.state.is_file():
+            if not path.is_file():
+                raise ValueError(
+                    f"{self.folder} has {STATE} and no {RUN}, so that nothing tells whether it is the state "
+                    "of this run. Use another output_dir, or delete that folder"
+                )
             before = read_object(path)
-            differing = sorted(n for n in {*before, *lasting} if before.get(n) != lasting.get(n))
+            names = {*before, *lasting} - {*unknown}
+            differing = sorted(n for n in names if before.get(n) != lasting.get(n))
             if differing:
                 told = ", ".join(f"{n} was {before.get(n)!r}, is {lasting.get(n)!r}" for n in differing)
                 raise ValueError(
@@ -67,17 +75,17 @@ class RunFiles:
         path = self.folder / LOG
         if not path.is_file():
             return
-        kept = []
+        lines = []
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             try:
                 values = json.loads(line)
             except json.JSONDecodeError:
                 # The last line of a run that was killed may be cut.
                 continue
-            if values["step"] <= step:
-                kept.append(line)
+            if isinstance(values, dict) and values.get("step", math.inf) <= step:
+                lines.append(line)
         with replacing(path) as temporary:
-            temporary.write_text("".join(kept), encoding="utf-8")
+            temporary.write_text("".join(lines), encoding="utf-8")
 
     def forget_old(self, keep: int) -> None:
         """Delete all but the last ``keep`` saved LoRAs; 0 keeps all. The final one is never deleted."""

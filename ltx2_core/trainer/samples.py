@@ -88,9 +88,13 @@ class Samples:
         """The share of clips whose audio is generated, from 0 to 1."""
         counts = [
             (len(entries), objective.audio is not None and objective.audio.generated)
-            for entries, objective in zip(self.groups.values(), self._objectives.values(), strict=True)
+            for objective, entries in self.by_objective()
         ]
-        return sum(count for count, heard in counts if heard) / sum(count for count, _ in counts)
+        return sum(count for count, audio in counts if audio) / sum(count for count, _ in counts)
+
+    def by_objective(self) -> list[tuple[Objective, list[Entry]]]:
+        """The clips that are trained, with the objective that fits their streams."""
+        return [(self._objectives[key], entries) for key, entries in self.groups.items()]
 
     def batch(self, number: int, generator: torch.Generator) -> Batch:
         """Load batch ``number`` of the run, from 0 on; ``generator`` draws which caption each clip has."""

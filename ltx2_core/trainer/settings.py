@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..training.names import TASK_NAMES
-from ..training.schedules import SCHEDULES
+from ..training.schedules import RESTART_FLOOR, SCHEDULES
 from ..training.targets import PRESETS
 
 ELSEWHERE: Mapping[str, str] = {
@@ -59,10 +59,17 @@ class LoraSettings:
         f"Layers: presets ({', '.join(PRESETS)}), ends of names such as attn1.to_k, or regex:PATTERN "
         "[default: attention, or the preset of the only stream].",
     )
-    init_lora: str = _key("", "Continue from this LoRA file, which must have the same layers and rank.")
+    init_lora: str = _key(
+        "", "Start from this LoRA file, which must have the same layers and rank.", free=True
+    )
     learning_rate: float = _key(1e-4, "Highest learning rate.", low=0.0, high=1.0)
     weight_decay: float = _key(0.01, "Weight decay of AdamW.", low=0.0, high=1.0)
-    schedule: str = _key("linear", "How the learning rate falls.", choices=tuple(SCHEDULES))
+    schedule: str = _key(
+        "linear",
+        f"How the learning rate falls; cosine_with_restarts goes to {RESTART_FLOOR:g} in each period, also "
+        "from a lower rate.",
+        choices=tuple(SCHEDULES),
+    )
     warmup: int = _key(0, "Steps in which the learning rate rises.", low=0)
     steps: int = _key(2000, "Optimizer steps.", low=1, high=10_000_000)
     batch_size: int = _key(1, "Clips per forward pass, all of one bucket.", low=1, high=1024)
@@ -118,7 +125,8 @@ class LoraSettings:
     def lasting(self) -> dict[str, Any]:
         """The settings that change the weights, as JSON values: those that a resumed run must share.
 
-        Paths of dataset and models are not among them, since their contents are compared by digests.
+        Paths of dataset, models and ``init_lora`` are not among them, since their contents are compared by
+        digests.
         """
         free = {one.name for one in fields(self) if one.metadata.get("free")}
         values = {name: value for name, value in asdict(self).items() if name not in free}
@@ -176,8 +184,8 @@ def _converted(name: str, value: Any, file: str) -> Any:
             return tuple(listed)
         raise ValueError(f"{file}: {name} must be a list of texts")
     # A bool is an int to isinstance, and a whole number is a fine float.
-    wanted: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
-    if not isinstance(value, wanted) or (isinstance(value, bool) and not isinstance(default, bool)):
+    types: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
+    if not isinstance(value, types) or (isinstance(value, bool) and not isinstance(default, bool)):
         kind = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
         raise ValueError(f"{file}: {name}={value!r} must be {kind[type(default)]}")
     return float(value) if isinstance(value, int) and isinstance(default, float) else value

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .loop import Schedule
 
 RESTART_FLOOR = 5e-5
-"""The learning rate at the end of each period of ``cosine_with_restarts``."""
+"""The learning rate at the end of each period of ``cosine_with_restarts``, even if it starts below."""
 
 
 def schedule_of(name: str, steps: int, *, learning_rate: float, warmup: int = 0) -> Schedule:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -45,13 +46,22 @@ class Updates:
         """Add the gradient of a micro-batch's mean ``loss``, and do an optimizer step if it was the last.
 
         With ``now`` the step is done in any case, as the official trainer does at the end of the dataset.
-        Returns the norm of the gradient before clipping, None if no step was done.
+        Returns the norm of the gradient before clipping, None if no step was done. Raises FloatingPointError
+        if that norm is not finite; the parameters are then those of the step before.
         """
         (loss / self.accumulation).backward()
         self._collected += 1
         if self._collected < self.accumulation and not now:
             return None
         norm = self._norm()
+        if not math.isfinite(norm):
+            # Clipping divided the gradient by this norm: a step would write NaN into every parameter.
+            self.optimizer.zero_grad(set_to_none=True)
+            self._collected = 0
+            raise FloatingPointError(
+                f"the norm of the gradient is {norm} at step {self.step + 1}: the run is as it was last "
+                "saved; lower learning_rate"
+            )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self._collected = 0

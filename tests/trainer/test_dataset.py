@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
+import sys
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -12,13 +16,14 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from ltx2_core.cli.dataset import dataset
 from ltx2_core.cli.main import main
 from ltx2_core.run.codecs import Codecs
 from ltx2_core.trainer.buckets import latent_mask, parse_buckets
 from ltx2_core.trainer.cache import Index, stale_files
 from ltx2_core.trainer.captions import clean_caption, with_trigger
 from ltx2_core.trainer.dataset import encode_dataset, plan_dataset
-from ltx2_core.trainer.media_clips import plan_clips, probe, read_frames, read_sound
+from ltx2_core.trainer.media_clips import plan_clips, probe, read_clip_audio, read_frames
 from ltx2_core.trainer.report import report
 from ltx2_core.trainer.rows import paragraphs, read_rows
 
@@ -62,6 +67,45 @@ def test_every_problem_of_a_dataset_is_named_by_file_and_line(folder, tmp_path) 
         assert any(f"d.jsonl:{line}: " in found and text in found for found in lines), (line, lines)
 
 
+@pytest.mark.parametrize(
+    "caption",
+    ["a fox,\nthen a bear", "a fox\u2028a bear", "a fox\x0ca bear\x85", 'a "fox"', "ein Wei\u00dffuchs"],
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_a_caption_may_hold_any_text(folder, tmp_path, kind, mark, caption) -> None:
+    row = {"caption": caption, "video": str(folder / "loud.mp4")}
+    table = io.StringIO()
+    csv.writer(table).writerows([row.keys(), row.values()])
+    lines = {"csv": table.getvalue(), "json": json.dumps([row], ensure_ascii=False)}
+    text = lines.get(kind, json.dumps(row, ensure_ascii=False) + "\n")
+    (tmp_path / f"d.{kind}").write_bytes((mark + text).encode())
+    (found,) = read_rows(tmp_path / f"d.{kind}")
+    assert found.captions == (caption.strip(),)
+
+
+def test_a_caption_file_may_begin_with_a_byte_order_mark(folder, tmp_path) -> None:
+    shutil.copy(folder / "loud.mp4", tmp_path / "a.mp4")
+    (tmp_path / "a.txt").write_text("\ufeffa fox", encoding="utf-8")
+    assert read_rows(tmp_path)[0].captions == ("a fox",)
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "message"),
+    [
+        ("video,caption\nloud.mp4," + "a" * 200_000, None, r"d\.csv:2: it cannot be read: field larger"),
+        ("video,caption\nloud.mp4,a", "texts", r"d\.csv:2: the column 'texts' is missing or empty"),
+        ("video,texts\nloud.mp4,", "texts", r"d\.csv:2: the column 'texts' is missing or empty"),
+        ("video,texts\nloud.mp4,a", None, r"d\.csv:2: the caption is missing \(column caption or"),
+    ],
+)
+def test_a_file_whose_captions_cannot_be_read_says_why(folder, tmp_path, text, column, message) -> None:
+    shutil.copy(folder / "loud.mp4", tmp_path)
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_rows(tmp_path / "d.csv", caption_column=column)
+
+
 def test_a_folder_without_a_caption_and_a_folder_without_media_are_refused(tmp_path, folder) -> None:
     with pytest.raises(ValueError, match="holds no media"):
         read_rows(tmp_path)
@@ -92,7 +136,7 @@ def test_a_clip_is_cut_by_time_and_its_audio_is_as_long_as_its_frames(folder) ->
     assert frames.shape == (9, 3, 64, 64)
     brightness = frames.mean(dim=(1, 2, 3))
     assert (brightness.diff() > 0.05).all()
-    waveform, rate = read_sound(own)
+    waveform, rate = read_clip_audio(own)
     assert waveform.shape[1] == int(9 / 25 * rate)
     assert len(plan_clips(row, source, parse_buckets("64x64x1"), chunks=True)) == 12
     (half,) = plan_clips(row, source, parse_buckets("64x64x1"), chunks=True)[6:7]
@@ -150,6 +194,46 @@ def test_encoded_clips_have_their_streams_and_are_encoded_once(cache, folder, ne
     assert {path.name for path in stale_files(out, changed)} == {loud.file[6:], mute.file[6:]}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"entries": None},
+        {"entries": []},
+        {"entries": [5]},
+        {"entries": [{"file": "a"}]},
+        {"models": []},
+        {"reference": [1]},
+        {"reference": ["a", "b"]},
+        {"trigger": 3},
+        *({name: wrong} for name in ("texts", "captions") for wrong in ([], "ab", [1], 5)),
+        *({"file": wrong} for wrong in (None, 5)),
+        *({"sources": wrong} for wrong in ([], {"a": 5}, {"a": ["b", "c"]})),
+        {"fps": "fast"},
+        {"has_audio": "no"},
+    ],
+)
+def test_a_damaged_index_is_refused_by_the_name_of_its_file(cache, tmp_path, changes) -> None:
+    values = json.loads((cache / "dataset.json").read_text())
+    at = values if changes.keys() <= values.keys() else values["entries"][1]
+    at.update(changes)
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"dataset\.json is damaged .*: run ltx2 dataset again"):
+        Index.load(tmp_path)
+    at.pop(next(iter(changes)))
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"dataset\.json is damaged"):
+        Index.load(tmp_path)
+
+
+def test_a_long_name_of_any_script_is_encoded(folder, networks, tmp_path) -> None:
+    stem = "\N{CJK UNIFIED IDEOGRAPH-5B57}" * 80
+    shutil.copy(folder / "mute.mp4", tmp_path / f"{stem}.mp4")
+    (tmp_path / f"{stem}.txt").write_text("a fox")
+    plan = plan_dataset(read_rows(tmp_path), OPTIONS)
+    index, _ = encode_dataset(Codecs(networks), plan, OPTIONS, tmp_path / "out")
+    assert (tmp_path / "out" / index.entries[0].file).is_file()
+
+
 def test_a_source_that_changed_is_noticed(cache, folder) -> None:
     index = Index.load(cache)
     assert index.changed() == []
@@ -168,6 +252,20 @@ def test_the_command_checks_without_models_and_needs_a_folder_to_encode(folder) 
     assert runner.invoke(main, ["dataset", str(folder)]).exit_code == 2
     done = runner.invoke(main, ["dataset", str(folder), "--check", "--buckets", "64x64"])
     assert (done.exit_code, "WIDTHxHEIGHTxFRAMES" in done.output) == (2, True)
+
+
+def test_the_line_of_progress_is_ended_before_anything_else_is_printed(folder, tmp_path, monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    shutil.copytree(folder, tmp_path / "clips")
+    (tmp_path / "clips" / "mute.mp4").write_bytes(b"no video")
+    for source, problem in ((folder, None), (tmp_path / "clips", r"mute\.mp4")):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        with nullcontext() if problem is None else pytest.raises(ValueError, match=problem):
+            dataset.main([str(source), "--check", "--buckets", "64x64x9"], standalone_mode=False)
+        assert sys.stderr.getvalue().startswith("\rread 1/2 \rread 2/2 \n")
 
 
 def test_the_command_prints_each_problem_on_a_line(tmp_path) -> None:

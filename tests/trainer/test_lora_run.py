@@ -1,4 +1,4 @@
-"""A LoRA run: resumed bit for bit, saved in the official layout, shown by the pipeline of the product."""
+"""A LoRA run: resumed bit for bit, saved in the official layout, with previews by the product's pipeline."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from ltx2_core.loading import open_lora
+from ltx2_core.loading import Component, open_lora
 from ltx2_core.run.codecs import Codecs
 from ltx2_core.run.pipeline import LTX2Pipeline
+from ltx2_core.storage.private import locked
 from ltx2_core.trainer.buckets import parse_buckets
 from ltx2_core.trainer.cache import Index
 from ltx2_core.trainer.dataset import DatasetOptions, encode_dataset, plan_dataset
@@ -137,7 +139,49 @@ def test_clips_without_audio_train_no_layer_of_the_audio(settings, cache, tmp_pa
     assert names
     assert not any("audio" in name for name in names)
     with pytest.raises(ValueError, match="none of these layers takes part"):
-        train_lora(open_run(replace(quiet, targets=("audio",), output_dir=str(tmp_path / "no"))))
+        open_run(replace(quiet, targets=("audio",), output_dir=str(tmp_path / "no")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"targets": ("regex:(",)}, "is not a regular expression"),
+        ({"targets": ("to_z",)}, "targets=to_z: the transformer has no such linear layer"),
+        ({"task": "v2v"}, r"loud\.mp4: it has no reference_video, which the task or a condition needs"),
+        ({"task": "a2a"}, r"loud\.mp4: it has no reference_audio"),
+        ({"task": "inpaint"}, r"loud\.mp4: it has no video_mask"),
+        ({"conditions": ("mask:0",)}, r"mute\.mp4: it has no video_mask"),
+        ({"conditions": ("audio.mask",)}, "a dataset has masks of video alone"),
+        ({"init_lora": "gone.safetensors"}, "init_lora: no file at gone"),
+        ({"init_lora": __file__}, r"test_lora_run\.py"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_anything_is_loaded(settings, cache, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_run(replace(settings, **changes))
+    # The held-out clips are checked as well.
+    with pytest.raises(ValueError, match=message):
+        open_run(replace(settings, validation_dataset=str(cache), **changes))
+
+
+@pytest.mark.parametrize("kind", ["file", "texts"])
+def test_an_encoded_file_that_is_gone_is_found_before_anything_is_loaded(
+    settings, cache, tmp_path, kind
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(cache, copy)
+    entry = Index.load(copy).entries[1]
+    gone = copy / (entry.file if kind == "file" else entry.texts[0])
+    gone.unlink()
+    with pytest.raises(ValueError, match=f"{gone.name} is missing or cut short"):
+        open_run(replace(settings, dataset=str(copy)))
+
+
+def test_the_layers_in_the_headers_are_those_of_the_network(settings) -> None:
+    opened = open_run(replace(settings, targets=("regex:.",)))
+    with opened.networks.use(Component.TRANSFORMER) as network:
+        linear = {n for n, module in network.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert set(opened.layers) == linear
 
 
 def test_a_dataset_of_other_networks_is_refused(settings, cache, tmp_path) -> None:
@@ -161,6 +205,29 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_clip(settings, ca
         train_lora(open_run(replace(settings, dataset=str(broken))))
 
 
+def test_two_runs_do_not_write_to_one_folder(settings) -> None:
+    opened = open_run(settings)
+    with ThreadPoolExecutor(1) as pool:
+        other = locked(opened.files.folder)
+        pool.submit(other.__enter__).result()
+        with pytest.raises(ValueError, match="another run is writing to"):
+            train_lora(opened)
+        assert not opened.files.folder.exists()
+        pool.submit(other.__exit__, None, None, None).result()
+    train_lora(opened, stop_at=1)
+
+
+@pytest.mark.parametrize("damage", ['{"step": 3, "lo', "7", "null", "{}", "\0\0"])
+def test_a_damaged_line_of_the_log_is_dropped(tmp_path, damage) -> None:
+    files = RunFiles(tmp_path)
+    files.log({"step": 1})
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write(damage + "\n")
+    files.log({"step": 2})
+    files.cut_log(1)
+    assert (tmp_path / "log.jsonl").read_text() == '{"step": 1}\n'
+
+
 def test_old_loras_are_deleted_and_the_final_one_never(tmp_path) -> None:
     files = RunFiles(tmp_path)
     for step in (2, 10, 4):
@@ -182,7 +249,33 @@ def test_init_lora_continues_from_a_file_with_the_same_layers(settings, tmp_path
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-6, atol=1e-9)
     with pytest.raises(ValueError, match=r"has no layer .* of rank 3"):
-        train_lora(open_run(replace(again, rank=3, output_dir=str(tmp_path / "c"))))
+        open_run(replace(again, rank=3, output_dir=str(tmp_path / "c")))
+
+
+def test_a_run_with_init_lora_resumes_wherever_that_file_is_now(settings, tmp_path) -> None:
+    first = train_lora(open_run(replace(settings, steps=1)))
+    other = train_lora(open_run(replace(settings, steps=1, seed=1, output_dir=str(tmp_path / "other"))))
+    run = replace(settings, steps=2, init_lora=str(first), output_dir=str(tmp_path / "b"))
+    whole = train_lora(open_run(replace(run, output_dir=str(tmp_path / "whole"))))
+    train_lora(open_run(run), stop_at=1)
+    for wrong in (str(other), ""):
+        with pytest.raises(ValueError, match="holds another run: init_lora_digest was"):
+            train_lora(open_run(replace(run, init_lora=wrong)))
+    moved = tmp_path / "moved.safetensors"
+    first.rename(moved)
+    copy = tmp_path / "b_copy"
+    shutil.copytree(tmp_path / "b", copy)
+    check_equal(whole, train_lora(open_run(replace(run, init_lora=str(moved)))))
+    # Neither is the file needed any more.
+    check_equal(whole, train_lora(open_run(replace(run, output_dir=str(copy)))))
+
+
+def test_a_state_without_its_settings_is_refused(settings) -> None:
+    opened = open_run(settings)
+    train_lora(opened, stop_at=1)
+    (opened.files.folder / "run.json").unlink()
+    with pytest.raises(ValueError, match=r"has state\.safetensors and no run\.json"):
+        train_lora(opened)
 
 
 def test_autocast_in_bfloat16_has_nearly_the_loss_of_float32(settings, tmp_path) -> None:
@@ -218,8 +311,8 @@ def test_an_ic_lora_names_the_scale_of_its_references_and_its_reader_finds_it(
 @pytest.mark.slow
 def test_a_preview_equals_a_later_generation_with_the_saved_lora(settings) -> None:
     options = ("width=64", "height=64", "num_frames=9", "steps=2")
-    shown = replace(settings, steps=1, preview_prompts=("a red circle",), preview_options=options)
-    opened = open_run(shown)
+    run = replace(settings, steps=1, preview_prompts=("a red circle",), preview_options=options)
+    opened = open_run(run)
     path = train_lora(opened, on_save=Previews(opened))
     assert opened.files.preview(0, 1).is_file()
     pipeline = LTX2Pipeline.embedded(loras=[path], device="cpu")
@@ -249,6 +342,6 @@ def test_a_run_that_is_killed_at_any_point_ends_with_the_same_weights(settings, 
             if log.is_file() and len(log.read_text().splitlines()) >= lines:
                 process.send_signal(signal.SIGKILL)
             time.sleep(0.01)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL
     subprocess.run(command, cwd=ROOT, check=True)
     check_equal(whole, out / "lora.safetensors")

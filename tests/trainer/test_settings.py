@@ -53,8 +53,9 @@ def test_a_file_that_makes_no_sense_is_refused_in_words(tmp_path, text, message)
 def test_every_setting_is_an_option_with_a_help() -> None:
     done = CliRunner().invoke(main, ["train", "lora", "--help"])
     assert done.exit_code == 0
-    for name in LoraSettings.__dataclass_fields__:
+    for name, one in LoraSettings.__dataclass_fields__.items():
         assert f"--{name.replace('_', '-')}" in done.output
+        assert one.metadata["help"].endswith((".", "]"))
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,24 @@ def test_checkpointing_and_accumulation_do_not_change_the_gradient(network, clip
     assert norm == pytest.approx(float(everything.norm()), rel=1e-5)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("gradient", [float("inf"), float("nan"), 3e38])
+def test_a_gradient_whose_norm_is_not_finite_changes_no_weight(gradient, clip) -> None:
+    weights = torch.nn.Parameter(torch.ones(4))
+    updates = Updates(
+        optimizer=torch.optim.AdamW([weights]),
+        schedule=schedule_of("constant", 1, learning_rate=1.0),
+        clip=clip,
+        step=6,
+    )
+    # The norm of finite numbers may be infinite too.
+    weights.register_hook(lambda grad: torch.full_like(grad, gradient))
+    with pytest.raises(FloatingPointError, match=r"norm of the gradient is (inf|nan) at step 7.*lower learn"):
+        updates.add(weights.sum())
+    assert weights.tolist() == [1.0] * 4
+    assert (updates.step, weights.grad) == (6, None)
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_a_schedule_starts_at_one_and_warms_up(name) -> None:
     assert schedule_of(name, 20, learning_rate=1e-4)(0) == 1

@@ -69,15 +69,15 @@ class Objective:
         A clip without audio trains the video alone, with no audio stream. It cannot be trained if its other
         stream is the condition of the task, as the audio is for ``a2v``.
         """
-        kept = {"video": self.video if video else None, "audio": self.audio if audio else None}
-        for name, stream in kept.items():
-            wanted: StreamObjective | None = getattr(self, name)
-            # A missing stream that is only listened to is the whole point of the task.
-            if wanted is not None and stream is None and not wanted.generated:
+        streams = {"video": self.video if video else None, "audio": self.audio if audio else None}
+        for name, stream in streams.items():
+            own: StreamObjective | None = getattr(self, name)
+            # Without the stream that is its condition, nothing of the task is left.
+            if own is not None and stream is None and not own.generated:
                 return None
-        if not any(stream is not None and stream.generated for stream in kept.values()):
+        if not any(stream is not None and stream.generated for stream in streams.values()):
             return None
-        return replace(self, video=kept["video"], audio=kept["audio"])
+        return replace(self, video=streams["video"], audio=streams["audio"])
 
 
 _GENERATED, _FROZEN = StreamObjective(), StreamObjective(generated=False)
