@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, SupportsFloat
 
 from ..storage.files import ParsedJson, read_object
 from ..storage.header import Header, read_header
@@ -95,10 +95,10 @@ class LoraSpec:
             value = getattr(self, name)
             if value is None or (name == "strength" and value == BY_RECIPE):
                 continue
-            if not isinstance(value, (int, float)):
+            if not isinstance(value, SupportsFloat):
                 raise TypeError(f"{os.fspath(self.path)}: {name}={value!r} must be a number")
             # NaN lies on neither side of a bound.
-            if not abs(value) <= MAX_STRENGTH:
+            if not abs(float(value)) <= MAX_STRENGTH:
                 raise ValueError(
                     f"{os.fspath(self.path)}: the {name} {value:g} of a LoRA must be from {-MAX_STRENGTH} to "
                     f"{MAX_STRENGTH}"
