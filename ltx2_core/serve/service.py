@@ -16,6 +16,7 @@ from .progress import Board
 from .roots import Roots
 from .runner import Meters, Runner
 from .store import Job, JobStore, State
+from .uploads import Uploads
 from .worker import Retention, Worker
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Service:
         self.settings = settings
         self.folder = StateFolder(settings.state)
         self.store = JobStore(self.folder.database)
+        self.uploads = Uploads(self.folder.uploads, settings.retention.most_bytes)
         self.board, self.meters = Board(), Meters()
         self.roots = Roots(inputs=settings.inputs, loras=settings.loras, uploads=self.folder.uploads)
         self.checkers = Checkers(settings.models, settings.execution)

@@ -167,6 +167,15 @@ class JobStore:
             rows = self._db.execute(f"SELECT id FROM jobs WHERE state IN ({marks})", states).fetchall()
         return {row["id"] for row in rows}
 
+    def is_needed(self, name: str) -> bool:
+        """Whether the spec of a job that has not ended mentions the file called ``name``."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT 1 FROM jobs WHERE state IN (?, ?) AND instr(spec, ?) LIMIT 1",
+                (State.QUEUED, State.RUNNING, name),
+            ).fetchall()
+        return bool(rows)
+
     def ended(self) -> list[tuple[str, float]]:
         """(id, time of its end) of all jobs that have ended, the one that ended first in front."""
         with self._lock:
