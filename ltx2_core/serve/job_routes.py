@@ -69,7 +69,7 @@ def _queued(body: JobRequest, request: Request) -> Json:
     try:
         spec = spec_of(body, service.roots)
         check_job(service.checkers, spec, service.settings.limits)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
         raise ApiError(422, "INVALID_PARAMETER", service.roots.shown(str(error))) from error
     job = added(service, "job", spec.json())
     return Json(described(service, job), 202, {"Location": f"/v1/jobs/{job.id}"})

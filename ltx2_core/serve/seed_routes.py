@@ -68,7 +68,7 @@ def _queued(body: InferenceRequest, request: Request) -> Json:
             check_size(service.checkers, spec, service.settings.limits)
         except TooLarge as error:
             raise ApiError(422, "INVALID_PARAMETER", str(error)) from None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, ArithmeticError):
             # What else is wrong makes the job fail, and does not refuse it.
             pass
         job = added(service, "inference", spec.json(), job_id=job_id)
