@@ -98,7 +98,8 @@ class Service:
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job that waits, or stop one that runs; returns it, None if there is none."""
         job = self.store.cancel(job_id)
-        if job is not None and job.cancel:
+        # A mark for a job that does not run would stay on the board.
+        if job is not None and job.cancel and job.state is State.RUNNING:
             self.board.cancel(job_id)
         elif job is not None and job.state is State.CANCELED:
             self.folder.remove(job_id)

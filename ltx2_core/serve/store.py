@@ -88,13 +88,17 @@ class Job:
 class JobStore:
     """The table of jobs in the SQLite file ``path``, which is created if it is missing.
 
-    Raises ValueError if the file is no such table or is that of a newer version.
+    Raises ValueError if the file is no such table or is that of a newer version, and OSError if it cannot be
+    opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         # Each method takes the lock, so that one connection serves all threads.
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path} cannot be opened: {error}") from error
         self._db.row_factory = sqlite3.Row
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -102,6 +106,10 @@ class JobStore:
             self._db.execute("PRAGMA synchronous=FULL")
             with self._transaction():
                 self._create(path)
+        except sqlite3.OperationalError as error:
+            # The file may be whole: the disk is full, it may not be written, or another program locks it.
+            self._db.close()
+            raise OSError(f"{path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise ValueError(
@@ -219,8 +227,15 @@ class JobStore:
         self._end(job_id, State.CANCELED)
 
     def release(self, job_id: str) -> None:
-        """Put a running job back to its place in the queue, as if it had not been started this time."""
+        """Put a running job back to its place in the queue, as if it had not been started this time.
+
+        One that has been told to stop is canceled.
+        """
         with self._transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ? WHERE id = ? AND state = ? AND cancel = 1",
+                (State.CANCELED, time.time(), job_id, State.RUNNING),
+            )
             self._db.execute(
                 "UPDATE jobs SET state = ?, attempts = attempts - 1 WHERE id = ? AND state = ?",
                 (State.QUEUED, job_id, State.RUNNING),
@@ -294,10 +309,13 @@ class JobStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                # A full disk makes this fail, after which the next transaction could not begin.
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # Some errors of SQLite have ended the transaction already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
 
 def _job(row: sqlite3.Row) -> Job:

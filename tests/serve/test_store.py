@@ -132,6 +132,40 @@ def test_a_released_job_has_its_place_and_its_attempts_back(store):
     assert (again.id, again.attempts) == (first.id, 1)
 
 
+def test_a_released_job_that_was_told_to_stop_is_canceled(store):
+    job = store.add("job", {})
+    store.claim()
+    store.cancel(job.id)
+    store.release(job.id)
+    assert store.get(job.id).state is State.CANCELED
+    assert store.get(job.id).finished is not None
+    assert store.claim() is None
+
+
+def test_a_change_that_fails_leaves_the_store_usable(store, tmp_path):
+    job = store.add("job", {})
+    other = sqlite3.connect(tmp_path / "jobs.sqlite")
+    pages = other.execute("PRAGMA page_count").fetchone()[0]
+    other.close()
+    # As on a full disk: no further page can be written.
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(sqlite3.Error):
+        store.add("job", {"prompt": "a" * 10**6})
+    store._db.execute("PRAGMA max_page_count=1000000")
+    assert store.claim().id == job.id
+    assert store.add("job", {}).state is State.QUEUED
+
+
+def test_a_commit_that_fails_is_rolled_back(store):
+    # SQLite checks such a key at the commit.
+    store._db.execute("PRAGMA foreign_keys=ON")
+    store._db.execute("CREATE TABLE parts (job REFERENCES jobs (number) DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(sqlite3.IntegrityError), store._transaction():
+        store._db.execute("INSERT INTO parts VALUES (99)")
+    assert store._db.execute("SELECT COUNT(*) FROM parts").fetchone()[0] == 0
+    assert store.add("job", {}).state is State.QUEUED
+
+
 def test_jobs_are_listed_newest_first_and_page_by_page(store):
     added = [store.add("job", {}).id for _ in range(5)]
     first = store.jobs(most=2)
@@ -160,6 +194,12 @@ def test_other_files_and_newer_versions_are_refused(tmp_path):
         database.execute("PRAGMA user_version=99")
     with pytest.raises(ValueError, match="newer version"):
         JobStore(path)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    (tmp_path / "jobs.sqlite").mkdir()
+    with pytest.raises(OSError, match=r"jobs.sqlite cannot be opened: "):
+        JobStore(tmp_path / "jobs.sqlite")
 
 
 ADDING = """

@@ -136,6 +136,28 @@ def test_a_drained_service_requeues_a_job_that_takes_longer_and_resumes_it(setti
     again.close()
 
 
+def test_a_job_that_is_told_to_stop_while_the_service_ends_does_not_run_again(settings):
+    service = Service(settings)
+    job = service.add("job", spec(steps=200))
+    service.start()
+    wait_for(lambda: (at := service.board.get(job.id)) and at.step >= 1)
+    # The moment in which the queue knows of it, and the worker does not yet.
+    service.store.cancel(job.id)
+    service.drain(0)
+    assert service.store.get(job.id).state is State.CANCELED
+    assert not any((service.folder.path / "work").iterdir())
+    service.close()
+
+
+def test_an_ended_job_is_not_marked_to_stop(service):
+    job = service.add("job", spec())
+    service.store.claim()
+    service.store.cancel(job.id)
+    service.store.canceled(job.id)
+    assert service.cancel(job.id).state is State.CANCELED
+    assert not service.board.is_canceled(job.id)
+
+
 def serve(settings, total: int) -> None:
     """Run the jobs of a state folder until ``total`` of them have ended; for a process of its own."""
     service = Service(settings)
