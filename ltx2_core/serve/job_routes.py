@@ -42,7 +42,7 @@ def described(service: Service, job: Job) -> JsonObject:
         "id": job.id,
         "number": job.number,
         "kind": job.kind,
-        "model": job.spec["model"],
+        "model": job.model,
         "state": job.state.value,
         "stopping": job.cancel and job.state is State.RUNNING,
         "attempts": job.attempts,

@@ -25,7 +25,7 @@ from .files import StateFolder
 from .models import ModelPool
 from .progress import Tracker
 from .specs import ClipSpec, JobSpec
-from .store import Job
+from .store import ClaimedJob
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Runner:
     pool: ModelPool
     meters: Meters = field(default_factory=Meters)
 
-    def run(self, job: Job, tracker: Tracker) -> JsonObject:
+    def run(self, job: ClaimedJob, tracker: Tracker) -> JsonObject:
         """Make all clips of a job and return what they are, as JSON values.
 
         Clips that an earlier, interrupted run has finished are not made again, and latents that it has saved

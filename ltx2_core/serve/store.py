@@ -66,9 +66,9 @@ class Job:
     """A job as it is stored.
 
     ``number`` counts jobs in the order in which they were added. ``kind`` is the route that it came by:
-    "inference" or "job". ``spec`` says what to make, ``outcome`` what was made (None before the end), and
-    ``error`` why it failed. ``attempts`` is how often it was started, and ``cancel`` whether a running job
-    has been told to stop.
+    "inference" or "job". ``model`` is the id of its model, ``outcome`` what was made (None before the end),
+    and ``error`` why it failed. ``attempts`` is how often it was started, and ``cancel`` whether a running
+    job has been told to stop.
     """
 
     number: int
@@ -80,9 +80,23 @@ class Job:
     finished: float | None
     attempts: int
     cancel: bool
-    spec: ParsedJson
+    model: str
     outcome: ParsedJson | None
     error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedJob(Job):
+    """A job that is to be run; ``spec`` says what to make."""
+
+    spec: ParsedJson
+
+
+# Without the spec, which may have megabytes, and which clients that ask for a state do not see.
+_COLUMNS = (
+    "number, id, kind, state, created, started, finished, attempts, cancel, outcome, error, "
+    "json_extract(spec, '$.model') AS model"
+)
 
 
 class JobStore:
@@ -150,7 +164,7 @@ class JobStore:
     def get(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none."""
         with self._lock:
-            rows = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchall()
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchall()
         return _job(rows[0]) if rows else None
 
     def jobs(
@@ -163,7 +177,8 @@ class JobStore:
         marks = ", ".join("?" * len(states))
         with self._lock:
             rows = self._db.execute(
-                f"SELECT * FROM jobs WHERE state IN ({marks}) AND number < ? ORDER BY number DESC LIMIT ?",
+                f"SELECT {_COLUMNS} FROM jobs WHERE state IN ({marks}) AND number < ? "
+                "ORDER BY number DESC LIMIT ?",
                 (*states, 2**62 if before is None else before, most),
             ).fetchall()
         return [_job(row) for row in rows]
@@ -199,11 +214,11 @@ class JobStore:
         found = {row["state"]: row["count"] for row in rows}
         return {state: found.get(state.value, 0) for state in State}
 
-    def claim(self) -> Job | None:
+    def claim(self) -> ClaimedJob | None:
         """Turn the first queued job to running and return it; None if none is queued."""
         with self._transaction():
             row = self._db.execute(
-                "SELECT id FROM jobs WHERE state = ? ORDER BY number LIMIT 1", (State.QUEUED,)
+                "SELECT id, spec FROM jobs WHERE state = ? ORDER BY number LIMIT 1", (State.QUEUED,)
             ).fetchone()
             if row is None:
                 return None
@@ -212,7 +227,7 @@ class JobStore:
                 "WHERE id = ?",
                 (State.RUNNING, time.time(), row["id"]),
             )
-            return self._one(row["id"])
+            return ClaimedJob(**vars(self._one(row["id"])), spec=json.loads(row["spec"]))
 
     def succeed(self, job_id: str, outcome: JsonObject) -> None:
         """End a running job; ``outcome`` is what it made. Raises LookupError if it is not running."""
@@ -280,7 +295,9 @@ class JobStore:
                     *(State.RUNNING, MOST_ATTEMPTS),
                 ),
             )
-            rows = self._db.execute("SELECT * FROM jobs WHERE state = ?", (State.RUNNING,)).fetchall()
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM jobs WHERE state = ?", (State.RUNNING,)
+            ).fetchall()
             self._db.execute("UPDATE jobs SET state = ? WHERE state = ?", (State.QUEUED, State.RUNNING))
         return [_job(row) for row in rows]
 
@@ -300,7 +317,7 @@ class JobStore:
         return int(row[0])
 
     def _one(self, job_id: str) -> Job:
-        return _job(self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone())
+        return _job(self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone())
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -321,6 +338,5 @@ class JobStore:
 def _job(row: sqlite3.Row) -> Job:
     values: dict[str, Any] = {name: row[name] for name in row.keys()}  # noqa: SIM118
     values["state"], values["cancel"] = State(values["state"]), bool(values["cancel"])
-    values["spec"] = json.loads(values["spec"])
     values["outcome"] = None if values["outcome"] is None else json.loads(values["outcome"])
     return Job(**values)

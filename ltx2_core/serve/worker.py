@@ -15,7 +15,7 @@ from ..storage.files import JsonObject
 from .files import StateFolder, expire
 from .progress import Board, Tracker
 from .runner import Runner
-from .store import Job, JobStore, State
+from .store import ClaimedJob, Job, JobStore, State
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Worker(threading.Thread):
         ):
             _log.info("job %s has expired", job_id)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: ClaimedJob) -> None:
         deadline = time.monotonic() + self._retention.job_s
 
         def stop() -> bool:

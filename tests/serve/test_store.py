@@ -36,6 +36,16 @@ def test_jobs_are_claimed_in_the_order_in_which_they_came(store):
     assert [job.spec["number"] for job in claimed[:3]] == [0, 1, 2]
 
 
+def test_only_the_run_of_a_job_reads_its_spec(store):
+    added = store.add("job", {"model": "ltx2", "clips": ["a" * 10**6]})
+    for seen in (added, store.get(added.id), *store.jobs(), store.cancel(added.id)):
+        assert seen.model == "ltx2"
+        assert "spec" not in vars(seen)
+    again = store.add("job", {"model": "ltx2", "clips": []})
+    assert store.claim().spec == {"model": "ltx2", "clips": []}
+    assert [(job.id, job.model) for job in store.recover()] == [(again.id, "ltx2")]
+
+
 def test_a_job_is_claimed_by_one_of_many_threads(store):
     for number in range(40):
         store.add("job", {"number": number})
