@@ -42,6 +42,10 @@ _FILE, _FOLDER = PathType(path_type=Path, dir_okay=False), PathType(path_type=Pa
     "--allowed-host", multiple=True, help="Further name by which clients address the server. Repeatable."
 )
 @click.option(
+    "--base-url",
+    help="URL that clients use, such as that of a proxy.  [default: as requested]",
+)
+@click.option(
     "--device", help="Where networks compute, such as cuda:1.  [default: cuda if there is one, else cpu]"
 )
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Number format of the networks.")
@@ -143,6 +147,7 @@ def _address(options: dict[str, Any]) -> Address:
         port=options["port"],
         token=None if token_file is None else read_token(token_file),
         hosts=tuple(name.lower() for name in options["allowed_host"]),
+        base_url=options["base_url"],
         drain_s=options["drain_seconds"],
     )
 

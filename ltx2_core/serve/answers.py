@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 
 from fastapi.exceptions import RequestValidationError
 from starlette.requests import Request
@@ -15,6 +15,10 @@ from starlette.responses import JSONResponse
 from ..storage.files import JsonObject, JsonValue
 
 _log = logging.getLogger(__name__)
+
+
+MOST_ERRORS: Final = 100
+"""How many errors of one body are told."""
 
 
 class Json(JSONResponse):
@@ -58,10 +62,12 @@ async def answer_error(_: Request, error: Exception) -> Json:
 async def answer_invalid(_: Request, error: Exception) -> Json:
     """The answer for a body of wrong types or ranges: status 422, and the errors that pydantic found.
 
-    The values themselves are left out: they may be megabytes, or numbers such as NaN that JSON has not.
+    The values themselves are left out: they may be megabytes, or numbers such as NaN that JSON has not. A
+    long list may have an error in each entry, of which the first ``MOST_ERRORS`` are told.
     """
     assert isinstance(error, RequestValidationError)
-    found = [{"type": one["type"], "loc": list(one["loc"]), "msg": one["msg"]} for one in error.errors()]
+    errors = error.errors()[:MOST_ERRORS]
+    found = [{"type": one["type"], "loc": list(one["loc"]), "msg": one["msg"]} for one in errors]
     return Json({"detail": found}, 422)
 
 

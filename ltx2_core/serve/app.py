@@ -22,14 +22,22 @@ _FORM_BYTES = 64 * 2**10
 """What a form adds to the file in it."""
 
 
-def application(service: Service, *, token: str | None = None, hosts: Sequence[str] = ()) -> FastAPI:
+def application(
+    service: Service,
+    *,
+    token: str | None = None,
+    hosts: Sequence[str] = (),
+    base_url: str | None = None,
+) -> FastAPI:
     """The application for ``service``, whose worker the caller starts and drains.
 
-    ``token`` and ``hosts`` are those of :class:`Guard`.
+    ``token`` and ``hosts`` are those of :class:`Guard`. ``base_url`` is what URLs in answers begin with; None
+    is the URL by which the request came.
     """
     # The version of the routes, which begin with it, and not that of the package.
     app = FastAPI(title="LTX-2", version="1")
     app.state.service, app.state.streams = service, Streams()
+    app.state.base_url = base_url
     app.state.checks = CapacityLimiter(CHECKS)
     app.include_router(seed_router())
     app.include_router(job_router())

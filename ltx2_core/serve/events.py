@@ -11,6 +11,7 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ..storage.files import JsonObject
 from .answers import ApiError
@@ -22,7 +23,7 @@ _EVERY_S: Final = 0.2
 """Seconds between two looks at a job."""
 _QUIET_S: Final = 15.0
 """Seconds after which an unchanged job sends a comment, so that proxies do not close the connection."""
-_MOST_STREAMS: Final = 64
+MOST_STREAMS: Final = 64
 """How many clients may follow jobs at the same time."""
 
 
@@ -38,43 +39,57 @@ async def events(job_id: str, request: Request) -> StreamingResponse:
     """Follow a job: an event "job" at each change, with what ``GET /v1/jobs/{id}`` answers, until its end."""
     service, streams = service_of(request), request.app.state.streams
     await run_in_threadpool(job_of, service, job_id)
-    if streams.open >= _MOST_STREAMS:
+    if streams.open >= MOST_STREAMS:
         raise ApiError(
             503, "TOO_MANY_STREAMS", "too many clients follow jobs: read the job from time to time"
         )
-    return StreamingResponse(
-        _events(service, job_id, streams),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    return _Followed(service, job_id, streams)
+
+
+class _Followed(StreamingResponse):
+    """The answer that follows a job. It is counted from the moment in which it is made.
+
+    Counted only when it begins to be sent, clients that come at once would all pass the limit.
+    """
+
+    def __init__(self, service: Service, job_id: str, streams: Streams) -> None:
+        super().__init__(
+            _events(service, job_id, streams),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        self._streams = streams
+        streams.open += 1
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._streams.open -= 1
 
 
 async def _events(service: Service, job_id: str, streams: Streams) -> AsyncIterator[str]:
-    streams.open += 1
-    try:
-        before: JsonObject | None = None
-        quiet_s = 0.0
-        while True:
-            # Asked before the job is: a server that ends has one last look at it.
-            closing = streams.closing
-            try:
-                job = await run_in_threadpool(job_of, service, job_id)
-            except ApiError:
-                yield "event: deleted\ndata: {}\n\n"
-                return
-            now = described(service, job)
-            if now != before:
-                before, quiet_s = now, 0.0
-                yield f"event: job\ndata: {json.dumps(now)}\n\n"
-            elif quiet_s >= _QUIET_S:
-                quiet_s = 0.0
-                yield ": still here\n\n"
-            if job.state.ended or closing:
-                return
-            await asyncio.sleep(_EVERY_S)
-            quiet_s += _EVERY_S
-    finally:
-        streams.open -= 1
+    before: JsonObject | None = None
+    quiet_s = 0.0
+    while True:
+        # Asked before the job is: a server that ends has one last look at it.
+        closing = streams.closing
+        try:
+            job = await run_in_threadpool(job_of, service, job_id)
+        except ApiError:
+            yield "event: deleted\ndata: {}\n\n"
+            return
+        now = described(service, job)
+        if now != before:
+            before, quiet_s = now, 0.0
+            yield f"event: job\ndata: {json.dumps(now)}\n\n"
+        elif quiet_s >= _QUIET_S:
+            quiet_s = 0.0
+            yield ": still here\n\n"
+        if job.state.ended or closing:
+            return
+        await asyncio.sleep(_EVERY_S)
+        quiet_s += _EVERY_S
 
 
 def event_router() -> APIRouter:

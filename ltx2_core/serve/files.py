@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from ..storage.files import JsonObject, ParsedJson
@@ -68,63 +68,78 @@ class StateFolder:
     def remove(self, job_id: str) -> None:
         """Remove all files of a job."""
         self.finish(job_id)
-        for path in self._of(job_id):
-            # An HDR clip has a folder of EXR images next to its file.
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        for path in self.results.glob(f"{job_id}_output_*"):
+            _discard(path)
+
+    def clear(self, job_id: str, index: int) -> None:
+        """Remove the results of clip ``index`` that a run has written without recording the clip."""
+        stem = f"{job_id}_output_{index}"
+        for path in self.results.glob(f"{stem}[._]*"):
+            _discard(path)
 
     def sizes(self) -> dict[str, int]:
         """Id of each job with results -> their bytes."""
         found: dict[str, int] = {}
         for path in self.results.iterdir():
             job_id = path.name.split("_output_")[0]
-            found[job_id] = found.get(job_id, 0) + _size(path)
+            found[job_id] = found.get(job_id, 0) + size_of(path)
         return found
 
     def remove_orphans(self, *, unfinished: set[str], succeeded: set[str]) -> None:
         """Remove what a process that was killed has left behind; called before a worker starts.
 
         ``unfinished`` are the ids of queued jobs, whose work is preserved, and ``succeeded`` those of jobs
-        whose results are. Unfinished ``.part`` files are removed.
+        whose results are. Unfinished ``.part`` files and folders are removed, also those of uploads.
         """
-        for path in self._work.iterdir():
+        for path in list(self._work.iterdir()):
             if path.name not in unfinished:
-                shutil.rmtree(path, ignore_errors=True)
-        for path in list(self.results.iterdir()):
+                _discard(path)
+        for path in [*self.results.iterdir(), *self.uploads.iterdir()]:
             if path.name.endswith(".part"):
-                path.unlink(missing_ok=True)
-            elif (job_id := path.name.split("_output_")[0]) not in unfinished | succeeded:
+                _discard(path)
+        for path in list(self.results.iterdir()):
+            if (job_id := path.name.split("_output_")[0]) not in unfinished | succeeded:
                 self.remove(job_id)
-
-    def _of(self, job_id: str) -> Iterator[Path]:
-        yield from self.results.glob(f"{job_id}_output_*")
 
 
 def expire(store: JobStore, folder: StateFolder, *, age_s: float, most_bytes: int) -> list[str]:
     """Remove jobs that ended more than ``age_s`` seconds ago, and the oldest while results are too large.
 
     ``most_bytes`` is what all results together may take. Uploads that were sent more than ``age_s`` seconds
-    ago are removed too. Returns the ids of the jobs that were removed.
+    ago, and that no unfinished job needs, are removed too. Returns the ids of the jobs that were removed.
     """
     oldest = time.time() - age_s
     sizes = folder.sizes()
     total, removed = sum(sizes.values()), list[str]()
     for job_id, finished in store.ended():
-        if finished >= oldest and total <= most_bytes:
-            break
+        # A job without files gives no room.
+        if finished >= oldest and (total <= most_bytes or job_id not in sizes):
+            continue
         # The files first: a job without files is removed the next time, files without a job never.
         folder.remove(job_id)
         store.delete(job_id)
         total -= sizes.get(job_id, 0)
         removed.append(job_id)
     for path in folder.uploads.iterdir():
-        if path.lstat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
+        # A ``.part`` file is renamed when its upload is complete.
+        with suppress(FileNotFoundError):
+            if path.lstat().st_mtime < oldest and not store.is_needed(path.name):
+                path.unlink()
     return removed
 
 
-def _size(path: Path) -> int:
-    files = path.rglob("*") if path.is_dir() else (path,)
-    return sum(file.stat().st_size for file in files if file.is_file())
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 for what has been removed in the meantime."""
+    size = 0
+    for file in path.rglob("*") if path.is_dir() else (path,):
+        with suppress(FileNotFoundError):
+            size += 0 if file.is_dir() else file.stat().st_size
+    return size
+
+
+def _discard(path: Path) -> None:
+    """Remove a file, a link, or a folder with what is in it, such as the EXR images of an HDR clip."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

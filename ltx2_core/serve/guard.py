@@ -16,6 +16,10 @@ from .answers import ApiError
 
 UPLOADS_PATH = "/v1/files"
 """The route of uploads, whose bodies may be larger than others."""
+IMAGES_PATH = "/v1/inference"
+"""The route whose bodies have images in base64 in them."""
+JSON_BYTES = 2**20
+"""The largest body of all other routes."""
 OPEN_PATHS = frozenset({"/health"})
 """Routes that need no token, so that a supervisor can see whether the server lives."""
 
@@ -39,8 +43,9 @@ class Guard:
 
     ``token`` must come with each request as ``Authorization: Bearer TOKEN``; None needs none. ``hosts``
     are the names by which the server may be addressed, without a port; an empty tuple is any name. A page of
-    another site that has its own name resolve to this machine is refused by that. Bodies may have
-    ``body_bytes``, uploads ``upload_bytes``, and must arrive within ``body_s`` seconds.
+    another site that has its own name resolve to this machine is refused by that. Bodies with images may
+    have ``body_bytes``, others at most ``JSON_BYTES`` of these, uploads ``upload_bytes``; all must arrive
+    within ``body_s`` seconds.
     """
 
     def __init__(
@@ -61,13 +66,18 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        uploads = scope["path"].rstrip("/") == UPLOADS_PATH
-        most = self._upload_bytes if uploads else self._body_bytes
+        most = self._most(scope["path"].rstrip("/"))
         refusal = self._refusal(scope["path"], headers, most)
         if refusal is not None:
             await refusal.answer()(scope, receive, send)
             return
         await _Bounded(most, self._body_s, receive, send).run(self._app, scope)
+
+    def _most(self, path: str) -> int:
+        """The largest body of a route in bytes."""
+        if path == UPLOADS_PATH:
+            return self._upload_bytes
+        return self._body_bytes if path == IMAGES_PATH else min(self._body_bytes, JSON_BYTES)
 
     def _refusal(self, path: str, headers: dict[str, str], most: int) -> ApiError | None:
         if self._hosts and _host_of(headers.get("host", "")) not in self._hosts:
@@ -79,9 +89,9 @@ class Guard:
         if self._hosts and origin is not None and _host_of(origin.partition("://")[2]) not in self._hosts:
             return ApiError(403, "ORIGIN_NOT_ALLOWED", "pages of other sites may not use this server")
         if self._token is not None and path not in OPEN_PATHS:
-            scheme, _, given = headers.get("authorization", "").partition(" ")
+            scheme, _, sent = headers.get("authorization", "").partition(" ")
             # In equal time for all tokens, so that none can be guessed sign by sign.
-            same = hmac.compare_digest(given.strip().encode(), self._token.encode())
+            same = hmac.compare_digest(sent.strip().encode(), self._token.encode())
             if scheme.lower() != "bearer" or not same:
                 return ApiError(
                     401,

@@ -15,9 +15,10 @@ from .roots import Roots
 from .specs import ClipSpec, Command, JobSpec
 
 Seconds = Annotated[float, Field(ge=0)]
+Spans = Annotated[list[tuple[Seconds, Seconds]], Field(max_length=1000)]
 
 
-class JobLora(BaseModel, extra="forbid"):
+class JobLora(BaseModel, extra="forbid", allow_inf_nan=False):
     """A LoRA: a file below the folders of LoRAs, and its strength."""
 
     path: str
@@ -34,7 +35,7 @@ class JobEncoding(BaseModel, extra="forbid"):
     audio_bitrate: int | str | None = None
 
 
-class JobArguments(BaseModel, extra="forbid"):
+class JobArguments(BaseModel, extra="forbid", allow_inf_nan=False):
     """Arguments of a command that are no part of its request, as the options of ``ltx2 COMMAND`` say them."""
 
     seconds: Annotated[float, Field(gt=0)] | None = None
@@ -42,13 +43,13 @@ class JobArguments(BaseModel, extra="forbid"):
     keep_frames: Annotated[int, Field(gt=0)] | None = None
     fade_frames: Annotated[int, Field(ge=0)] | None = None
     exact_outside: bool | None = None
-    video: list[tuple[Seconds, Seconds]] | None = None
-    audio: list[tuple[Seconds, Seconds]] | None = None
+    video: Spans | None = None
+    audio: Spans | None = None
     rounding: Literal["inside", "cover", "touch"] | None = None
     paste: bool | None = None
     feather: Annotated[int, Field(ge=0)] | None = None
     allow_past_end: bool | None = None
-    ceiling_db: float | None = None
+    ceiling_db: Annotated[float, Field(ge=-200, le=0)] | None = None
     window_frames: Annotated[int, Field(gt=0)] | None = None
     overlap_frames: Annotated[int, Field(ge=0)] | None = None
     overlap_strength: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -96,6 +97,8 @@ class JobRequest(BaseModel, extra="forbid"):
         if (self.command in _WITH_SOURCE) != (self.source is not None):
             needs = "needs a source, the video" if self.source is None else "takes no source: leave it out"
             raise ValueError(f"{self.command} {needs}")
+        if self.command == "audio" and self.arguments.seconds is None:
+            raise ValueError("audio needs arguments.seconds, its length")
         if not _finite(self.request):
             raise ValueError("request: numbers must be finite")
         for name in ("source_clip", "noise", "latents", "prompt_embeds"):
@@ -163,4 +166,8 @@ def _finite(value: Any) -> bool:
         return all(map(_finite, value.values()))
     if isinstance(value, list):
         return all(map(_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+    try:
+        return not isinstance(value, int | float) or math.isfinite(value)
+    except OverflowError:
+        # JSON has whole numbers that are larger than any float.
+        return False

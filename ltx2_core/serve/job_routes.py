@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
 from functools import partial
 from typing import Annotated, Final
-from uuid import uuid4
 
 from fastapi import APIRouter, File, Query, UploadFile
 from starlette.requests import Request
@@ -21,6 +19,7 @@ from .roots import UPLOADS
 from .routing import added, checked, service_of
 from .service import Service
 from .store import Job, State
+from .uploads import NoRoom
 
 _TYPES: Final = {
     "mp4": "video/mp4",
@@ -43,7 +42,7 @@ def described(service: Service, job: Job) -> JsonObject:
         "id": job.id,
         "number": job.number,
         "kind": job.kind,
-        "model": job.spec["model"],
+        "model": job.model,
         "state": job.state.value,
         "stopping": job.cancel and job.state is State.RUNNING,
         "attempts": job.attempts,
@@ -70,7 +69,7 @@ def _queued(body: JobRequest, request: Request) -> Json:
     try:
         spec = spec_of(body, service.roots)
         check_job(service.checkers, spec, service.settings.limits)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, ArithmeticError, OSError) as error:
         raise ApiError(422, "INVALID_PARAMETER", service.roots.shown(str(error))) from error
     job = added(service, "job", spec.json())
     return Json(described(service, job), 202, {"Location": f"/v1/jobs/{job.id}"})
@@ -137,20 +136,14 @@ def file(job_id: str, request: Request, clip: Annotated[int, Query(ge=0)] = 0) -
 def upload(request: Request, file: Annotated[UploadFile, File()]) -> Json:
     """Store a file that later jobs name as "uploads/NAME"."""
     service = service_of(request)
-    folder, limit = service.folder.uploads, service.settings.retention.most_bytes
     size = file.size or 0
-    if sum(path.stat().st_size for path in folder.iterdir()) + size > limit:
-        raise ApiError(507, "NO_ROOM", "the uploads of this server take all their room: try again later")
     # Of the client's name only the kind of file is used.
     suffix = re.search(r"\.[A-Za-z0-9]{1,5}$", file.filename or "")
-    name = f"{uuid4()}{suffix.group(0).lower() if suffix else ''}"
-    temporary = folder / f".{name}.part"
     try:
-        with temporary.open("xb") as target:
-            shutil.copyfileobj(file.file, target)
-        temporary.replace(folder / name)
-    finally:
-        temporary.unlink(missing_ok=True)
+        name = service.uploads.add(file.file, size, suffix.group(0).lower() if suffix else "")
+    except NoRoom:
+        message = "the uploads of this server take all their room: try again later"
+        raise ApiError(507, "NO_ROOM", message) from None
     return Json({"path": f"{UPLOADS}/{name}", "bytes": size}, 201)
 
 

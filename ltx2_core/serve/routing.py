@@ -21,6 +21,15 @@ def service_of(request: Request) -> Service:
     return service
 
 
+def base_of(request: Request) -> str:
+    """The URL before "/v1" by which the client reaches the server, without a slash at its end.
+
+    Behind a proxy the request does not tell it, and ``--base-url`` does.
+    """
+    base: str | None = request.app.state.base_url
+    return (str(request.base_url) if base is None else base).rstrip("/")
+
+
 CHECKS: Final = 4
 """How many requests are checked at the same time; others wait without a thread of their own."""
 

@@ -25,7 +25,7 @@ from .files import StateFolder
 from .models import ModelPool
 from .progress import Tracker
 from .specs import ClipSpec, JobSpec
-from .store import Job
+from .store import ClaimedJob
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Runner:
     pool: ModelPool
     meters: Meters = field(default_factory=Meters)
 
-    def run(self, job: Job, tracker: Tracker) -> JsonObject:
+    def run(self, job: ClaimedJob, tracker: Tracker) -> JsonObject:
         """Make all clips of a job and return what they are, as JSON values.
 
         Clips that an earlier, interrupted run has finished are not made again, and latents that it has saved
@@ -70,7 +70,7 @@ class Runner:
         loading_s = 0.0
         for index, clip in enumerate(spec.clips):
             outcome = self.folder.recorded_clip(job.id, index)
-            if outcome is None:
+            if outcome is None or not (self.folder.results / outcome["file"]).is_file():
                 if clip.refused is not None:
                     raise ValueError(clip.refused)
                 since = time.monotonic()
@@ -108,6 +108,9 @@ class _Making:
         before = self.pipeline.networks.clock.seconds()
         began = time.monotonic()
         self.tracker.start(self.index + 1, clips, self._parts(clip))
+        # A run that was killed before the clip was recorded may have left a folder of EXR images, which is
+        # not written over.
+        self.folder.clear(self.job_id, self.index)
         if clip.command == "generate":
             made = self._generated(clip, path)
         elif clip.command == "long":
@@ -142,7 +145,7 @@ class _Making:
     def _edited(self, clip: ClipSpec, path: Path) -> JsonObject:
         sampled: list[Generation] = []
 
-        def keep(generation: Generation) -> None:
+        def save(generation: Generation) -> None:
             sampled.append(generation)
             self._save(generation, path)
 
@@ -150,7 +153,7 @@ class _Making:
         if clip.command == "sound":
             callbacks["folder"] = self._windows()
         saved = self._saved(path)
-        made = clip.edit(callbacks).make(self.pipeline, sampled=saved, on_sampled=keep)
+        made = clip.edit(callbacks).make(self.pipeline, sampled=saved, on_sampled=save)
         seed = clip.request["seed"]
         if isinstance(made, Edit):
             made.save(path, on_frames=self.tracker.frames, timed=self._timed(), **clip.encoding)
@@ -206,5 +209,6 @@ def _described(width: int, height: int, frames: int, fps: float, seed: int) -> J
 
 def _to_disk(path: Path) -> None:
     """Have the system write a file to its disk: the job is recorded as finished after this."""
-    with path.open("rb") as file:
+    # Windows flushes only files that are open for writing.
+    with path.open("r+b") as file:
         os.fsync(file.fileno())

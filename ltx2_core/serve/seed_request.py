@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, model_validator
+from typing_extensions import Self
 
 from ..run.request import Request
 from ..sampling.guidance import Guidance, StreamGuidance
@@ -33,7 +34,13 @@ _HIGH_STRENGTH: Final = 0.8
 """Strength of the distilled LoRA in these steps."""
 
 
-class LoraItem(BaseModel):
+MOST_CHARACTERS: Final = 20_000
+"""The longest prompt, also after a trigger word has taken the place of its marks."""
+_Text = Annotated[str, Field(max_length=MOST_CHARACTERS)]
+_Word = Annotated[str, Field(max_length=200)]
+
+
+class LoraItem(BaseModel, allow_inf_nan=False):
     """A LoRA: a file below the folder of LoRAs, and its strength."""
 
     path: str
@@ -41,12 +48,12 @@ class LoraItem(BaseModel):
     network_multiplier: Annotated[float, Field(ge=-2, le=2)] | None = None
 
 
-class PromptItem(BaseModel):
+class PromptItem(BaseModel, allow_inf_nan=False):
     """One clip to make."""
 
-    prompt: str
-    trigger_word: str | None = None
-    neg: str = ""
+    prompt: _Text
+    trigger_word: _Word | None = None
+    neg: _Text = ""
     width: Annotated[int, Field(ge=64, le=4096)] = 1024
     height: Annotated[int, Field(ge=64, le=4096)] = 1024
     sample_steps: Annotated[int, Field(ge=1, le=150)] = STEPS
@@ -79,10 +86,27 @@ class InferenceRequest(BaseModel):
     """The body of ``POST /v1/inference``. Unknown fields are ignored."""
 
     model: str
-    loras: list[LoraItem]
+    loras: Annotated[list[LoraItem], Field(max_length=100)]
     prompts: Annotated[list[PromptItem], Field(min_length=1, max_length=100)]
-    trigger_word: str | None = None
+    trigger_word: _Word | None = None
     hf_token: str | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        """Raise ValueError for a prompt that its trigger word makes too long."""
+        for index, item in enumerate(self.prompts):
+            word = self.word(item)
+            more = item.prompt.count(TRIGGER) * (len(word) - len(TRIGGER)) if word else 0
+            if len(item.prompt) + more > MOST_CHARACTERS:
+                raise ValueError(
+                    f"prompts[{index}].prompt with its trigger word has more than {MOST_CHARACTERS} "
+                    "characters: shorten it"
+                )
+        return self
+
+    def word(self, item: PromptItem) -> str | None:
+        """The trigger word of a prompt: its own, or else that of the request."""
+        return item.trigger_word or self.trigger_word
 
 
 def checked_lora(body: InferenceRequest, models: Collection[str], roots: Roots) -> tuple[str, float]:
@@ -155,7 +179,7 @@ def _clip(
 
 def _requests(body: InferenceRequest, folder: Path) -> Iterator[dict[str, object]]:
     for index, item in enumerate(body.prompts):
-        word = item.trigger_word or body.trigger_word
+        word = body.word(item)
         # At a scale of 1 or less diffusers leaves the negative prompt out.
         stream = StreamGuidance(cfg=max(1.0, item.guidance_scale))
         fields: dict[str, object] = {

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from ..storage.files import JsonObject
 from .answers import ApiError, Json, iso
 from .checking import TooLarge, check_size
-from .routing import added, checked, service_of
+from .routing import added, base_of, checked, service_of
 from .seed_request import DIVISOR, FPS, FRAMES, GUIDANCE, STEPS, InferenceRequest, checked_lora, job_of
 from .store import Job, State
 
@@ -68,14 +68,14 @@ def _queued(body: InferenceRequest, request: Request) -> Json:
             check_size(service.checkers, spec, service.settings.limits)
         except TooLarge as error:
             raise ApiError(422, "INVALID_PARAMETER", str(error)) from None
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, ArithmeticError):
             # What else is wrong makes the job fail, and does not refuse it.
             pass
         job = added(service, "inference", spec.json(), job_id=job_id)
     except BaseException:
         shutil.rmtree(service.folder.work(job_id), ignore_errors=True)
         raise
-    base = f"{str(request.base_url).rstrip('/')}/v1/requests/{job.id}"
+    base = f"{base_of(request)}/v1/requests/{job.id}"
     return Json(
         {
             "request_id": job.id,
@@ -97,7 +97,7 @@ def status(request_id: str, request: Request) -> Json:
             "created_at": iso(job.created),
             "started_at": iso(job.started),
             "finished_at": iso(job.finished),
-            "error": job.error,
+            "error": _error(job, request),
         }
     )
 
@@ -110,7 +110,7 @@ def result(request_id: str, request: Request) -> Json:
             "request_id": job.id,
             "status": _STATES[job.state],
             "outputs": None if job.outcome is None else _outputs(job, request),
-            "error": job.error,
+            "error": _error(job, request),
             "created_at": iso(job.created),
             "finished_at": iso(job.finished),
             "metadata": None if job.outcome is None else _metadata(job, request),
@@ -119,7 +119,7 @@ def result(request_id: str, request: Request) -> Json:
 
 
 def _outputs(job: Job, request: Request) -> JsonObject:
-    results, base = service_of(request).folder.results, str(request.base_url).rstrip("/")
+    results, base = service_of(request).folder.results, base_of(request)
     assert job.outcome is not None
     videos = [
         {
@@ -137,13 +137,13 @@ def _outputs(job: Job, request: Request) -> JsonObject:
 
 def _metadata(job: Job, request: Request) -> JsonObject:
     assert job.outcome is not None
-    model = service_of(request).settings.models.get(job.spec["model"])
+    model = service_of(request).settings.models.get(job.model)
     prompts = []
     for clip in job.outcome["clips"]:
         save_s = sum(clip["seconds"].get(part, 0.0) for part in ("decode", "encode"))
         prompts.append({"generate": round(clip["total_s"] - save_s, 3), "save": round(save_s, 3)})
     return {
-        "model": job.spec["model"],
+        "model": job.model,
         "embedded": model is not None and model.embedded,
         "inference_time": job.outcome["seconds"],
         "timings": {
@@ -153,6 +153,10 @@ def _metadata(job: Job, request: Request) -> JsonObject:
             "prompts": prompts,
         },
     }
+
+
+def _error(job: Job, request: Request) -> str | None:
+    return None if job.error is None else service_of(request).roots.shown(job.error)
 
 
 def _job(request_id: str, request: Request) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import socket
 import threading
 from contextlib import closing
@@ -20,6 +21,8 @@ from .service import Service, Settings
 _log = logging.getLogger(__name__)
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+MOST_CONNECTIONS = 256
+"""Connections and requests at the same time, of which 64 may follow jobs."""
 _CLOSE_S = 5
 """Seconds that connections have to end after the last job."""
 
@@ -29,17 +32,23 @@ class Address:
     """Where the server listens, and which clients it answers.
 
     ``token`` must come with each request; None needs none. ``hosts`` are further names by which clients
-    address the server. ``drain_s`` is how many seconds a running job has to end after SIGTERM.
+    address the server. ``base_url`` is what URLs in answers begin with, such as that of a proxy; None is the
+    URL by which a request came. ``drain_s`` is how many seconds a running job has to end after SIGTERM.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
     hosts: tuple[str, ...] = ()
+    base_url: str | None = None
     drain_s: float = 600.0
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an address that other machines reach, without a token."""
+        """Raise ValueError for an address that other machines reach, without a token, and no base URL."""
+        if self.base_url is not None and not re.match(r"https?://[^\s?#]+$", self.base_url):
+            raise ValueError(
+                f"base_url={self.base_url} must be a URL without a query, such as https://gpu.example"
+            )
         if self.token is None and not _is_loopback(self.host):
             raise ValueError(
                 f"host={self.host} is reached by other machines: name a --token-file, or listen on 127.0.0.1 "
@@ -103,12 +112,14 @@ def serve(settings: Settings, address: Address) -> bool:
     ):
         # Wrong files are told now, and not to the first client.
         service.checkers.open_all()
-        app = application(service, token=address.token, hosts=address.names())
+        app = application(service, token=address.token, hosts=address.names(), base_url=address.base_url)
         config = uvicorn.Config(
             app,
             log_level="info",
             server_header=False,
             timeout_graceful_shutdown=_CLOSE_S,
+            # More connections are answered 503, so that clients that send nothing take no memory without end.
+            limit_concurrency=MOST_CONNECTIONS,
             # A proxy may set these headers, and so may any client.
             proxy_headers=False,
         )

@@ -16,6 +16,7 @@ from .progress import Board
 from .roots import Roots
 from .runner import Meters, Runner
 from .store import Job, JobStore, State
+from .uploads import Uploads
 from .worker import Retention, Worker
 
 _log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class Service:
         self.settings = settings
         self.folder = StateFolder(settings.state)
         self.store = JobStore(self.folder.database)
+        self.uploads = Uploads(self.folder.uploads, settings.retention.most_bytes)
         self.board, self.meters = Board(), Meters()
         self.roots = Roots(inputs=settings.inputs, loras=settings.loras, uploads=self.folder.uploads)
         self.checkers = Checkers(settings.models, settings.execution)
@@ -96,7 +98,8 @@ class Service:
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a job that waits, or stop one that runs; returns it, None if there is none."""
         job = self.store.cancel(job_id)
-        if job is not None and job.cancel:
+        # A mark for a job that does not run would stay on the board.
+        if job is not None and job.cancel and job.state is State.RUNNING:
             self.board.cancel(job_id)
         elif job is not None and job.state is State.CANCELED:
             self.folder.remove(job_id)

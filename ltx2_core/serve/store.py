@@ -66,9 +66,9 @@ class Job:
     """A job as it is stored.
 
     ``number`` counts jobs in the order in which they were added. ``kind`` is the route that it came by:
-    "inference" or "job". ``spec`` says what to make, ``outcome`` what was made (None before the end), and
-    ``error`` why it failed. ``attempts`` is how often it was started, and ``cancel`` whether a running job
-    has been told to stop.
+    "inference" or "job". ``model`` is the id of its model, ``outcome`` what was made (None before the end),
+    and ``error`` why it failed. ``attempts`` is how often it was started, and ``cancel`` whether a running
+    job has been told to stop.
     """
 
     number: int
@@ -80,21 +80,39 @@ class Job:
     finished: float | None
     attempts: int
     cancel: bool
-    spec: ParsedJson
+    model: str
     outcome: ParsedJson | None
     error: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimedJob(Job):
+    """A job that is to be run; ``spec`` says what to make."""
+
+    spec: ParsedJson
+
+
+# Without the spec, which may have megabytes, and which clients that ask for a state do not see.
+_COLUMNS = (
+    "number, id, kind, state, created, started, finished, attempts, cancel, outcome, error, "
+    "json_extract(spec, '$.model') AS model"
+)
 
 
 class JobStore:
     """The table of jobs in the SQLite file ``path``, which is created if it is missing.
 
-    Raises ValueError if the file is no such table or is that of a newer version.
+    Raises ValueError if the file is no such table or is that of a newer version, and OSError if it cannot be
+    opened.
     """
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         # Each method takes the lock, so that one connection serves all threads.
-        self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{path} cannot be opened: {error}") from error
         self._db.row_factory = sqlite3.Row
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -102,6 +120,10 @@ class JobStore:
             self._db.execute("PRAGMA synchronous=FULL")
             with self._transaction():
                 self._create(path)
+        except sqlite3.OperationalError as error:
+            # The file may be whole: the disk is full, it may not be written, or another program locks it.
+            self._db.close()
+            raise OSError(f"{path} cannot be opened: {error}") from error
         except sqlite3.DatabaseError as error:
             self._db.close()
             raise ValueError(
@@ -142,7 +164,7 @@ class JobStore:
     def get(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none."""
         with self._lock:
-            rows = self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchall()
+            rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchall()
         return _job(rows[0]) if rows else None
 
     def jobs(
@@ -155,7 +177,8 @@ class JobStore:
         marks = ", ".join("?" * len(states))
         with self._lock:
             rows = self._db.execute(
-                f"SELECT * FROM jobs WHERE state IN ({marks}) AND number < ? ORDER BY number DESC LIMIT ?",
+                f"SELECT {_COLUMNS} FROM jobs WHERE state IN ({marks}) AND number < ? "
+                "ORDER BY number DESC LIMIT ?",
                 (*states, 2**62 if before is None else before, most),
             ).fetchall()
         return [_job(row) for row in rows]
@@ -166,6 +189,15 @@ class JobStore:
         with self._lock:
             rows = self._db.execute(f"SELECT id FROM jobs WHERE state IN ({marks})", states).fetchall()
         return {row["id"] for row in rows}
+
+    def is_needed(self, name: str) -> bool:
+        """Whether the spec of a job that has not ended mentions the file called ``name``."""
+        with self._lock:
+            rows = self._db.execute(
+                "SELECT 1 FROM jobs WHERE state IN (?, ?) AND instr(spec, ?) LIMIT 1",
+                (State.QUEUED, State.RUNNING, name),
+            ).fetchall()
+        return bool(rows)
 
     def ended(self) -> list[tuple[str, float]]:
         """(id, time of its end) of all jobs that have ended, the one that ended first in front."""
@@ -182,11 +214,11 @@ class JobStore:
         found = {row["state"]: row["count"] for row in rows}
         return {state: found.get(state.value, 0) for state in State}
 
-    def claim(self) -> Job | None:
+    def claim(self) -> ClaimedJob | None:
         """Turn the first queued job to running and return it; None if none is queued."""
         with self._transaction():
             row = self._db.execute(
-                "SELECT id FROM jobs WHERE state = ? ORDER BY number LIMIT 1", (State.QUEUED,)
+                "SELECT id, spec FROM jobs WHERE state = ? ORDER BY number LIMIT 1", (State.QUEUED,)
             ).fetchone()
             if row is None:
                 return None
@@ -195,7 +227,7 @@ class JobStore:
                 "WHERE id = ?",
                 (State.RUNNING, time.time(), row["id"]),
             )
-            return self._one(row["id"])
+            return ClaimedJob(**vars(self._one(row["id"])), spec=json.loads(row["spec"]))
 
     def succeed(self, job_id: str, outcome: JsonObject) -> None:
         """End a running job; ``outcome`` is what it made. Raises LookupError if it is not running."""
@@ -210,8 +242,15 @@ class JobStore:
         self._end(job_id, State.CANCELED)
 
     def release(self, job_id: str) -> None:
-        """Put a running job back to its place in the queue, as if it had not been started this time."""
+        """Put a running job back to its place in the queue, as if it had not been started this time.
+
+        One that has been told to stop is canceled.
+        """
         with self._transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ? WHERE id = ? AND state = ? AND cancel = 1",
+                (State.CANCELED, time.time(), job_id, State.RUNNING),
+            )
             self._db.execute(
                 "UPDATE jobs SET state = ?, attempts = attempts - 1 WHERE id = ? AND state = ?",
                 (State.QUEUED, job_id, State.RUNNING),
@@ -256,7 +295,9 @@ class JobStore:
                     *(State.RUNNING, MOST_ATTEMPTS),
                 ),
             )
-            rows = self._db.execute("SELECT * FROM jobs WHERE state = ?", (State.RUNNING,)).fetchall()
+            rows = self._db.execute(
+                f"SELECT {_COLUMNS} FROM jobs WHERE state = ?", (State.RUNNING,)
+            ).fetchall()
             self._db.execute("UPDATE jobs SET state = ? WHERE state = ?", (State.QUEUED, State.RUNNING))
         return [_job(row) for row in rows]
 
@@ -276,7 +317,7 @@ class JobStore:
         return int(row[0])
 
     def _one(self, job_id: str) -> Job:
-        return _job(self._db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone())
+        return _job(self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone())
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -285,15 +326,17 @@ class JobStore:
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                # A full disk makes this fail, after which the next transaction could not begin.
+                self._db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                # Some errors of SQLite have ended the transaction already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
 
 
 def _job(row: sqlite3.Row) -> Job:
     values: dict[str, Any] = {name: row[name] for name in row.keys()}  # noqa: SIM118
     values["state"], values["cancel"] = State(values["state"]), bool(values["cancel"])
-    values["spec"] = json.loads(values["spec"])
     values["outcome"] = None if values["outcome"] is None else json.loads(values["outcome"])
     return Job(**values)

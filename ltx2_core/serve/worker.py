@@ -15,7 +15,7 @@ from ..storage.files import JsonObject
 from .files import StateFolder, expire
 from .progress import Board, Tracker
 from .runner import Runner
-from .store import Job, JobStore
+from .store import ClaimedJob, Job, JobStore, State
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Worker(threading.Thread):
         ):
             _log.info("job %s has expired", job_id)
 
-    def _run(self, job: Job) -> None:
+    def _run(self, job: ClaimedJob) -> None:
         deadline = time.monotonic() + self._retention.job_s
 
         def stop() -> bool:
@@ -114,9 +114,11 @@ class Worker(threading.Thread):
             self._stopped(job, late=time.monotonic() > deadline)
         # Whatever one job raises, the next one has to run.
         except Exception as error:  # noqa: BLE001
-            _log.warning("job %s failed", job.id, exc_info=not isinstance(error, ValueError | OSError))
-            self.broken = leaves_device_unusable(error)
             text = str(error) or type(error).__name__
+            # With %r: a client's prompt in it may have lines that look like others of the log.
+            expected = isinstance(error, ValueError | OSError)
+            _log.warning("job %s failed: %r", job.id, text[:500], exc_info=not expected)
+            self.broken = leaves_device_unusable(error)
             self._end(job, lambda: self._store.fail(job.id, text))
         else:
             self._succeeded(job, outcome)
@@ -132,8 +134,20 @@ class Worker(threading.Thread):
             text = f"Inference timed out after {self._retention.job_s:g} seconds"
             self._end(job, lambda: self._store.fail(job.id, text))
         else:
-            _log.info("job %s goes back to the queue", job.id)
+            self._release(job)
+
+    def _release(self, job: Job) -> None:
+        try:
             self._store.release(job.id)
+            found = self._store.get(job.id)
+        except sqlite3.Error as error:
+            # After a restart the job is found running, and is taken up again.
+            _log.error("job %s cannot be put back to the queue: %s", job.id, error)
+            return
+        # A client may have told it to stop at the same moment.
+        if found is not None and found.state is State.CANCELED:
+            self._folder.remove(job.id)
+        _log.info("job %s is %s", job.id, "gone" if found is None else found.state.value)
 
     def _end(self, job: Job, change: Callable[[], None], *, results: bool = False) -> None:
         """Store the end of a job by ``change``, again and again until it can be stored.

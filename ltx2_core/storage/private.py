@@ -50,11 +50,13 @@ def check_private(path: Path) -> None:
     """
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise ValueError(f"{path} is not a folder: remove it, or set TMPDIR to a folder of your own")
+        raise ValueError(f"{path} is not a folder: remove it, choose another folder, or set TMPDIR to one")
     if hasattr(os, "getuid"):
         # Another user could exchange the latents that a run resumes from.
         if status.st_uid != os.getuid():
-            raise ValueError(f"{path} belongs to another user: set TMPDIR to a folder of your own")
+            raise ValueError(
+                f"{path} belongs to another user: choose a folder of your own, or set TMPDIR to one"
+            )
         if status.st_mode & 0o077:
             path.chmod(0o700)
 

@@ -72,6 +72,19 @@ SEED_ROWS = (
     prompt("fps 121", fps=121),
     prompt("resolution Ultra", resolution="Ultra"),
     prompt("prompt is null", prompt=None),
+    prompt("a prompt of 20001 characters", prompt="a" * 20_001),
+    prompt("a negative prompt of 20001 characters", neg="a" * 20_001),
+    prompt("a trigger word of 201 characters", trigger_word="a" * 201),
+    prompt(
+        "a prompt that its trigger word makes too long",
+        "more than 20000",
+        prompt="[trigger]" * 150,
+        trigger_word="a" * 200,
+    ),
+    seed("a trigger word for all of 201 characters", 422, None, trigger_word="a" * 201),
+    seed("101 LoRAs", 422, None, loras=[LORA] * 101),
+    prompt("guidance of 400 digits", guidance_scale=10**400),
+    prompt("a seed of 400 digits", seed=10**400),
     # Then the checks of the original, in its order.
     seed("an unknown model", 400, "MODEL_NOT_FOUND", model="sdxl"),
     seed("an unknown model comes before a missing LoRA", 400, "MODEL_NOT_FOUND", model="sdxl", loras=[]),
@@ -124,6 +137,37 @@ JOB_ROWS = (
     job("arguments of another command", "generate has no frames", code=None, arguments={"frames": 9}),
     job("an edit without a source", "needs a source", code=None, command="extend"),
     job("a source of none", "takes no source", code=None, source="clip.mp4"),
+    job("audio without a length", "audio needs arguments.seconds", code=None, command="audio"),
+    *(
+        job(
+            f"a ceiling of {value}", code=None, command="audio", arguments={"seconds": 1, "ceiling_db": value}
+        )
+        for value in (float("nan"), float("inf"), -201, 0.5)
+    ),
+    *(
+        job(f"seconds of {value}", code=None, command="audio", arguments={"seconds": value})
+        for value in (float("nan"), float("inf"), 0)
+    ),
+    job(
+        "a region that is infinite",
+        code=None,
+        command="retake",
+        source="text.png",
+        arguments={"video": [[0, float("inf")]]},
+    ),
+    job("1001 regions", code=None, command="retake", source="text.png", arguments={"video": [[0, 1]] * 1001}),
+    job("seconds of 400 digits", code=None, command="audio", arguments={"seconds": 10**400}),
+    job(
+        "frames of 400 digits",
+        code="INVALID_PARAMETER",
+        command="long",
+        arguments={"window_frames": 10**400},
+    ),
+    *(
+        job(f"{name} of 400 digits", "finite", None, request={**JOB["request"], name: 10**400})
+        for name in ("width", "num_frames", "fps", "cfg", "steps", "seed")
+    ),
+    job("a number of 400 digits in a list", "finite", None, request={"prompt": "a", "sigmas": [10**400]}),
     job("an unknown format", code=None, format="exe"),
     job("a codec of another format", "video_codec", format="webm", encoding={"video_codec": "prores"}),
     job("frames in a file of audio", format="wav", encoding={"crf": 20}),

@@ -8,7 +8,7 @@ import pytest
 
 from ltx2_core.serve.service import Limits, Service
 
-from .bad_requests import JOB_ROWS, SEED_ROWS
+from .bad_requests import JOB, JOB_ROWS, SEED_ROWS
 from .conftest import application_client
 
 
@@ -27,6 +27,19 @@ def refusing(tmp_path_factory, models, tiny_set):
     with application_client(service) as client:
         yield client, service
     service.close()
+
+
+def test_a_body_of_errors_without_end_is_told_the_first_hundred(refusing):
+    client, _ = refusing
+    body = {
+        **JOB,
+        "loras": [{"path": n} for n in range(2000)],
+        "other": 1,
+        "command": "retake",
+        "source": "a",
+    }
+    body["arguments"] = {"video": [["a", "b"]] * 900}
+    assert len(client.post("/v1/jobs", json=body).json()["detail"]) == 100
 
 
 @pytest.mark.parametrize("row", [*SEED_ROWS, *JOB_ROWS], ids=lambda row: f"{row.path} {row.name}")

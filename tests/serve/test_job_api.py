@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -10,13 +11,16 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_core.media import VideoWriter, read_audio, read_video
 from ltx2_core.run.request import Request
+from ltx2_core.serve.events import MOST_STREAMS
+from ltx2_core.serve.guard import Guard
 from ltx2_core.serve.models import read_models
 from ltx2_core.serve.roots import OutsideRoots, Roots
 from ltx2_core.serve.service import Limits, Service
 from ltx2_core.serve.store import State
+from ltx2_core.serve.worker import Retention
 from ltx2_core.tiny import embedded_dir
 
-from .conftest import SMALL, application_client, ended, settings_in
+from .conftest import SMALL, application_client, ended, settings_in, spec
 
 REQUEST = {"prompt": "a red ball", "seed": 3, **SMALL}
 QUICK = {"prompt": "a red ball", "seed": 3, "steps": 2, "cfg": 1.0, "stages": 1}
@@ -213,6 +217,65 @@ def test_a_body_without_a_length_is_bounded_too(tmp_path, models):
         answer = client.post("/v1/jobs", content=pieces, headers={"content-type": "application/json"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "BODY_TOO_LARGE")
     service.close()
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/jobs", 413), ("/v1/inference", 422), ("/v1/files", 422)])
+def test_only_bodies_with_files_in_them_may_be_large(client, path, status):
+    body = json.dumps({"model": "ltx2", "padding": "a" * 2**20})
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status, answer.text
+
+
+def test_a_body_that_arrives_too_slowly_is_refused():
+    async def app(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+
+    guard = Guard(app, token=None, hosts=(), body_bytes=100, upload_bytes=100, body_s=0.05)
+    sent = []
+
+    async def receive():
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/jobs", "headers": []}
+    asyncio.run(guard(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error"]["code"] == "BODY_TOO_SLOW"
+
+
+def test_uploads_without_room_are_refused(tmp_path, models):
+    service = Service(settings_in(tmp_path, models, retention=Retention(most_bytes=10)))
+    with application_client(service) as client:
+        answer = client.post("/v1/files", files={"file": ("a.png", b"x" * 11)})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (507, "NO_ROOM")
+        assert client.post("/v1/files", files={"file": ("a.png", b"x" * 10)}).status_code == 201
+    service.close()
+
+
+def test_a_client_too_many_that_follows_a_job_is_refused(service, client):
+    job = post(client)["id"]
+    client.app.state.streams.open = MOST_STREAMS
+    answer = client.get(f"/v1/jobs/{job}/events")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "TOO_MANY_STREAMS")
+    # Another one may follow after the first one has ended.
+    client.app.state.streams.open -= 1
+    service.cancel(job)
+    assert client.get(f"/v1/jobs/{job}/events").status_code == 200
+    assert client.app.state.streams.open == MOST_STREAMS - 1
+
+
+def test_a_fault_of_the_server_tells_clients_nothing_of_it(service, client):
+    job = service.store.add("job", spec())
+    service.store.claim()
+    # As a later version may write it.
+    service.store.succeed(job.id, {"pieces": []})
+    answer = client.get("/v1/jobs")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "INFERENCE_ERROR")
+    assert "clips" not in answer.text
 
 
 def test_the_schema_of_a_request_is_that_of_the_library(client):

@@ -127,6 +127,29 @@ def test_a_request_goes_from_queued_to_its_videos(service, client, lora):
     assert len(timings["prompts"]) == 2
 
 
+@pytest.mark.parametrize("base", ["https://gpu.example", "https://gpu.example/ltx2/"])
+def test_urls_in_answers_begin_with_the_base_url(service, lora, base):
+    with application_client(service, base_url=base) as client:
+        made = post(client, lora, {"prompt": "a ball", **SMALL})
+        assert made["status_url"] == f"{base.rstrip('/')}/v1/requests/{made['request_id']}/status"
+        service.store.claim()
+        clip = {"format": "mp4", "width": 64, "height": 64, "num_frames": 9, "fps": 8.0, "seed": 1}
+        clip |= {"file": "a.mp4", "seconds": {}, "total_s": 1.0}
+        outcome = {"clips": [clip], "seconds": 1.0, "opening_s": 0.0}
+        service.store.succeed(made["request_id"], outcome)
+        result = client.get(f"/v1/requests/{made['request_id']}/result").json()
+        (video,) = result["outputs"]["videos"]
+        assert video["file_url"].startswith(f"{base.rstrip('/')}/v1/jobs/")
+
+
+def test_an_error_does_not_tell_where_the_folders_of_the_server_are(service, client, settings):
+    job = service.store.add("inference", {"model": "ltx2", "clips": []})
+    service.store.claim()
+    service.store.fail(job.id, f"cannot read {settings.inputs[0].resolve() / 'a.png'}")
+    for name in ("status", "result"):
+        assert client.get(f"/v1/requests/{job.id}/{name}").json()["error"] == "cannot read a.png"
+
+
 def test_a_multiplier_changes_the_clip_from_the_first_load_on(service, client, lora, models):
     sent = [post(client, {**lora, "network_multiplier": m}, {"prompt": "a ball", **SMALL}) for m in (1.5, 0)]
     service.start()

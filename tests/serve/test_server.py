@@ -131,7 +131,7 @@ def test_two_servers_do_not_share_a_state_folder(settings):
     held.wait()
     try:
         with pytest.raises(ValueError, match="another run"):
-            serve(settings, Address())
+            serve(settings, Address(port=0))
     finally:
         end.set()
         thread.join()
@@ -224,6 +224,8 @@ def test_without_the_extra_one_line_says_what_to_install():
         (["--device", "tpu"], "--device"),
         (["--max-memory", "much"], "--max-memory"),
         (["--port", "70000"], "--port"),
+        (["--base-url", "gpu.example"], "base_url"),
+        (["--base-url", "https://gpu.example/?a=1"], "base_url"),
     ],
 )
 def test_a_wrong_option_ends_the_command_in_one_line(tmp_path, options, says):

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import threading
 import time
+from io import BytesIO, StringIO
 from pathlib import Path
 
 import pytest
 
 from ltx2_core.serve.files import StateFolder, expire
 from ltx2_core.serve.store import MOST_ATTEMPTS, JobStore, QueueFull, State
+from ltx2_core.serve.uploads import NoRoom, Uploads
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,6 +34,16 @@ def test_jobs_are_claimed_in_the_order_in_which_they_came(store):
     claimed = [store.claim() for _ in range(4)]
     assert [job and job.id for job in claimed] == [*(job.id for job in added), None]
     assert [job.spec["number"] for job in claimed[:3]] == [0, 1, 2]
+
+
+def test_only_the_run_of_a_job_reads_its_spec(store):
+    added = store.add("job", {"model": "ltx2", "clips": ["a" * 10**6]})
+    for seen in (added, store.get(added.id), *store.jobs(), store.cancel(added.id)):
+        assert seen.model == "ltx2"
+        assert "spec" not in vars(seen)
+    again = store.add("job", {"model": "ltx2", "clips": []})
+    assert store.claim().spec == {"model": "ltx2", "clips": []}
+    assert [(job.id, job.model) for job in store.recover()] == [(again.id, "ltx2")]
 
 
 def test_a_job_is_claimed_by_one_of_many_threads(store):
@@ -130,6 +142,40 @@ def test_a_released_job_has_its_place_and_its_attempts_back(store):
     assert (again.id, again.attempts) == (first.id, 1)
 
 
+def test_a_released_job_that_was_told_to_stop_is_canceled(store):
+    job = store.add("job", {})
+    store.claim()
+    store.cancel(job.id)
+    store.release(job.id)
+    assert store.get(job.id).state is State.CANCELED
+    assert store.get(job.id).finished is not None
+    assert store.claim() is None
+
+
+def test_a_change_that_fails_leaves_the_store_usable(store, tmp_path):
+    job = store.add("job", {})
+    other = sqlite3.connect(tmp_path / "jobs.sqlite")
+    pages = other.execute("PRAGMA page_count").fetchone()[0]
+    other.close()
+    # As on a full disk: no further page can be written.
+    store._db.execute(f"PRAGMA max_page_count={pages}")
+    with pytest.raises(sqlite3.Error):
+        store.add("job", {"prompt": "a" * 10**6})
+    store._db.execute("PRAGMA max_page_count=1000000")
+    assert store.claim().id == job.id
+    assert store.add("job", {}).state is State.QUEUED
+
+
+def test_a_commit_that_fails_is_rolled_back(store):
+    # SQLite checks such a key at the commit.
+    store._db.execute("PRAGMA foreign_keys=ON")
+    store._db.execute("CREATE TABLE parts (job REFERENCES jobs (number) DEFERRABLE INITIALLY DEFERRED)")
+    with pytest.raises(sqlite3.IntegrityError), store._transaction():
+        store._db.execute("INSERT INTO parts VALUES (99)")
+    assert store._db.execute("SELECT COUNT(*) FROM parts").fetchone()[0] == 0
+    assert store.add("job", {}).state is State.QUEUED
+
+
 def test_jobs_are_listed_newest_first_and_page_by_page(store):
     added = [store.add("job", {}).id for _ in range(5)]
     first = store.jobs(most=2)
@@ -158,6 +204,12 @@ def test_other_files_and_newer_versions_are_refused(tmp_path):
         database.execute("PRAGMA user_version=99")
     with pytest.raises(ValueError, match="newer version"):
         JobStore(path)
+
+
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path):
+    (tmp_path / "jobs.sqlite").mkdir()
+    with pytest.raises(OSError, match=r"jobs.sqlite cannot be opened: "):
+        JobStore(tmp_path / "jobs.sqlite")
 
 
 ADDING = """
@@ -242,12 +294,73 @@ def test_results_expire_by_age(store, tmp_path):
     assert not any(folder.results.iterdir())
 
 
+def test_jobs_without_files_do_not_expire_by_size(store, tmp_path):
+    folder = StateFolder(tmp_path / "state")
+    failed = store.add("job", {})
+    store.claim()
+    store.fail(failed.id, "no memory")
+    made = [finished(store, folder, 100) for _ in range(2)]
+    assert expire(store, folder, age_s=3600, most_bytes=150) == made[:1]
+    assert store.ids(*State) == {failed.id, made[1]}
+
+
+def test_an_upload_expires_by_age_but_not_while_a_job_needs_it(store, tmp_path):
+    folder = StateFolder(tmp_path / "state")
+    needed, other = folder.uploads / "a.png", folder.uploads / "b.png"
+    for path in (needed, other):
+        path.touch()
+    job = store.add("job", {"clips": [{"request": {"image": str(needed)}}]})
+    time.sleep(0.05)
+    expire(store, folder, age_s=0.04, most_bytes=10**9)
+    assert list(folder.uploads.iterdir()) == [needed]
+    store.cancel(job.id)
+    expire(store, folder, age_s=0.04, most_bytes=10**9)
+    assert not any(folder.uploads.iterdir())
+
+
+def test_files_that_are_sent_at_the_same_time_do_not_share_the_room_of_one(tmp_path):
+    uploads = Uploads(tmp_path, 10)
+    assert uploads.add(BytesIO(b"1234"), 4, ".png").endswith(".png")
+
+    class Slow(BytesIO):
+        """A file during whose copy another one is sent."""
+
+        def read(self, size=-1):
+            with pytest.raises(NoRoom):
+                uploads.add(BytesIO(b"1234"), 4, "")
+            return super().read(size)
+
+    uploads.add(Slow(b"12345"), 5, "")
+    # What could not be copied gives its room back.
+    with pytest.raises(TypeError):
+        uploads.add(StringIO("1"), 1, "")
+    uploads.add(BytesIO(b"1"), 1, "")
+    assert sorted(path.stat().st_size for path in tmp_path.iterdir()) == [1, 4, 5]
+
+
+def test_a_clip_that_was_not_recorded_is_cleared_before_it_is_made_again(tmp_path):
+    folder = StateFolder(tmp_path / "state")
+    images = folder.results / "a_output_1_exr"
+    images.mkdir()
+    (images / "0001.exr").touch()
+    for name in ("a_output_1.mp4", "a_output_0.mp4", "a_output_10.mp4"):
+        (folder.results / name).touch()
+    folder.clear("a", 1)
+    assert sorted(path.name for path in folder.results.iterdir()) == ["a_output_0.mp4", "a_output_10.mp4"]
+
+
 def test_files_of_no_job_are_removed_at_a_start(store, tmp_path):
     folder = StateFolder(tmp_path / "state")
     job_id = finished(store, folder, 10)
     folder.work("unknown")
     (folder.results / "unknown_output_0.mp4").write_bytes(b"clip")
     (folder.results / f".{job_id}_out-1a2b.part").write_bytes(b"half a clip")
+    # EXR images are written into a folder, which is renamed at the end.
+    (folder.results / f".{job_id}_out-3c4d.part").mkdir()
+    (folder.results / f".{job_id}_out-3c4d.part" / "0001.exr").touch()
+    (folder.uploads / ".photo.png.part").touch()
+    (folder.uploads / "photo.png").touch()
     folder.remove_orphans(unfinished=set(), succeeded={job_id})
     assert [path.name for path in folder.results.iterdir()] == [f"{job_id}_output_0.mp4"]
+    assert [path.name for path in folder.uploads.iterdir()] == ["photo.png"]
     assert not any((folder.path / "work").iterdir())

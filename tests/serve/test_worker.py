@@ -8,18 +8,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from ltx2_core.cli.repeat import settings_of
-from ltx2_core.media import read_video
+from ltx2_core.media import VideoWriter, read_video
 from ltx2_core.run.execution import Execution
 from ltx2_core.serve.files import StateFolder
-from ltx2_core.serve.models import ModelPool
+from ltx2_core.serve.models import ModelPool, read_models
 from ltx2_core.serve.runner import Runner
 from ltx2_core.serve.service import Service
 from ltx2_core.serve.store import JobStore, State
 from ltx2_core.serve.worker import Worker, leaves_device_unusable
+from ltx2_core.tiny import embedded_dir
 
-from .conftest import SMALL, ended, spec, wait_for
+from .conftest import SMALL, ended, settings_in, spec, wait_for
 
 
 def frames_of(path):
@@ -134,6 +136,28 @@ def test_a_drained_service_requeues_a_job_that_takes_longer_and_resumes_it(setti
     again.close()
 
 
+def test_a_job_that_is_told_to_stop_while_the_service_ends_does_not_run_again(settings):
+    service = Service(settings)
+    job = service.add("job", spec(steps=200))
+    service.start()
+    wait_for(lambda: (at := service.board.get(job.id)) and at.step >= 1)
+    # The moment in which the queue knows of it, and the worker does not yet.
+    service.store.cancel(job.id)
+    service.drain(0)
+    assert service.store.get(job.id).state is State.CANCELED
+    assert not any((service.folder.path / "work").iterdir())
+    service.close()
+
+
+def test_an_ended_job_is_not_marked_to_stop(service):
+    job = service.add("job", spec())
+    service.store.claim()
+    service.store.cancel(job.id)
+    service.store.canceled(job.id)
+    assert service.cancel(job.id).state is State.CANCELED
+    assert not service.board.is_canceled(job.id)
+
+
 def serve(settings, total: int) -> None:
     """Run the jobs of a state folder until ``total`` of them have ended; for a process of its own."""
     service = Service(settings)
@@ -176,6 +200,41 @@ def test_a_service_that_is_killed_while_it_writes_decodes_again_and_samples_noth
     assert "step" in killed.events
     assert "step" not in again.events
     assert results(settings) == {job: (State.SUCCEEDED, [f"{job}_output_0.mp4"])}
+
+
+@posix
+@pytest.mark.slow
+def test_an_hdr_clip_whose_images_were_written_before_a_kill_is_made_again(tmp_path):
+    from kill_points import run
+
+    # The embedded set has such a LoRA.
+    settings = settings_in(tmp_path, read_models(None))
+    lora, metadata = (
+        embedded_dir() / "loras" / "ltx2-tiny-edges-ic-lora.safetensors",
+        {"hdr_transform": "true"},
+    )
+    save_file(load_file(lora), tmp_path / "ic.safetensors", {"reference_downscale_factor": "1", **metadata})
+    with VideoWriter(tmp_path / "clip.mp4", width=64, height=64, fps=8) as writer:
+        writer.write_frames(torch.zeros(9, 3, 64, 64, dtype=torch.uint8))
+    clip = {
+        "command": "hdr",
+        "request": {"prompt": "a red ball", "seed": 3},
+        "source": str(tmp_path / "clip.mp4"),
+        "loras": [[str(tmp_path / "ic.safetensors"), 1.0]],
+    }
+    store = JobStore(StateFolder(settings.state).database)
+    job = store.add("job", {"model": "ltx2", "clips": [clip]}).id
+    store.close()
+    killed = run(serve, settings, 1, folder=tmp_path / "run1", kill_at="flush")
+    assert killed.code == -signal.SIGKILL, killed.output
+    files = sorted(path.name for path in (settings.state / "results").iterdir())
+    assert f"{job}_output_0_exr" in files, files
+    again = run(serve, settings, 1, folder=tmp_path / "run2")
+    assert again.code == 0, again.output
+    assert "step" not in again.events
+    state, names = results(settings)[job]
+    assert state is State.SUCCEEDED
+    assert sorted(names) == [f"{job}_output_0.mp4", f"{job}_output_0_exr"]
 
 
 @posix
