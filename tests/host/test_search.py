@@ -78,6 +78,16 @@ WORDS = {
     "vae decode": "Decode To Video",
     "crf": "Preprocess Image",
     "nag": "Guider",
+    "dfr": "Sample DFR",
+    "high frame rate": "Sample DFR",
+    "dub": "Dub",
+    "dubbing": "Dub",
+    "exr": "Load EXR",
+    "hdr": "Decode HDR",
+    "save exr": "Save HDR",
+    "prompt enhancer": "Enhance Prompt",
+    "rewrite prompt": "Enhance Prompt",
+    "auto length": "Duration Predictor",
 }
 """What people type -> the name of the node on the page, without the pack's prefix."""
 
