@@ -24,7 +24,7 @@ from ltx2_core.serve.server import LOOPBACK_NAMES, Address, DrainingServer, serv
 from ltx2_core.serve.store import State
 from ltx2_core.storage.private import locked
 
-from .conftest import SMALL, wait_for
+from .conftest import MOST_S, SMALL, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {"model": "ltx2-tiny", "request": {"prompt": "a red circle", "seed": 3, **SMALL}}
@@ -48,7 +48,7 @@ def server(state: Path, *options: object):
             lambda: re.search(r"http://127\.0\.0\.1:\d+", "".join(lines)) or process.poll() is not None
         )
         assert found is not True, lines
-        with httpx.Client(base_url=found.group(), timeout=60) as client:
+        with httpx.Client(base_url=found.group(), timeout=MOST_S) as client:
             yield process, client
     finally:
         process.kill()
@@ -61,18 +61,18 @@ def listening(service):
     """A server of this process for ``service``, with its client; drained at the end of the block."""
     app = application(service, hosts=LOOPBACK_NAMES)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error")
-    server = DrainingServer(config, service, app.state.streams, drain_s=120)
+    server = DrainingServer(config, service, app.state.streams, drain_s=MOST_S)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
     service.start()
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=MOST_S) as client:
             yield server, client
     finally:
         server.handle_exit(signal.SIGTERM, None)
-        thread.join(timeout=120)
+        thread.join(timeout=MOST_S)
     assert not thread.is_alive()
 
 
@@ -106,7 +106,7 @@ def test_a_server_ends_its_job_at_sigterm_and_the_next_one_runs_what_waits(tmp_p
         first, second = (client.post("/v1/jobs", json=JOB).json()["id"] for _ in range(2))
         wait_for(lambda: client.get(f"/v1/jobs/{first}").json()["state"] != "queued")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=MOST_S) == 0
     with server(tmp_path / "state", "--token-file", token) as (process, client):
         client.headers.update(headers)
         done = client.get(f"/v1/jobs/{first}").json()
@@ -206,7 +206,7 @@ main(["serve"])
 
 def test_without_the_extra_one_line_says_what_to_install():
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT, timeout=MOST_S
     )
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.strip() == (
@@ -245,5 +245,7 @@ def test_neither_help_nor_generate_imports_the_service():
         "found = {'fastapi', 'uvicorn', 'starlette', 'torch', 'ltx2_core.serve'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=MOST_S
+    )
     assert ran.returncode == 0, ran.stderr
