@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -77,16 +77,27 @@ def listening(service):
 
 
 def test_a_server_that_drains_answers_until_its_job_has_ended(service):
-    job = {**JOB, "model": "ltx2", "request": {**JOB["request"], "steps": 150}}
-    with listening(service) as (server, client):
+    job = {**JOB, "model": "ltx2"}
+    publish, go = service.board.set, threading.Event()
+
+    def wait_and_publish(job_id, snapshot) -> None:
+        publish(job_id, snapshot)
+        # The job runs until the server has been seen while it drains.
+        go.wait()
+
+    service.board.set = wait_and_publish
+    with ExitStack() as stack:
+        server, client = stack.enter_context(listening(service))
+        stack.callback(go.set)
         first, second = (client.post("/v1/jobs", json=job).json()["id"] for _ in range(2))
         with client.stream("GET", f"/v1/jobs/{first}/events") as events:
             lines = events.iter_lines()
-            wait_for(lambda: '"steps": 150' in next(lines))
+            wait_for(lambda: '"progress": {' in next(lines))
             server.handle_exit(signal.SIGTERM, None)
             wait_for(service.draining.is_set)
             assert client.post("/v1/jobs", json=job).json()["error"]["code"] == "DRAINING"
             assert client.get(f"/v1/jobs/{first}").json()["state"] == "running"
+            go.set()
             # The client that follows the job sees its end.
             assert '"state": "succeeded"' in [line for line in lines if line.startswith("data")][-1]
         wait_for(lambda: server.should_exit)
