@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, Field, JsonValue, model_validator
@@ -137,11 +138,7 @@ def spec_of(body: JobRequest, roots: Roots) -> JobSpec:
     # A drawn seed is stored, so that a resumed job makes the same clip.
     made: dict[str, Any] = {**clip.fields()}
     seed = Request(prompt="", seed=made.get("seed", 0)).seed
-    return JobSpec(model=body.model, clips=(_with_seed(clip, seed),))
-
-
-def _with_seed(clip: ClipSpec, seed: int) -> ClipSpec:
-    return ClipSpec(**{**vars(clip), "request": {**clip.request, "seed": seed}})
+    return JobSpec(model=body.model, clips=(replace(clip, request={**clip.request, "seed": seed}),))
 
 
 def _with_paths(request: Mapping[str, Any], found: Callable[[str], str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -24,7 +24,7 @@ from ltx2_core.serve.server import LOOPBACK_NAMES, Address, DrainingServer, serv
 from ltx2_core.serve.store import State
 from ltx2_core.storage.private import locked
 
-from .conftest import SMALL, wait_for
+from .conftest import MOST_S, SMALL, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 JOB = {"model": "ltx2-tiny", "request": {"prompt": "a red circle", "seed": 3, **SMALL}}
@@ -48,7 +48,7 @@ def server(state: Path, *options: object):
             lambda: re.search(r"http://127\.0\.0\.1:\d+", "".join(lines)) or process.poll() is not None
         )
         assert found is not True, lines
-        with httpx.Client(base_url=found.group(), timeout=60) as client:
+        with httpx.Client(base_url=found.group(), timeout=MOST_S) as client:
             yield process, client
     finally:
         process.kill()
@@ -61,32 +61,43 @@ def listening(service):
     """A server of this process for ``service``, with its client; drained at the end of the block."""
     app = application(service, hosts=LOOPBACK_NAMES)
     config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error")
-    server = DrainingServer(config, service, app.state.streams, drain_s=120)
+    server = DrainingServer(config, service, app.state.streams, drain_s=MOST_S)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)
     service.start()
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=MOST_S) as client:
             yield server, client
     finally:
         server.handle_exit(signal.SIGTERM, None)
-        thread.join(timeout=120)
+        thread.join(timeout=MOST_S)
     assert not thread.is_alive()
 
 
 def test_a_server_that_drains_answers_until_its_job_has_ended(service):
-    job = {**JOB, "model": "ltx2", "request": {**JOB["request"], "steps": 150}}
-    with listening(service) as (server, client):
+    job = {**JOB, "model": "ltx2"}
+    publish, go = service.board.set, threading.Event()
+
+    def wait_and_publish(job_id, snapshot) -> None:
+        publish(job_id, snapshot)
+        # The job runs until the server has been seen while it drains.
+        go.wait()
+
+    service.board.set = wait_and_publish
+    with ExitStack() as stack:
+        server, client = stack.enter_context(listening(service))
+        stack.callback(go.set)
         first, second = (client.post("/v1/jobs", json=job).json()["id"] for _ in range(2))
         with client.stream("GET", f"/v1/jobs/{first}/events") as events:
             lines = events.iter_lines()
-            wait_for(lambda: '"steps": 150' in next(lines))
+            wait_for(lambda: '"progress": {' in next(lines))
             server.handle_exit(signal.SIGTERM, None)
             wait_for(service.draining.is_set)
             assert client.post("/v1/jobs", json=job).json()["error"]["code"] == "DRAINING"
             assert client.get(f"/v1/jobs/{first}").json()["state"] == "running"
+            go.set()
             # The client that follows the job sees its end.
             assert '"state": "succeeded"' in [line for line in lines if line.startswith("data")][-1]
         wait_for(lambda: server.should_exit)
@@ -106,7 +117,7 @@ def test_a_server_ends_its_job_at_sigterm_and_the_next_one_runs_what_waits(tmp_p
         first, second = (client.post("/v1/jobs", json=JOB).json()["id"] for _ in range(2))
         wait_for(lambda: client.get(f"/v1/jobs/{first}").json()["state"] != "queued")
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=120) == 0
+        assert process.wait(timeout=MOST_S) == 0
     with server(tmp_path / "state", "--token-file", token) as (process, client):
         client.headers.update(headers)
         done = client.get(f"/v1/jobs/{first}").json()
@@ -206,7 +217,7 @@ main(["serve"])
 
 def test_without_the_extra_one_line_says_what_to_install():
     ran = subprocess.run(
-        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT, timeout=120
+        [sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=ROOT, timeout=MOST_S
     )
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr.strip() == (
@@ -245,5 +256,7 @@ def test_neither_help_nor_generate_imports_the_service():
         "found = {'fastapi', 'uvicorn', 'starlette', 'torch', 'ltx2_core.serve'} & set(sys.modules)\n"
         "assert not found, found\n"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=MOST_S
+    )
     assert ran.returncode == 0, ran.stderr

@@ -21,7 +21,7 @@ from ltx2_core.serve.store import JobStore, State
 from ltx2_core.serve.worker import Worker, leaves_device_unusable
 from ltx2_core.tiny import embedded_dir
 
-from .conftest import SMALL, ended, settings_in, spec, wait_for
+from .conftest import MOST_S, SMALL, ended, settings_in, spec, wait_for
 
 
 def frames_of(path):
@@ -108,7 +108,7 @@ def test_jobs_behind_one_that_broke_the_gpu_wait_for_another_process(service):
     runner = Broken(service.folder, pool)
     worker = Worker(service.store, service.folder, runner, service.board, service.settings.retention)
     worker.start()
-    worker.join(timeout=60)
+    worker.join(timeout=MOST_S)
     assert worker.broken
     assert "device-side assert" in service.store.get(first.id).error
     assert service.store.get(second.id).state is State.QUEUED
