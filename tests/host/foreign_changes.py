@@ -13,8 +13,6 @@ TOLERANCE = 1e-4
 """Relative L2 of the latents of ours from core's."""
 EFFECT = 1e-3
 """Relative L2 from the run without the change that a change has at least."""
-PACK_TOO_OLD = "'NestedTensor' object has no attribute 'reshape'"
-"""The error of a RES4LYF that hands the latents of two streams to ComfyUI in a form it no longer takes."""
 PLAIN = Recipe()
 
 GUIDES = Recipe(frames=17, image_strength=0.7, guides=(Guide(1, 0), Guide(1, -1, 0.5)))

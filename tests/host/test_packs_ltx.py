@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from foreign_changes import EFFECT, PACK_TOO_OLD, TOLERANCE
+from foreign_changes import EFFECT, TOLERANCE
 from host_graph import Link
 from host_server import GraphError, Json, Server
 from test_ab_samplers import distance
@@ -301,11 +301,14 @@ def assert_as_on_core(server: Server, models: TinyModels, build: Build, streams_
     try:
         core = run(ours=False)
     except GraphError as error:
-        if PACK_TOO_OLD not in str(error):
+        cause = str(error).splitlines()[0]
+        # A graph that is refused is a fault of the test; one that runs and fails may be too new for the host.
+        if "rejected" in cause:
             raise
-        with pytest.raises(GraphError, match=PACK_TOO_OLD):
+        with pytest.raises(GraphError) as other:
             run(ours=True)
-        pytest.skip("this RES4LYF cannot sample video with audio on this ComfyUI, with core's MODEL neither")
+        assert str(other.value).splitlines()[0] == cause
+        pytest.skip(f"fails on this ComfyUI with core's MODEL too: {cause}")
     assert distance(core["built"], run(ours=True)["built"]) < TOLERANCE
     shapes = [{key: value.shape for key, value in core[one].items()} for one in ("plain", "built")]
     assert shapes[0] != shapes[1] or distance(core["plain"], core["built"]) > EFFECT
