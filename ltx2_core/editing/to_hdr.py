@@ -165,7 +165,9 @@ class ToHdr:
         track = self.source.track(channels, rate, self.frame_count / self.source.fps)
         own = {"high_quality": self.high_quality, "whole_stage2": self.whole_stage2}
         return Edit(
-            frame_chunks=lambda: self._recoded(self._kept(cropped(sampled.frames(), (width, height)))),
+            frame_chunks=lambda: self._recoded(
+                self._every_second(cropped(sampled.frames(), (width, height)))
+            ),
             audio_chunks=lambda: iter((track,)),
             frame_count=self.frame_count,
             width=width,
@@ -175,14 +177,14 @@ class ToHdr:
             settings={**sampled.settings(), "to_hdr": own},
         )
 
-    def _kept(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
+    def _every_second(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
         """Leave out every second frame of the chunks (N, 3, H, W) if the clip has twice the frames."""
         position = 0
         for chunk in chunks:
-            kept = chunk[position % 2 :: 2] if self.high_quality else chunk
+            chosen = chunk[position % 2 :: 2] if self.high_quality else chunk
             position += len(chunk)
-            if len(kept):
-                yield kept
+            if len(chosen):
+                yield chosen
 
     def _recoded(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
         """Convert frames (N, 3, H, W) in [-1, 1] from log codes of ``curve`` to those of ACEScct.
@@ -195,7 +197,7 @@ class ToHdr:
 
     def describe(self) -> str:
         clip = replace(self.clip, frames=self.frame_count)
-        twice = f"; {self.clip.frames} frames are generated, of which every second is kept"
+        twice = f"; {self.clip.frames} frames are generated, of which every second one is dropped"
         return (
             f"{describe_reference(self.source, clip, self.scale)}; the "
             f"result is HDR ({self.hdr}), generated in {self.curve}, with the audio of the source"

@@ -241,7 +241,7 @@ class Codecs:
             return VolumeNoise(seed)
         if after_sampling is None:
             raise ValueError(
-                "decoder_noise=official goes on with the random generator of a run, and these latents are of "
+                "decoder_noise=official continues the random generator of a run, and these latents are of "
                 "no run: use frame or comfy"
             )
         return after_sampling

@@ -65,7 +65,7 @@ class StageSampler:
         return torch.Generator(sampling.noise_device).manual_seed((sampling.seed + distance) % 2**64)
 
     def noise_after(self) -> VolumeNoise:
-        """Noise that goes on where that of the stages sampled so far ends, for a diffusion video decoder."""
+        """Noise for a diffusion video decoder that continues that of the stages sampled so far."""
         return VolumeNoise(start=self._start_noise)
 
     def state(self, stage: Stage, latents: AVLatent | None) -> LatentState:

@@ -176,7 +176,7 @@ def execution_options() -> Iterator[Option]:
         default="auto",
         help="How the diffusion video decoder of LTX-2.5 draws its noise. frame: for each frame by itself, "
         "from --decoder-seed, so that latents have the same frames however they are decoded. official: the "
-        "generator of the run goes on after sampling, as in the official pipelines. comfy: at once for the "
+        "generator of the run continues after sampling, as in the official pipelines. comfy: at once for the "
         "clip, from --decoder-seed, as in ComfyUI. auto is comfy with --numerics comfy and comfy-0.33, else "
         "frame.",
     )
