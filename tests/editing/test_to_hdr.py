@@ -103,7 +103,7 @@ def test_tiles_differ_from_the_whole_stage_and_repeat(pipeline):
 def test_the_plan_says_tiles_and_frames(pipeline):
     plan = plan_hdr_of(pipeline, footage(), "acescg", high_quality=True)
     assert (plan.clip.frames, plan.frame_count) == (17, 9)
-    assert "17 frames are generated, of which every second is kept" in plan.describe()
+    assert "17 frames are generated, of which every second one is dropped" in plan.describe()
     assert plan.settings["stage2_tiles"] == 2
     assert plan_hdr_of(pipeline, footage(), "acescg", whole_stage2=True).settings["stage2_tiles"] == 1
     _, reference = plan.conditioning(pipeline)
