@@ -165,6 +165,8 @@ def explain(error: OSError, path: Path) -> OSError:
         advice = "the program that reads the output has ended"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "the output folder may not be written; choose another or change its rights"
+    elif error.errno == errno.ENOENT and str(error.filename).endswith(".part"):
+        advice = "no file can be made in this folder; choose another"
     else:
         return error
     # OSError turns into the subclass of its number: PermissionError for EACCES and EPERM.

@@ -130,3 +130,13 @@ except ValueError as error:
 def test_the_terminal_is_no_output() -> None:
     run = subprocess.run([sys.executable, "-c", TERMINAL], capture_output=True, text=True, timeout=120)
     assert "the output - is the terminal" in run.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder that takes no files")
+def test_a_folder_that_takes_no_files_is_named_and_not_the_temporary_file():
+    with (
+        pytest.raises(OSError, match="no file can be made in this folder") as error,
+        replacing(Path("/proc/a.mp4")) as part,
+    ):
+        part.write_bytes(b"")
+    assert error.value.filename == "/proc/a.mp4"
