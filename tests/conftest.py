@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from ltx2_core.loading import Component, open_checkpoint
+from ltx2_core.loading.components import build
+from ltx2_core.tiny.diffusion_vae import write_diffusion_vae
+from ltx2_core.tiny.settings import tiny_upsampler_config
+from ltx2_core.tiny.weights import random_weights
 from ltx2_core.tiny.write import TinySet, write_tiny_set
+from ltx2_core.types import Numerics
 
 # For the processes that tests start. On a busy machine one of them took 286 s with as many threads as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -55,4 +63,22 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sound") / "sound.wav"
     t = torch.arange(2 * 22050) / 22050
     write_wav(path, 0.4 * torch.sin(2 * torch.pi * (300 + 100 * t) * t)[None], 22050)
+    return path
+
+
+@pytest.fixture(scope="session")
+def temporal(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny temporal upscaler with random weights."""
+    config = {**tiny_upsampler_config(), "spatial_upsample": False, "temporal_upsample": True}
+    network = build(Component.UPSAMPLER, config, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
+    path = tmp_path_factory.mktemp("temporal") / "temporal.safetensors"
+    save_file(random_weights(network, 0), path, {"config": json.dumps(config)})
+    return path
+
+
+@pytest.fixture(scope="session")
+def diffusion_vae(tiny_set: TinySet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a tiny diffusion video VAE that decodes the latents of ``tiny_set``."""
+    path = tmp_path_factory.mktemp("vae") / "anything.safetensors"
+    write_diffusion_vae(path, open_checkpoint(tiny_set.checkpoint), dtype=torch.float32)
     return path

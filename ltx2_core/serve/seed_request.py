@@ -16,13 +16,14 @@ from typing_extensions import Self
 
 from ..run.request import Request
 from ..sampling.guidance import Guidance, StreamGuidance
+from ..shapes import SPATIAL_SCALE
 from ..text.prompt import TRIGGER
 from .answers import ApiError
 from .models import ServedModel
 from .roots import OutsideRoots, Roots
 from .specs import ClipSpec, JobSpec
 
-DIVISOR: Final = 32
+DIVISOR: Final = SPATIAL_SCALE
 STEPS, GUIDANCE, FRAMES, FPS = 25, 4.0, 41, 24
 """Defaults of LTX-2: sampling steps, guidance scale, frames, frames per second."""
 _SEED: Final = 42

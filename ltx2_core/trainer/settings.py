@@ -95,7 +95,9 @@ class LoraSettings:
     )
     device: str = _key("", "Device [default: cuda if there is one].", free=True)
     save_every: int = _key(250, "Steps between saves; a stopped run resumes from the last.", low=1, free=True)
-    keep_last: int = _key(0, "Saved LoRAs to keep besides the final one; 0 keeps all.", low=0, free=True)
+    keep_last: int = _key(
+        0, "How many saved LoRAs stay next to the final one; 0 deletes none.", low=0, free=True
+    )
     save_precision: str = _key(
         "bf16", "Number format of saved LoRAs.", choices=("bf16", "float32"), free=True
     )

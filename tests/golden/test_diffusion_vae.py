@@ -46,7 +46,7 @@ def test_decodes_like_the_reference(golden, limit: int | None) -> None:
     assert tags
     for tag in tags:
         latent, seed = tensors[f"golden.decode.{tag}.latent"], facts["seeds"][tag]
-        # ComfyUI seeds a generator, the official pipelines go on with one: both draw the whole clip.
+        # ComfyUI seeds a generator, the official pipelines continue one: both draw the whole clip.
         going_on = VolumeNoise(start=torch.Generator().manual_seed(seed))
         noise = VolumeNoise(seed) if limit is None else going_on
         frames = decoder.decode(latent, noise=noise, max_piece_bytes=limit)

@@ -9,9 +9,7 @@ import pytest
 from host_graph import Graph, Link
 from host_server import Server
 from node_graphs import assert_equal, our_latent, prompt, reports, stage, text_encoder
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from tiny_models import TinyModels
+from tiny_models import TinyModels, with_versions
 
 BY_MODEL = {"schedule": "second stage, by the model", "sampler": "by the model"}
 RECIPES = {
@@ -28,13 +26,7 @@ DISTILLED = "any-Distilled-lora.safetensors"
 @pytest.fixture(scope="module")
 def versions(models: TinyModels, base_dir: Path) -> dict[str, str]:
     """The tiny checkpoint under each version: version -> name of the file."""
-    folder = base_dir / "models" / "checkpoints"
-    source = folder / models.checkpoints["2.3"]
-    with safe_open(source, "pt") as file:
-        metadata = file.metadata()
-    names = {version: f"version-{version}.safetensors" for version in RECIPES}
-    for version, name in names.items():
-        save_file(load_file(source), folder / name, {**metadata, "model_version": version})
+    names = with_versions(models, base_dir / "models" / "checkpoints", "version", RECIPES)
     shutil.copy(base_dir / "models" / "loras" / models.lora, base_dir / "models" / "loras" / DISTILLED)
     return names
 

@@ -8,9 +8,7 @@ import pytest
 from host_graph import Graph, Link
 from host_server import GraphError, Server
 from node_graphs import FPS, checkpoint, image, our_latent, prompt, reports, stage, text_encoder
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from tiny_models import TinyModels
+from tiny_models import TinyModels, with_versions
 
 GRAPHS = {"2.0.0": 1.0, "2.3.0": 0.7, "2.5.0": 0.7}
 """Version of a checkpoint -> strength of the image in the first stage of the published graphs."""
@@ -19,14 +17,7 @@ GRAPHS = {"2.0.0": 1.0, "2.3.0": 0.7, "2.5.0": 0.7}
 @pytest.fixture(scope="module")
 def versions(models: TinyModels, base_dir: Path) -> dict[str, str]:
     """The tiny checkpoint under each version: version -> name of the file."""
-    folder = base_dir / "models" / "checkpoints"
-    source = folder / models.checkpoints["2.3"]
-    with safe_open(source, "pt") as file:
-        metadata = file.metadata()
-    names = {version: f"image-{version}.safetensors" for version in GRAPHS}
-    for version, name in names.items():
-        save_file(load_file(source), folder / name, {**metadata, "model_version": version})
-    return names
+    return with_versions(models, base_dir / "models" / "checkpoints", "image", GRAPHS)
 
 
 def strength_of(mask) -> float:

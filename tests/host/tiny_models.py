@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,3 +70,17 @@ def _broken(folder: Path, files: TinySet) -> dict[str, str]:
     with safe_open(files.checkpoint, "pt") as file:
         save_file(tensors, folder / "incomplete.safetensors", file.metadata())
     return {name: f"{name}.safetensors" for name in ("upscaler", "truncated", "incomplete")}
+
+
+def with_versions(models: TinyModels, folder: Path, start: str, versions: Iterable[str]) -> dict[str, str]:
+    """Write the tiny checkpoint of 2.3 under other versions: version -> name of the file in ``folder``.
+
+    ``folder`` is that of checkpoints; names begin with ``start``.
+    """
+    source = folder / models.checkpoints["2.3"]
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
+    names = {version: f"{start}-{version}.safetensors" for version in versions}
+    for version, name in names.items():
+        save_file(load_file(source), folder / name, {**metadata, "model_version": version})
+    return names

@@ -16,21 +16,8 @@ from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.convert import convert, single_parts
 from ltx2_core.loading.describe import describe
 from ltx2_core.loading.save_diffusers import WEIGHTS, save_diffusers
-from ltx2_core.tiny.diffusion_vae import write_diffusion_vae
 from ltx2_core.tiny.write import write_tiny_set
 from ltx2_core.video_vae import DiffusionVideoDecoder
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return write_tiny_set(tmp_path_factory.mktemp("tiny"), generation="2.3", dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def plain(tiny, tmp_path_factory):
-    path = tmp_path_factory.mktemp("vae") / "anything.safetensors"
-    write_diffusion_vae(path, open_checkpoint(tiny.checkpoint), dtype=torch.float32)
-    return path
 
 
 def _rewritten(path: Path, target: Path, change, metadata=None) -> Path:
@@ -63,9 +50,9 @@ def _divided_by_gates(tensors):
 LAYOUTS = {"prefixed": _prefixed, "unused tensors": _with_unused, "static gates": _divided_by_gates}
 
 
-def equal(path: Path, plain: Path) -> bool:
+def equal(path: Path, diffusion_vae: Path) -> bool:
     one, other = (
-        open_checkpoint(p).load(Component.VIDEO_DECODER, dtype=torch.float32) for p in (path, plain)
+        open_checkpoint(p).load(Component.VIDEO_DECODER, dtype=torch.float32) for p in (path, diffusion_vae)
     )
     assert isinstance(one, DiffusionVideoDecoder)
     known = other.state_dict()
@@ -73,15 +60,15 @@ def equal(path: Path, plain: Path) -> bool:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_gives_the_same_decoder(plain, tmp_path, layout):
-    assert equal(_rewritten(plain, tmp_path / "x.safetensors", LAYOUTS[layout]), plain)
+def test_every_layout_gives_the_same_decoder(diffusion_vae, tmp_path, layout):
+    assert equal(_rewritten(diffusion_vae, tmp_path / "x.safetensors", LAYOUTS[layout]), diffusion_vae)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_convert_writes_the_official_layout(plain, tmp_path, layout):
-    source = open_checkpoint(_rewritten(plain, tmp_path / "x.safetensors", LAYOUTS[layout]))
+def test_convert_writes_the_official_layout(diffusion_vae, tmp_path, layout):
+    source = open_checkpoint(_rewritten(diffusion_vae, tmp_path / "x.safetensors", LAYOUTS[layout]))
     convert(tmp_path / "out.safetensors", [source], single_parts([source]), fp8=False)
-    assert equal(tmp_path / "out.safetensors", plain)
+    assert equal(tmp_path / "out.safetensors", diffusion_vae)
     assert not any("gate_" in n or "type_emb" in n for n in load_file(tmp_path / "out.safetensors"))
 
 
@@ -97,9 +84,9 @@ def _diffusers_name(name: str) -> str:
     return names.get(name.removeprefix("per_channel_statistics."), name)
 
 
-def _diffusers_folder(plain: Path, folder: Path) -> Path:
+def _diffusers_folder(diffusion_vae: Path, folder: Path) -> Path:
     tensors = {}
-    for name, tensor in load_file(plain).items():
+    for name, tensor in load_file(diffusion_vae).items():
         if name.startswith("encoder."):
             continue
         if ".qkv." in name:
@@ -107,7 +94,7 @@ def _diffusers_folder(plain: Path, folder: Path) -> Path:
                 tensors[name.replace(".qkv.", f".to_{part}.")] = rows.contiguous()
         else:
             tensors[_diffusers_name(name)] = tensor
-    c = open_checkpoint(plain).config["vae"]["decoder"]
+    c = open_checkpoint(diffusion_vae).config["vae"]["decoder"]
     config = {
         "_class_name": "LTX2VideoDiffusionDecoderModel",
         "latent_channels": c["in_channels"],
@@ -126,45 +113,45 @@ def _diffusers_folder(plain: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_diffusers_folder_gives_the_same_decoder(plain, tmp_path):
-    folder = _diffusers_folder(plain, tmp_path / "diffusion_decoder")
-    assert equal(folder, plain)
+def test_a_diffusers_folder_gives_the_same_decoder(diffusion_vae, tmp_path):
+    folder = _diffusers_folder(diffusion_vae, tmp_path / "diffusion_decoder")
+    assert equal(folder, diffusion_vae)
     source = open_checkpoint(folder)
     convert(tmp_path / "out.safetensors", [source], single_parts([source]), fp8=False)
-    assert equal(tmp_path / "out.safetensors", plain)
+    assert equal(tmp_path / "out.safetensors", diffusion_vae)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_saved_diffusers_folder_has_both_decoders(plain, tiny, tmp_path, layout):
-    source = _rewritten(plain, tmp_path / "x.safetensors", LAYOUTS[layout])
+def test_a_saved_diffusers_folder_has_both_decoders(diffusion_vae, tiny_set, tmp_path, layout):
+    source = _rewritten(diffusion_vae, tmp_path / "x.safetensors", LAYOUTS[layout])
     folder = tmp_path / "folder"
-    parts = save_diffusers(folder, [open_checkpoint(tiny.checkpoint), open_checkpoint(source)])
+    parts = save_diffusers(folder, [open_checkpoint(tiny_set.checkpoint), open_checkpoint(source)])
     assert {"vae", "diffusion_decoder"} <= set(parts)
     names = set(load_file(folder / "diffusion_decoder" / "diffusion_pytorch_model.safetensors"))
-    assert names == {*load_file(_diffusers_folder(plain, tmp_path / "by hand") / WEIGHTS)}
-    assert equal(folder / "diffusion_decoder", plain)
-    assert equal(folder, plain)
+    assert names == {*load_file(_diffusers_folder(diffusion_vae, tmp_path / "by hand") / WEIGHTS)}
+    assert equal(folder / "diffusion_decoder", diffusion_vae)
+    assert equal(folder, diffusion_vae)
     with pytest.raises(ValueError, match="also holds the convolutional video decoder: add its file"):
         save_diffusers(tmp_path / "other", [open_checkpoint(source)])
 
 
-def test_tensors_tell_the_decoder_whatever_the_header_calls_it(plain, tmp_path):
-    config = json.loads(json.dumps(open_checkpoint(plain).metadata["config"]))
+def test_tensors_tell_the_decoder_whatever_the_header_calls_it(diffusion_vae, tmp_path):
+    config = json.loads(json.dumps(open_checkpoint(diffusion_vae).metadata["config"]))
     config["vae"].pop("_class_name")
-    named = _rewritten(plain, tmp_path / "x.safetensors", dict, {"config": json.dumps(config)})
-    assert equal(named, plain)
+    named = _rewritten(diffusion_vae, tmp_path / "x.safetensors", dict, {"config": json.dumps(config)})
+    assert equal(named, diffusion_vae)
     assert open_checkpoint(named).generation == "2.5"
 
 
-def test_it_is_described_and_refused_with_a_model_of_another_generation(plain, tiny, tmp_path):
-    report = describe(plain)
+def test_it_is_described_and_refused_with_a_model_of_another_generation(diffusion_vae, tiny_set, tmp_path):
+    report = describe(diffusion_vae)
     assert [part["name"] for part in report["components"]] == ["video encoder", "video decoder"]
     assert all(part["problem"] is None for part in report["components"])
     old = write_tiny_set(tmp_path, generation="2.0")
     with pytest.raises(ValueError, match=r"two generations: .*LTX-2\.0.*LTX-2\.5"):
-        LTX2Pipeline(old.checkpoint, video_decoder=plain, device="cpu")
+        LTX2Pipeline(old.checkpoint, video_decoder=diffusion_vae, device="cpu")
     with pytest.raises(ValueError, match="has no video decoder"):
-        LTX2Pipeline(tiny.checkpoint, video_decoder=tiny.upsampler, device="cpu")
+        LTX2Pipeline(tiny_set.checkpoint, video_decoder=tiny_set.upsampler, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -185,10 +172,10 @@ def test_settings_that_are_not_supported_are_named(key, value):
         video_vae_config({"vae": {"_class_name": "CausalDiffusionVAE", "decoder": {key: value}}})
 
 
-def test_frames_of_a_pipeline_are_those_of_the_decoder(plain, tiny):
-    pipe = LTX2Pipeline(tiny.checkpoint, video_decoder=plain, device="cpu")
+def test_frames_of_a_pipeline_are_those_of_the_decoder(diffusion_vae, tiny_set):
+    pipe = LTX2Pipeline(tiny_set.checkpoint, video_decoder=diffusion_vae, device="cpu")
     latent = torch.randn(1, 128, 3, 3, 5, generator=torch.Generator().manual_seed(1))
     frames = torch.cat(list(pipe.decode_video(latent)))
     with torch.inference_mode():
-        expected = open_checkpoint(plain).load(Component.VIDEO_DECODER).decode(latent)
+        expected = open_checkpoint(diffusion_vae).load(Component.VIDEO_DECODER).decode(latent)
     torch.testing.assert_close(frames, expected[0].transpose(0, 1), atol=1e-5, rtol=1e-5)

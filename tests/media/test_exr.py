@@ -186,7 +186,8 @@ def test_a_folder_without_a_colour_space_is_refused(tmp_path):
 
 
 def test_a_master_is_hlg_with_the_images_next_to_it(tmp_path):
-    clip = hdr_clip("srgb-linear")
+    # x265 writes other bytes in each run where a frame is narrow (64 and 72 pixels seen).
+    clip = hdr_clip("srgb-linear", height=128, width=128)
     save_clip(tmp_path / "m.mp4", clip, Encoding(crf=0))
     with av.open(str(tmp_path / "m.mp4")) as container:
         stream = container.streams.video[0]
@@ -200,10 +201,10 @@ def test_a_master_is_hlg_with_the_images_next_to_it(tmp_path):
             1,
         )
         assert len(container.streams.audio) == 1
-        decoded = [frame.to_ndarray()[:64] for frame in container.decode(stream)]
+        decoded = [frame.to_ndarray()[:128] for frame in container.decode(stream)]
     y, _, _ = planes_of(hlg_signal(codes_to_rec709(codes_of(clip))))
     # Noise is the hardest to encode; a wrong curve or range is off by a hundred of 1023 levels.
-    assert np.abs(np.stack(decoded).astype(int) - y.numpy()).mean() <= 6
+    assert np.abs(np.stack(decoded).astype(int) - y.numpy()).mean() <= 4
     images = sorted((tmp_path / "m_exr").iterdir())
     assert [image.name for image in images] == [f"frame_{number:05d}.exr" for number in range(1, 6)]
     stored = torch.cat([exr.read_exr(image) for image in images])

@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from click.testing import CliRunner
-from safetensors.torch import save_file
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.main import main
 from ltx2_core.cli.repeat import settings_of
-from ltx2_core.loading.components import build
-from ltx2_core.loading.detect import Component
 from ltx2_core.run.frame_rate import double_rate, open_temporal_upscaler
 from ltx2_core.run.saved_latents import resume, save_latents
-from ltx2_core.tiny.settings import tiny_upsampler_config
-from ltx2_core.tiny.weights import random_weights
-from ltx2_core.types import Numerics
 
 SMALL = {"width": 64, "height": 64, "num_frames": 17, "fps": 24.0, "steps": 1, "cfg": 1.0}
-
-
-@pytest.fixture(scope="module")
-def temporal(tmp_path_factory):
-    config = {**tiny_upsampler_config(), "spatial_upsample": False, "temporal_upsample": True}
-    network = build(Component.UPSAMPLER, config, {}, operations=torch.nn, numerics=Numerics.OFFICIAL)
-    path = tmp_path_factory.mktemp("temporal") / "temporal.safetensors"
-    save_file(random_weights(network, 0), path, {"config": json.dumps(config)})
-    return path
 
 
 @pytest.fixture(scope="module")

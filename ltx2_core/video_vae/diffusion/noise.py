@@ -79,7 +79,7 @@ class FrameNoise:
 class VolumeNoise:
     """Noise of the whole clip from one generator, as the official decoder and ComfyUI draw it.
 
-    ComfyUI seeds a generator on the device of the latent for every clip. The official pipelines go on with
+    ComfyUI seeds a generator on the device of the latent for every clip. The official pipelines continue
     the generator of the run, in the state that it has after sampling: give that as ``start``, which is copied
     and not advanced. Noise has the dtype of the latent, and another dtype has other numbers.
 
