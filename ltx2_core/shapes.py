@@ -148,6 +148,16 @@ class ClipPlan:
         )
 
 
+def size_like(columns: int, rows: int, pixels: float, multiple: int) -> tuple[int, int]:
+    """Width and height in the proportions of an image of ``columns`` x ``rows``, of about ``pixels`` in all.
+
+    Both are multiples of ``multiple`` pixels, and at least that.
+    """
+    scale = (pixels / (rows * columns)) ** 0.5
+    width, height = (max(1, round(size * scale / multiple)) * multiple for size in (columns, rows))
+    return width, height
+
+
 def plan_clip(
     width: int,
     height: int,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..run.options import by_name, check_stage2, options_of
+from .image_size import size_by_image
 from .options import Chosen, command
 
 if TYPE_CHECKING:
@@ -229,5 +230,6 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None
         if "pipeline_kind" not in fields:
             stages = fields.setdefault("stages", pipeline.recipe.stages)
             check_stage2(chosen.explicit.keys(), stages)
+        size_by_image(chosen, fields, pipeline.recipe)
         return Request(**fields)
     return repeated_request(recorded, fields)

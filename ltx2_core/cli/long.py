@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 import click
 
+from .image_size import size_by_image
 from .options import Chosen, command
 from .prompt_files import read_text
 
@@ -102,6 +103,8 @@ def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | No
     fields.pop("denoise", None)
     source: Path | None = chosen["source"]
     if recorded is None:
+        if source is None:
+            size_by_image(chosen, fields, pipeline.recipe)
         background = parse_colour(chosen["background"])
         windows = _windows(chosen, _WINDOWS, fields, background)
         return _prompts(chosen), long_video_of(windows, source, background=background), fields

@@ -7,7 +7,7 @@ from comfy.model_management import intermediate_device
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ...ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, Snap, plan_clip
+from ...ltx2_core.shapes import SPATIAL_SCALE, ClipPlan, Snap, plan_clip, size_like
 from ...ltx2_core.types import AVLatent, Numerics
 from ..conditioning.attached import marked_guides
 from ..host.latents import Latent, from_av
@@ -165,11 +165,8 @@ def size_of(image: Tensor, megapixels: float, multiple: int) -> tuple[int, int]:
     Both are multiples of ``multiple`` pixels.
     """
     rows, columns = image.shape[1:3]
-    scale = (megapixels * 1e6 / (rows * columns)) ** 0.5
-    # Rounded for the first stage: with two stages its sides are half of these, and must lie on the grid of
-    # 32.
-    width, height = (max(1, round(size * scale / multiple)) * multiple for size in (columns, rows))
-    return width, height
+    # The multiple is that of the first stage: with two stages its sides are half of these.
+    return size_like(columns, rows, megapixels * 1e6, multiple)
 
 
 def _predicted(seconds: float | None) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from ltx2_core.cli.image_options import image_fields, parse_control
 from ltx2_core.cli.main import main
@@ -88,3 +89,39 @@ def test_a_mistake_names_what_was_written(words, parts, tmp_path, monkeypatch):
     assert all(part in ran.output for part in parts), ran.output
     assert "Traceback" not in ran.output
     assert not list(tmp_path.iterdir())
+
+
+SIZES = [
+    # (size of the image, options, size of the clip) of the embedded set, whose clips have 128x128 pixels.
+    ((1600, 900), [], "160x96"),
+    ((900, 1600), [], "96x160"),
+    ((1600, 900), ["--stages", "2"], "192x128"),
+    ((33, 4000), [], "32x1408"),
+    ((1600, 900), ["--width", "64"], "64x128"),
+    ((1600, 900), ["--height", "96"], "128x96"),
+    ((1600, 900), ["--width", "64", "--height", "96"], "64x96"),
+    ((128, 128), [], "128x128"),
+]
+
+
+@pytest.mark.parametrize(("image", "words", "size"), SIZES)
+@pytest.mark.parametrize("placed", ["", "@-1"])
+def test_a_clip_has_the_shape_of_its_image_unless_a_size_is_written(image, words, size, placed, tmp_path):
+    path = tmp_path / "wide.png"
+    Image.new("RGB", image).save(path)
+    command = ["generate", "--prompt", "x", "--image", f"{path}{placed}", "--frames", "9", *words]
+    ran = CliRunner().invoke(main, [*command, "--dry-run"])
+    assert ran.exit_code == 0, ran.output
+    assert f"clip      {size}, 9 frames" in ran.output
+    stated = f"size      {size}, the shape of {path} ({image[0]}x{image[1]})" in ran.output
+    assert stated == all(word not in ("--width", "--height") for word in words)
+
+
+def test_a_long_clip_has_the_shape_of_its_image_too(tmp_path):
+    path = tmp_path / "turned.jpg"
+    exif = Image.Exif()
+    exif[274] = 6
+    # Stored lying and displayed upright, as phones save photos.
+    Image.new("RGB", (1600, 900)).save(path, exif=exif)
+    command = ["long", "--prompts", "x", "--image", str(path), "--seconds", "1", "--dry-run"]
+    assert "long      96x160" in CliRunner().invoke(main, command).output

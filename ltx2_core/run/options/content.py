@@ -67,7 +67,9 @@ def size_options() -> Iterator[Option]:
             flags=(f"--{name}",),
             kind="int",
             group=group,
-            help=f"{name.capitalize()} of the clip; a multiple of 32, of 64 with two stages.",
+            help=f"{name.capitalize()} of the clip; a multiple of 32, of 64 with two stages. Without a width "
+            "and a height a clip that has an image (--image) gets the proportions of that image.",
+            help_of=(("plan", f"{name.capitalize()} of the clip; a multiple of 32, of 64 with two stages."),),
             range=(1, MAX_SIDE),
             unit="pixels",
             default=BY_RECIPE,
