@@ -11,7 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import torch
 from safetensors import safe_open
@@ -95,12 +96,34 @@ def split_parts(sources: Sequence[Checkpoint]) -> dict[str, tuple[Component, ...
     return {name: parts for name, parts in files.items() if parts}
 
 
-def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component], *, fp8: bool) -> int:
+class Replacements(Protocol):
+    """Layers of a component that are written with other tensors than those of the source."""
+
+    def replaces(self, own: str) -> bool:
+        """Whether the tensor of the source with this official name is not copied."""
+
+    def entries(self) -> Mapping[str, Entry]:
+        """What is written instead, by official name, in the order of writing."""
+
+    def is_written(self, own: str, tensor: Tensor) -> bool:
+        """Whether ``tensor``, read back, has the bytes that were written under this name."""
+
+
+def convert(
+    path: Path,
+    sources: Sequence[Checkpoint],
+    parts: Sequence[Component],
+    *,
+    fp8: bool,
+    changed: Mapping[Component, Replacements] = MappingProxyType({}),
+    stated: Mapping[str, str] = MappingProxyType({}),
+) -> int:
     """Write the components ``parts`` of ``sources`` to one file at ``path``, then read it back and compare.
 
     Each component is taken from the first source that contains it. With ``fp8`` most matrices of the
     transformer become scaled float8_e4m3fn; returns the number of these layers. One tensor is in memory at a
-    time.
+    time. ``changed`` are layers with other weights than those of the sources, which ``fp8`` does not touch,
+    and ``stated`` are further strings for the header.
 
     Raises:
         ValueError: a source is damaged, the written tensors differ, or the written file cannot be loaded.
@@ -117,10 +140,14 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
             continue
         markers = read_markers(infos, source.metadata)
         prefix = OFFICIAL_PREFIXES[component]
+        others = changed.get(component)
+        if others is not None:
+            _add_replacements(read, others, prefix, entries, checks)
         # Sorted, so that equal sources give an equal file.
         for own, info in sorted(infos.items()):
             name, layer = prefix + own, own.removesuffix(".weight")
-            if fp8 and component is Component.TRANSFORMER and _becomes_fp8(own, info):
+            copied = others is None or not others.replaces(own)
+            if fp8 and copied and component is Component.TRANSFORMER and _becomes_fp8(own, info):
                 # The scale is known only after the weight was encoded, which is why it is written after it.
                 encoded = _Fp8(partial(read, info))
                 entries[name] = Entry("F8_E4M3", info.shape, encoded.weight)
@@ -129,18 +156,12 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
                 checks[name] = partial(_is_close, read, name, info)
                 layers += 1
                 continue
-            entries[name] = Entry(info.dtype, info.shape, partial(read, info))
-            checks[name] = partial(_is_equal, read, name, info)
+            if copied:
+                entries[name] = Entry(info.dtype, info.shape, partial(read, info))
+                checks[name] = partial(_is_equal, read, name, info)
             if own.endswith(".weight") and layer in markers and f"{layer}.comfy_quant" not in infos:
                 _mark(entries, prefix + layer, markers[layer])
-    used = {source: [c for c, own in chosen.items() if own is source] for source in chosen.values()}
-    config = joined_config([(source.config, components) for source, components in used.items()])
-    # The exact version of a source is preferred to the detected generation, which has no patch number.
-    version = next((str(s.metadata["model_version"]) for s in used if "model_version" in s.metadata), None)
-    stated = next((s.generation for s in used if s.generation), None)
-    metadata = {"config": json.dumps(config)}
-    if version or stated:
-        metadata["model_version"] = version or f"{stated}.0"
+    metadata = {**_metadata(chosen), **stated}
     write_safetensors(path, entries, metadata)
     # Read back from the disk, since a full or failing one may not report an error.
     _verify(path, checks)
@@ -149,6 +170,32 @@ def convert(path: Path, sources: Sequence[Checkpoint], parts: Sequence[Component
         # Equal tensors are not enough: the configuration must also describe them.
         written.check(component)
     return layers
+
+
+def _metadata(chosen: Mapping[Component, Checkpoint]) -> dict[str, str]:
+    """The header of a file that is made of ``chosen``: joined configuration and version."""
+    used = {source: [c for c, own in chosen.items() if own is source] for source in chosen.values()}
+    config = joined_config([(source.config, components) for source, components in used.items()])
+    # The exact version of a source is preferred to the detected generation, which has no patch number.
+    version = next((str(s.metadata["model_version"]) for s in used if "model_version" in s.metadata), None)
+    found = next((s.generation for s in used if s.generation), None)
+    metadata = {"config": json.dumps(config)}
+    if version or found:
+        metadata["model_version"] = version or f"{found}.0"
+    return metadata
+
+
+def _add_replacements(
+    read: TensorReader,
+    others: Replacements,
+    prefix: str,
+    entries: dict[str, Entry],
+    checks: dict[str, Callable[[Mapping[str, TensorInfo]], bool]],
+) -> None:
+    """Add the tensors of ``others``, with ``prefix`` before their names, to what is written and checked."""
+    for own, entry in others.entries().items():
+        entries[prefix + own] = entry
+        checks[prefix + own] = partial(_is_written, read, others, own, prefix + own)
 
 
 def _add_diffusion_decoder(
@@ -168,6 +215,12 @@ def _add_diffusion_decoder(
         name = prefix + own
         entries[name] = Entry(dtype, shape, make)
         checks[name] = partial(_is_made, read, name, make)
+
+
+def _is_written(
+    read: TensorReader, others: Replacements, own: str, name: str, written: Mapping[str, TensorInfo]
+) -> bool:
+    return others.is_written(own, read(written[name]))
 
 
 def _is_made(

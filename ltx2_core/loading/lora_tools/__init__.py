@@ -1,0 +1,1 @@
+"""Tools for LoRA files: merge, extract, resize, look into and compare them."""
