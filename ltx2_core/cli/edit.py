@@ -121,7 +121,7 @@ def _has_windows(kind: EditKind, chosen: Chosen) -> bool:
 
 
 def _resumed(chosen: Chosen) -> str | None:
-    from .saving import resume_run
+    from .resuming import resume_run
     from .values import Output
 
     chosen.check()

@@ -61,7 +61,7 @@ def _resumed(chosen: Chosen) -> str | None:
 
     Returns the path of the written file; None if the clip is written to stdout.
     """
-    from .saving import resume_run
+    from .resuming import resume_run
     from .values import Output
 
     chosen.check()

@@ -16,7 +16,7 @@ from .prompt_files import read_text
 
 if TYPE_CHECKING:
     from ..editing.conditioning import Keyframe
-    from ..editing.long_clip import WindowArguments
+    from ..editing.long_options import WindowArguments
     from ..media.images import Colour
     from ..run.flat_options import RequestFields
     from ..run.pipeline import LTX2Pipeline

@@ -11,7 +11,7 @@ from typing import Any, cast
 from ..conditioning.inputs import ImageAt
 from ..editing import FramesInFile, LongVideo, PromptSchedule
 from ..editing.interpolate import DOUBLED_KEY
-from ..editing.long_clip import WindowArguments
+from ..editing.long_options import WindowArguments
 from ..editing.task import EditArguments
 from ..media import read_metadata
 from ..media.images import BLACK, Colour

@@ -28,26 +28,18 @@ from ..run.flat_options import RequestFields, RequestOptions
 from ..run.frame_rate import at_double_rate, double_rate
 from ..run.generation import METADATA_KEY, Generation
 from ..run.image_checks import ImageChecks
-from ..run.job import DECODE, Part, job_parts
-from ..run.options import by_name
+from ..run.job import job_parts
 from ..run.pipeline import LTX2Pipeline, Progress
 from ..run.request import Request
-from ..run.request_json import from_json
 from ..run.saved_latents import (
-    find_saved,
-    read_saved,
     remove_saved,
-    resume,
     save_latents,
-    saved_windows,
 )
-from ..storage.files import JsonObject, ParsedJson
+from ..storage.files import JsonObject
 from ..tiny import embedded_set
-from ..types import Numerics
 from .bar import JobBar, job_bar
-from .options import Chosen
 from .summary import report
-from .values import Output, execution_of
+from .values import Output
 from .windows import spare_windows, windows_until_written
 
 LongArguments: TypeAlias = "tuple[str | PromptSchedule, LongVideo, RequestFields]"
@@ -67,7 +59,7 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output, doubler: Check
         output.check_clip(clip if doubler is None else at_double_rate(clip))
     with (
         job_bar(job_parts(stages), quiet=output.quiet) as bar,
-        _saved_until_written("generate", output) as saved,
+        saved_until_written("generate", output) as saved,
     ):
         generation = pipeline(request, on_step=bar.show)
         if doubler is not None:
@@ -75,9 +67,11 @@ def run(pipeline: LTX2Pipeline, request: Request, output: Output, doubler: Check
         # Saved before decoding, which may run out of memory after minutes of sampling.
         _save_latents(saved, pipeline, generation, output)
         checks = ImageChecks.of(generation)
-        _save(generation, output, bar, checks)
+        save_generation(generation, output, bar, checks)
     made = generation.as_clip()
-    report(output, made, pipeline.networks.clock, seed=generation.request.seed, embedded=_embedded(pipeline))
+    report(
+        output, made, pipeline.networks.clock, seed=generation.request.seed, embedded=is_embedded(pipeline)
+    )
     report_checks(checks)
 
 
@@ -112,7 +106,7 @@ class EditRun:
         return EditTask(kind=self.kind, prompt=self.prompt, source=self.source, options=options)
 
     def settings(self) -> JsonObject:
-        """The edit as JSON values, which :func:`_task_of` converts back to a task."""
+        """The edit as JSON values, which ``resuming`` converts back to a task."""
         plain = Request(prompt=self.prompt, **self.fields).settings()
         task = self.task({name: plain[name] for name in self.fields})
         return {**task.settings(), "fields": sorted(self.fields)}
@@ -130,7 +124,7 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
     plain = Request(prompt=edit.prompt, **fields)
     with (
         job_bar(job_parts(pipeline.stages(plain)), quiet=output.quiet) as bar,
-        _saved_until_written(_command(edit.kind), output) as saved,
+        saved_until_written(command_of(edit.kind), output) as saved,
         _window_folders(edit, output, saved) as folders,
     ):
 
@@ -140,13 +134,17 @@ def run_edit(pipeline: LTX2Pipeline, edit: EditRun, output: Output) -> None:
 
         task = edit.task({**edit.fields, **folders, "on_step": bar.show})
         made = task.make(pipeline, on_sampled=save)
-        clip = _save_edit(made, generations[0], output, bar, pipeline)
+        clip = save_edit(made, generations[0], output, bar, pipeline)
     report(
-        output, clip, pipeline.networks.clock, seed=generations[0].request.seed, embedded=_embedded(pipeline)
+        output,
+        clip,
+        pipeline.networks.clock,
+        seed=generations[0].request.seed,
+        embedded=is_embedded(pipeline),
     )
 
 
-def _command(kind: EditKind) -> str:
+def command_of(kind: EditKind) -> str:
     """The name of the command that makes edits of a kind, such as ``extend``."""
     return "sound" if kind == "audio" else kind
 
@@ -165,92 +163,6 @@ def _window_folders(edit: EditRun, output: Output, saved: list[Path]) -> Iterato
         return
     with windows_until_written(output, again="the same command", saved=saved) as folder:
         yield {"folder": folder, "spare": spare_windows(output)}
-
-
-def _task_of(settings: ParsedJson) -> EditTask:
-    """Make the edit from the JSON values that were stored with its latents.
-
-    Raises ValueError if the source video is gone or has changed.
-    """
-    task = EditTask.from_settings(settings)
-    names = set(settings.get("fields", ()))
-    plain = {name: value for name, value in task.options.items() if name in names}
-    fields: Mapping[str, object] = from_json({"prompt": task.prompt, **plain})
-    return replace(task, options={**task.options, **{name: fields[name] for name in plain}})
-
-
-def resume_run(chosen: Chosen, output: Output) -> Output:
-    """Decode saved latents and write the file of their run.
-
-    If the user named an output, the latents are those of that output, else the newest. Returns the output
-    that was written. Raises ValueError if no latents are saved, FileNotFoundError if model files have moved.
-    """
-    path = find_saved(output.text if output.named else None)
-    about = read_saved(path)
-    # Without a named output the result goes where the interrupted run would have written it.
-    target = output if output.named else output.to(about["output"])
-    settings, edit = about["settings"], about.get("edit")
-    _check_same(chosen, settings["request"])
-    # Encoding options of this command replace those of the interrupted run.
-    written = {**about.get("encoding", {}), **output.encoding.settings()}
-    target = replace(target, encoding=Encoding(**written))
-    # Before the networks are loaded, so that a wrong path costs no time.
-    target.check(audio_alone=edit is not None and edit["kind"] == "audio")
-    # The latents were sampled in this dtype, and another one would decode them differently.
-    execution = execution_of(chosen, recorded=settings)
-    files = chosen["checkpoints"] or about["files"]["checkpoints"]
-    pipeline = LTX2Pipeline(*files, numerics=Numerics(settings["numerics"]), execution=execution)
-    command = "generate" if edit is None else _command(edit["kind"])
-    with (
-        job_bar((Part(DECODE, 1.0),), quiet=output.quiet) as bar,
-        _saved_until_written(command, target) as saved,
-    ):
-        saved.append(path)
-        generation = resume(path, pipeline)
-        if edit is None:
-            _save(generation, target, bar)
-            clip = generation.as_clip()
-        else:
-            made = _task_of(edit).make(pipeline, sampled=generation)
-            clip = _save_edit(made, generation, target, bar, pipeline)
-    shutil.rmtree(saved_windows(target.text), ignore_errors=True)
-    seed = generation.request.seed
-    report(target, clip, pipeline.networks.clock, seed=seed, embedded=_embedded(pipeline))
-    return target
-
-
-_SAME = (
-    "prompt",
-    "negative_prompt",
-    "seed",
-    "stages",
-    "steps",
-    "cfg",
-    "audio_cfg",
-    "sampler",
-    "distilled",
-    "fps",
-)
-"""Options that the sampled latents depend on, and that are stored as they are written."""
-
-
-def _check_same(chosen: Chosen, request: ParsedJson) -> None:
-    """Raise ValueError if an option was written that is not that of the saved run, whose request is given.
-
-    ``request`` has JSON values. A command may be repeated with --resume as it was, and a changed option would
-    have no effect.
-    """
-    changed = {"trigger", "enhance_prompt"} & chosen.explicit.keys()
-    for name in _SAME:
-        written, saved = chosen.explicit.get(name), request.get(name)
-        # A seed of -1 was drawn, and these options changed the prompt.
-        if written is None or saved is None or (name == "seed" and written == -1):
-            continue
-        if written != saved and not (name == "prompt" and changed):
-            raise ValueError(
-                f"the saved latents are of {by_name(name).flag} {saved!r:.60} and not of {written!r:.60}: "
-                "leave it out to decode them, or run the command without --resume"
-            )
 
 
 def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, output: Output) -> None:
@@ -284,11 +196,11 @@ def run_long(pipeline: LTX2Pipeline, arguments: LongArguments, folder: Path, out
     if spare is not None:
         # Only after the clip is saved: until then the windows are what a further call resumes from.
         shutil.rmtree(spare, ignore_errors=True)
-    report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=_embedded(pipeline))
+    report(output, made.as_clip(), pipeline.networks.clock, seed=request.seed, embedded=is_embedded(pipeline))
 
 
 @contextmanager
-def _saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
+def saved_until_written(command: str, output: Output) -> Iterator[list[Path]]:
     """A context that yields a list, to which the caller adds the paths of the latents that it has stored.
 
     If the block succeeds, these files are deleted. If it fails, a line on stderr says how to decode them with
@@ -353,7 +265,9 @@ def _save_latents(
         saved.append(path)
 
 
-def _save(generation: Generation, output: Output, bar: JobBar, checks: ImageChecks | None = None) -> None:
+def save_generation(
+    generation: Generation, output: Output, bar: JobBar, checks: ImageChecks | None = None
+) -> None:
     """Decode the sampled clip and write it to ``output``; ``checks``, if not None, measure its frames."""
     save_checked(generation, output.destination, output, bar.frames, checks)
 
@@ -377,7 +291,7 @@ def save_checked(
     save_clip(where, clip, Encoding(**output.encoding.chosen()), on_frames=on_frames, timed=timed)
 
 
-def _save_edit(
+def save_edit(
     made: Edit | tuple[Tensor, int],
     generation: Generation,
     output: Output,
@@ -398,7 +312,7 @@ def _save_edit(
     return clip
 
 
-def _embedded(pipeline: LTX2Pipeline) -> bool:
+def is_embedded(pipeline: LTX2Pipeline) -> bool:
     """Whether the pipeline runs the tiny model that comes with the package."""
     return any(file.path == embedded_set().checkpoint for file in pipeline.networks.checkpoints)
 

@@ -10,7 +10,7 @@ from .dub import dub
 from .extend import extend
 from .footage import Footage
 from .interpolate import interpolate
-from .long_clip import LongVideo
+from .long_options import LongVideo
 from .long_video import long_video
 from .prompts import PromptSchedule
 from .renamed import warn_renamed

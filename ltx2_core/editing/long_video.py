@@ -20,7 +20,8 @@ from ..types import AVLatent
 from .audio_track import AudioParts, audio_identity, opened
 from .conditioning import Encoded, Reference, check_scale
 from .edit import sample
-from .long_clip import LongPlan, LongVideo, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
+from .long_clip import LongPlan, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
+from .long_options import LongVideo
 from .prompts import PromptSchedule
 from .protocols import LongPipeline, StageInput
 from .result import Edit

@@ -7,28 +7,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from inspect import Parameter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..conditioning.items import Conditioning
-from ..conditioning.slots import generated_keyframes
-from ..conditioning.state import drop_guides
-from ..loading import Component
 from ..loading.save_diffusers import save_diffusers
 from ..out_of_memory import clearly
-from ..sampling.caching import Evaluations
 from ..text.enhance import SEED
 from ..text.prompt import PromptEmbeds
 from ..tiny import embedded_set
-from ..types import AVLatent, Numerics
+from ..types import Numerics
 from .components import Components
-from .dfr import DfrRun
 from .dfr_plan import NO_DFR_FILES, DfrFiles, asked_clip, at_frames, detail_scale, dfr_files
 from .dfr_stages import DfrStages
 from .duration import predict_seconds, with_length
@@ -43,12 +36,11 @@ from .inputs import conditioning as encoded_inputs
 from .lora_files import LoraFile, open_loras
 from .planner import Planner, table_recipe
 from .progress import OnStep, Progress, Run, Stop, Stopped, check_functions, listed
-from .prompt_embeds import Contexts, encode_prompts, stage_contexts
+from .prompt_embeds import encode_prompts, stage_contexts
 from .request import Request, flat_signature, request_of
+from .sample_stages import sample_dfr, sample_stages
 from .several import sample_each
-from .split_stage import sample_split
 from .stage_sampler import StageSampler
-from .stages import Stage
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -186,9 +178,10 @@ class LTX2Pipeline(Planner):
             self.networks, request, run, speed=self.speed, numerics=self.numerics, plan=plan
         )
         if request.staging.pipeline is None:
-            sampled = self._sampled(sampler, stages, items, contexts)
+            sampled = sample_stages(self, sampler, stages, items, contexts)
         else:
-            sampled = self._sampled_dfr(sampler, stages, items, contexts)
+            scale = detail_scale(self.detail_lora)
+            sampled = sample_dfr(DfrStages(self, sampler, contexts), stages, items, scale)
         return Generation(
             codecs=self,
             run_settings={
@@ -281,120 +274,6 @@ class LTX2Pipeline(Planner):
         files = self.networks
         decoders = () if files.video_decoder is None else (files.video_decoder,)
         save_diffusers(Path(folder), (*files.checkpoints, *decoders), files.text_encoder)
-
-    def _sampled(
-        self,
-        sampler: StageSampler,
-        stages: Sequence[Stage],
-        items: Sequence[Sequence[Conditioning]],
-        contexts: Sequence[Contexts],
-    ) -> Sampled:
-        """Sample all stages, a second one from the upscaled result of the first.
-
-        ``items`` are the conditioning of each stage, ``contexts`` its encoded prompts.
-        """
-        request, run = sampler.request, sampler.run
-        latents = request.inputs.latents
-        first_audio: Tensor | None = None
-        evaluations: list[Evaluations] = []
-        keyframes: Tensor | None = None
-        for index, stage in enumerate(stages):
-            if index and latents is not None:
-                run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
-                latents = self.upsample(latents)
-            if stage.split > 1:
-                assert latents is not None
-                latents, used = self._sampled_tiles(sampler, index, stage, latents, items, contexts)
-                evaluations.append(used)
-                continue
-            state = sampler.state(stage, latents)
-            # In every stage, since the upscaler blurs images that were put in place.
-            for item in items[index]:
-                state = item.apply(state)
-            latents, used = sampler.sample(index, stage, state, contexts[index], self.stage_loras(index))
-            evaluations.append(used)
-            # The official pipelines generate keyframes in the first stage.
-            if index == 0:
-                keyframes = generated_keyframes(latents, state)
-            # Guides are extra tokens, which neither the upscaler nor the decoder takes.
-            latents = drop_guides(latents, state)
-            # The second stage samples audio all the same, because both streams attend to each other; its
-            # result is exchanged at the end.
-            if index == 0 and self._audio_stage(request, stages) == 1:
-                first_audio = latents.audio
-        assert latents is not None
-        if first_audio is not None:
-            latents = replace(latents, audio=first_audio)
-        return Sampled(latents, tuple(evaluations), keyframes)
-
-    def _sampled_tiles(
-        self,
-        sampler: StageSampler,
-        index: int,
-        stage: Stage,
-        latents: AVLatent,
-        items: Sequence[Sequence[Conditioning]],
-        contexts: Sequence[Contexts],
-    ) -> tuple[AVLatent, Evaluations]:
-        """Sample ``stage``, number ``index``, in tiles from ``latents``, the video of the stage before it.
-
-        Returns the video, and the calls of the transformer in all tiles. Raises ValueError for audio, which
-        no tile has a part of.
-        """
-        calls: list[Evaluations] = []
-
-        def sample(tile: Stage, part: Tensor, conditions: Sequence[Conditioning]) -> Tensor:
-            state = sampler.state(tile, AVLatent(part, None))
-            for item in conditions:
-                state = item.apply(state)
-            if state.latent.audio is not None:
-                raise ValueError("a stage that is divided into tiles generates video alone, without audio")
-            made, used = sampler.sample(index, tile, state, contexts[index], self.stage_loras(index))
-            calls.append(used)
-            video = drop_guides(made, state).video
-            assert video is not None
-            return video
-
-        assert latents.video is not None
-        # One load serves all tiles.
-        with self.networks.holding(Component.TRANSFORMER):
-            video = sample_split(stage, latents.video, items[index], sample)
-        return AVLatent(video, None), Evaluations(*map(sum, zip(*calls, strict=True)))
-
-    def _sampled_dfr(
-        self,
-        sampler: StageSampler,
-        stages: Sequence[Stage],
-        items: Sequence[Sequence[Conditioning]],
-        contexts: Sequence[Contexts],
-    ) -> Sampled:
-        """Sample all stages of the DFR pipeline; the arguments are those of :meth:`_sampled`.
-
-        ``items`` are those of the first two stages only.
-        """
-        networks = DfrStages(self, sampler, contexts)
-        # One load serves all tiles; between them only the small upscalers run.
-        with self.networks.holding(Component.TRANSFORMER):
-            made = DfrRun(networks, stages, items, detail_scale(self.detail_lora)).sample()
-        return Sampled(made.latents, tuple(networks.calls), made.keyframes)
-
-    def _audio_stage(self, request: Request, stages: Sequence[Stage]) -> int:
-        if request.staging.audio_stage is not None:
-            return request.staging.audio_stage
-        return 1 if stages[0].guided and not self.numerics.is_comfy else 2
-
-
-class Sampled(NamedTuple):
-    """The result of sampling all stages of a run.
-
-    ``latents`` are those of the finished clip, ``evaluations`` the forward passes of each stage.
-    ``keyframes`` (1, 128, K, H, W) are the latents of the K keyframes that the first stage generated next to
-    the clip; None without any.
-    """
-
-    latents: AVLatent
-    evaluations: tuple[Evaluations, ...]
-    keyframes: Tensor | None
 
 
 # Unpack is for type checkers; help() and completion in an editor read this signature.

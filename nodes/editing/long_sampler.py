@@ -13,7 +13,8 @@ from torch import Tensor
 from ...ltx2_core.conditioning.guide_frames import GuideFrames
 from ...ltx2_core.conditioning.items import InputVideo
 from ...ltx2_core.editing.conditioning import Keyframe
-from ...ltx2_core.editing.long_clip import LongPlan, LongVideo, SampleWindow, WindowRun
+from ...ltx2_core.editing.long_clip import LongPlan, SampleWindow, WindowRun
+from ...ltx2_core.editing.long_options import LongVideo
 from ...ltx2_core.media import fit_image
 from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.types import AVLatent

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ...ltx2_core.editing.long_clip import LongPlan, LongVideo, plan_long
+from ...ltx2_core.editing.long_clip import LongPlan, plan_long
+from ...ltx2_core.editing.long_options import LongVideo
 from ...ltx2_core.editing.prompts import PromptSchedule
 from ...ltx2_core.editing.sources import FramesInMemory
 from ...ltx2_core.shapes import ClipPlan
