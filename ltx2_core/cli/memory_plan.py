@@ -40,8 +40,28 @@ def plan(chosen: Chosen) -> None:
         click.echo(f"\nwithin {size_text(one.budget)}")
         for line in one.lines():
             click.echo(f"  {line}")
+    click.echo(f"\n{_advice(plans)}")
     if chosen["picture"] is not None:
         _draw(plans, chosen["picture"])
+
+
+def _advice(plans: Sequence[MemoryPlan]) -> str:
+    """Say in one line whether the clip fits the budgets of ``plans``, and what to write to run it so."""
+    from ..memory import size_text
+
+    fitting = sorted((plan for plan in plans if plan.fits), key=lambda plan: plan.budget)
+    if not fitting:
+        return f"The clip {max(plans, key=lambda plan: plan.budget).shortage}"
+    least, budget = fitting[0], size_text(fitting[0].budget)
+    of_these = " and more" if len(plans) > 1 else ""
+    if not any(stage.host for stage in least.stages):
+        return f"The clip fits {budget}{of_these}: run ltx2 generate without --max-memory"
+    written = budget.replace(" ", "")
+    line = f"The clip fits {budget}{of_these}: run ltx2 generate with --max-memory {written}, which offloads"
+    whole = next((plan for plan in fitting if not plan.streamed), None)
+    if whole is None or whole is least:
+        return line
+    return f"{line}; from {size_text(whole.budget)} on no block is copied, which is faster"
 
 
 def _clips(chosen: Chosen) -> list[ClipPlan]:

@@ -108,7 +108,7 @@ class MemoryPlan:
     def lines(self) -> list[str]:
         """The plan as lines of text: a table with the memory of each stage, and notes on what the plan does.
 
-        The last line says so if the plan does not fit.
+        The last line says whether the plan fits, and if not what to do.
         """
         rows = [f"{'':10}{'weights':>10}{'working':>10}{'state':>10}{'total':>10}{'host':>10}"]
         for s in self.stages:
@@ -123,9 +123,24 @@ class MemoryPlan:
         rows.append(self.decode.line())
         if any(s.stage == "text" and s.host for s in self.stages):
             rows.append("the text encoder stays in system memory and computes there")
-        if not self.fits:
-            rows.append(self.shortage)
+        rows.append(self.verdict if self.fits else self.shortage)
         return rows
+
+    @property
+    def verdict(self) -> str:
+        """A text that says that the plan fits, how much it needs, and what it costs in time.
+
+        Only meant for a plan whose ``fits`` is True; that is not checked.
+        """
+        host = max(stage.host for stage in self.stages)
+        system = f", and {size_text(host)} of system memory" if host else ""
+        how = "nothing is offloaded"
+        if self.streamed:
+            copied = self.blocks - self.resident_blocks
+            how = f"slower, because each step copies {copied} of {self.blocks} blocks to the device"
+        elif host:
+            how = "the transformer is never offloaded"
+        return f"fits: needs {size_text(self.peak)} of {size_text(self.budget)}{system}; {how}"
 
     @property
     def shortage(self) -> str:
@@ -133,9 +148,13 @@ class MemoryPlan:
 
         Only meant for a plan whose ``fits`` is False; that is not checked.
         """
+        largest = max(self.stages, key=lambda stage: stage.total)
+        # The text takes the same memory for any clip.
+        of_text = largest.stage == "text"
+        smaller = "use files with weights of fewer bits" if of_text else "make a smaller clip"
         return (
-            f"does not fit: the run needs {size_text(self.peak)} and may use "
-            f"{size_text(usable(self.budget))} of {size_text(self.budget)}; make a smaller clip, or allow at "
+            f"does not fit: the run needs {size_text(self.peak)}, in {largest.stage}, and may use "
+            f"{size_text(usable(self.budget))} of {size_text(self.budget)}; {smaller}, or allow at "
             f"least {size_text(self.peak / (1 - _RESERVE))}"
         )
 

@@ -24,16 +24,21 @@ from .plan import ModelSize
 from .text_stage import TextSize
 
 Released = Literal["2.0", "2.3", "2.5"]
-Stored = Literal["bf16", "fp8"]
+Stored = Literal["bf16", "fp8", "int8"]
 RELEASED: tuple[Released, ...] = ("2.0", "2.3", "2.5")
-STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1}
+STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1, "int8": 1}
 """How the weights of the transformer's blocks are stored -> bytes per weight."""
+
+_INT8 = "int8"
+"""Files of this kind have the text connectors and the layers of the text encoder in eight bits, too."""
 
 # Constants, because transformers would have to be imported to count them, which takes seconds.
 _GEMMA = {"2.0": 11_770_000_000, "2.3": 11_770_000_000, "2.5": 11_910_000_000}
 """Parameters of the language model of each release: Gemma 3 12B, in 2.5 Gemma 4 12B."""
 
 _GEMMA_HIDDEN, _GEMMA_INTERMEDIATE = 3840, 15360
+_GEMMA_EMBEDDING = 262_144 * _GEMMA_HIDDEN
+"""Weights of the embedding of tokens, which every file has in two bytes."""
 
 _PROJECTION = {"2.0": 188_160 * 3840, "2.3": 188_160 * 6144, "2.5": 188_160 * 6144}
 """Parameters of the projection from all hidden states of Gemma to text features."""
@@ -62,13 +67,14 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     """Configurations and bytes of weights of a released model.
 
     ``generation`` is its release, "2.0", "2.3" or "2.5" (with the convolutional video VAE). ``stored`` says
-    how the weights of the transformer's blocks are stored: "fp8" takes one byte for each, "bf16" two. Raises
+    how the weights of the transformer's blocks are stored: "fp8" and "int8" take one byte for each, "bf16"
+    two. "int8" are the ConvRot files, in which the text connectors and the text encoder are int8 too. Raises
     ValueError for a generation that is not in ``RELEASED`` or storage that is not in ``STORED``.
     """
     if generation not in RELEASED or stored not in STORED:
         raise ValueError(
             f"no sizes are known of {generation!r} in {stored!r}; "
-            f"use one of {', '.join(RELEASED)} in {' or '.join(STORED)}"
+            f"use one of {', '.join(RELEASED)} in {', '.join(STORED)}"
         )
     newest = _NEW_IN_25 if generation == "2.5" else {}
     new: JsonObject = {"transformer": {**NEW_CONFIG, **newest}, "vae": _vae(), **_VOCODER}
@@ -78,14 +84,16 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
     block = two - one
     # Two bytes a weight for all but the blocks: released fp8 files store only these in eight bits.
-    connectors = _parameters(TextConnectors(text, device="meta"))
+    small = STORED[stored] if stored == _INT8 else 2
+    connectors = small * _parameters(TextConnectors(text, device="meta"))
+    gemma = small * (_GEMMA[generation] - _GEMMA_EMBEDDING) + 2 * _GEMMA_EMBEDDING
     return ModelSize(
         transformer=transformer,
         vae=vae,
         audio=AudioSize(decoder=audio_vae_config(config), vocoder=vocoder_config(config)),
         text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
-        connector_weights=2 * connectors,
-        text_weights=2 * (_GEMMA[generation] + _PROJECTION[generation] + connectors),
+        connector_weights=connectors,
+        text_weights=gemma + 2 * _PROJECTION[generation] + connectors,
         transformer_weights=2 * (one - block) + STORED[stored] * block * transformer.num_layers,
         block_weights=STORED[stored] * block,
         decoder_weights=2 * _parameters(VideoDecoder(vae, device="meta")),

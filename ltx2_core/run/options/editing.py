@@ -312,9 +312,10 @@ def plans_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         command=command,
-        choices=("bf16", "fp8"),
+        choices=("bf16", "fp8", "int8"),
         default="bf16",
-        help="Without --checkpoint: plan for the bf16 or the fp8 file of the released model of --model.",
+        help="Without --checkpoint: plan for the bf16, the fp8 or the int8 file of the released model of "
+        "--model. With int8, as in the int8 ConvRot files of LTX-2.5, the text encoder is int8 too.",
     )
     yield Option(
         name="picture",

@@ -1,0 +1,34 @@
+"""The command ``ltx2 plan``: its last line says whether a clip fits, and how to run it."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from ltx2_core.cli.main import main
+
+CASES = [
+    # (budgets, what the last line says)
+    (["24GB"], ["The clip fits 24 GB:", "--max-memory 24GB"]),
+    (["80GB"], ["The clip fits 80 GB:", "without --max-memory"]),
+    (
+        ["12GB", "4GB", "80GB"],
+        ["The clip fits 12 GB and more:", "--max-memory 12GB", "from 80 GB on no block"],
+    ),
+    (["2GB", "3GB"], ["The clip does not fit:", "of 3 GB", "allow at least 4."]),
+]
+
+
+@pytest.mark.parametrize(("budgets", "parts"), CASES)
+def test_the_last_line_says_what_to_do(budgets, parts):
+    words = [word for budget in budgets for word in ("--max-memory", budget)]
+    ran = CliRunner().invoke(main, ["plan", *words])
+    assert ran.exit_code == 0, ran.output
+    last = ran.output.splitlines()[-1]
+    assert all(part in last for part in parts), last
+
+
+def test_int8_files_need_fewer_bytes_than_fp8_ones_for_the_text():
+    ran = CliRunner().invoke(main, ["plan", "--model", "2.5", "--stored", "int8", "--max-memory", "24GB"])
+    assert "the text encoder stays in system memory" not in ran.output
+    assert "48 of 48 blocks stay on the device" in ran.output
