@@ -156,9 +156,9 @@ def _settings(options: dict[str, Any]) -> Settings:
     """The settings of the service. Raises ValueError and OSError for options that are wrong."""
     from ..memory import parse_budget
     from ..run.execution import Execution
+    from ..serve.expiry import Retention
     from ..serve.models import read_models
     from ..serve.service import Limits, Settings
-    from ..serve.worker import Retention
     from .values import DTYPES, naming
 
     with naming("--device"):

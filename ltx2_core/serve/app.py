@@ -14,6 +14,8 @@ from .events import Streams, event_router
 from .guard import Guard
 from .job_routes import job_router
 from .metrics import metrics
+from .page import page_router
+from .planning import plan_router
 from .routing import CHECKS
 from .seed_routes import seed_router
 from .service import Service
@@ -42,6 +44,8 @@ def application(
     app.include_router(seed_router())
     app.include_router(job_router())
     app.include_router(event_router())
+    app.include_router(plan_router())
+    app.include_router(page_router())
     app.add_api_route("/metrics", metrics, methods=["GET"])
     app.add_exception_handler(ApiError, answer_error)
     app.add_exception_handler(RequestValidationError, answer_invalid)

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from ..storage.files import JsonObject
 from .answers import ApiError
 from .job_routes import described, job_of
+from .progress import Preview
 from .routing import service_of
 from .service import Service
 
@@ -36,7 +37,10 @@ class Streams:
 
 
 async def events(job_id: str, request: Request) -> StreamingResponse:
-    """Follow a job: an event "job" at each change, with what ``GET /v1/jobs/{id}`` answers, until its end."""
+    """Follow a job: an event "job" at each change, with what ``GET /v1/jobs/{id}`` answers, until its end.
+
+    While it is sampled there are events "preview" too, with frames in base64 and levels of the audio.
+    """
     service, streams = service_of(request), request.app.state.streams
     await run_in_threadpool(job_of, service, job_id)
     if streams.open >= MOST_STREAMS:
@@ -70,6 +74,7 @@ class _Followed(StreamingResponse):
 
 async def _events(service: Service, job_id: str, streams: Streams) -> AsyncIterator[str]:
     before: JsonObject | None = None
+    shown: Preview | None = None
     quiet_s = 0.0
     while True:
         # Asked before the job is: a server that ends has one last look at it.
@@ -86,6 +91,10 @@ async def _events(service: Service, job_id: str, streams: Streams) -> AsyncItera
         elif quiet_s >= _QUIET_S:
             quiet_s = 0.0
             yield ": still here\n\n"
+        preview = service.board.preview(job_id)
+        if preview is not None and preview is not shown:
+            shown = preview
+            yield f"event: preview\ndata: {json.dumps(preview.json())}\n\n"
         if job.state.ended or closing:
             return
         await asyncio.sleep(_EVERY_S)

@@ -13,6 +13,7 @@ from pathlib import Path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .answers import ApiError
+from .page import PAGE_PATHS
 
 UPLOADS_PATH = "/v1/files"
 """The route of uploads, whose bodies may be larger than others."""
@@ -20,8 +21,8 @@ IMAGES_PATH = "/v1/inference"
 """The route whose bodies have images in base64 in them."""
 JSON_BYTES = 2**20
 """The largest body of all other routes."""
-OPEN_PATHS = frozenset({"/health"})
-"""Routes that need no token, so that a supervisor can see whether the server lives."""
+OPEN_PATHS = frozenset({"/health"}) | PAGE_PATHS
+"""Routes that need no token: the page, and what tells a supervisor whether the server lives."""
 
 
 def read_token(path: Path) -> str:

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from ..conditioning.regions import Region
 from ..run.request import Request
+from ..storage.files import JsonObject
 from .roots import Roots
 from .specs import ClipSpec, Command, JobSpec
 
@@ -139,6 +140,22 @@ def spec_of(body: JobRequest, roots: Roots) -> JobSpec:
     made: dict[str, Any] = {**clip.fields()}
     seed = Request(prompt="", seed=made.get("seed", 0)).seed
     return JobSpec(model=body.model, clips=(replace(clip, request={**clip.request, "seed": seed}),))
+
+
+def body_of(spec: JobSpec) -> JsonObject:
+    """The body from which :func:`spec_of` makes the first clip of ``spec``, with whole paths."""
+    clip = spec.clips[0]
+    # The seed is that which was drawn, so that the clip is the same.
+    return {
+        "command": clip.command,
+        "model": spec.model,
+        "request": dict(clip.request),
+        "arguments": dict(clip.own),
+        "source": clip.source,
+        "loras": [{"path": path, "strength": strength} for path, strength in clip.loras],
+        "format": clip.suffix,
+        "encoding": dict(clip.encoding),
+    }
 
 
 def _with_paths(request: Mapping[str, Any], found: Callable[[str], str]) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from ..run.request import Request as ClipRequest
 from ..storage.files import JsonObject
 from .answers import ApiError, Json, iso
 from .checking import check_job
-from .job_request import JobRequest, spec_of
+from .job_request import JobRequest, body_of, spec_of
 from .roots import UPLOADS
 from .routing import added, checked, service_of
 from .service import Service
+from .specs import JobSpec
 from .store import Job, State
 from .uploads import NoRoom
 
@@ -57,10 +58,10 @@ def described(service: Service, job: Job) -> JsonObject:
 
 async def create(body: JobRequest, request: Request) -> Json:
     """Queue a job. Everything that can be checked before a network is loaded is checked first."""
-    return await checked(request, partial(_queued, body, request))
+    return await checked(request, partial(_add_job, body, request))
 
 
-def _queued(body: JobRequest, request: Request) -> Json:
+def _add_job(body: JobRequest, request: Request) -> Json:
     service = service_of(request)
     if body.model not in service.settings.models:
         known = [*service.settings.models]
@@ -87,10 +88,19 @@ def jobs(
     return Json({"jobs": [described(service, job) for job in found]})
 
 
-def job(job_id: str, request: Request) -> Json:
+async def job(job_id: str, request: Request) -> Json:
     """One job."""
     service = service_of(request)
     return Json(described(service, job_of(service, job_id)))
+
+
+def requested(job_id: str, request: Request) -> Json:
+    """The body of ``POST /v1/jobs`` that makes the first clip of this job again."""
+    service = service_of(request)
+    spec = service.store.spec(job_id)
+    if spec is None:
+        raise _missing(job_id)
+    return Json(service.roots.named(body_of(JobSpec.of(spec))))
 
 
 def cancel(job_id: str, request: Request) -> Json:
@@ -156,8 +166,12 @@ def job_of(service: Service, job_id: str) -> Job:
     """The job with this id. Raises :class:`ApiError` with status 404 if there is none."""
     found = service.store.get(job_id)
     if found is None:
-        raise ApiError(404, "JOB_NOT_FOUND", f"there is no job {job_id!r}", details={"id": job_id})
+        raise _missing(job_id)
     return found
+
+
+def _missing(job_id: str) -> ApiError:
+    return ApiError(404, "JOB_NOT_FOUND", f"there is no job {job_id!r}", details={"id": job_id})
 
 
 def job_router() -> APIRouter:
@@ -169,6 +183,7 @@ def job_router() -> APIRouter:
     router.add_api_route("/v1/jobs", jobs, methods=["GET"])
     router.add_api_route("/v1/jobs/{job_id}", job, methods=["GET"])
     router.add_api_route("/v1/jobs/{job_id}", delete, methods=["DELETE"], status_code=204)
+    router.add_api_route("/v1/jobs/{job_id}/request", requested, methods=["GET"])
     router.add_api_route("/v1/jobs/{job_id}/cancel", cancel, methods=["POST"])
     # Two routes, because ids of operations in the schema must differ.
     router.add_api_route("/v1/jobs/{job_id}/file", file, methods=["GET"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
-import torch
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
@@ -24,33 +25,47 @@ def _lines(service: Service) -> Iterator[str]:
     counts = service.store.counts()
     yield from _head("ltx2_jobs", "gauge", "Jobs in the queue and results that have not expired, by state.")
     yield from (f'ltx2_jobs{{state="{state.value}"}} {counts[state]}' for state in State)
-    seconds, clips = service.meters.read()
+    counted = service.meters.read()
     yield from _head("ltx2_clips_total", "counter", "Clips that were finished since the start.")
-    yield f"ltx2_clips_total {clips}"
+    yield f"ltx2_clips_total {counted.clips}"
     yield from _head("ltx2_seconds_total", "counter", "Seconds of work on finished clips, by part.")
-    yield from (f'ltx2_seconds_total{{part="{part}"}} {value:.3f}' for part, value in seconds.items())
+    yield from (f'ltx2_seconds_total{{part="{part}"}} {value:.3f}' for part, value in counted.seconds.items())
+    yield from _head(
+        "ltx2_tokens_total", "counter", "Latent tokens times steps of finished clips; its rate is tokens/s."
+    )
+    yield f"ltx2_tokens_total {counted.tokens}"
     yield from _head("ltx2_draining", "gauge", "1 if the server takes no new jobs.")
     yield f"ltx2_draining {int(service.draining.is_set())}"
-    resident = _resident()
-    if resident is not None:
-        yield from _head("ltx2_resident_bytes", "gauge", "System memory of the process.")
-        yield f"ltx2_resident_bytes {resident}"
-    device = service.settings.execution.device
-    if device.type == "cuda":
-        yield from _head("ltx2_device_bytes", "gauge", "Device memory of the process.")
-        yield f'ltx2_device_bytes{{kind="allocated"}} {torch.cuda.memory_allocated(device)}'
-        yield f'ltx2_device_bytes{{kind="reserved"}} {torch.cuda.memory_reserved(device)}'
+    yield from _head("ltx2_resident_bytes", "gauge", "System memory of the server and its other processes.")
+    for name, pid in (("server", os.getpid()), *_processes(service)):
+        resident = _resident(pid)
+        if resident is not None:
+            yield f'ltx2_resident_bytes{{process="{name}"}} {resident}'
+    yield from _head("ltx2_device_bytes", "gauge", "Most device memory that a job's process has reserved.")
+    yield f"ltx2_device_bytes {counted.device_bytes}"
+
+
+def _processes(service: Service) -> Iterator[tuple[str, int]]:
+    """Name and number of each process of this machine that runs jobs."""
+    for number, worker in enumerate(service.workers):
+        pid = worker.pid
+        if pid is not None:
+            yield f"worker {number}", pid
 
 
 def _head(name: str, kind: str, text: str) -> tuple[str, str]:
     return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
 
 
-def _resident() -> int | None:
-    """Bytes of system memory that this process uses; None where the system does not tell."""
+def _resident(pid: int) -> int | None:
+    """Bytes of system memory that a process uses; None where the system does not tell, and if it is gone."""
     if sys.platform != "linux":
         return None
     import resource
 
-    with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 no file of a disk
-        return int(file.read().split()[1]) * resource.getpagesize()
+    try:
+        # No file of a disk.
+        text = Path(f"/proc/{pid}/statm").read_text(encoding="ascii")
+    except OSError:
+        return None
+    return int(text.split()[1]) * resource.getpagesize()

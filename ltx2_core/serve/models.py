@@ -17,7 +17,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from ..run.execution import Execution
 from ..run.pipeline import LTX2Pipeline
+from ..sampling.previews import Previews
 from ..tiny import embedded_set
+from .previews import fitted_to
 
 TINY: Final = "ltx2-tiny"
 """The id of the tiny model set that comes with the package."""
@@ -119,6 +121,14 @@ def _tiny(name: str) -> ServedModel:
     )
 
 
+@dataclass(frozen=True)
+class OpenModel:
+    """A model that is held: its pipeline, and the colours of its previews, None for false colours."""
+
+    pipeline: LTX2Pipeline
+    previews: Previews | None
+
+
 class ModelPool:
     """Holds the networks of the models that were used last, at most ``most`` models at a time.
 
@@ -129,9 +139,13 @@ class ModelPool:
         self._models = models
         self._execution = replace(execution, keep_loaded=True)
         self._most = most
-        self._open: OrderedDict[ServedModel, LTX2Pipeline] = OrderedDict()
+        self._open: OrderedDict[ServedModel, OpenModel] = OrderedDict()
 
-    def pipeline(self, model: str) -> LTX2Pipeline:
+    @property
+    def device(self) -> torch.device:
+        return self._execution.device
+
+    def open(self, model: str) -> OpenModel:
         """The pipeline of a model, whose networks are loaded by their first use and then held.
 
         If too many models are held, that which has not been used for longest is freed first. Raises
@@ -141,15 +155,26 @@ class ModelPool:
             raise ValueError(f"this server no longer has the model {model!r}")
         files = _shared(self._models[model])
         if files not in self._open:
-            while len(self._open) >= self._most:
-                # Before the new one is loaded, because both may not fit.
-                self._open.popitem(last=False)
-                gc.collect()
-                if self._execution.device.type == "cuda":
-                    torch.cuda.empty_cache()
-            self._open[files] = files.open(self._execution)
+            # Before the new one is loaded, because both may not fit.
+            self._keep(self._most - 1)
+            pipeline = files.open(self._execution)
+            self._open[files] = OpenModel(pipeline, fitted_to(pipeline))
         self._open.move_to_end(files)
         return self._open[files]
+
+    def close(self) -> None:
+        """Free all models."""
+        self._keep(0)
+
+    def _keep(self, most: int) -> None:
+        """Free the models that have not been used for longest, until at most ``most`` are left."""
+        if len(self._open) <= most:
+            return
+        while len(self._open) > most:
+            self._open.popitem(last=False)
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 class Checkers:

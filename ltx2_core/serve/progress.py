@@ -1,15 +1,17 @@
-"""The progress of jobs: stage, step and time that remains, written by the worker and read by clients."""
+"""The progress of jobs: stage, step, time that remains and previews, written by a worker, read by clients."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from threading import Lock
+from typing import Protocol
 
 from ..run.job import DECODE, Job, Part
-from ..run.progress import Progress, Stop, Stopped
+from ..run.progress import Progress, Stopped
 from ..storage.files import JsonObject
+from ..types import AVLatent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +38,58 @@ class Snapshot:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """How a clip looks and sounds while it is sampled, number ``number`` of its job, counted from 1.
+
+    ``image`` is a JPEG file in base64 with ``frames`` frames of the clip side by side, None for audio alone.
+    ``levels`` are the loudness of the audio over time, each from 0 to 1; () without audio.
+    """
+
+    number: int
+    image: str | None
+    frames: int
+    levels: tuple[float, ...]
+
+    def json(self) -> JsonObject:
+        return {**asdict(self), "levels": list(self.levels)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipMeter:
+    """What one clip took: ``seconds`` by part of the work, and ``tokens``, latent tokens times steps.
+
+    ``device_bytes`` is the most device memory that the process has reserved, 0 without a GPU.
+    """
+
+    seconds: Mapping[str, float]
+    tokens: int
+    device_bytes: int = 0
+
+
+class Reports(Protocol):
+    """Receives what a runner reports of a job, and tells the runner when to stop."""
+
+    def snapshot(self, snapshot: Snapshot) -> None:
+        """The job has come this far."""
+
+    def preview(self, preview: Preview) -> None:
+        """The clip that is sampled looks like this."""
+
+    def finished(self, meter: ClipMeter) -> None:
+        """A clip is finished."""
+
+    def stop(self) -> bool:
+        """Whether the job must stop."""
+
+
 class Board:
     """The latest snapshot of each job that runs, and which of them must stop. Any thread may use it."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._snapshots: dict[str, Snapshot] = {}
+        self._previews: dict[str, Preview] = {}
         self._canceled: set[str] = set()
 
     def set(self, job_id: str, snapshot: Snapshot) -> None:
@@ -52,6 +100,15 @@ class Board:
         """The latest snapshot of a job; None if it does not run or has not reported yet."""
         with self._lock:
             return self._snapshots.get(job_id)
+
+    def set_preview(self, job_id: str, preview: Preview) -> None:
+        with self._lock:
+            self._previews[job_id] = preview
+
+    def preview(self, job_id: str) -> Preview | None:
+        """The latest preview of a job; None if it does not run or has none yet."""
+        with self._lock:
+            return self._previews.get(job_id)
 
     def cancel(self, job_id: str) -> None:
         """Have the worker stop a job at the next block of the transformer."""
@@ -65,17 +122,20 @@ class Board:
         """Remove what is known of a job that no longer runs."""
         with self._lock:
             self._snapshots.pop(job_id, None)
+            self._previews.pop(job_id, None)
             self._canceled.discard(job_id)
 
 
 class Tracker:
-    """Converts the reports of a run to snapshots, which are passed to ``publish``.
+    """Converts what a run reports to snapshots and previews, which are passed to ``reports``.
 
-    ``stop`` is asked at each report; :class:`Stopped` is raised if it returns True.
+    ``draw`` makes the next preview of estimated latents, or None if it is not its time. :class:`Stopped` is
+    raised at a report if the job must stop.
     """
 
-    def __init__(self, publish: Callable[[Snapshot], None], stop: Stop) -> None:
-        self._publish, self.stop = publish, stop
+    def __init__(self, reports: Reports, draw: Callable[[AVLatent], Preview | None] | None = None) -> None:
+        self._reports, self._draw = reports, draw
+        self.stop = reports.stop
         self._clip = self._clips = 1
         self._job: Job | None = None
         self._began: tuple[float, float] | None = None
@@ -88,6 +148,10 @@ class Tracker:
         """Publish a report of the run; a callback ``on_step``."""
         assert self._job is not None
         self._put(self._job.advance(progress), progress.stage, progress.step, progress.steps)
+        if self._draw is not None and progress.x0 is not None:
+            preview = self._draw(progress.x0)
+            if preview is not None:
+                self._reports.preview(preview)
 
     def frames(self, done: int, total: int) -> None:
         """Publish that ``done`` of ``total`` frames are written; a callback ``on_frames``."""
@@ -108,7 +172,7 @@ class Tracker:
             self._began = now, whole
         since, before = self._began
         eta_s = (now - since) * (1 - whole) / (whole - before) if whole > before else None
-        self._publish(
+        self._reports.snapshot(
             Snapshot(
                 clip=self._clip,
                 clips=self._clips,

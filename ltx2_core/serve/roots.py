@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import Any
 
 UPLOADS = "uploads"
 """The first part of the name of a file that a client has sent."""
@@ -38,6 +39,14 @@ class Roots:
     def lora(self, name: str) -> Path:
         """The file of a LoRA. Raises :class:`OutsideRoots` if there is none."""
         return _inside(name, self.loras, name)
+
+    def named(self, value: Any) -> Any:
+        """A copy of JSON values in which files have the names that clients use."""
+        if isinstance(value, Mapping):
+            return {key: self.named(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.named(one) for one in value]
+        return self.shown(value) if isinstance(value, str) else value
 
     def shown(self, text: str) -> str:
         """Return ``text`` with the names that clients use in place of the paths of this machine."""

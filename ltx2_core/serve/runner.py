@@ -6,49 +6,49 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Lock
-from typing import Any
+from typing import Any, Protocol
+
+import torch
 
 from ..editing import Edit, long_video
 from ..editing.long_video import first_window, planned_long
 from ..media import Encoding
 from ..media.save import audio_clip, save_clip
 from ..run.generation import METADATA_KEY, Generation
-from ..run.job import Part, job_parts
+from ..run.job import job_parts
 from ..run.pipeline import LTX2Pipeline
 from ..run.saved_latents import SUFFIX, resume, save_latents
+from ..run.stages import Stage
 from ..storage.files import JsonObject
 from .files import StateFolder
 from .models import ModelPool
-from .progress import Tracker
+from .previews import Drawing
+from .progress import ClipMeter, Reports, Tracker
 from .specs import ClipSpec, JobSpec
 from .store import ClaimedJob
 
 _log = logging.getLogger(__name__)
 
 
-class Meters:
-    """Counts for ``/metrics``: seconds of work by part, such as "sampling", and finished clips."""
+class JobRunner(Protocol):
+    """Makes the clips of jobs, one job at a time: here, in another process or on another machine."""
 
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._seconds: dict[str, float] = {}
-        self._clips = 0
+    @property
+    def pid(self) -> int | None:
+        """The number of its process on this machine; None if it has none of its own."""
 
-    def add(self, seconds: dict[str, float]) -> None:
-        """Add a finished clip, which took ``seconds`` by part."""
-        with self._lock:
-            self._clips += 1
-            for part, value in seconds.items():
-                self._seconds[part] = self._seconds.get(part, 0.0) + value
+    def run(self, job: ClaimedJob, reports: Reports) -> JsonObject:
+        """Make all clips of a job and return what they are, as JSON values.
 
-    def read(self) -> tuple[dict[str, float], int]:
-        """Return the seconds by part and the number of clips."""
-        with self._lock:
-            return dict(self._seconds), self._clips
+        Raises what the pipeline raises, ``Stopped`` if ``reports`` stops the job, and the exceptions of
+        :mod:`.lost` if the process that runs it is gone or cannot start.
+        """
+
+    def close(self) -> None:
+        """Free the networks; a later job loads them again."""
 
 
 @dataclass(frozen=True)
@@ -57,36 +57,45 @@ class Runner:
 
     folder: StateFolder
     pool: ModelPool
-    meters: Meters = field(default_factory=Meters)
 
-    def run(self, job: ClaimedJob, tracker: Tracker) -> JsonObject:
+    @property
+    def pid(self) -> None:
+        return None
+
+    def run(self, job: ClaimedJob, reports: Reports) -> JsonObject:
         """Make all clips of a job and return what they are, as JSON values.
 
         Clips that an earlier, interrupted run has finished are not made again, and latents that it has saved
-        are only decoded. Raises what the pipeline raises, and ``Stopped`` if the tracker stops the run.
+        are only decoded. Raises what the pipeline raises, and ``Stopped`` if ``reports`` stops the job.
         """
         began, spec = time.monotonic(), JobSpec.of(job.spec)
         clips: list[JsonObject] = []
         loading_s = 0.0
+        tracker: Tracker | None = None
         for index, clip in enumerate(spec.clips):
             outcome = self.folder.recorded_clip(job.id, index)
             if outcome is None or not (self.folder.results / outcome["file"]).is_file():
                 if clip.refused is not None:
                     raise ValueError(clip.refused)
                 since = time.monotonic()
-                pipeline = self.pool.pipeline(spec.model)
-                pipeline.set_loras(clip.loras, stage2_loras=clip.stage2_loras)
+                model = self.pool.open(spec.model)
+                model.pipeline.set_loras(clip.loras, stage2_loras=clip.stage2_loras)
                 loading_s += time.monotonic() - since
-                making = _Making(self.folder, pipeline, tracker, job.id, index)
-                outcome, seconds = making.make(clip, len(spec.clips))
+                if tracker is None:
+                    tracker = Tracker(reports, Drawing(model.previews))
+                making = _Making(self.folder, model.pipeline, tracker, job.id, index)
+                outcome, meter = making.make(clip, len(spec.clips))
                 self.folder.record_clip(job.id, index, outcome)
-                self.meters.add(seconds)
+                reports.finished(replace(meter, device_bytes=_reserved(self.pool.device)))
             clips.append(dict(outcome))
         return {
             "clips": clips,
             "seconds": round(time.monotonic() - began, 3),
             "opening_s": round(loading_s, 3),
         }
+
+    def close(self) -> None:
+        self.pool.close()
 
 
 @dataclass(frozen=True)
@@ -99,15 +108,14 @@ class _Making:
     job_id: str
     index: int
 
-    def make(self, clip: ClipSpec, clips: int) -> tuple[JsonObject, dict[str, float]]:
-        """Sample, decode and write the clip; returns what it is (size, length, seed, file and so on).
-
-        The second value are the seconds of work by part, such as "sampling".
-        """
+    def make(self, clip: ClipSpec, clips: int) -> tuple[JsonObject, ClipMeter]:
+        """Sample, decode and write the clip; returns what it is (size, length, seed ...) and what it took."""
         path = self.folder.result(self.job_id, self.index, clip.suffix)
         before = self.pipeline.networks.clock.seconds()
         began = time.monotonic()
-        self.tracker.start(self.index + 1, clips, self._parts(clip))
+        stages, windows = self._stages(clip)
+        tokens = windows * sum(map(_work, stages))
+        self.tracker.start(self.index + 1, clips, job_parts(stages, windows=windows))
         # A run that was killed before the clip was recorded may have left a folder of EXR images, which is
         # not written over.
         self.folder.clear(self.job_id, self.index)
@@ -122,15 +130,15 @@ class _Making:
         seconds = {part: round(after[part] - before.get(part, 0.0), 3) for part in after}
         total = round(time.monotonic() - began, 3)
         about: JsonObject = {"file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
-        return {**made, **about}, seconds
+        return {**made, **about}, ClipMeter(seconds=seconds, tokens=tokens)
 
-    def _parts(self, clip: ClipSpec) -> tuple[Part, ...]:
+    def _stages(self, clip: ClipSpec) -> tuple[Sequence[Stage], int]:
+        """The stages of the clip, or those of one window of a long clip, and how many windows it has."""
         if clip.command != "long":
-            return job_parts(self.pipeline.stages(clip.whole_request()))
+            return self.pipeline.stages(clip.whole_request()), 1
         prompts, how, fields = clip.long()
         plan, request, _ = planned_long(self.pipeline, prompts, how, **fields)
-        stages = self.pipeline.stages(first_window(request, plan))
-        return job_parts(stages, windows=len(plan.windows))
+        return self.pipeline.stages(first_window(request, plan)), len(plan.windows)
 
     def _generated(self, clip: ClipSpec, path: Path) -> JsonObject:
         generation = self._saved(path)
@@ -201,6 +209,16 @@ class _Making:
                 _log.warning("job %s is sampled again: %s", self.job_id, error)
                 file.unlink(missing_ok=True)
         return None
+
+
+def _reserved(device: torch.device) -> int:
+    """Most bytes of memory of ``device`` that this process has reserved; 0 on the CPU."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0
+
+
+def _work(stage: Stage) -> int:
+    """Latent tokens times steps of a stage."""
+    return (len(stage.sigmas) - 1) * (stage.sampled.video_tokens + stage.sampled.audio_tokens)
 
 
 def _described(width: int, height: int, frames: int, fps: float, seed: int) -> JsonObject:

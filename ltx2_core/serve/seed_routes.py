@@ -25,7 +25,7 @@ _STATES = {
 }
 
 
-def health() -> Json:
+async def health() -> Json:
     """Whether the server lives."""
     return Json({"status": "healthy"})
 
@@ -54,10 +54,10 @@ def models(request: Request) -> Json:
 
 async def inference(body: InferenceRequest, request: Request) -> Json:
     """Queue a clip for each prompt; answers at once."""
-    return await checked(request, partial(_queued, body, request))
+    return await checked(request, partial(_add_clips, body, request))
 
 
-def _queued(body: InferenceRequest, request: Request) -> Json:
+def _add_clips(body: InferenceRequest, request: Request) -> Json:
     service = service_of(request)
     lora = checked_lora(body, service.settings.models, service.roots)
     job_id = str(uuid4())
@@ -87,7 +87,7 @@ def _queued(body: InferenceRequest, request: Request) -> Json:
     )
 
 
-def status(request_id: str, request: Request) -> Json:
+async def status(request_id: str, request: Request) -> Json:
     """The state of a request."""
     job = _job(request_id, request)
     return Json(
@@ -102,7 +102,7 @@ def status(request_id: str, request: Request) -> Json:
     )
 
 
-def result(request_id: str, request: Request) -> Json:
+async def result(request_id: str, request: Request) -> Json:
     """The files of a request; null before its end."""
     job = _job(request_id, request)
     return Json(

@@ -16,6 +16,7 @@ import uvicorn
 from ..storage.private import locked, private_folder
 from .app import application
 from .events import Streams
+from .process_runner import ProcessRunner
 from .service import Service, Settings
 
 _log = logging.getLogger(__name__)
@@ -71,21 +72,21 @@ class DrainingServer(uvicorn.Server):
         super().__init__(config)
         self._service, self._streams, self._drain_s = service, streams, drain_s
         self._drain: threading.Thread | None = None
-        self.worker_failed = False
-        """Whether the worker ended while the server was not told to."""
+        self.workers_failed = False
+        """Whether the workers ended while the server was not told to."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 what a handler is called with
         if self._drain is not None:
-            self._service.worker.halt()
+            self._service.halt()
             return
         self._drain = threading.Thread(target=self._drained, name="ltx2 drain", daemon=True)
         self._drain.start()
 
-    def end_with_worker(self) -> None:
-        """Wait for the end of the worker; if the server was not told to end, end it too."""
-        self._service.worker.join()
+    def end_with_workers(self) -> None:
+        """Wait for the end of all workers; if the server was not told to end, end it too."""
+        self._service.wait()
         if not self._service.draining.is_set():
-            self.worker_failed = True
+            self.workers_failed = True
             self._service.draining.set()
             self._end()
 
@@ -101,20 +102,22 @@ class DrainingServer(uvicorn.Server):
 def serve(settings: Settings, address: Address) -> bool:
     """Serve until the process is told to end. The main thread must call it.
 
-    Returns False if it ended by itself because the worker cannot continue, so that another process should be
+    Returns False if it ended by itself because no job can run any more, so that another process should be
     started. Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
     """
     with (
         # Before the worker begins with a job.
         _listening(address) as listener,
         locked(private_folder(settings.state.resolve())),
-        closing(Service(settings)) as service,
+        closing(Service(settings, (ProcessRunner(settings.replica()),))) as service,
     ):
         # Wrong files are told now, and not to the first client.
         service.checkers.open_all()
         app = application(service, token=address.token, hosts=address.names(), base_url=address.base_url)
         config = uvicorn.Config(
             app,
+            # The root logger writes on stderr; stdout holds nothing but results, here as in other commands.
+            log_config=None,
             log_level="info",
             server_header=False,
             timeout_graceful_shutdown=_CLOSE_S,
@@ -125,14 +128,14 @@ def serve(settings: Settings, address: Address) -> bool:
         )
         server = DrainingServer(config, service, app.state.streams, drain_s=address.drain_s)
         service.start()
-        threading.Thread(target=server.end_with_worker, name="ltx2 watch", daemon=True).start()
+        threading.Thread(target=server.end_with_workers, name="ltx2 watch", daemon=True).start()
         host, port = listener.getsockname()[:2]
         try:
             _log.info("listening on http://%s:%d", f"[{host}]" if ":" in host else host, port)
             server.run(sockets=[listener])
         finally:
             service.drain(0)
-        return not server.worker_failed
+        return not server.workers_failed
 
 
 def _listening(address: Address) -> socket.socket:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 from ..run.execution import Execution
 from ..storage.files import JsonObject
+from .expiry import Expiry, Retention
 from .files import StateFolder
-from .models import Checkers, ModelPool, ServedModel
+from .meters import Meters
+from .models import Checkers, ServedModel
 from .progress import Board
+from .replica import ReplicaPlan
 from .roots import Roots
-from .runner import Meters, Runner
+from .runner import JobRunner
 from .store import Job, JobStore, State
 from .uploads import Uploads
-from .worker import Retention, Worker
+from .worker import Worker
 
 _log = logging.getLogger(__name__)
 
@@ -57,15 +61,25 @@ class Settings:
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
 
+    def replica(self) -> ReplicaPlan:
+        """What a process needs to run jobs of this service."""
+        return ReplicaPlan(
+            state=self.state.resolve(),
+            models=tuple(self.models.values()),
+            execution=self.execution,
+            held=self.held,
+        )
+
 
 class Service:
-    """The queue, the models and the worker of a server. Jobs of an earlier process are taken up again.
+    """The queue, the models and the workers of a server. Jobs of an earlier process are taken up again.
 
-    The caller must hold the lock of the folder ``settings.state``. Raises ValueError for a folder that is
-    not this user's, and for a damaged queue.
+    Each of ``runners`` makes one job at a time; None is one in this process. The caller must hold the lock of
+    the folder ``settings.state``. Raises ValueError for a folder that is not this user's, and for a damaged
+    queue.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, runners: Sequence[JobRunner] | None = None) -> None:
         self.settings = settings
         self.folder = StateFolder(settings.state)
         self.store = JobStore(self.folder.database)
@@ -75,9 +89,18 @@ class Service:
         self.checkers = Checkers(settings.models, settings.execution)
         self.draining = Event()
         """Set when the service takes no new jobs, because it is about to end."""
-        pool = ModelPool(settings.models, settings.execution, most=settings.held)
-        runner = Runner(self.folder, pool, self.meters)
-        self.worker = Worker(self.store, self.folder, runner, self.board, settings.retention)
+        self.expiry = Expiry(self.store, self.folder, settings.retention)
+        self.workers = [
+            Worker(
+                self.store,
+                self.folder,
+                runner,
+                board=self.board,
+                meters=self.meters,
+                job_s=settings.retention.job_s,
+            )
+            for runner in (runners or (settings.replica().runner(),))
+        ]
         for job in self.store.recover():
             _log.info("job %s is resumed", job.id)
         self.folder.remove_orphans(
@@ -85,14 +108,17 @@ class Service:
         )
 
     def start(self) -> None:
-        self.worker.start()
+        self.expiry.start()
+        for worker in self.workers:
+            worker.start()
 
     def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None) -> Job:
         """Add a job to the queue; raises ``QueueFull`` or :class:`Draining`."""
         if self.draining.is_set():
             raise Draining
         job = self.store.add(kind, spec, job_id=job_id, most=self.settings.limits.queue)
-        self.worker.wake()
+        for worker in self.workers:
+            worker.wake()
         return job
 
     def cancel(self, job_id: str) -> Job | None:
@@ -106,15 +132,30 @@ class Service:
         return job
 
     def drain(self, seconds: float) -> None:
-        """Take no new jobs, and wait until the running one has ended, at most ``seconds``.
+        """Take no new jobs, and wait until the running ones have ended, at most ``seconds``.
 
-        A job that takes longer goes back to the queue with what it has saved, for the next start.
+        Jobs that take longer go back to the queue with what they have saved, for the next start.
         """
         self.draining.set()
-        self.worker.drain()
-        self.worker.join(seconds)
-        self.worker.halt()
-        self.worker.join()
+        deadline = time.monotonic() + seconds
+        for worker in self.workers:
+            worker.drain()
+        for worker in filter(Worker.is_alive, self.workers):
+            worker.join(max(0.0, deadline - time.monotonic()))
+        self.halt()
+        for worker in filter(Worker.is_alive, self.workers):
+            worker.join()
+
+    def halt(self) -> None:
+        """Stop the running jobs, which go back to the queue."""
+        for worker in self.workers:
+            worker.halt()
+
+    def wait(self) -> None:
+        """Wait until all workers have ended, which they do by themselves if no job can run any more."""
+        for worker in self.workers:
+            worker.join()
 
     def close(self) -> None:
+        self.expiry.end()
         self.store.close()

@@ -109,11 +109,7 @@ class JobStore:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         # Each method takes the lock, so that one connection serves all threads.
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-        except sqlite3.OperationalError as error:
-            raise OSError(f"{path} cannot be opened: {error}") from error
-        self._db.row_factory = sqlite3.Row
+        self._db = _connected(path)
         try:
             self._db.execute("PRAGMA journal_mode=WAL")
             # A request that was answered must survive a power cut.
@@ -130,6 +126,10 @@ class JobStore:
                 f"{path} is no table of jobs ({error}): move it away, or use another state folder"
             ) from error
 
+        # A second connection, so that who asks for a state does not wait until a change is on the disk.
+        self._reading = threading.Lock()
+        self._reader = _connected(path)
+
     def _create(self, path: Path) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version == _VERSION:
@@ -142,7 +142,8 @@ class JobStore:
         self._db.execute(f"PRAGMA user_version={_VERSION}")
 
     def close(self) -> None:
-        with self._lock:
+        with self._lock, self._reading:
+            self._reader.close()
             self._db.close()
 
     def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None, most: int | None = None) -> Job:
@@ -163,9 +164,16 @@ class JobStore:
 
     def get(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none."""
-        with self._lock:
-            rows = self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchall()
+        with self._reading:
+            rows = self._reader.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchall()
         return _job(rows[0]) if rows else None
+
+    def spec(self, job_id: str) -> ParsedJson | None:
+        """What the job with this id is to make; None if there is no such job."""
+        with self._reading:
+            rows = self._reader.execute("SELECT spec FROM jobs WHERE id = ?", (job_id,)).fetchall()
+        spec: ParsedJson | None = json.loads(rows[0]["spec"]) if rows else None
+        return spec
 
     def jobs(
         self, *, states: Sequence[State] = tuple(State), before: int | None = None, most: int = 100
@@ -175,8 +183,8 @@ class JobStore:
         ``before`` is the number of a job: only older ones are returned; None returns the newest.
         """
         marks = ", ".join("?" * len(states))
-        with self._lock:
-            rows = self._db.execute(
+        with self._reading:
+            rows = self._reader.execute(
                 f"SELECT {_COLUMNS} FROM jobs WHERE state IN ({marks}) AND number < ? "
                 "ORDER BY number DESC LIMIT ?",
                 (*states, 2**62 if before is None else before, most),
@@ -256,6 +264,28 @@ class JobStore:
                 (State.QUEUED, job_id, State.RUNNING),
             )
 
+    def retry(self, job_id: str, error: str) -> None:
+        """Put a running job back to its place in the queue, because the process that ran it is gone.
+
+        One that has been told to stop is canceled, and one that has been started ``MOST_ATTEMPTS`` times
+        fails with ``error``.
+        """
+        now = time.time()
+        with self._transaction():
+            self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ? WHERE id = ? AND state = ? AND cancel = 1",
+                (State.CANCELED, now, job_id, State.RUNNING),
+            )
+            self._db.execute(
+                "UPDATE jobs SET state = ?, finished = ?, error = ? "
+                "WHERE id = ? AND state = ? AND attempts >= ?",
+                (State.FAILED, now, error, job_id, State.RUNNING, MOST_ATTEMPTS),
+            )
+            self._db.execute(
+                "UPDATE jobs SET state = ? WHERE id = ? AND state = ?",
+                (State.QUEUED, job_id, State.RUNNING),
+            )
+
     def cancel(self, job_id: str) -> Job | None:
         """Cancel a queued job, or note that a running one must stop; returns the job, None without one.
 
@@ -267,7 +297,7 @@ class JobStore:
                 (State.CANCELED, time.time(), job_id, State.QUEUED),
             )
             self._db.execute("UPDATE jobs SET cancel = 1 WHERE id = ? AND state = ?", (job_id, State.RUNNING))
-            return self.get(job_id)
+        return self.get(job_id)
 
     def delete(self, job_id: str) -> bool:
         """Remove a job that has ended; returns whether there was one."""
@@ -333,6 +363,16 @@ class JobStore:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """A connection to the file ``path`` that several threads may use. Raises OSError if there is none."""
+    try:
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    except sqlite3.OperationalError as error:
+        raise OSError(f"{path} cannot be opened: {error}") from error
+    connection.row_factory = sqlite3.Row
+    return connection
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -1,4 +1,4 @@
-"""The one thread that runs jobs, one after the other, and stops them when it is told to."""
+"""A thread that takes jobs from the queue, has a runner make them, and stores how they ended."""
 
 from __future__ import annotations
 
@@ -9,55 +9,72 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..out_of_memory import is_out_of_memory
 from ..run.progress import Stopped
 from ..storage.files import JsonObject
-from .files import StateFolder, expire
-from .progress import Board, Tracker
-from .runner import Runner
-from .store import ClaimedJob, Job, JobStore, State
+from .files import StateFolder
+from .lost import CannotStart, JobFailed, ReplicaLost
+from .meters import Meters
+from .progress import Board, ClipMeter, Preview, Snapshot
+from .replica import leaves_device_unusable
+from .runner import JobRunner
+from .store import ClaimedJob, Job, JobStore
 
 _log = logging.getLogger(__name__)
 
-_EXPIRY_S = 60.0
-"""Seconds between two looks for results that have expired."""
+_IDLE_S = 5.0
+"""Seconds between two looks for a job, if nothing wakes the thread."""
 _RETRY_S = 1.0
 """Seconds between two tries to store the end of a job, such as while the disk is full."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Retention:
-    """How long results stay: ``age_s`` seconds after the end of their job, and ``most_bytes`` in all.
+@dataclass(frozen=True)
+class _JobReports:
+    """What a runner reports of the job called ``job_id``, and when it must stop."""
 
-    ``job_s`` is how many seconds one job may run.
-    """
+    job_id: str
+    board: Board
+    meters: Meters
+    stop: Callable[[], bool]
 
-    age_s: float = 7 * 86400.0
-    most_bytes: int = 50 * 2**30
-    job_s: float = 3600.0
+    def snapshot(self, snapshot: Snapshot) -> None:
+        self.board.set(self.job_id, snapshot)
+
+    def preview(self, preview: Preview) -> None:
+        self.board.set_preview(self.job_id, preview)
+
+    def finished(self, meter: ClipMeter) -> None:
+        self.meters.add(meter)
 
 
 class Worker(threading.Thread):
-    """Runs the queued jobs of ``store`` by ``runner`` and writes their progress on ``board``.
+    """Runs the queued jobs of ``store`` by ``runner``, each at most ``job_s`` seconds.
 
-    The thread ends by itself after an error that leaves the GPU unusable, with ``broken`` True: the jobs
-    behind it wait for another process.
+    Progress goes to ``board`` and what clips took to ``meters``. The thread ends by itself if no job can run
+    any more, because the GPU is unusable or no process can be started, with ``broken`` True: the jobs behind
+    it wait for another server. At its end it closes the runner.
     """
 
     def __init__(
         self,
         store: JobStore,
         folder: StateFolder,
-        runner: Runner,
+        runner: JobRunner,
+        *,
         board: Board,
-        retention: Retention,
+        meters: Meters,
+        job_s: float,
     ) -> None:
         super().__init__(name="ltx2 worker", daemon=True)
         self._store, self._folder, self._runner, self._board = store, folder, runner, board
-        self._retention = retention
+        self._meters, self._job_s = meters, job_s
         self.broken = False
         self._wake = threading.Event()
         self._draining, self._halted = threading.Event(), threading.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The number of the process of this machine in which its jobs run; None if it has none of its own."""
+        return self._runner.pid
 
     def wake(self) -> None:
         """Have the thread look for a new job at once."""
@@ -74,13 +91,15 @@ class Worker(threading.Thread):
         self.drain()
 
     def run(self) -> None:
-        next_expiry = 0.0
+        try:
+            self._work()
+        finally:
+            self._runner.close()
+
+    def _work(self) -> None:
         while not self._draining.is_set() and not self.broken:
             self._wake.clear()
             try:
-                if time.monotonic() >= next_expiry:
-                    next_expiry = time.monotonic() + _EXPIRY_S
-                    self._expire()
                 job = self._store.claim()
             except (sqlite3.Error, OSError) as error:
                 # A full disk must not end the thread, as nothing would run after space is made.
@@ -88,36 +107,33 @@ class Worker(threading.Thread):
                 time.sleep(_RETRY_S)
                 continue
             if job is None:
-                self._wake.wait(timeout=max(0.1, next_expiry - time.monotonic()))
+                self._wake.wait(_IDLE_S)
             else:
                 self._run(job)
 
-    def _expire(self) -> None:
-        retention = self._retention
-        for job_id in expire(
-            self._store, self._folder, age_s=retention.age_s, most_bytes=retention.most_bytes
-        ):
-            _log.info("job %s has expired", job_id)
-
     def _run(self, job: ClaimedJob) -> None:
-        deadline = time.monotonic() + self._retention.job_s
+        deadline = time.monotonic() + self._job_s
 
         def stop() -> bool:
             late = time.monotonic() > deadline
             return late or self._halted.is_set() or self._board.is_canceled(job.id)
 
-        tracker = Tracker(lambda snapshot: self._board.set(job.id, snapshot), stop)
+        reports = _JobReports(job.id, self._board, self._meters, stop)
         _log.info("job %s begins", job.id)
         try:
-            outcome = self._runner.run(job, tracker)
+            outcome = self._runner.run(job, reports)
         except Stopped:
             self._stopped(job, late=time.monotonic() > deadline)
+        except ReplicaLost as error:
+            self._again(job, str(error))
+        except CannotStart as error:
+            _log.error("no process can be started that runs jobs: %s", error)
+            self.broken = True
+            self._release(job)
         # Whatever one job raises, the next one has to run.
         except Exception as error:  # noqa: BLE001
             text = str(error) or type(error).__name__
-            # With %r: a client's prompt in it may have lines that look like others of the log.
-            expected = isinstance(error, ValueError | OSError)
-            _log.warning("job %s failed: %r", job.id, text[:500], exc_info=not expected)
+            _log_failure(job, error, text)
             self.broken = leaves_device_unusable(error)
             self._end(job, lambda: self._store.fail(job.id, text))
         else:
@@ -131,21 +147,29 @@ class Worker(threading.Thread):
         if self._board.is_canceled(job.id):
             self._end(job, lambda: self._store.canceled(job.id))
         elif late:
-            text = f"Inference timed out after {self._retention.job_s:g} seconds"
+            text = f"Inference timed out after {self._job_s:g} seconds"
             self._end(job, lambda: self._store.fail(job.id, text))
         else:
             self._release(job)
 
+    def _again(self, job: Job, why: str) -> None:
+        """Put a job back whose process is gone; after too many tries, or if it was told to stop, it ends."""
+        _log.error("job %s: %s", job.id, why)
+        self._back(job, lambda: self._store.retry(job.id, why))
+
     def _release(self, job: Job) -> None:
+        self._back(job, lambda: self._store.release(job.id))
+
+    def _back(self, job: Job, change: Callable[[], None]) -> None:
         try:
-            self._store.release(job.id)
+            change()
             found = self._store.get(job.id)
         except sqlite3.Error as error:
             # After a restart the job is found running, and is taken up again.
             _log.error("job %s cannot be put back to the queue: %s", job.id, error)
             return
         # A client may have told it to stop at the same moment.
-        if found is not None and found.state is State.CANCELED:
+        if found is not None and found.state.ended:
             self._folder.remove(job.id)
         _log.info("job %s is %s", job.id, "gone" if found is None else found.state.value)
 
@@ -171,11 +195,10 @@ class Worker(threading.Thread):
         _log.info("job %s ended", job.id)
 
 
-def leaves_device_unusable(error: BaseException) -> bool:
-    """Whether every later call of the GPU in this process will fail too, as after an illegal memory access.
-
-    Running out of memory is no such error.
-    """
-    if is_out_of_memory(error) or not isinstance(error, RuntimeError):
-        return False
-    return "CUDA error" in str(error)
+def _log_failure(job: Job, error: Exception, text: str) -> None:
+    # With %r: a client's prompt in it may have lines that look like others of the log.
+    told = "job %s failed: %r"
+    if isinstance(error, JobFailed):
+        _log.warning(told + "%s", job.id, text[:500], f"\n{error.trace}" if error.trace else "")
+    else:
+        _log.warning(told, job.id, text[:500], exc_info=not isinstance(error, ValueError | OSError))

@@ -60,8 +60,7 @@ def service(settings) -> Iterator[Service]:
     """A service whose worker has not been started."""
     service = Service(settings)
     yield service
-    if service.worker.is_alive():
-        service.drain(0)
+    service.drain(0)
     service.close()
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ltx2_core.media import VideoWriter, read_audio, read_video
 from ltx2_core.run.request import Request
 from ltx2_core.serve.events import MOST_STREAMS
+from ltx2_core.serve.expiry import Retention
 from ltx2_core.serve.guard import Guard
 from ltx2_core.serve.models import read_models
 from ltx2_core.serve.roots import OutsideRoots, Roots
 from ltx2_core.serve.service import Limits, Service
 from ltx2_core.serve.store import State
-from ltx2_core.serve.worker import Retention
 from ltx2_core.tiny import embedded_dir
 
 from .conftest import SMALL, application_client, ended, settings_in, spec
@@ -52,7 +55,14 @@ def test_a_job_is_followed_by_events_and_its_file_is_read_in_ranges(service, cli
     # The answer ends when the job does.
     text = client.get(f"/v1/jobs/{made['id']}/events")
     assert text.headers["content-type"].startswith("text/event-stream")
-    events = [json.loads(part.split("data: ")[1]) for part in text.text.split("\n\n") if "data: " in part]
+    told = [part.split("\n") for part in text.text.split("\n\n") if "data: " in part]
+    events = [json.loads(data.removeprefix("data: ")) for name, data in told if name == "event: job"]
+    previews = [json.loads(data.removeprefix("data: ")) for name, data in told if name == "event: preview"]
+    assert previews
+    strip = Image.open(io.BytesIO(base64.b64decode(previews[-1]["image"])))
+    # Two latent frames of a clip of nine frames, side by side.
+    assert (strip.format, strip.size, previews[-1]["frames"]) == ("JPEG", (320, 160), 2)
+    assert all(0 <= level <= 1 for level in previews[-1]["levels"])
     assert events[0]["state"] in ("queued", "running")
     progress = [event["progress"] for event in events if event["progress"]]
     assert progress

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -14,11 +15,13 @@ from ltx2_core.cli.repeat import settings_of
 from ltx2_core.media import VideoWriter, read_video
 from ltx2_core.run.execution import Execution
 from ltx2_core.serve.files import StateFolder
-from ltx2_core.serve.models import ModelPool, read_models
-from ltx2_core.serve.runner import Runner
+from ltx2_core.serve.lost import CannotStart, ReplicaLost
+from ltx2_core.serve.models import read_models
+from ltx2_core.serve.process_runner import ProcessRunner
+from ltx2_core.serve.replica import leaves_device_unusable
 from ltx2_core.serve.service import Service
 from ltx2_core.serve.store import JobStore, State
-from ltx2_core.serve.worker import Worker, leaves_device_unusable
+from ltx2_core.serve.worker import Worker
 from ltx2_core.tiny import embedded_dir
 
 from .conftest import MOST_S, SMALL, ended, settings_in, spec, wait_for
@@ -98,20 +101,106 @@ def test_errors_after_which_a_gpu_is_unusable_are_told_from_others(error, unusab
     assert leaves_device_unusable(error) is unusable
 
 
+def worker_of(service, run) -> Worker:
+    """A worker of ``service`` whose runner is ``run(job, reports)``."""
+
+    class Runner:
+        pid = None
+
+        def run(self, job, reports):
+            return run(job, reports)
+
+        def close(self) -> None:
+            pass
+
+    return Worker(
+        service.store,
+        service.folder,
+        Runner(),
+        board=service.board,
+        meters=service.meters,
+        job_s=MOST_S,
+    )
+
+
 def test_jobs_behind_one_that_broke_the_gpu_wait_for_another_process(service):
-    class Broken(Runner):
-        def run(self, job, tracker):
-            raise RuntimeError("CUDA error: device-side assert triggered")
+    def broken(job, reports):
+        raise RuntimeError("CUDA error: device-side assert triggered")
 
     first, second = service.add("job", spec()), service.add("job", spec())
-    pool = ModelPool(service.settings.models, service.settings.execution)
-    runner = Broken(service.folder, pool)
-    worker = Worker(service.store, service.folder, runner, service.board, service.settings.retention)
+    worker = worker_of(service, broken)
     worker.start()
     worker.join(timeout=MOST_S)
     assert worker.broken
     assert "device-side assert" in service.store.get(first.id).error
     assert service.store.get(second.id).state is State.QUEUED
+
+
+def test_a_job_that_no_process_could_begin_waits_and_does_not_count_as_tried(service):
+    def none(job, reports):
+        raise CannotStart("no such device")
+
+    job = service.add("job", spec())
+    worker = worker_of(service, none)
+    worker.start()
+    worker.join(timeout=MOST_S)
+    assert worker.broken
+    found = service.store.get(job.id)
+    assert (found.state, found.attempts) == (State.QUEUED, 0)
+
+
+def test_a_job_whose_process_is_lost_runs_again_and_fails_after_three_times(service):
+    tried = []
+
+    def lost(job, reports):
+        tried.append(job.id)
+        raise ReplicaLost("the process of the job ended with exit code -9")
+
+    job = service.add("job", spec())
+    worker = worker_of(service, lost)
+    worker.start()
+    done = ended(service, job.id)
+    worker.drain()
+    worker.join(timeout=MOST_S)
+    assert tried == [job.id] * 3
+    assert (done.state, done.attempts) == (State.FAILED, 3)
+    assert "exit code -9" in done.error
+
+
+def test_a_process_of_its_own_makes_the_same_clip_also_after_it_was_killed(settings, tmp_path, models):
+    runner = ProcessRunner(settings.replica())
+    service = Service(settings, [runner])
+    seen = []
+    publish = service.board.set
+    service.board.set = lambda job_id, snapshot: (seen.append(snapshot), publish(job_id, snapshot))
+    try:
+        # So long that it is still sampled when its process is killed.
+        job = service.add("job", spec(steps=60))
+        stopped = service.add("job", spec(steps=200))
+        wrong = service.add("job", spec(image="missing.png"))
+        service.start()
+        wait_for(lambda: any(one.stage == "stage 1" and one.step >= 1 for one in seen))
+        assert runner.pid not in (None, os.getpid())
+        os.kill(runner.pid, signal.SIGTERM if sys.platform == "win32" else signal.SIGKILL)
+        done = ended(service, job.id)
+        assert (done.state, done.attempts) == (State.SUCCEEDED, 2), done.error
+        wait_for(lambda: (at := service.board.get(stopped.id)) and at.step >= 1)
+        service.cancel(stopped.id)
+        assert ended(service, stopped.id).state is State.CANCELED
+        failed = ended(service, wrong.id)
+        assert (failed.state, "missing.png" in failed.error) == (State.FAILED, True)
+        counts = service.meters.read()
+        assert counts.clips == 1
+        assert counts.tokens > 0
+        pipeline = models["ltx2"].open(Execution.on("cpu", torch.float32))
+        plain = tmp_path / "plain.mp4"
+        pipeline("a red ball", seed=3, **{**SMALL, "steps": 60}).save(plain)
+        made = service.folder.results / done.outcome["clips"][0]["file"]
+        assert torch.equal(frames_of(made), frames_of(plain))
+    finally:
+        service.drain(0)
+        service.close()
+    assert runner.pid is None
 
 
 def test_a_job_that_takes_too_long_fails(settings):
