@@ -51,7 +51,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("training.world",),
     ("training.autoencoders",),
     ("training.tiny",),
-    ("run",),
+    ("run", "released"),
     ("editing",),
     ("run.pipeline",),
     # The trainer of users shows previews by the pipeline.

@@ -52,7 +52,7 @@ def _other_command(chosen: Chosen) -> Callable[[], None] | None:
                 f"{chosen['from_file']} was made by ltx2 {made}, which has no {by_name(name).flag}: leave it "
                 "out"
             )
-    own = Chosen(made, chosen.explicit)
+    own = Chosen(made, chosen.explicit, chosen.found)
     return (lambda: run_long(own)) if made == "long" else (lambda: edit(made, own))  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ SUBCOMMANDS = {
         "ltx2_core.cli.make_tiny:make_tiny",
         "Write a tiny random model set to try and test.",
     ),
-    "models": ("ltx2_core.cli.models:models", "Copy the embedded model set into ComfyUI's model folders."),
+    "models": ("ltx2_core.cli.models:models", "List, download and check released models; copy the tiny set."),
     "dataset": ("ltx2_core.cli.dataset:dataset", "Check and encode clips and captions for training."),
     "train": ("ltx2_core.cli.train:train", "Train a LoRA, or the tiny LTX-2 that ships."),
     "lora": ("ltx2_core.cli.lora:lora", "Merge, extract, resize, look into and compare LoRA files."),

@@ -6,7 +6,7 @@ No torch is imported here, so that help and shell completion are quick.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -64,11 +64,13 @@ class Chosen:
     """The options of one call of a command.
 
     ``explicit`` has the values that the user wrote, by option name. ``chosen[name]`` is the value that the
-    user wrote, or else the default of the option.
+    user wrote, else the one in ``found``, or else the default of the option. ``found`` are files of the
+    released model that the user named, which have no effect on a run that does not need them.
     """
 
     command: str
     explicit: Mapping[str, Any]
+    found: Mapping[str, Any] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Any:
         """The value of option ``name`` that the user wrote, else its default.
@@ -78,6 +80,8 @@ class Chosen:
         """
         if name in self.explicit:
             return self.explicit[name]
+        if name in self.found:
+            return self.found[name]
         option = by_name(name)
         if option.by_recipe:
             return None
@@ -127,7 +131,7 @@ def command(name: str, *, argument: str | None = None) -> Callable[[Callable[[Ch
             explicit = {key: value for key, value in values.items() if value is not None and value != ()}
             try:
                 # A copy, because commands take options out of theirs.
-                function(Chosen(name, dict(explicit)))
+                function(_with_released(name, dict(explicit)))
             except (ValueError, OSError) as error:
                 # A reader such as head that has ended closes the pipe, which click handles itself.
                 if isinstance(error, BrokenPipeError):
@@ -141,6 +145,33 @@ def command(name: str, *, argument: str | None = None) -> Callable[[Callable[[Ch
         return GroupedCommand(name, callback=callback, params=params, help=function.__doc__)
 
     return decorate
+
+
+def _with_released(command: str, explicit: dict[str, Any]) -> Chosen:
+    """The options of a call, in which ``--model`` is replaced by the files of the released model.
+
+    Raises ValueError for a name that is none, and beside a checkpoint, FileNotFoundError for missing files.
+    """
+    name = explicit.pop("released", None)
+    if name is None:
+        return Chosen(command, explicit)
+    from ..released.folders import paths_of
+    from ..released.table import model_of
+
+    if "checkpoints" in explicit:
+        raise ValueError(f"--model {name} and --checkpoint name two models: give one of them")
+    try:
+        model = model_of(name)
+        paths = paths_of(model)
+    except (ValueError, OSError) as error:
+        raise type(error)(f"--model {name}: {error}") from None
+    names = {option.name for option in options_of(command)}
+    explicit["checkpoints"] = tuple(paths[file] for file in model.checkpoints)
+    if "text_encoder" in names:
+        explicit.setdefault("text_encoder", paths[model.text_encoder])
+    if model.distilled and "distilled" in names:
+        explicit.setdefault("distilled", True)
+    return Chosen(command, explicit, {"upscaler": paths[model.upscaler]} if model.upscaler in paths else {})
 
 
 _BARE = "bare_path"

@@ -16,6 +16,16 @@ def model_options() -> Iterator[Option]:
     """Yield the options that name model files and LoRAs."""
     group = "model"
     yield Option(
+        name="released",
+        flags=("--model",),
+        kind="text",
+        group=group,
+        metavar="NAME",
+        help="Released model by its name in ltx2 models list, such as ltx-2.3-distilled: stands for "
+        "--checkpoint, --text-encoder, --upscaler and --distilled with the files that ltx2 models get "
+        "has downloaded.",
+    )
+    yield Option(
         name="checkpoints",
         flags=("--checkpoint",),
         kind="path",
