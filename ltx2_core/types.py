@@ -116,11 +116,25 @@ class TextContext:
     """The output of the text connectors, to which the transformer's cross-attention attends.
 
     ``video`` (B, S, Kv) is the text for the video stream, ``audio`` (B, S, Ka) that for the audio stream: B
-    prompts of S text tokens of width Kv and Ka.
+    prompts of S text tokens of width Kv and Ka. ``by_time`` are texts for parts of the clip, which replace
+    this one for tokens from second 0 on; None is one text for all tokens.
     """
 
     video: Tensor
     audio: Tensor
+    by_time: TextsByTime | None = None
+
+
+@dataclass(frozen=True)
+class TextsByTime:
+    """The texts of a clip whose prompt changes with time.
+
+    ``parts`` are (start in seconds, text) in rising order, the first at 0; each lasts until the next begins.
+    Within ``fade_s`` seconds around the start of a part its text and the one before are mixed linearly.
+    """
+
+    parts: tuple[tuple[float, TextContext], ...]
+    fade_s: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUps
 from .clip.memory_plan import LTX2AVMemoryPlan
 from .clip.plan import LTX2AVClipPlan
 from .clip.prompt import LTX2AVPrompt
+from .clip.prompt_by_time import LTX2AVPromptByTime
 from .conditioning.audio import LTX2AVReferenceAudio, LTX2AVTextToAudio
 from .conditioning.control import LTX2AVCanny
 from .conditioning.guides import LTX2AVAddGuide, LTX2AVCropGuides
@@ -49,6 +50,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVClipPlan,
     LTX2AVMemoryPlan,
     LTX2AVPrompt,
+    LTX2AVPromptByTime,
     LTX2AVEnhancePrompt,
     LTX2AVDurationPredictor,
     LTX2AVEmptyLatent,

@@ -5,6 +5,7 @@ The same functions plan, condition and finish an edit in the library and in Comf
 
 from typing import Any
 
+from ..text.schedule import PromptSchedule
 from .audio import add_audio, limit_loudness, text_to_audio
 from .dub import dub
 from .extend import extend
@@ -12,7 +13,6 @@ from .footage import Footage
 from .interpolate import interpolate
 from .long_options import LongVideo
 from .long_video import long_video
-from .prompts import PromptSchedule
 from .renamed import warn_renamed
 from .result import Edit
 from .retake import retake

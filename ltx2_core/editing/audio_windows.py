@@ -101,6 +101,8 @@ def sampled_audio(
     """
     size = {"width": clip.width, "height": clip.height, "fps": clip.fps}
     whole = pipeline.resolve(Request(prompt=prompt, **{**options, **size, "num_frames": clip.frames}))
+    if whole.text.at is not None:
+        raise ValueError("prompts_at is for a clip of one run: audio for a video is sampled in windows")
     if sampled is not None:
         return SampledAudio(check_resumed(pipeline, whole, sampled), pipeline)
     seed, track, result = whole.sampling.seed, torch.zeros(1, 8, 0, 16), None

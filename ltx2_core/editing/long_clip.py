@@ -21,11 +21,11 @@ from ..media import fit_image
 from ..run.input_check import check_frames
 from ..run.request import AudioSource
 from ..shapes import ClipPlan
+from ..text.schedule import PromptSchedule
 from ..types import AVLatent
 from .audio_track import audio_rate, decoded_audio, read_input_audio
 from .conditioning import Keyframe
 from .long_options import LongVideo
-from .prompts import PromptSchedule
 from .protocols import Decoders, Encoders
 from .result import Edit
 from .sources import check_length, source_frames

@@ -16,13 +16,13 @@ from ..shapes import AUDIO_LATENTS_PER_SECOND
 from ..storage.files import JsonObject
 from ..storage.identity import tensor_identity
 from ..text.prompt import TRIGGER
+from ..text.schedule import PromptSchedule
 from ..types import AVLatent
 from .audio_track import AudioParts, audio_identity, opened
 from .conditioning import Encoded, Reference, check_scale
 from .edit import sample
 from .long_clip import LongPlan, OnWindow, SampleWindow, WindowRun, plan_long, sample_windows
 from .long_options import LongVideo
-from .prompts import PromptSchedule
 from .protocols import LongPipeline, StageInput
 from .result import Edit
 from .sources import FramesInFile
@@ -91,6 +91,8 @@ def planned_long(
         raise ValueError(
             "seconds=auto is for a clip of one prompt: give the length of a long clip in seconds or frames"
         )
+    if asked.text.at is not None:
+        raise ValueError("prompts_at is for a clip of one run: a long clip has them in its prompts")
     request = pipeline.resolve(asked)
     if request.stages != 1:
         raise ValueError("a long clip is sampled in one stage: set stages=1")

@@ -24,6 +24,8 @@ class RequestOptions(TypedDict, total=False):
 
     negative_prompt: str | None
     trigger: str | None
+    prompts_at: str | None
+    prompt_fade: float
     prompt_embeds: PromptEmbeds | None
     width: int | None
     height: int | None
@@ -85,6 +87,8 @@ FIELDS: dict[str, str] = {
     "prompt": "text.prompt",
     "negative_prompt": "text.negative",
     "trigger": "text.trigger",
+    "prompts_at": "text.at",
+    "prompt_fade": "text.fade_s",
     "prompt_embeds": "text.embeds",
     **{name: f"size.{name}" for name in ("width", "height", "num_frames", "seconds", "fps", "snap", "video")},
     "image": "inputs.image.source",

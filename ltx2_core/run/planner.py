@@ -192,6 +192,7 @@ class Planner(Codecs):
             raise ValueError(
                 "stage2_tiles samples video alone, as HDR clips do: leave it out of a run with audio"
             )
+        request.text.by_time(None if request.size.auto else stages[0].clip.seconds)
         # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
         for stage in stages:
             check_run_size(stage.sampled)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from ..loading import Component, Lora
 from ..storage.files import JsonObject
 from ..text.prompt import Prompt, PromptEmbeds
-from ..types import TextContext
+from ..types import TextContext, TextsByTime
 from .components import Components
 from .progress import Run
 from .stages import Stage
@@ -60,28 +61,61 @@ def stage_contexts(models: TextModels, text: Prompt, stages: Sequence[Stage], ru
         # Stages after the second, those of temporal rounds, have the LoRAs of the first.
         if index == 0 or (index == 1 and models.second_text):
             loras = models.stage_loras(index)
-            contexts.append(models.encode_text(text.prompt, negative, loras=loras, run=run))
+            contexts.append(_encoded(models, text, negative, stages[0].clip.seconds, loras, run))
         else:
             contexts.append(contexts[0])
     return contexts
 
 
+def _encoded(
+    models: TextModels,
+    text: Prompt,
+    negative: str | None,
+    seconds: float | None,
+    loras: tuple[Lora, ...],
+    run: Run | None,
+) -> Contexts:
+    """Encode the prompt of ``text``, those by time of a clip of ``seconds``, and the ``negative`` one."""
+    parts = text.by_time(seconds)
+    if len(parts) == 1:
+        # A single text is a plain run with that text.
+        return models.encode_text(parts[0][1], negative, loras=loras, run=run)
+    # Without a text for the whole clip, what is outside of its time attends to the first part.
+    whole = text.prompt if text.prompt.strip() or not parts else parts[0][1]
+    context, other = models.encode_text(whole, negative, loras=loras, run=run)
+    if not parts:
+        return context, other
+    made = {whole: context}
+    for _, part in parts:
+        if part not in made:
+            made[part] = models.encode_text(part, loras=loras, run=run)[0]
+    by_time = TextsByTime(tuple((start, made[part]) for start, part in parts), text.fade_s)
+    return replace(context, by_time=by_time), other
+
+
 def encode_prompts(
-    models: TextModels, text: Prompt, *, negative: bool = True, run: Run | None = None
+    models: TextModels,
+    text: Prompt,
+    *,
+    seconds: float | None = None,
+    negative: bool = True,
+    run: Run | None = None,
 ) -> PromptEmbeds:
     """Encode the prompt of ``text`` for every stage, and with ``negative`` its negative prompt too.
 
-    ``run`` receives the progress; None reports nothing.
+    ``seconds`` is the length of the clip, which prompts by time may need. ``run`` receives the progress; None
+    reports nothing.
     """
-    texts = text.prompt, (text.negative or "") if negative else None
-    stages = [models.encode_text(*texts, loras=models.stage_loras(0), run=run)]
+    other = (text.negative or "") if negative else None
+    stages = [_encoded(models, text, other, seconds, models.stage_loras(0), run)]
     if models.second_text:
-        stages.append(models.encode_text(*texts, loras=models.stage_loras(1), run=run))
+        stages.append(_encoded(models, text, other, seconds, models.stage_loras(1), run))
     return PromptEmbeds(
         prompt=text.prompt,
         negative_prompt=text.negative,
         stages=tuple(stages),
         models=_identity_of(models),
+        at=text.at,
     )
 
 

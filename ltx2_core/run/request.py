@@ -61,6 +61,8 @@ class Request:
     Args:
         prompt, negative_prompt: description of the clip and its audio; what to avoid.
         trigger: trigger word of a LoRA, which takes the place of ``[trigger]`` in the prompt.
+        prompts_at, prompt_fade: prompts for parts of the clip, each after ``prompt``, such as "0: it rolls;
+            2: it stops"; seconds around the start of a part in which it is mixed with the one before.
         prompt_embeds: both prompts as ``pipeline.encode_prompt`` made them, in place of encoding them.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
         num_frames, seconds: length of the clip, one of the two; 8k + 1 frames. seconds="auto" predicts it
@@ -148,7 +150,8 @@ class Request:
             raise TypeError("a request needs a prompt: give prompt=...")
         if prompt is not None:
             flat["prompt"] = prompt
-        if flat.get("trigger") is not None and prompt is not None and TRIGGER not in prompt:
+        texts = f"{prompt} {flat.get('prompts_at')}"
+        if flat.get("trigger") is not None and prompt is not None and TRIGGER not in texts:
             raise ValueError(
                 f"trigger={flat['trigger']!r} has no effect without {TRIGGER} in the prompt: write it there"
             )
@@ -328,6 +331,8 @@ class Request:
         inputs = self.inputs
         if self.staging.count == 1 or self.staging.pipeline is not None:
             raise ValueError("stage2_tiles divides the second of two stages: give stages=2")
+        if self.text.at is not None:
+            raise ValueError("prompts_at is for stages that are sampled whole: give stage2_tiles=1")
         placed = inputs.image.source is not None or bool(inputs.images)
         if placed or inputs.audio.source is not None or inputs.reference_audio.source is not None:
             raise ValueError(

@@ -35,15 +35,20 @@ def sample_each(
     ``on_step`` receives the progress; None reports nothing. ``stop`` ends the work with :class:`Stopped` when
     it returns True; None never does.
     """
-    made: dict[tuple[Prompt, bool], PromptEmbeds] = {}
+    made: dict[tuple[Prompt, bool, float | None], PromptEmbeds] = {}
     with pipeline.networks.holding(Component.TEXT_ENCODER, *TEXT_PARTS):
         # Whether a negative prompt is needed belongs to the key, because encoding it takes as long as the
         # prompt.
-        keys = [(pipeline.resolve(one).text, _reads_negative(pipeline, one)) for one in requests]
-        for text, negative in keys:
-            if text.embeds is None and (text, negative) not in made:
+        keys = [
+            (pipeline.resolve(one).text, _reads_negative(pipeline, one), _seconds(pipeline, one))
+            for one in requests
+        ]
+        for text, negative, seconds in keys:
+            if text.embeds is None and (text, negative, seconds) not in made:
                 run = Run(on_step, stop)
-                made[text, negative] = encode_prompts(pipeline, text, negative=negative, run=run)
+                made[text, negative, seconds] = encode_prompts(
+                    pipeline, text, seconds=seconds, negative=negative, run=run
+                )
     # The text encoder is freed before, because both together exceed the memory of most GPUs.
     with pipeline.networks.holding(Component.TRANSFORMER, Component.UPSAMPLER, Component.VIDEO_ENCODER):
         for number, (request, key) in enumerate(zip(requests, keys, strict=True), start=1):
@@ -54,6 +59,11 @@ def sample_each(
 
 def _reads_negative(pipeline: Sampler, request: Request) -> bool:
     return any(stage.needs_negative for stage in pipeline.stages(request))
+
+
+def _seconds(pipeline: Sampler, request: Request) -> float | None:
+    # Of other clips the length does not matter, and they share the encoded prompt.
+    return None if request.text.at is None else pipeline.stages(request)[0].clip.seconds
 
 
 def _numbered(on_step: OnStep, number: int, count: int) -> OnStep:

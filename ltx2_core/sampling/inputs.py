@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,8 +24,10 @@ from ..conditioning.patchify import (
     video_positions,
 )
 from ..conditioning.reference import beside_reference, reference_audio_positions
+from ..conditioning.text_times import timed_texts
 from ..transformer import GuideWeights, Modality
 from ..transformer.nag import NegativeText
+from ..transformer.timed_texts import TimedTexts
 from ..transformer.timesteps import Groups, group_timesteps
 from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
 from .guidance import Nag, Pass
@@ -55,8 +58,8 @@ class ClipInputs:
         self.dtype = dtype
         self._nag, self._comfy = nag, numerics.is_comfy
         self._present = _present_tokens(state, clean.video)
-        self._video = self._video_stream(state, mask.video, {which: c.video for which, c in contexts.items()})
-        texts = {which: c.audio for which, c in contexts.items()}
+        self._video = self._video_stream(state, mask.video, _texts_of(contexts, "video"))
+        texts = _texts_of(contexts, "audio")
         self._reference = None if clean.audio is None else state.reference_audio
         self._follows = state.reference_follows
         self._audio = self._audio_stream(mask.audio, texts, self._reference)
@@ -126,7 +129,7 @@ class ClipInputs:
         return cells
 
     def _video_stream(
-        self, state: LatentState, mask: Tensor | None, contexts: Mapping[Pass, Tensor]
+        self, state: LatentState, mask: Tensor | None, contexts: Mapping[Pass, _Texts]
     ) -> _Stream | None:
         if mask is None:
             return None
@@ -143,7 +146,7 @@ class ClipInputs:
         return self._stream(mask, positions, contexts, attention_mask=weights, keyframes=single_frames)
 
     def _audio_stream(
-        self, mask: Tensor | None, contexts: Mapping[Pass, Tensor], reference: Tensor | None
+        self, mask: Tensor | None, contexts: Mapping[Pass, _Texts], reference: Tensor | None
     ) -> _Stream | None:
         if mask is None:
             return None
@@ -159,12 +162,13 @@ class ClipInputs:
         self,
         mask: Tensor,
         positions: Tensor,
-        contexts: Mapping[Pass, Tensor],
+        contexts: Mapping[Pass, _Texts],
         attention_mask: GuideWeights | None = None,
         keyframes: Tensor | None = None,
     ) -> _Stream:
         batch = len(mask)
-        for context in contexts.values():
+        every = [text for each in contexts.values() for text in each.all]
+        for context in every:
             if len(context) not in (1, batch):
                 raise ValueError(
                     f"a text context has {len(context)} samples and the latent {batch}: give 1 or {batch}"
@@ -174,7 +178,7 @@ class ClipInputs:
             tokens = tokens[:, self._present]
         highest = tokens.amax(dim=1)
         # Passes of the same text share one tensor, by which the model caches what it computes of a text.
-        texts = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in contexts.values()}
+        texts = {id(c): c.to(mask.device, self.dtype).expand(batch, *c.shape[1:]) for c in every}
         return _Stream(
             # One value for a sample where all tokens agree saves modulation parameters for each token.
             mask=highest[:, None] if bool((tokens == highest[:, None]).all()) else tokens,
@@ -182,10 +186,42 @@ class ClipInputs:
             # if the stream is preserved as a whole.
             level=highest if self._comfy else (highest > 0).float(),
             positions=positions,
-            contexts={which: texts[id(c)] for which, c in contexts.items()},
+            contexts={which: texts[id(c.whole)] for which, c in contexts.items()},
+            timed={w: c.timed(positions, texts) for w, c in contexts.items() if c.parts},
             attention_mask=attention_mask,
             keyframes=keyframes,
         )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """The texts of one pass for one stream: that of the whole clip (B, S, K), and those by time, if any."""
+
+    whole: Tensor
+    parts: tuple[tuple[float, Tensor], ...] = ()
+    fade_s: float = 0.0
+
+    @property
+    def all(self) -> tuple[Tensor, ...]:
+        return self.whole, *(text for _, text in self.parts)
+
+    def timed(self, positions: Tensor, texts: Mapping[int, Tensor]) -> TimedTexts:
+        """The text of each token at ``positions``; ``texts`` are those to use, by the ``id`` of these."""
+        parts = [(start, texts[id(text)]) for start, text in self.parts]
+        return timed_texts(texts[id(self.whole)], parts, self.fade_s, positions)
+
+
+def _texts_of(contexts: Mapping[Pass, TextContext], stream: Literal["video", "audio"]) -> dict[Pass, _Texts]:
+    texts = {}
+    for which, context in contexts.items():
+        by_time = context.by_time
+        parts = () if by_time is None else by_time.parts
+        texts[which] = _Texts(
+            getattr(context, stream),
+            tuple((start, getattr(part, stream)) for start, part in parts),
+            0.0 if by_time is None else by_time.fade_s,
+        )
+    return texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,16 +232,18 @@ class _Stream:
     ``level`` (B,) is the factor of sigma that gives the noise level of the whole stream, from which the gates
     between the streams and the modulation of text are computed. ``positions`` (1 or B, axes, N, 2) are the
     start and end of each token: in seconds, and for video also in pixel rows and columns. ``contexts`` holds
-    one text (B, S, K) per pass, S text tokens of width K. ``attention_mask`` has the attention weights of
-    guides, the tokens that condition a video (None: all 1). ``keyframes`` (1, N, 1) is 1 on video tokens that
-    stand for one pixel frame: those of latent frame 0, and of keyframes that the model generates itself next
-    to the clip (LTX-2.5). It is 0 on others; None for audio.
+    one text (B, S, K) per pass, S text tokens of width K, and ``timed`` the texts of passes whose prompt
+    changes with time. ``attention_mask`` has the attention weights of guides, the tokens that condition a
+    video (None: all 1). ``keyframes`` (1, N, 1) is 1 on video tokens that stand for one pixel frame: those of
+    latent frame 0, and of keyframes that the model generates itself next to the clip (LTX-2.5). It is 0 on
+    others; None for audio.
     """
 
     mask: Tensor
     level: Tensor
     positions: Tensor
     contexts: Mapping[Pass, Tensor]
+    timed: Mapping[Pass, TimedTexts]
     attention_mask: GuideWeights | None
     keyframes: Tensor | None
     _joined: dict[tuple[Pass, ...], Tensor] = field(default_factory=dict)
@@ -215,7 +253,8 @@ class _Stream:
 
     @property
     def contexts_agree(self) -> bool:
-        return len({context.shape[1] for context in self.contexts.values()}) == 1
+        # Texts by time belong to all samples of a call.
+        return not self.timed and len({context.shape[1] for context in self.contexts.values()}) == 1
 
     def modality(self, tokens: Tensor, sigma: float, passes: Sequence[Pass], nag: Nag | None) -> Modality:
         """The input of the model for ``tokens`` (B, N, C) at noise level ``sigma``.
@@ -231,6 +270,7 @@ class _Stream:
             sigma=(self.level * sigma).repeat(count),
             positions=self.positions,
             context=self._context(tuple(passes)),
+            timed=self.timed.get(passes[0]) if count == 1 else None,
             attention_mask=self.attention_mask,
             keyframes=self.keyframes,
             negative=None if nag is None else self._negative(nag, count),

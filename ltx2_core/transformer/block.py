@@ -151,12 +151,15 @@ class BlockStream:
 
     def text_attention(self) -> None:
         attention, negative = self._layer("attn2"), self.inputs.negative
+        timed = self.inputs.timed
+        contexts = (self.inputs.context,) if timed is None else timed.contexts
         branch = TextAttention(
             attention=attention,
             projections=self.tokens.projections,
             attend=self.inputs.execution.attend_text,
-            text=self._text(attention, self.inputs.context),
+            texts=tuple(self._text(attention, context) for context in contexts),
             bias=self.inputs.context_bias,
+            times=timed,
             guidance=negative,
             negative=None if negative is None else self._text(attention, negative.context),
         )

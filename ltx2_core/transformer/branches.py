@@ -22,6 +22,7 @@ from .nag import NegativeText
 from .perturbations import Samples, sample_mask
 from .rope import Rope
 from .texts import KeysValues
+from .timed_texts import TimedTexts, attend_by_time
 
 Attend = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
 """Queries (B, H, N, D), keys and values (B, H, S, D), and a bias or None -> (B, H, N, D)."""
@@ -166,7 +167,10 @@ class CrossAttention:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TextAttention:
-    """Attention to the keys and values of a ``text``, which are already computed; ``bias`` hides its padding.
+    """Attention to the keys and values of a text, which are already computed; ``bias`` hides its padding.
+
+    ``texts`` holds that one text, or several with ``times``, which says to which of them each token attends;
+    there is no bias then.
 
     With ``guidance`` (normalized attention guidance) tokens also attend to the keys and values of a
     ``negative`` text, and both results are combined into one update. Both are None without it.
@@ -175,13 +179,14 @@ class TextAttention:
     attention: Attention
     projections: Projections
     attend: Attend
-    text: KeysValues
+    texts: tuple[KeysValues, ...]
     bias: Tensor | None
+    times: TimedTexts | None = None
     guidance: NegativeText | None = None
     negative: KeysValues | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        update = self._attend(hidden, self.text, self.bias)
+        update = self._own(hidden)
         if self.guidance is None or self.negative is None:
             return update
         # Without a mask: connectors replace the padding of a prompt by registers, which are attended to.
@@ -189,7 +194,18 @@ class TextAttention:
 
     def part(self, tokens: slice) -> TextAttention:
         # Keys and values are those of the text, so that a part of the tokens attends to all of them.
-        return self
+        return self if self.times is None else replace(self, times=self.times.of(tokens))
+
+    def _own(self, hidden: Tensor) -> Tensor:
+        if self.times is None:
+            return self._attend(hidden, self.texts[0], self.bias)
+        queries = self.projections.queries(self.attention, hidden, None)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return self.attend(q, k, v, None)
+
+        attended = attend_by_time(attend, queries, self.texts, self.times.runs(hidden))
+        return self.attention.output(attended, hidden)
 
     def _attend(self, hidden: Tensor, text: KeysValues, bias: Tensor | None) -> Tensor:
         queries = self.projections.queries(self.attention, hidden, None)

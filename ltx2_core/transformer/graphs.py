@@ -111,6 +111,9 @@ class Graphs:
         # Caches are filled while a step is recorded, and a replay would not fill them for another text.
         if any(stream.negative is not None or stream.texts.keys for stream in present):
             return "the text of every block is cached or has a negative one"
+        # The runs of tokens become slices in the recorded kernels, and more texts are read than are copied.
+        if any(stream.timed is not None for stream in present):
+            return "the prompt changes with time"
         # Biases are neither copied into a record nor compared by address, so that a replay would use those of
         # its first step.
         if any(stream.attention_bias is not None for stream in present):

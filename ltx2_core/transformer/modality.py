@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .guided import GuideBias, GuideWeights, log_weights
 from .nag import NegativeText
+from .timed_texts import TimedTexts
 from .timesteps import Groups
 
 
@@ -37,6 +38,8 @@ class Modality:
       latent frame, and of keyframes that the model generates itself next to the clip. None marks none;
       ignored before LTX-2.5.
     - ``negative`` is a negative text for normalized attention guidance, instead of a guidance pass, or None.
+    - ``timed`` are several texts, each for the tokens of its time, in place of ``context`` and without a
+      mask; None is one text for all tokens.
     - a stream that is not ``enabled`` is not changed; the other one attends to it.
     """
 
@@ -49,6 +52,7 @@ class Modality:
     attention_mask: Tensor | GuideWeights | None = None
     keyframes: Tensor | None = None
     negative: NegativeText | None = None
+    timed: TimedTexts | None = None
     enabled: bool = True
     groups: Groups | None = None
 
@@ -71,6 +75,8 @@ class Modality:
             raise ValueError(
                 f"positions must be (B, axes, {count}, 2) for these tokens; got {tuple(self.positions.shape)}"
             )
+        if self.timed is not None and len(self.timed.first) != count:
+            raise ValueError(f"timed has {len(self.timed.first)} tokens and the stream {count}")
 
 
 def context_bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -25,6 +25,7 @@ from .rope import Rope
 from .rope_tables import RopeTables, clip_tables, stream_tables
 from .streams import BothInputs, Hidden, StreamInputs, StreamSpec, audio_spec, video_spec
 from .texts import NO_TEXT_MEMORY, TextMemory
+from .timed_texts import TimedTexts
 from .timesteps import Groups, group_timesteps
 
 OnBlock = Callable[[int], None]
@@ -298,6 +299,7 @@ class Transformer(nn.Module):
             rope=rope.to(dtype, device),
             cross_rope=None if cross_rope is None else cross_rope.to(dtype, device),
             negative=negative,
+            timed=self._timed(spec, modality, texts),
             # Keys and values of a text that the noise level modulates are others in every step.
             texts=NO_TEXT_MEMORY if adaptive_text else texts,
             enabled=modality.enabled,
@@ -336,6 +338,12 @@ class Transformer(nn.Module):
         gate = gate_adaln(other.sigma * self.config.cross_timestep_scale, dtype)[0]
         # These parameters begin with the scale: numbers 0 and 2.
         return Modulation.of(scale_shift, groups, 4, slice(0, 4, 2)).and_samples(gate)
+
+    def _timed(self, spec: StreamSpec, modality: Modality, texts: TextMemory) -> TimedTexts | None:
+        """The texts by time of one stream at the width of the stream; None if it has one text."""
+        if modality.timed is None:
+            return None
+        return modality.timed.with_contexts(lambda context: self._project(spec, context, texts))
 
     def _project(self, spec: StreamSpec, context: Tensor, texts: TextMemory) -> Tensor:
         if not self.config.caption_projection:

@@ -67,6 +67,7 @@ class Shards:
             groups=None,
             positions=modality.positions[:, :, part],
             keyframes=None if marks is None else marks[:, part],
+            timed=None if modality.timed is None else modality.timed.of(part),
         )
 
     def cut(

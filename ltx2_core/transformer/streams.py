@@ -13,6 +13,7 @@ from .modulation import Modulation
 from .nag import NegativeText
 from .rope import Rope
 from .texts import TextMemory
+from .timed_texts import TimedTexts
 from .tokens import PLAIN, Execution
 
 
@@ -76,9 +77,10 @@ class StreamInputs:
     streams. ``context`` (B, S, W) is the text, ``context_bias`` and ``attention_bias`` are added to the
     logits of attention to text and within the stream (None: nothing). ``rope`` and ``cross_rope`` rotate
     self-attention and attention between the streams; ``cross`` and ``cross_rope`` are None unless there are
-    both streams. ``negative`` is a negative text for normalized attention guidance, None without. ``texts``
-    caches keys and values of the text. A stream that is not ``enabled`` is attended to by the other one but
-    not updated. ``execution`` says how branches are computed.
+    both streams. ``negative`` is a negative text for normalized attention guidance, ``timed`` are several
+    texts by time in place of ``context``; both are None without. ``texts`` caches keys and values of the
+    text. A stream that is not ``enabled`` is attended to by the other one but not updated. ``execution`` says
+    how branches are computed.
     """
 
     spec: StreamSpec
@@ -92,6 +94,7 @@ class StreamInputs:
     rope: Rope
     cross_rope: Rope | None
     negative: NegativeText | None
+    timed: TimedTexts | None
     texts: TextMemory
     enabled: bool
     execution: Execution = PLAIN

@@ -152,6 +152,7 @@ def _within(video: Modality, chosen: Tensor, origin: tuple[int, int]) -> Modalit
         positions=positions,
         attention_mask=mask,
         keyframes=None if video.keyframes is None else video.keyframes[:, chosen],
+        timed=None if video.timed is None else video.timed.of(chosen),
     )
 
 

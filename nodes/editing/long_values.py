@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ...ltx2_core.editing.long_clip import LongPlan, plan_long
 from ...ltx2_core.editing.long_options import LongVideo
-from ...ltx2_core.editing.prompts import PromptSchedule
 from ...ltx2_core.editing.sources import FramesInMemory
 from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.storage.files import JsonObject
 from ...ltx2_core.storage.identity import tensor_identity
+from ...ltx2_core.text.schedule import PromptSchedule
 from ..conditioning.iclora import downscale_of, every_of
 from ..convert import clip_audio, frames_from_image, track_of
 from ..host.identity import model_identity

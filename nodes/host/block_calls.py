@@ -76,6 +76,7 @@ class BlockCalls:
         streams = (x, x.new_zeros(len(x), 0, block.config.audio_dim) if y is None else y)
         arguments = self._arguments(inputs, x, switches)
         if patch is None:
+            _refuse_timed(inputs)
             streams = block(streams, **arguments)
         else:
             call = _Original(block, inputs, switches, arguments, chosen_function(self.options))
@@ -92,6 +93,15 @@ class BlockCalls:
             # In a copy, since the host passes the same options to every block and to other packs.
             options = {**options, SWITCHES: switches, NEGATIVES: negatives}
         return {**self._shared[0], "transformer_options": options}
+
+
+def _refuse_timed(inputs: BothInputs) -> None:
+    """Raise ValueError for prompts by time, for which ComfyUI's arguments of a block have no place."""
+    if any(stream is not None and stream.timed is not None for stream in inputs):
+        raise ValueError(
+            "LTX-2 Prompt By Time and a node that replaces the attention of transformer blocks do not work "
+            "together: take that node out, or use LTX-2 Prompt"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +132,7 @@ class _Original:
             # The library's way is faster, and the result is the same.
             after = self.block(vx, ax if ax.numel() else None, *self.inputs, self.switches)
             return {"img": (after[0], ax if after[1] is None else after[1])}
+        _refuse_timed(self.inputs)
         return {"img": self.block((vx, ax), **passed)}
 
     def _is_unchanged(self, passed: Mapping[str, Any]) -> bool:

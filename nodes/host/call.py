@@ -24,6 +24,7 @@ from .guides import Entry, GuideTokens, Slots, guide_tokens, single_frame_marks
 from .host_attention import attend_for
 from .modalities import audio_modality, velocities_of, video_modality
 from .perturbing import perturbations_of
+from .prompt_parts import PromptParts, timed
 from .values import ReferenceAudio
 
 Options = Mapping[str, Any]
@@ -54,6 +55,7 @@ class Call:
         entries: number of tokens and attention weight of each guide.
         keyframes: latent frames that stand for one pixel frame and not for eight; None if only the first one.
         reference: a reference audio whose tokens are added to those of the clip; None without one.
+        prompt_parts: the texts of parts of the clip; None if one text is for all of it.
     """
 
     video: Tensor
@@ -68,6 +70,7 @@ class Call:
     entries: list[Entry]
     keyframes: Slots | None
     reference: ReferenceAudio | None
+    prompt_parts: PromptParts | None = None
 
     def guides(self) -> GuideTokens | None:
         """Which of the video's tokens are guides, and where they lie; None without guides."""
@@ -101,7 +104,9 @@ class Call:
             negatives = _negative_texts(self.options, self.contexts)
             video = replace(video, negative=negatives[0])
             audio = None if audio is None else replace(audio, negative=negatives[1])
-        return video, audio
+        widths = [context.shape[-1] for context in self.contexts]
+        video = timed(video, self.prompt_parts, 0, widths)
+        return video, None if audio is None else timed(audio, self.prompt_parts, 1, widths)
 
 
 def velocities(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -28,6 +29,7 @@ from .foreign import refuse_changes_without_effect
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
 from .previews import add_av_previews
+from .prompt_parts import PARTS, PromptParts
 from .recipe import remember_recipe
 from .values import Model, Options
 from .weights import Config, Tensors, load_exactly, read_weights
@@ -175,6 +177,9 @@ class LTX2Model(comfy.model_base.LTXAV):
             text = text.to(device=kwargs["device"], dtype=self.get_dtype_inference())
             unprocessed = kwargs.get("unprocessed_ltxav_embeds", False)
             out["c_crossattn"] = _regular(self.diffusion_model.preprocess_text_embeds(text, unprocessed))
+            parts: PromptParts | None = kwargs.get(PARTS)
+            if parts is not None:
+                out[PARTS] = _constant(parts.encoded(partial(self._encoded, text)))
         shapes, mask = kwargs.get("latent_shapes"), kwargs.get("concat_mask", kwargs.get("denoise_mask"))
         # The host packs the masks of both streams like the latents; the network needs them apart.
         if mask is not None:
@@ -193,6 +198,11 @@ class LTX2Model(comfy.model_base.LTXAV):
             if kwargs.get(name) is not None:
                 out[name] = wrap(kwargs[name])
         return out
+
+    def _encoded(self, like: Tensor, text: Tensor, unprocessed: bool) -> Tensor:
+        """Run the text connectors on ``text``, in the dtype and on the device of ``like``."""
+        context: Tensor = self.diffusion_model.preprocess_text_embeds(text.to(like), unprocessed)
+        return context
 
     def process_timestep(
         self,

@@ -29,6 +29,7 @@ from .guides import Entry, Slots
 from .host_blocks import as_host_block
 from .host_connectors import as_host_connectors
 from .notices import USE_CORE, notice_once
+from .prompt_parts import PromptParts
 from .values import ReferenceAudio
 
 WITHOUT_EFFECT = {"latent_shapes", "audio_denoise_mask"}
@@ -199,6 +200,7 @@ class HostTransformer(Transformer):
         guide_attention_entries: list[Entry] | None = None,
         ref_audio: ReferenceAudio | None = None,
         generated_keyframes: Slots | None = None,
+        ltx2_prompt_parts: PromptParts | None = None,
         **unused: Any,
     ) -> list[Tensor] | Tensor:
         _name_unused(unused)
@@ -224,6 +226,7 @@ class HostTransformer(Transformer):
             entries=guide_attention_entries or [],
             keyframes=generated_keyframes,
             reference=ref_audio,
+            prompt_parts=ltx2_prompt_parts,
         )
         return velocities(self, call, chunks=self.chunks, rope_memory=self.rope_memory)
 

@@ -9,7 +9,9 @@ from ...ltx2_core.types import Numerics
 from ..conditioning.attached import guides_marked
 from ..convert import split
 from ..host.latents import Latent
-from ..host.values import Conditioning
+from ..host.network import HostTransformer
+from ..host.prompt_parts import has_parts
+from ..host.values import Conditioning, Model
 
 CROP = "crop guide frames with LTX-2 Crop Guides right after the sampler, and continue with its conditioning"
 
@@ -52,6 +54,15 @@ def check_stage(positive: Conditioning, latent: Latent) -> None:
     if audio is not None and fps:
         # Guide frames are no part of the time that the audio has to fill.
         check_audio(frames - guide_tokens // cells, audio["samples"].shape[2], fps)
+
+
+def check_prompts(model: Model, positive: Conditioning) -> None:
+    """Raise ValueError if ``positive`` has prompts by time and ``model`` has ComfyUI's own network."""
+    if has_parts(positive) and not isinstance(model.model.diffusion_model, HostTransformer):
+        raise ValueError(
+            "LTX-2 Prompt By Time needs the network LTX-2, and ComfyUI's would ignore the parts: set network "
+            "to LTX-2 in LTX-2 Load All or LTX-2 Load Checkpoint, or use LTX-2 Prompt"
+        )
 
 
 def check_audio(latent_frames: int, audio_latents: int, fps: float) -> None:

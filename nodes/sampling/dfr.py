@@ -28,6 +28,7 @@ from ..conditioning.keyframe_latents import parse_frames
 from ..convert import image_at_stage, video_of
 from ..host.latents import from_av
 from ..host.lora import ATTACHMENT
+from ..host.prompt_parts import has_parts
 from ..host.recipe import recipe_of_model
 from ..host.upscaling import check_temporal
 from ..host.values import Conditioning, Model, UpscaleModel, Vae
@@ -127,6 +128,8 @@ class LTX2AVSampleDFR(io.ComfyNode):
         guide_strengths: str = "",
     ) -> io.NodeOutput:
         _check(model, upscale_model, temporal_upscale_model, temporal_rounds)
+        if has_parts(positive):
+            raise ValueError("LTX-2 Sample DFR samples tiles with times of their own: use LTX-2 Prompt")
         guides = parse_guides(guide_images, guide_frames, guide_strengths, plan)
         detail = None if detail_model is None else detail_scale_of(detail_model)
         first, *others = plan_stages_of(model, plan, seed, temporal_rounds, detail)

@@ -10,7 +10,7 @@ from ...ltx2_core.sampling.schedules import FIXED_SIGMAS, MANY_TOKENS, ltxv_sigm
 from ..host.latents import Latent
 from ..host.values import Conditioning, Model
 from ..inputs import sampled_inputs, shift_input, steps_input
-from .checks import check_stage
+from .checks import check_prompts, check_stage
 from .runs import RunWidgets, plan_run, run_extras, run_inputs, video_tokens
 
 CATEGORY = "LTX-2/sampling"
@@ -130,6 +130,7 @@ class LTX2AVSampleStage(io.ComfyNode):
         **widgets: Any,
     ) -> io.NodeOutput:
         check_stage(positive, latent)
+        check_prompts(model, positive)
         run = plan_run(model, latent, RunWidgets(**widgets))
         sampled = run(model, positive, negative, latent, seed)
         return io.NodeOutput(sampled, run.report, ui=ui.PreviewText(run.report))

@@ -16,7 +16,6 @@ from PIL import Image
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.repeat import settings_of
-from ltx2_core.editing.prompts import PromptSchedule
 from ltx2_core.editing.windows import WindowStore
 from ltx2_core.loading import Component, open_checkpoint, open_lora
 from ltx2_core.loading.describe import describe
@@ -27,6 +26,7 @@ from ltx2_core.run.request import Request
 from ltx2_core.run.saved_latents import resume, save_latents
 from ltx2_core.storage.header import read_header
 from ltx2_core.text import load_gemma, load_tokenizer
+from ltx2_core.text.schedule import PromptSchedule
 from ltx2_core.tiny import embedded_set
 from ltx2_core.tiny.write import write_tiny_set
 from ltx2_core.types import AVLatent

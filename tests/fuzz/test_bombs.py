@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ltx2_core.editing.prompts import PromptSchedule
 from ltx2_core.loading import open_checkpoint, open_lora
 from ltx2_core.loading.describe import describe
 from ltx2_core.media import load_image, read_audio, read_video
 from ltx2_core.storage.files import entries
 from ltx2_core.text import load_gemma, load_tokenizer
+from ltx2_core.text.schedule import PromptSchedule
 from ltx2_core.tiny import embedded_set
 
 MOST_MB = 64

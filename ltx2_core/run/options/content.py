@@ -39,6 +39,30 @@ def text_options() -> Iterator[Option]:
         request=True,
     )
     yield Option(
+        name="prompts_at",
+        flags=("--prompts-at",),
+        kind="text",
+        group=group,
+        metavar="TIMES",
+        help="Prompts for parts of the clip, in addition to --prompt, which holds for all of it, such as "
+        "'0: it rolls; 2.5: it stops'. A part lasts until the next one begins; times are seconds, 0:30 or "
+        "50%. Texts between | share the clip evenly. Each frame and each moment of the audio attends only to "
+        "the prompt of its time.",
+        request=True,
+    )
+    yield Option(
+        name="prompt_fade",
+        flags=("--prompt-fade",),
+        kind="float",
+        group=group,
+        help="Seconds around the beginning of a part of --prompts-at in which its prompt and the one before "
+        "are mixed; 0 changes at once.",
+        range=(0, MAX_SECONDS),
+        unit="s",
+        default=0.3,
+        request=True,
+    )
+    yield Option(
         name="enhance_prompt",
         flags=("--enhance-prompt",),
         kind="flag",

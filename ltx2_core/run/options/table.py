@@ -61,23 +61,29 @@ _OF_GENERATE: Final = {
     ),
     "generated_keyframes": "only ltx2 generate generates keyframes",
 }
+_ONE_TEXT: Final = dict.fromkeys(
+    ("prompts_at", "prompt_fade"), "only ltx2 generate changes the prompt within one run"
+)
 _NO_DETAIL: Final = {"detail_lora": "only ltx2 generate has the DFR pipeline"}
 
 WITHOUT: Final[dict[str, dict[str, str]]] = {
     "extend": {
         **_SDR,
         **_NO_DETAIL,
+        **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
     },
     "retake": {
         **_NO_DETAIL,
+        **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
     },
     "sound": {
         **_SDR,
         **_NO_DETAIL,
+        **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the frames of the source are not changed",
         **dict.fromkeys(_TWO_STAGES[1:], "audio is sampled in one stage"),
@@ -89,6 +95,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     "dub": {
         **_SDR,
         **_NO_DETAIL,
+        **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
         "stage2_loras": "both stages have the LoRA of Dub-It",
@@ -97,6 +104,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     },
     "hdr": {
         **_NO_DETAIL,
+        **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
         "stage2_loras": "both stages have the HDR IC-LoRA",
@@ -120,6 +128,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     "long": {
         **_SDR,
         **_OF_GENERATE,
+        **_ONE_TEXT,
         **_AS_WRITTEN,
         **dict.fromkeys(_TWO_STAGES, "a window is sampled in one stage"),
         "temporal_upscaler": "windows have one frame rate",

@@ -35,6 +35,7 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
         )
     ),
     ("pipeline_kind", "references", "the only reference of the DFR pipeline is that of --detail-lora"),
+    ("pipeline_kind", "prompts_at", "its tiles have times of their own"),
     ("pipeline_kind", "generated_keyframes", "the DFR pipeline decides the keyframes"),
     ("num_frames", "seconds", "both set the length"),
     ("extend_frames", "extend_seconds", "both set the length to add"),
@@ -58,6 +59,7 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("temporal_rounds", "pipeline_kind"),
     ("detail_lora", "pipeline_kind"),
     ("enhancer", "enhance_prompt"),
+    ("prompt_fade", "prompts_at"),
 )
 """An option that has no effect without another one."""
 
@@ -147,7 +149,7 @@ def check_together(
     if command == "generate" and "background" in explicit and not present & {"image", "images", "references"}:
         raise ValueError("--background has no effect without --image: add it")
     if "trigger" in explicit:
-        prompts = [str(explicit.get(name) or "") for name in ("prompt", "prompts")]
+        prompts = [str(explicit.get(name) or "") for name in ("prompt", "prompts", "prompts_at")]
         in_file = "prompts_file" in explicit or prompts[1].startswith("@")
         if not in_file and not any("[trigger]" in prompt for prompt in prompts):
             raise ValueError("--trigger has no effect without [trigger] in the prompt: write it there")
