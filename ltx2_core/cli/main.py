@@ -37,7 +37,7 @@ SUBCOMMANDS = {
     ),
     "models": ("ltx2_core.cli.models:models", "List, download and check released models; copy the tiny set."),
     "dataset": ("ltx2_core.cli.dataset:dataset", "Check and encode clips and captions for training."),
-    "train": ("ltx2_core.cli.train:train", "Train a LoRA, or the tiny LTX-2 that ships."),
+    "train": ("ltx2_core.cli.train:train", "Train a LoRA, all weights, or the tiny LTX-2 that ships."),
     "lora": ("ltx2_core.cli.lora:lora", "Merge, extract, resize, look into and compare LoRA files."),
     "serve": ("ltx2_core.cli.serve:serve", "Serve models over HTTP, with a queue that survives a restart."),
     "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import PathType
-from .train_lora import lora
+from .train_run import full, lora
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,7 @@ def train() -> None:
 
 
 train.add_command(lora)
+train.add_command(full)
 
 
 MAX_STEPS = 100_000_000

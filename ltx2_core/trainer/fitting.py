@@ -8,12 +8,13 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from ..loading import open_lora
+from ..loading import Checkpoint, Component, open_lora
 from ..training.lora import PREFIX
 from ..training.objective import Objective
 from ..training.targets import layer_pattern, reachable
 from .cache import is_whole
 from .samples import Samples
+from .settings import FullSettings, LoraSettings
 
 _MOST = 5
 
@@ -49,17 +50,46 @@ def check_clips(samples: Samples) -> None:
         raise ValueError("\n".join(problems[:_MOST]) + more)
 
 
-def check_init_lora(path: Path, layers: Sequence[str], rank: int) -> None:
+def check_init_lora(path: Path, layers: Sequence[str], settings: LoraSettings) -> None:
     """Raise ValueError if ``path`` is no LoRA file, or lacks one of ``layers``, or has another rank there."""
     if not path.is_file():
         raise ValueError(f"init_lora: no file at {path}")
     open_lora(path)
+    # The matrix that has the rank as its first axis, and what else a layer of the kind has.
+    first, others = {
+        "lora": ("lora_A.weight", ("lora_B.weight",)),
+        "dora": ("lora_A.weight", ("lora_B.weight", "dora_scale")),
+        "lokr": ("lokr_w2_b", ("lokr_w1", "lokr_w2_a")),
+    }[settings.kind]
     with safe_open(path, framework="pt") as file:
         present = set(file.keys())
         for layer in layers:
-            name = f"{PREFIX}{layer}.lora_A.weight"
-            if name not in present or file.get_slice(name).get_shape()[0] != rank:
-                raise ValueError(f"init_lora: {path} has no layer {layer} of rank {rank}")
+            name = f"{PREFIX}{layer}.{first}"
+            needed = {name, *(f"{PREFIX}{layer}.{other}" for other in others)}
+            if not needed <= present or file.get_slice(name).get_shape()[0] != settings.rank:
+                raise ValueError(
+                    f"init_lora: {path} has no layer {layer} of rank {settings.rank} and kind "
+                    f"{settings.kind}; ltx2 lora resize changes a rank"
+                )
+
+
+def check_parameters(base: Checkpoint, settings: FullSettings) -> None:
+    """Raise ValueError if the transformer is quantised, or ``parameters`` names nothing in it."""
+    infos = base.infos(Component.TRANSFORMER)
+    # Bytes are marks of layers whose weights are in another format too.
+    stored = sorted({info.dtype for info in infos.values()} - {"BF16", "F16", "F32", "F64", "U8"})
+    if stored:
+        raise ValueError(
+            f"{base.path} holds weights in {', '.join(stored)}, which cannot be trained: use the file in "
+            "bfloat16, or train a LoRA"
+        )
+    for pattern in settings.parameters:
+        try:
+            found = any(re.search(pattern, name) for name in infos)
+        except re.error as error:
+            raise ValueError(f"parameters {pattern!r} is not a regular expression: {error}") from None
+        if not found:
+            raise ValueError(f"parameters={pattern}: the transformer has no such parameter")
 
 
 def _problems(samples: Samples) -> Iterator[str]:

@@ -1,29 +1,35 @@
-"""Opens a LoRA run: settings, dataset and model files are checked against each other, nothing is loaded."""
+"""Opens a run: settings, dataset and model files are checked against each other, nothing is loaded."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ..loading import Component
 from ..run.components import Components
 from ..storage.identity import identity
 from ..training.objective import SigmaSampling
 from ..training.objective.objective import Objective, objective_of
+from ..training.optimizer_choice import check_optimizer
 from .cache import Index
-from .fitting import check_clips, check_init_lora, target_layers
+from .fitting import check_clips, check_init_lora, check_parameters, target_layers
 from .models import open_networks
+from .preset_loras import preset_loras
 from .run_files import RunFiles
 from .samples import Samples
-from .settings import LoraSettings
+from .settings import FullSettings, LoraSettings, TrainSettings
 
 
 @dataclass(frozen=True)
 class Opened:
     """What a run works on: its settings, networks, clips, held-out clips, objective and layers."""
 
-    settings: LoraSettings
+    settings: TrainSettings
     networks: Components
     samples: Samples
     held_out: Samples
@@ -33,7 +39,7 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def open_run(settings: LoraSettings) -> Opened:
+def open_run(settings: TrainSettings) -> Opened:
     """Open the files of a run and check that they fit; no network is loaded.
 
     Raises ValueError if the dataset was encoded by other networks, if a source changed since, if clips lack
@@ -43,8 +49,9 @@ def open_run(settings: LoraSettings) -> Opened:
     networks = open_networks(
         [Path(path) for path in settings.checkpoints],
         Path(settings.text_encoder) if settings.text_encoder else None,
-        device=settings.device or None,
+        device=_device(settings.device),
     )
+    check_optimizer(settings.optimizer, groups=2 if settings.audio_learning_rate else 1)
     index = Index.load(folder)
     _check_index(index, networks, folder)
     objective = objective_of(
@@ -79,17 +86,48 @@ def open_run(settings: LoraSettings) -> Opened:
         held_out = Samples(other, held_index, objective, device=networks.device)
         check_clips(held_out)
     check_clips(samples)
-    video, audio = samples.trains
-    shapes = networks.file(Component.TRANSFORMER).shapes(Component.TRANSFORMER)
-    layers = target_layers(shapes, settings.targets, video=video, audio=audio)
-    files = RunFiles(Path(settings.output_dir))
-    # The state of a run that is resumed has all of it, so that the file may be gone by then.
-    if settings.init_lora and not files.state.is_file():
-        check_init_lora(Path(settings.init_lora), layers, settings.rank)
+    layers, files = _trained(settings, networks, samples)
+    if settings.epochs:
+        steps = math.ceil(settings.epochs * samples.per_epoch / settings.gradient_accumulation)
+        settings = replace(settings, steps=steps)
     notes = [share_text(samples)]
     if samples.left_out:
         notes.append(f"{len(samples.left_out)} clips lack a stream that task {settings.task} needs: left out")
     return Opened(settings, networks, samples, held_out, objective, layers, files, tuple(notes))
+
+
+def _trained(
+    settings: TrainSettings, networks: Components, samples: Samples
+) -> tuple[tuple[str, ...], RunFiles]:
+    """The layers that adapters are for, none in a full run, and the files of the run."""
+    folder = Path(settings.output_dir)
+    base = networks.file(Component.TRANSFORMER)
+    if isinstance(settings, FullSettings):
+        check_parameters(base, settings)
+        streams = {(o.video is None, o.audio is None) for o, _ in samples.by_objective()}
+        if settings.sharding == "fsdp" and len(streams) > 1:
+            raise ValueError(
+                "sharding=fsdp: some clips have audio and some have none, and every process must compute the "
+                "same streams: use sharding=ddp, or encode with --missing-audio skip or --audio off"
+            )
+        return (), RunFiles(folder, "model")
+    assert isinstance(settings, LoraSettings)
+    video, audio = samples.trains
+    layers = target_layers(base.shapes(Component.TRANSFORMER), settings.targets, video=video, audio=audio)
+    files = RunFiles(folder)
+    # The state of a run that is resumed has all of it, so that the file may be gone by then.
+    if settings.init_lora and not files.state.is_file():
+        check_init_lora(Path(settings.init_lora), layers, settings)
+    preset_loras(settings, base)
+    return layers, files
+
+
+def _device(name: str) -> str | None:
+    """The device of this process; of those that torchrun started, each has a GPU of its own."""
+    number = os.environ.get("LOCAL_RANK")
+    if number is not None and name in ("", "cuda") and torch.cuda.is_available():
+        return f"cuda:{number}"
+    return name or None
 
 
 def share_text(samples: Samples) -> str:
@@ -107,17 +145,15 @@ def base_digest(networks: Components) -> str:
 
 
 def metadata(opened: Opened, step: int, layers: int) -> dict[str, str]:
-    """The header of a saved LoRA: what it was trained on and how, as strings."""
+    """The header of saved weights: what they were trained on and how, as strings."""
     settings, index = opened.settings, opened.samples.index
     base = opened.networks.file(Component.TRANSFORMER)
     facts: dict[str, Any] = {
         "base_model": base.path.name,
         "base_model_digest": base_digest(opened.networks),
         "model_version": base.generation or "",
-        "rank": settings.rank,
-        "alpha": f"{settings.lora_alpha:g}",
         "layers": layers,
-        "targets": ", ".join(settings.targets) or "by task",
+        **_specific(settings),
         "trigger": index.trigger,
         "task": settings.task,
         "conditions": ", ".join(settings.conditions),
@@ -128,7 +164,6 @@ def metadata(opened: Opened, step: int, layers: int) -> dict[str, str]:
         "audio": "yes" if opened.samples.trains[1] else "no",
         "keyframe_mark": "no" if settings.official else "yes",
         "dataset_fingerprint": index.fingerprint,
-        "trained_with": "ltx2 train lora",
     }
     video = opened.objective.video
     if video is not None and video.references:
@@ -140,6 +175,20 @@ def metadata(opened: Opened, step: int, layers: int) -> dict[str, str]:
             "reference_temporal_scale_factor": time,
         }
     return {name: str(value) for name, value in facts.items()}
+
+
+def _specific(settings: TrainSettings) -> dict[str, Any]:
+    if not isinstance(settings, LoraSettings):
+        return {"trained_with": "ltx2 train full"}
+    facts: dict[str, Any] = {
+        "rank": settings.rank,
+        "alpha": f"{settings.lora_alpha:g}",
+        "targets": ", ".join(settings.targets) or "by task",
+        "trained_with": "ltx2 train lora",
+    }
+    if settings.preset_loras:
+        facts["preset_loras"] = ", ".join(Path(text).name for text in settings.preset_loras)
+    return facts
 
 
 def _check_index(index: Index, networks: Components, folder: Path) -> None:

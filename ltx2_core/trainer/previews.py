@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..loading import Component, LoraSpec
 from ..run.pipeline import LTX2Pipeline
 from ..run.request import Request
 from ..tiny import embedded_set
 from .open_run import Opened
+from .preset_loras import preset_loras
+from .settings import FullSettings
 
 _LITERALS = {"true": True, "false": False}
 
 
 class Previews:
-    """Makes a clip for each prompt with the LoRA of a step; prompt and seed are the same every time."""
+    """Makes a clip for each prompt with the weights of a step; prompt and seed are the same every time."""
 
     def __init__(self, opened: Opened) -> None:
         """Check prompts and options before anything is trained; raises ValueError."""
@@ -26,29 +29,32 @@ class Previews:
         for number, prompt in enumerate(settings.preview_prompts):
             pipeline.check(pipeline.resolve(self._request(prompt, number)))
 
-    def __call__(self, step: int, lora: Path | None) -> None:
-        """Save the previews of ``step``, with the file ``lora``, or without one."""
+    def __call__(self, step: int, weights: Path | None) -> None:
+        """Save the previews of ``step``, with the LoRA or transformer in ``weights``, or without one."""
         settings, files = self.opened.settings, self.opened.files
-        pipeline = self._pipeline(lora)
+        pipeline = self._pipeline(weights)
         for number, prompt in enumerate(settings.preview_prompts):
             path = files.preview(step, number + 1)
             path.parent.mkdir(parents=True, exist_ok=True)
             pipeline(self._request(prompt, number)).save(path)
 
-    def _pipeline(self, lora: Path | None) -> LTX2Pipeline:
-        settings = self.opened.settings
-        loras: Sequence[Path] = () if lora is None else (lora,)
-        networks = self.opened.networks
-        if not settings.checkpoints:
+    def _pipeline(self, weights: Path | None) -> LTX2Pipeline:
+        settings, networks = self.opened.settings, self.opened.networks
+        base = networks.file(Component.TRANSFORMER)
+        loras = [LoraSpec(path=one.path, strength=one.strength) for one in preset_loras(settings, base)]
+        checkpoints = [Path(path) for path in settings.checkpoints]
+        files: dict[str, Any] = {"text_encoder": settings.text_encoder or None}
+        if not checkpoints:
             tiny = embedded_set()
-            files: dict[str, Any] = {"text_encoder": tiny.text_encoder, "upscaler": tiny.upsampler}
-            return LTX2Pipeline(tiny.checkpoint, loras=loras, device=networks.device, **files)
-        return LTX2Pipeline(
-            *settings.checkpoints,
-            text_encoder=settings.text_encoder or None,
-            loras=loras,
-            device=networks.device,
-        )
+            checkpoints = [tiny.checkpoint]
+            files = {"text_encoder": tiny.text_encoder, "upscaler": tiny.upsampler}
+        if weights is not None and isinstance(settings, FullSettings):
+            # A full run writes anew the file that holds the transformer.
+            held = base.path.resolve()
+            checkpoints = [weights if path.resolve() == held else path for path in checkpoints]
+        elif weights is not None:
+            loras.append(LoraSpec(path=weights))
+        return LTX2Pipeline(*checkpoints, loras=loras, device=networks.device, **files)
 
     def _request(self, prompt: str, number: int) -> Request:
         seed = self.opened.settings.preview_seed + number

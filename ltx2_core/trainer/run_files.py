@@ -1,4 +1,4 @@
-"""The files of a LoRA run: its settings, log, state, and the LoRAs that it saves."""
+"""The files of a run: its settings, log, state, and the weights that it saves."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 from ..media.atomic import replacing
 from ..storage.files import read_object
 
-RUN, LOG, STATE, FINAL = "run.json", "log.jsonl", "state.safetensors", "lora.safetensors"
+RUN, LOG, STATE, CURVES = "run.json", "log.jsonl", "state.safetensors", "curves.png"
 
 
 class RunFiles:
-    """The folder of a run."""
+    """The folder of a run; ``result`` begins the names of its files of weights."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, result: str = "lora") -> None:
+        self.folder, self.result = folder, result
 
     @property
     def state(self) -> Path:
@@ -27,12 +27,21 @@ class RunFiles:
 
     @property
     def final(self) -> Path:
-        """The LoRA at the end of the run."""
-        return self.folder / FINAL
+        """The weights at the end of the run."""
+        return self.folder / f"{self.result}.safetensors"
 
-    def lora(self, step: int) -> Path:
-        """The LoRA that is saved after ``step`` steps."""
-        return self.folder / "checkpoints" / f"lora_step_{step:06d}.safetensors"
+    @property
+    def best(self) -> Path:
+        """The weights with the lowest loss of held-out clips."""
+        return self.folder / f"{self.result}_best.safetensors"
+
+    @property
+    def curves(self) -> Path:
+        return self.folder / CURVES
+
+    def weights(self, step: int) -> Path:
+        """The weights that are saved after ``step`` steps."""
+        return self.folder / "checkpoints" / f"{self.result}_step_{step:06d}.safetensors"
 
     def preview(self, step: int, number: int) -> Path:
         """The clip of prompt ``number``, from 1 on, after ``step`` steps."""
@@ -88,8 +97,8 @@ class RunFiles:
             temporary.write_text("".join(lines), encoding="utf-8")
 
     def forget_old(self, keep: int) -> None:
-        """Delete all but the last ``keep`` saved LoRAs; 0 keeps all. The final one is never deleted."""
-        saved = sorted(self.lora(0).parent.glob("lora_step_*.safetensors"), key=_step)
+        """Delete all but the last ``keep`` saved files; 0 keeps all. The final one is never deleted."""
+        saved = sorted(self.weights(0).parent.glob(f"{self.result}_step_*.safetensors"), key=_step)
         for path in saved[:-keep] if keep else []:
             path.unlink()
 

@@ -1,38 +1,16 @@
-"""The settings of a LoRA run: one table for the configuration file and the options of the command."""
+"""The settings of training runs: one table for the configuration file and the options of the command."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
-from difflib import get_close_matches
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..training.names import TASK_NAMES
+from ..training.optimizer_names import OPTIMIZERS
 from ..training.schedules import RESTART_FLOOR, SCHEDULES
 from ..training.targets import PRESETS
-
-ELSEWHERE: Mapping[str, str] = {
-    "lr": "learning_rate",
-    "network_dim": "rank",
-    "network_alpha": "alpha",
-    "lora_rank": "rank",
-    "linear": "rank",
-    "target_modules": "targets",
-    "scheduler_type": "schedule",
-    "lr_scheduler": "schedule",
-    "max_train_steps": "steps",
-    "gradient_accumulation_steps": "gradient_accumulation",
-    "prompts": "preview_prompts",
-    "sample_prompts": "preview_prompts",
-    "data_root": "dataset",
-    "first_frame_conditioning_p": "conditions",
-}
-"""Names in the configurations of other trainers -> the name here."""
-
-_PATHS = ("dataset", "validation_dataset", "checkpoints", "text_encoder", "output_dir", "init_lora")
 
 
 def _key(default: Any, help_: str, **facts: Any) -> Any:
@@ -41,29 +19,38 @@ def _key(default: Any, help_: str, **facts: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """All settings of a LoRA run, with their defaults. Raises ValueError for values out of range."""
+class TrainSettings:
+    """Settings that all runs have, with their defaults. Raises ValueError for values out of range."""
 
     dataset: str = _key("", "Folder that ltx2 dataset wrote.", free=True)
-    output_dir: str = _key("lora_run", "Folder of the run: weights, state, log, previews.", free=True)
+    output_dir: str = _key("training_run", "Folder of the run: weights, state, log, previews.", free=True)
     checkpoints: tuple[str, ...] = _key((), "Model files. Without any: the embedded set.", free=True)
     text_encoder: str = _key("", "Folder or file of Gemma, for previews.", free=True)
     task: str = _key("t2v", "What is generated from what.", choices=TASK_NAMES)
     conditions: tuple[str, ...] = _key(
         (), "Known content, [audio.]KIND[=VALUE][:PROBABILITY], such as first_frame:0.5 or prefix=2:0.3."
     )
-    rank: int = _key(32, "Rank of each pair of matrices.", low=1, high=4096)
-    alpha: float = _key(0.0, "Scale of the LoRA times rank; 0 is the rank, so a scale of 1.", low=0.0)
-    targets: tuple[str, ...] = _key(
-        (),
-        f"Layers: presets ({', '.join(PRESETS)}), ends of names such as attn1.to_k, or regex:PATTERN "
-        "[default: attention, or the preset of the only stream].",
-    )
-    init_lora: str = _key(
-        "", "Start from this LoRA file, which must have the same layers and rank.", free=True
-    )
     learning_rate: float = _key(1e-4, "Highest learning rate.", low=0.0, high=1.0)
-    weight_decay: float = _key(0.01, "Weight decay of AdamW.", low=0.0, high=1.0)
+    audio_learning_rate: float = _key(
+        0.0, "Learning rate of layers that change the audio; 0 is learning_rate.", low=0.0, high=1.0
+    )
+    optimizer: str = _key(
+        "adamw",
+        "adamw8bit needs bitsandbytes, prodigy prodigyopt (use learning_rate 1 with it).",
+        choices=OPTIMIZERS,
+    )
+    offload_optimizer: bool = _key(
+        False, "Hold the optimizer and float32 copies of what it trains in system memory.", free=True
+    )
+    beta1: float = _key(0.9, "Decay of the average of gradients.", low=0.0, high=0.9999)
+    beta2: float = _key(0.999, "Decay of the average of squared gradients.", low=0.0, high=0.99999)
+    weight_decay: float = _key(0.01, "Weight decay.", low=0.0, high=1.0)
+    ema: float = _key(
+        0.0,
+        "Decay of moving averages of the weights, such as 0.999, which are then what is saved; 0 is none.",
+        low=0.0,
+        high=0.99999,
+    )
     schedule: str = _key(
         "linear",
         f"How the learning rate falls; cosine_with_restarts goes to {RESTART_FLOOR:g} in each period, also "
@@ -72,6 +59,9 @@ class LoraSettings:
     )
     warmup: int = _key(0, "Steps in which the learning rate rises.", low=0)
     steps: int = _key(2000, "Optimizer steps.", low=1, high=10_000_000)
+    epochs: int = _key(
+        0, "Passes over the dataset, in place of steps; 0 counts steps.", low=0, high=1_000_000
+    )
     batch_size: int = _key(1, "Clips per forward pass, all of one bucket.", low=1, high=1024)
     gradient_accumulation: int = _key(1, "Forward passes per optimizer step.", low=1, high=4096)
     max_grad_norm: float = _key(1.0, "Largest norm of the gradient; 0 does not clip.", low=0.0)
@@ -96,11 +86,14 @@ class LoraSettings:
     device: str = _key("", "Device [default: cuda if there is one].", free=True)
     save_every: int = _key(250, "Steps between saves; a stopped run resumes from the last.", low=1, free=True)
     keep_last: int = _key(
-        0, "How many saved LoRAs stay next to the final one; 0 deletes none.", low=0, free=True
+        0, "How many saved files stay next to the final one; 0 deletes none.", low=0, free=True
     )
+    save_minutes: float = _key(0.0, "Also save after so many minutes; 0 does not.", low=0.0, free=True)
     save_precision: str = _key(
-        "bf16", "Number format of saved LoRAs.", choices=("bf16", "float32"), free=True
+        "bf16", "Number format of saved weights.", choices=("bf16", "float32"), free=True
     )
+    tensorboard: bool = _key(False, "Also log for TensorBoard, which must be installed.", free=True)
+    wandb: str = _key("", "Also log to this project of Weights & Biases, which must be installed.", free=True)
     validation_every: int = _key(250, "Steps between validation losses; 0 is never.", low=0, free=True)
     validation_dataset: str = _key(
         "", "Encoded held-out clips [default: the first four clips of the dataset].", free=True
@@ -120,15 +113,10 @@ class LoraSettings:
         if not self.learning_rate:
             raise ValueError("learning_rate must be above 0")
 
-    @property
-    def lora_alpha(self) -> float:
-        return self.alpha or float(self.rank)
-
     def lasting(self) -> dict[str, Any]:
         """The settings that change the weights, as JSON values: those that a resumed run must share.
 
-        Paths of dataset, models and ``init_lora`` are not among them, since their contents are compared by
-        digests.
+        Paths of dataset, models and LoRAs are not among them, since their contents are compared by digests.
         """
         free = {one.name for one in fields(self) if one.metadata.get("free")}
         values = {name: value for name, value in asdict(self).items() if name not in free}
@@ -136,76 +124,83 @@ class LoraSettings:
         return lasting
 
 
-def read_settings(file: Path | None, options: Mapping[str, Any]) -> LoraSettings:
-    """Settings of a configuration ``file``, toml or json, with ``options`` of the command in their place.
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings(TrainSettings):
+    """All settings of a LoRA run."""
 
-    Paths in the file are relative to it. Raises ValueError for unknown keys, with the nearest known one, and
-    for values of another type.
-    """
-    values: dict[str, Any] = {}
-    if file is not None:
-        for name, value in _parsed(file).items():
-            values[name] = _converted(name, value, str(file))
-            if name in _PATHS:
-                values[name] = _beside(file.parent, values[name])
-    return LoraSettings(**{**values, **options})
+    output_dir: str = _key("lora_run", "Folder of the run: weights, state, log, previews.", free=True)
+    rank: int = _key(32, "Rank of each pair of matrices.", low=1, high=4096)
+    alpha: float = _key(0.0, "Scale of the LoRA times rank; 0 is the rank, so a scale of 1.", low=0.0)
+    targets: tuple[str, ...] = _key(
+        (),
+        f"Layers: presets ({', '.join(PRESETS)}), ends of names such as attn1.to_k, or regex:PATTERN "
+        "[default: attention, or the preset of the only stream].",
+    )
+    kind: str = _key(
+        "lora",
+        "lora; dora, which also trains the magnitudes of columns; or lokr, a Kronecker product.",
+        choices=("lora", "dora", "lokr"),
+    )
+    rank_stabilized: bool = _key(False, "rsLoRA: scale by alpha / sqrt(rank).")
+    dropout: float = _key(0.0, "Share of the inputs of a LoRA that are zero in training.", low=0.0, high=0.99)
+    init_lora: str = _key(
+        "", "Start from this LoRA file, which must have the same layers and rank.", free=True
+    )
+    preset_loras: tuple[str, ...] = _key(
+        (),
+        "FILE[:STRENGTH] of LoRAs that are merged into the model while this one is trained (differential "
+        "training); use both together afterwards.",
+        free=True,
+    )
+    key_style: str = _key(
+        "official",
+        "Names in saved files: official for ComfyUI and this package, bare without prefix, kohya.",
+        choices=("official", "bare", "kohya"),
+        free=True,
+    )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.key_style == "kohya" and self.kind != "lora":
+            raise ValueError(f"key_style=kohya is for kind=lora; {self.kind} is saved with official names")
 
-def _parsed(file: Path) -> Mapping[str, Any]:
-    """The keys of a configuration file."""
-    if not file.is_file():
-        raise FileNotFoundError(f"no configuration at {file}")
-    text = file.read_text(encoding="utf-8")
-    try:
-        parsed: Any = json.loads(text) if file.suffix.lower() == ".json" else _toml(text)
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
-    if not isinstance(parsed, dict):
-        raise ValueError(f"{file} must hold keys and values, such as rank = 32")
-    return parsed
-
-
-def _toml(text: str) -> Any:
-    if sys.version_info >= (3, 11):
-        import tomllib
-
-        return tomllib.loads(text)
-    raise ValueError("toml files need Python 3.11: write the same keys as json, in a file .json")
-
-
-def _converted(name: str, value: Any, file: str) -> Any:
-    """The value of a key, as the type of its field."""
-    known = {one.name: one for one in fields(LoraSettings)}
-    if name not in known:
-        raise ValueError(f"{file}: {unknown(name)}")
-    default = known[name].default
-    assert default is not MISSING
-    if isinstance(default, tuple):
-        listed = [value] if isinstance(value, str) else value
-        if isinstance(listed, list) and all(isinstance(one, str) for one in listed):
-            return tuple(listed)
-        raise ValueError(f"{file}: {name} must be a list of texts")
-    # A bool is an int to isinstance, and a whole number is a fine float.
-    types: tuple[type, ...] = (int, float) if isinstance(default, float) else (type(default),)
-    if not isinstance(value, types) or (isinstance(value, bool) and not isinstance(default, bool)):
-        kind = {str: "a text", bool: "true or false", int: "a whole number", float: "a number"}
-        raise ValueError(f"{file}: {name}={value!r} must be {kind[type(default)]}")
-    return float(value) if isinstance(value, int) and isinstance(default, float) else value
+    @property
+    def lora_alpha(self) -> float:
+        return self.alpha or float(self.rank)
 
 
-def unknown(name: str) -> str:
-    """The sentence about a key that does not exist, with the nearest one that does."""
-    if name in ELSEWHERE:
-        return f"{name} is called {ELSEWHERE[name]} here"
-    near = get_close_matches(name, [one.name for one in fields(LoraSettings)], n=1, cutoff=0.5)
-    return f"there is no key {name!r}" + (f": did you mean {near[0]}?" if near else "")
+@dataclass(frozen=True, kw_only=True)
+class FullSettings(TrainSettings):
+    """All settings of a run that trains the weights of the transformer themselves."""
 
+    output_dir: str = _key("full_run", "Folder of the run: weights, state, log, previews.", free=True)
+    learning_rate: float = _key(1e-5, "Highest learning rate.", low=0.0, high=1.0)
+    parameters: tuple[str, ...] = _key(
+        (), "Regular expressions: only parameters in whose name one occurs are trained [default: all]."
+    )
+    weights: str = _key(
+        "float32",
+        "float32; bf16, with float32 copies that the optimizer changes; or bf16_rounded, which rounds at "
+        "random so that small changes are not lost (AdamW alone, least memory).",
+        choices=("float32", "bf16", "bf16_rounded"),
+    )
+    sharding: str = _key(
+        "ddp",
+        "With several processes (torchrun): ddp holds all weights in each, fsdp a share of every block.",
+        choices=("ddp", "fsdp"),
+        free=True,
+    )
 
-def _beside(folder: Path, value: Any) -> Any:
-    """Paths relative to ``folder``; empty text stays empty."""
-    if isinstance(value, tuple):
-        return tuple(_beside(folder, one) for one in value)
-    return str(folder / value) if value else value
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights == "bf16_rounded" and self.optimizer != "adamw":
+            raise ValueError(f"weights=bf16_rounded is for optimizer=adamw, not {self.optimizer}")
+        if self.weights == "bf16_rounded" and self.offload_optimizer:
+            raise ValueError("weights=bf16_rounded has no copies to offload: use weights=bf16")
+        if self.sharding == "fsdp" and (self.weights != "float32" or self.offload_optimizer or self.ema):
+            raise ValueError("sharding=fsdp trains float32 weights, without ema and offload_optimizer")
+        if self.sharding == "fsdp" and self.optimizer not in ("adamw", "adafactor"):
+            raise ValueError(f"sharding=fsdp is for optimizer=adamw or adafactor, not {self.optimizer}")
 
 
 def _check(name: str, value: Any, facts: Mapping[str, Any]) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..storage.writing import write_tensors
+from .adapters import ADAPTERS, Adapter, Kind, Linear
 
 ATTENTION = r"\.to_(q|k|v|out\.0)$"
 """Targets: all attention layers of all blocks, as most LoRAs of LTX-2 have."""
@@ -30,17 +30,21 @@ PREFIX = "diffusion_model."
 
 
 class LoraAdapters(nn.Module):
-    """Low-rank pairs for linear layers of a network; their matrices are the parameters of this module.
+    """Adapters for linear layers of a network; their matrices are the parameters of this module.
 
-    Each layer gets a forward hook that adds ``scale * B A x``; its weights do not change, and
-    :meth:`disabled` runs the network without the LoRA. B starts at zero, so the output is unchanged before
-    the first step.
+    Each layer, plain or quantised, gets a forward hook that adds ``scale * B A x``; its weights do not
+    change, and :meth:`disabled` runs the network without the LoRA. B starts at zero, so the output is
+    unchanged before the first step.
 
     Args:
         network: the network to adapt; all its parameters stop requiring gradients.
         rank: rank R of every pair.
         alpha: the pairs are scaled by alpha / R; by default alpha is R. The scale is folded into B when
             saved.
+        kind: "lora", "dora" or "lokr".
+        rank_stabilised: scale by alpha / sqrt(R) instead (Kalajdzievski, 2023).
+        dropout: share of the inputs of A that are zero in training, from 0 to below 1. The masks follow from
+            :attr:`draw`, so that recomputed activations and resumed runs have the same.
         targets: regular expression; a linear layer gets a pair if it occurs in the layer's name.
         seed: seed of the random A.
 
@@ -56,15 +60,20 @@ class LoraAdapters(nn.Module):
         alpha: float | None = None,
         targets: str = ATTENTION,
         seed: int = 0,
+        kind: Kind = "lora",
+        rank_stabilised: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if rank < 1:
             raise ValueError(f"rank={rank} must be at least 1")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout} must be from 0 to below 1")
         pattern = re.compile(targets)
         layers = {
             name: module
             for name, module in network.named_modules()
-            if isinstance(module, nn.Linear) and pattern.search(name)
+            if isinstance(module, Linear) and pattern.search(name)
         }
         # An empty LoRA would train nothing and report no error.
         if not layers:
@@ -72,14 +81,21 @@ class LoraAdapters(nn.Module):
         # Gradients of the frozen weights would take as much memory as the weights.
         network.requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
-        self.scale = (rank if alpha is None else alpha) / rank
-        self.enabled = True
+        self.scale = (rank if alpha is None else alpha) / (math.sqrt(rank) if rank_stabilised else rank)
+        self.enabled, self.dropout = True, dropout
+        self.draw = 0
+        """Number of the forward pass in training, from which the masks of dropout follow."""
         self.names = tuple(layers)
-        self.pairs = nn.ModuleList(_Pair(layer, rank, generator) for layer in layers.values())
-        self._handles = [
-            layer.register_forward_hook(self._hook(pair))
-            for layer, pair in zip(layers.values(), self.pairs, strict=True)
-        ]
+        self.pairs = nn.ModuleList(
+            ADAPTERS[kind](layer, rank, self.scale, generator) for layer in layers.values()
+        )
+        self._handles = []
+        for number, layer in enumerate(layers.values()):
+            adapter = self.pairs[number]
+            assert isinstance(adapter, Adapter)
+            self._handles.append(layer.register_forward_hook(self._hook(adapter, number)))
+            if kind == "dora":
+                self._handles.append(layer.register_forward_pre_hook(self._pre_hook(adapter)))
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -101,39 +117,41 @@ class LoraAdapters(nn.Module):
 
         ``prefix`` comes before the name of the layer.
         """
-        tensors: dict[str, Tensor] = {}
-        for name, pair in zip(self.names, self.pairs, strict=True):
-            assert isinstance(pair, _Pair)
-            tensors[f"{prefix}{name}.lora_A.weight"] = pair.a.detach().clone()
-            # With the scale folded in, readers need no alpha.
-            tensors[f"{prefix}{name}.lora_B.weight"] = pair.b.detach() * self.scale
-        return tensors
+        return {
+            f"{prefix}{name}.{ending}": tensor
+            for name, adapter in self.by_layer()
+            for ending, tensor in adapter.tensors().items()
+        }
 
-    def _hook(self, pair: nn.Module) -> Any:
+    def by_layer(self) -> Iterator[tuple[str, Adapter]]:
+        """Yield (name of the layer, its adapter)."""
+        for name, adapter in zip(self.names, self.pairs, strict=True):
+            assert isinstance(adapter, Adapter)
+            yield name, adapter
+
+    def _hook(self, adapter: Adapter, number: int) -> Any:
         def add(_layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + self.scale * pair(args[0]).to(output.dtype) if self.enabled else output
+            if not self.enabled:
+                return output
+            added: Tensor = adapter(self._dropped(args[0], number))
+            return output + added.to(output.dtype)
 
         return add
 
+    def _pre_hook(self, adapter: Adapter) -> Any:
+        def change(layer: Linear, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (adapter.changed_input(args[0], layer), *args[1:]) if self.enabled else args
 
-class _Pair(nn.Module):
-    """The matrices A (R, I) and B (O, R) of one linear layer, in float32 on the layer's device.
+        return change
 
-    R is ``rank``, I and O are inputs and outputs of the layer; ``generator`` draws A, B starts at zero.
-    """
-
-    def __init__(self, layer: nn.Linear, rank: int, generator: torch.Generator) -> None:
-        super().__init__()
-        # As PEFT initialises A: the Kaiming uniform distribution with a = sqrt(5).
-        bound = math.sqrt(1 / layer.in_features)
-        a = (torch.rand(rank, layer.in_features, generator=generator) * 2 - 1) * bound
-        self.a = nn.Parameter(a.to(layer.weight.device))
-        # B at zero leaves the network unchanged before the first step.
-        self.b = nn.Parameter(torch.zeros(layer.out_features, rank, device=layer.weight.device))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x (..., I) -> B A x (..., O), for a layer of I inputs and O outputs."""
-        return F.linear(F.linear(x.to(self.a.dtype), self.a), self.b)
+    def _dropped(self, x: Tensor, number: int) -> Tensor:
+        """``x`` with a share of its values zero and the others larger by as much; only in training."""
+        if not self.dropout or not torch.is_grad_enabled():
+            return x
+        # A generator for each layer, as activations that are computed again come in another order.
+        generator = torch.Generator(x.device).manual_seed(self.draw * len(self.names) + number)
+        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.dropout
+        return x * kept / (1 - self.dropout)
 
 
 def save_lora(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from .loop import Schedule
+from .processes import Processes, is_split, local
+from .rounding import Copies
+
+ALONE = Processes()
 
 
 @dataclass(kw_only=True)
@@ -24,6 +28,14 @@ class Updates:
     schedule: Schedule
     accumulation: int = 1
     clip: float = 1.0
+    processes: Processes = ALONE
+    """With several, each adds ``accumulation`` micro-batches of its own."""
+    copies: Copies | None = None
+    """Float32 copies that the optimizer changes, if it does not change the parameters themselves."""
+    streams: Mapping[str, Sequence[nn.Parameter]] = field(default_factory=dict)
+    """Parameters by stream, whose gradients' norms are measured apart."""
+    norms: dict[str, float] = field(default_factory=dict, init=False)
+    """Norm of the gradient of each stream in the last step, before clipping."""
     step: int = 0
     """Optimizer steps that are done."""
     _collected: int = field(default=0, init=False)
@@ -53,6 +65,13 @@ class Updates:
         self._collected += 1
         if self._collected < self.accumulation and not now:
             return None
+        if self.copies is not None:
+            self.copies.take_gradients()
+        self.processes.average(self.parameters)
+        self.norms = {
+            stream: math.sqrt(self.processes.square_norm(p.grad for p in own if p.grad is not None))
+            for stream, own in self.streams.items()
+        }
         norm = self._norm()
         if not math.isfinite(norm):
             # Clipping divided the gradient by this norm: a step would write NaN into every parameter.
@@ -63,6 +82,8 @@ class Updates:
                 "saved; lower learning_rate"
             )
         self.optimizer.step()
+        if self.copies is not None:
+            self.copies.write_back()
         self.optimizer.zero_grad(set_to_none=True)
         self._collected = 0
         self.step += 1
@@ -76,6 +97,13 @@ class Updates:
 
     def _norm(self) -> float:
         """Clip the gradient; returns its norm before."""
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        if any(is_split(gradient) for gradient in gradients):
+            norm = math.sqrt(self.processes.square_norm(gradients))
+            # The small number is that of torch's clipping.
+            if self.clip and norm > self.clip:
+                torch._foreach_mul_([local(g) for g in gradients], self.clip / (norm + 1e-6))
+            return norm
         return float(nn.utils.clip_grad_norm_(self.parameters, self.clip or float("inf")))
 
     def _set_rate(self) -> None:

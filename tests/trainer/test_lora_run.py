@@ -231,8 +231,8 @@ def test_a_damaged_line_of_the_log_is_dropped(tmp_path, damage) -> None:
 def test_old_loras_are_deleted_and_the_final_one_never(tmp_path) -> None:
     files = RunFiles(tmp_path)
     for step in (2, 10, 4):
-        files.lora(step).parent.mkdir(exist_ok=True)
-        files.lora(step).touch()
+        files.weights(step).parent.mkdir(exist_ok=True)
+        files.weights(step).touch()
     files.final.touch()
     files.forget_old(0)
     assert len(list(tmp_path.glob("checkpoints/*"))) == 3
@@ -248,7 +248,7 @@ def test_init_lora_continues_from_a_file_with_the_same_layers(settings, tmp_path
     before, after = load_file(first), load_file(second)
     for name, tensor in before.items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-6, atol=1e-9)
-    with pytest.raises(ValueError, match=r"has no layer .* of rank 3"):
+    with pytest.raises(ValueError, match=r"has no layer .* of rank 3 and kind lora"):
         open_run(replace(again, rank=3, output_dir=str(tmp_path / "c")))
 
 

@@ -10,7 +10,8 @@ from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
 from ltx2_core.trainer.previews import parse_options
-from ltx2_core.trainer.settings import LoraSettings, read_settings
+from ltx2_core.trainer.settings import FullSettings, LoraSettings
+from ltx2_core.trainer.settings_file import read_settings
 
 toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="toml needs Python 3.11")
 
@@ -19,7 +20,7 @@ toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="toml needs Python 
 def test_options_replace_the_keys_of_a_file_and_paths_are_relative_to_it(tmp_path) -> None:
     file = tmp_path / "run.toml"
     file.write_text('dataset = "cache"\nrank = 8\nalpha = 4\nconditions = ["first_frame:0.5"]\n')
-    settings = read_settings(file, {"rank": 16})
+    settings = read_settings(file, {"rank": 16}, LoraSettings)
     assert (settings.rank, settings.lora_alpha, settings.conditions) == (16, 4.0, ("first_frame:0.5",))
     assert settings.dataset == str(tmp_path / "cache")
 
@@ -47,13 +48,14 @@ def test_a_file_that_makes_no_sense_is_refused_in_words(tmp_path, text, message)
     values = {"dataset": "cache", **text} if isinstance(text, dict) else text
     file.write_text(json.dumps(values))
     with pytest.raises(ValueError, match=message):
-        read_settings(file, {})
+        read_settings(file, {}, LoraSettings)
 
 
-def test_every_setting_is_an_option_with_a_help() -> None:
-    done = CliRunner().invoke(main, ["train", "lora", "--help"])
+@pytest.mark.parametrize(("command", "kind"), [("lora", LoraSettings), ("full", FullSettings)])
+def test_every_setting_is_an_option_with_a_help(command, kind) -> None:
+    done = CliRunner().invoke(main, ["train", command, "--help"])
     assert done.exit_code == 0
-    for name, one in LoraSettings.__dataclass_fields__.items():
+    for name, one in kind.__dataclass_fields__.items():
         assert f"--{name.replace('_', '-')}" in done.output
         assert one.metadata["help"].endswith((".", "]"))
 

@@ -1,0 +1,198 @@
+"""Trains from an encoded dataset; a run that was stopped resumes bit for bit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..loading import Component
+from ..storage.identity import identity
+from ..storage.private import locked
+from ..training.history import plot
+from ..training.processes import Processes, joined_processes
+from ..transformer import Transformer
+from .health import alarms
+from .open_run import Opened, base_digest
+from .preset_loras import preset_loras, split_strength
+from .settings import FullSettings, LoraSettings
+from .trainees import Trainee
+from .trainer import Trainer
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+"""Called after each optimizer step with (step, all steps, what is logged)."""
+
+OnSave = Callable[[int, Path | None], None]
+"""Called with (step, file of weights) for previews; before the first step the file is None."""
+
+OnAlarm = Callable[[str], None]
+"""Called with a sentence about what goes wrong."""
+
+MakeTrainee = Callable[[Opened, Transformer, Processes], Trainee]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch:
+    """Who is told of a run: of each step, of weights for previews, and of what goes wrong."""
+
+    on_step: OnStep | None = None
+    on_save: OnSave | None = None
+    on_alarm: OnAlarm | None = None
+
+
+def run_training(
+    opened: Opened, make: MakeTrainee, watch: Watch | None = None, *, stop_at: int | None = None
+) -> Path:
+    """Train, save and log; returns the path of the final weights, or of the last ones if it was stopped.
+
+    Resumes from the state in the folder of the run. If torchrun started several processes, they share the
+    forward passes of each step, and the first one writes. ``stop_at`` saves and stops after so many steps, as
+    if the run had been interrupted there. Raises FloatingPointError if the loss is not finite, and names the
+    clips, or if the gradient is not; ValueError if another run writes to the folder.
+    """
+    with joined_processes(opened.networks.device) as processes:
+        told = watch if watch is not None and processes.first else Watch()
+        # The writes of two runs would mix in the log, and each would replace the state of the other.
+        lock = locked(opened.files.folder) if processes.first else nullcontext()
+        with lock:
+            return _Run(opened, told, processes).train(make, stop_at)
+
+
+class _Run:
+    """One call that trains: what is saved, logged and shown when."""
+
+    def __init__(self, opened: Opened, watch: Watch, processes: Processes) -> None:
+        self.opened, self.watch, self.processes = opened, watch, processes
+        self.settings, self.files = opened.settings, opened.files
+        self.previews = bool(opened.settings.preview_prompts) or watch.on_save is not None
+        self._saved_at = time.monotonic()
+
+    def train(self, make: MakeTrainee, stop_at: int | None) -> Path:
+        settings, files = self.settings, self.files
+        if self.processes.first:
+            files.begin(_lasting(self.opened, self.processes), unknown=_unknown(self.opened))
+        self.processes.wait()
+        if self.watch.on_save is not None and not files.state.is_file():
+            self.watch.on_save(0, None)
+        base = self.opened.networks.file(Component.TRANSFORMER)
+        loras = preset_loras(settings, base)
+        with self.opened.networks.use(Component.TRANSFORMER, loras, dtype=_dtype(self.opened)) as network:
+            self.trainer = trainer = Trainer(
+                self.opened, network, make(self.opened, network, self.processes), self.processes
+            )
+            self._resume()
+            last = min(settings.steps, stop_at or settings.steps)
+            saved = files.weights(trainer.state.step)
+            while trainer.state.step < last:
+                saved = self._step(last) or saved
+            if trainer.state.step == settings.steps:
+                trainer.save(files.final)
+                saved = files.final
+            self.processes.wait()
+        return saved
+
+    def _resume(self) -> None:
+        trainer, files = self.trainer, self.files
+        if files.state.is_file():
+            trainer.state.load(files.state)
+            trainer.updates.resume(trainer.state.step)
+        if self.processes.first:
+            files.cut_log(trainer.state.step)
+        if self.settings.validation_every and not trainer.state.step:
+            # The loss of the base, against which the alarms compare.
+            trainer.state.history.add(0, trainer.validation_losses())
+
+    def _step(self, last: int) -> Path | None:
+        """One optimizer step, with what is logged and saved after it; returns the file if one was saved."""
+        settings, trainer, files = self.settings, self.trainer, self.files
+        values = trainer.step()
+        step = trainer.state.step
+        ends = step == last
+        found: list[str] = []
+        if settings.validation_every and (step % settings.validation_every == 0 or ends):
+            found = self._validate(values)
+        self._report(step, values, found)
+        shown = self.previews and (step % settings.preview_every == 0 or ends)
+        late = self.processes.total(float(self._is_late()))[0] > 0
+        if not (step % settings.save_every == 0 or ends or shown or late):
+            return None
+        # The state comes last: a run that is killed between the two writes the weights again.
+        saved = files.weights(step)
+        trainer.save(saved)
+        trainer.state.save(files.state, write=self.processes.first)
+        if self.processes.first:
+            files.forget_old(settings.keep_last)
+            plot(trainer.state.history, files.curves)
+        self._saved_at = time.monotonic()
+        if shown and self.watch.on_save is not None:
+            with trainer.aside():
+                self.watch.on_save(step, saved)
+        self.processes.wait()
+        return saved
+
+    def _validate(self, values: dict[str, float]) -> list[str]:
+        """Add validation losses to ``values``; saves the weights if they are the best, returns alarms."""
+        trainer, history = self.trainer, self.trainer.state.history
+        own = trainer.validation_losses()
+        values |= own
+        history.add(trainer.state.step, own)
+        held_out = bool(self.settings.validation_dataset)
+        losses = [value for _, value in history.curves["validation_loss"][1:]]
+        if held_out and losses[-1] == min(losses):
+            trainer.save(self.files.best)
+        return alarms(history, held_out=held_out)
+
+    def _report(self, step: int, values: dict[str, float], found: list[str]) -> None:
+        if self.processes.first:
+            self.files.log({"step": step, **values, **({"alarms": found} if found else {})})
+            losses = {n: v for n, v in values.items() if n in ("loss", "video_loss", "audio_loss")}
+            self.trainer.state.history.add(step, losses)
+        if self.watch.on_step is not None:
+            self.watch.on_step(step, self.settings.steps, values)
+        for alarm in found if self.watch.on_alarm is not None else ():
+            assert self.watch.on_alarm is not None
+            self.watch.on_alarm(alarm)
+
+    def _is_late(self) -> bool:
+        limit = self.settings.save_minutes * 60
+        return bool(limit) and time.monotonic() - self._saved_at >= limit
+
+
+def _dtype(opened: Opened) -> torch.dtype | None:
+    """The number format of the weights of a full run; None is that of the device."""
+    if not isinstance(opened.settings, FullSettings):
+        return None
+    return torch.float32 if opened.settings.weights == "float32" else torch.bfloat16
+
+
+def _lasting(opened: Opened, processes: Processes) -> dict[str, Any]:
+    """What a run is made of, which a resumed run must share: settings, digests of dataset and files."""
+    found: dict[str, Any] = {
+        **opened.settings.lasting(),
+        "dataset_digest": opened.samples.index.fingerprint,
+        "base_model_digest": base_digest(opened.networks),
+    }
+    # The number of processes may change, if those forward passes are dealt out otherwise.
+    found["gradient_accumulation"] = opened.settings.gradient_accumulation * processes.size
+    settings = opened.settings
+    if not isinstance(settings, LoraSettings):
+        return found
+    if settings.init_lora and not _unknown(opened):
+        found["init_lora_digest"] = identity([Path(settings.init_lora)])
+    for number, text in enumerate(settings.preset_loras):
+        path, strength = split_strength(text)
+        found[f"preset_lora_digest_{number}"] = f"{identity([path])} x {strength:g}"
+    return found
+
+
+def _unknown(opened: Opened) -> tuple[str, ...]:
+    """The digests that cannot be computed any more, and that a resumed run does not need."""
+    settings = opened.settings
+    init = settings.init_lora if isinstance(settings, LoraSettings) else ""
+    gone = init and opened.files.state.is_file() and not Path(init).is_file()
+    return ("init_lora_digest",) if gone else ()

@@ -1,0 +1,3 @@
+"""Names of optimizers, apart from the optimizers, so that the help of commands needs no torch."""
+
+OPTIMIZERS = ("adamw", "adamw8bit", "adafactor", "muon", "prodigy")
