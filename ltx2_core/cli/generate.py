@@ -13,6 +13,7 @@ from .options import Chosen, command
 
 if TYPE_CHECKING:
     from ..loading import Checkpoint
+    from ..media.images import ImageSource
     from ..run.pipeline import LTX2Pipeline
     from ..run.request import Request
     from ..storage.files import ParsedJson
@@ -139,17 +140,28 @@ def _enhanced(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> Reque
     """
     if not chosen["enhance_prompt"]:
         return request
-    from ..run.enhancer import check_enhancer
+    from ..run.enhancer import check_enhancer, vision_of
 
-    check_enhancer(pipeline.networks, pipeline.enhancer)
+    generation = check_enhancer(pipeline.networks, pipeline.enhancer)
+    image = _first_image(request)
+    sees = image is not None and vision_of(pipeline.networks, pipeline.enhancer, generation) is not None
     if chosen["dry_run"]:
-        click.echo("prompt    rewritten by a language model in the run")
+        how = "" if image is None else f", which {'sees' if sees else 'does not see'} the image"
+        click.echo(f"prompt    rewritten by a language model in the run{how}")
         return request
-    inputs = request.inputs
-    first = inputs.image.source is not None or any(image.frame == 0 for image in inputs.images)
-    prompt = pipeline.enhance_prompt(request.text.prompt, from_image=first)
+    prompt = pipeline.enhance_prompt(
+        request.text.prompt, image=image if sees else None, from_image=image is not None
+    )
     click.echo(f"prompt    {prompt}", err=True)
     return request.changed(prompt=prompt)
+
+
+def _first_image(request: Request) -> ImageSource | None:
+    """The image that the clip of ``request`` begins with; None if it begins with none."""
+    inputs = request.inputs
+    if inputs.image.source is not None:
+        return inputs.image.source
+    return next((image.source for image in inputs.images if image.frame == 0), None)
 
 
 def _report(chosen: Chosen, pipeline: LTX2Pipeline, request: Request) -> None:

@@ -83,12 +83,15 @@ def _describe_text_encoder(path: Path) -> Report:
     config, infos, metadata = find_encoder(path)
     keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
     part = _part(Component.TEXT_ENCODER, infos, metadata)
+    # E2B and E4B have an embedding for each layer, which no text encoder of LTX-2 has.
+    writes = bool(config.get("hidden_size_per_layer_input"))
+    later = "gemma4" in str(config.get("model_type"))
     return {
         "file": str(path),
         "size": sum(file.stat().st_size for file in {info.path for info in infos.values()}),
         # Gemma 3 serves 2.0 and 2.3, so that it does not tell the generation.
-        "generation": "2.5" if "gemma4" in str(config.get("model_type")) else None,
-        "kind": "text encoder",
+        "generation": "2.5" if later and not writes else None,
+        "kind": "language model that enhances prompts (--enhancer)" if writes else "text encoder",
         "layout": "Hugging Face folder" if path.is_dir() else "text encoder in one file",
         "components": [part],
         "tensors": len(infos),

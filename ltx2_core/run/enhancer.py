@@ -8,22 +8,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..memory import usable
 from ..storage.quantized import loaded_bytes
 from ..text import Gemma, Tokenizer, load_gemma, load_tokenizer
 from ..text.enhance import SEED, Generation, conversation, enhanced
 from ..text.gemma import find_encoder
-from ..text.writer import check_writer, writer_of
+from ..text.vision import VisionParts, find_vision, takes_images
+from ..text.writer import Sight, check_writer, writer_of
 from .components import Components
 
 
 def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None) -> Generation:
     """Check from headers that prompts can be enhanced; returns the generation, 3 or 4, of the Gemma for it.
 
-    ``enhancer`` is the folder of an instruction-tuned Gemma; None is the text encoder of ``networks``. Raises
-    ValueError if there is no text encoder, if it is that of LTX-2.5, which cannot write text, and if the
-    folder has no Gemma, or no tokenizer with the special tokens of a conversation.
+    ``enhancer`` is the folder or file of an instruction-tuned Gemma; None is the text encoder of
+    ``networks``. Raises ValueError if there is no text encoder, if it is that of LTX-2.5, which cannot write
+    text, and if there is no Gemma, or no tokenizer with the special tokens of a conversation.
     """
     path = networks.text_encoder if enhancer is None else Path(enhancer)
     if path is None:
@@ -45,20 +47,39 @@ def enhance_prompt(
     enhancer: str | os.PathLike[str] | None,
     prompt: str,
     *,
+    image: Tensor | None = None,
     from_image: bool = False,
     seed: int = SEED,
     stop: Callable[[], bool] | None = None,
 ) -> str:
     """Rewrite ``prompt`` by a language model, which is loaded for this and freed afterwards.
 
-    ``enhancer`` is as for :func:`check_enhancer`. ``from_image`` says that the clip begins with an image.
+    ``enhancer`` is as for :func:`check_enhancer`. ``image`` (1, 3, H, W) in [0, 1], H W pixel rows and
+    columns, is the one that the clip begins with; a language model that takes no images is told of it in
+    words, as with ``from_image`` alone.
     ``seed`` decides answers that are drawn at random, those of Gemma 3. ``stop`` is called after each token;
     if it returns True, the answer ends there. Raises what :func:`check_enhancer` raises.
     """
     generation = check_enhancer(networks, enhancer)
+    parts = None if image is None else vision_of(networks, enhancer, generation)
+    sight = None if parts is None or image is None else Sight(parts=parts, image=image[0])
+    first = from_image or image is not None
     with _writer(networks, enhancer) as (gemma, tokenizer):
-        write = writer_of(gemma, tokenizer, seed=seed, stop=stop)
-        return enhanced(prompt, generation, write, from_image=from_image)
+        write = writer_of(gemma, tokenizer, seed=seed, stop=stop, sight=sight)
+        return enhanced(prompt, generation, write, from_image=first, sees=sight is not None)
+
+
+def vision_of(
+    networks: Components, enhancer: str | os.PathLike[str] | None, generation: Generation
+) -> VisionParts | None:
+    """The vision network of the language model that enhances prompts; None if it takes no images.
+
+    Only headers are read. ``enhancer`` is as for :func:`check_enhancer`, ``generation`` what that returned.
+    """
+    path = networks.text_encoder if enhancer is None else Path(enhancer)
+    assert path is not None
+    parts = find_vision(path, generation)
+    return parts if takes_images(parts, load_tokenizer(path)) else None
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..loading.save_diffusers import save_diffusers
+from ..media.images import ImageSource
 from ..out_of_memory import clearly
 from ..text.enhance import SEED
 from ..text.prompt import PromptEmbeds
@@ -30,6 +31,7 @@ from .execution import Execution
 from .flat_options import RequestOptions
 from .frame_rate import doubled_frames
 from .generation import Generation
+from .hdr_inputs import read_image
 from .input_files import file_records
 from .inputs import ConditioningInput, describe, read_input_audio, source_size
 from .inputs import conditioning as encoded_inputs
@@ -65,8 +67,8 @@ class LTX2Pipeline(Planner):
         upscaler: latent upscaler file, needed for two stages.
         video_decoder: file of a video VAE that decodes instead of the checkpoint's own decoder, such as the
             diffusion decoder of LTX-2.5 with a checkpoint of LTX-2.3.
-        enhancer: folder of an instruction-tuned Gemma that rewrites prompts in :meth:`enhance_prompt`.
-            Without it the text encoder does, if it is a Gemma 3.
+        enhancer: folder or file of an instruction-tuned Gemma that rewrites prompts in
+            :meth:`enhance_prompt`. Without it the text encoder does, if it is a Gemma 3.
         loras: LoRAs for every stage, each as (file, strength) or LoraSpec. ``stage2_loras`` are merged in
             addition to them in the second stage.
         dfr: files that only the DFR pipeline uses (``pipeline_kind="dfr"`` in a call).
@@ -250,18 +252,33 @@ class LTX2Pipeline(Planner):
         return encode_prompts(self, text)
 
     def enhance_prompt(
-        self, prompt: str, *, from_image: bool = False, seed: int = SEED, stop: Stop | None = None
+        self,
+        prompt: str,
+        *,
+        image: ImageSource | None = None,
+        from_image: bool = False,
+        seed: int = SEED,
+        stop: Stop | None = None,
     ) -> str:
         """Rewrite a short prompt to a full caption by the language model ``enhancer``, or the text encoder.
 
         Without an ``enhancer`` the text encoder does it, which must be a Gemma 3 then; that of LTX-2.5 cannot
-        write text. ``from_image`` says that the clip begins with an image, which the language model does not
-        see. ``seed`` decides answers that are drawn at random, those of Gemma 3. ``stop`` is called after
-        each token; if it returns True, the answer ends there. The result is ``prompt`` itself if the language
-        model writes nothing. Raises ValueError if there is no language model.
+        write text. ``image`` is the one that the clip begins with: a file, or an image in memory. It is given
+        to a language model that takes images; another one is told in words that there is one, and the log
+        warns of it, as with ``from_image`` alone. ``seed`` decides answers that are drawn at random, those of
+        Gemma 3. ``stop`` is called after each token; if it returns True, the answer ends there. The result is
+        ``prompt`` itself if the language model writes nothing. Raises ValueError if there is no language
+        model.
         """
+        pixels = None if image is None else read_image(image).clamp(0, 1)
         return enhance_prompt(
-            self.networks, self.enhancer, prompt, from_image=from_image, seed=seed, stop=stop
+            self.networks,
+            self.enhancer,
+            prompt,
+            image=pixels,
+            from_image=from_image,
+            seed=seed,
+            stop=stop,
         )
 
     def save_diffusers(self, folder: str | os.PathLike[str]) -> None:

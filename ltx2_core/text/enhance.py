@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .instructions import INSTRUCTIONS
+from .tokenizer import IMAGE_MARKERS
 
 Generation = Literal[3, 4]
 """Generation of Gemma: 3 or 4."""
@@ -60,14 +61,16 @@ _ASCII: Final = str.maketrans(
 _THOUGHT: Final = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
-def conversation(prompt: str, generation: Generation, *, from_image: bool = False) -> str:
+def conversation(prompt: str, generation: Generation, *, from_image: bool = False, sees: bool = False) -> str:
     """The text that a Gemma continues with an enhanced version of ``prompt``: instructions, then the prompt.
 
     It contains the tokens that divide a conversation into turns, such as "<start_of_turn>". ``generation`` is
-    that of the Gemma, 3 or 4; ``from_image`` says that the clip begins with an image.
+    that of the Gemma, 3 or 4; ``from_image`` says that the clip begins with an image. With ``sees`` the token
+    that begins an image is before the prompt, for a language model that is given the image.
     """
     system = INSTRUCTIONS[generation, from_image]
     user = f"User Raw Input Prompt: {prompt}." if from_image else f"user prompt: {prompt}"
+    user = f"{IMAGE_MARKERS[generation][0]}{user}" if sees else user
     return _TURNS[generation].format(system=system, user=user)
 
 
@@ -91,16 +94,18 @@ def enhanced(
     write: Callable[[str, WritingRules], str],
     *,
     from_image: bool = False,
+    sees: bool = False,
 ) -> str:
     """Return ``prompt`` as a Gemma rewrites it to a full caption.
 
     ``write(text, rules)`` returns the answer with which this Gemma continues the conversation ``text``.
-    ``generation`` is that of the Gemma, 3 or 4; ``from_image`` says that the clip begins with an image, which
-    the language model does not see. Raises ValueError for an empty prompt.
+    ``generation`` is that of the Gemma, 3 or 4; ``from_image`` says that the clip begins with an image, and
+    ``sees`` that ``write`` gives it to the language model. Raises ValueError for an empty prompt.
     """
     if not prompt.strip():
         raise ValueError("there is no prompt to enhance: say in a few words what happens in the clip")
-    if from_image:
+    if from_image and not sees:
         log.warning("the language model does not see the image: name in the prompt what it should know of it")
-    answer = write(conversation(prompt.strip(), generation, from_image=from_image), RULES[generation])
+    text = conversation(prompt.strip(), generation, from_image=from_image, sees=sees)
+    answer = write(text, RULES[generation])
     return cleaned(answer, prompt)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from ..storage.files import ParsedJson, entries, indexed_files, read_object
@@ -88,10 +89,8 @@ def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:
     Raises:
         ValueError: there are no weights, a shard of the index is missing, or two files hold the same tensor.
     """
-    # A folder may hold other models in other subfolders, so the configuration's own comes first.
-    for root in (config_path.parent, folder):
-        if found := _language_tensors(root):
-            return found
+    if found := find_tensors(folder, config_path, language_name, mark="embed_tokens.weight"):
+        return found
     suffixes = (".bin", ".gguf", ".pt", ".safetensors")
     names = sorted({path.name for path in entries(folder) if path.suffix in suffixes})
     raise ValueError(
@@ -119,19 +118,36 @@ def find_tokenizer(folder: Path) -> Path:
     )
 
 
-def _language_tensors(root: Path) -> dict[str, TensorInfo]:
+def find_tensors(
+    folder: Path, config_path: Path, name_of: Callable[[str], str | None], *, mark: str = ""
+) -> dict[str, TensorInfo]:
+    """Header entries of one network's tensors by their name there, {} if there are none.
+
+    ``name_of`` returns that name for the key of a file, None for tensors of other networks. ``mark`` is a
+    tensor without which they are those of another model with similar names; "" is none. The folder of
+    ``config_path`` is searched first, then the whole ``folder``. Raises ValueError if two files hold the same
+    tensor, or if a shard of an index is missing.
+    """
+    # A folder may hold other models in other subfolders, so the configuration's own comes first.
+    for root in (config_path.parent, folder):
+        found = _named_tensors(root, name_of)
+        if found and (not mark or mark in found):
+            return found
+    return {}
+
+
+def _named_tensors(root: Path, name_of: Callable[[str], str | None]) -> dict[str, TensorInfo]:
     found: dict[str, TensorInfo] = {}
     for path in _weight_files(root):
         for key, info in read_header(path).tensors.items():
-            if name := language_name(key):
+            if name := name_of(key):
                 if name in found:
                     raise ValueError(
                         f"{found[name].path} and {path} both hold {name}; "
                         "use the folder of one text encoder only"
                     )
                 found[name] = info
-    # Without the embedding these are tensors of another model with similar names.
-    return found if "embed_tokens.weight" in found else {}
+    return found
 
 
 def _weight_files(root: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from ..storage.files import JsonObject, ParsedJson
 from ..storage.header import Header, TensorInfo, read_header
 from ..storage.reading import decoded_shape, read_tensors
 from .folder import language_name
+from .gemma4_shapes import MARK, gemma4_config
 
 TOKENIZERS = ("spiece_model", "tokenizer_json")
 """Tensors with the bytes of a ``tokenizer.model`` or of a ``tokenizer.json``."""
@@ -22,7 +23,8 @@ def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], He
     """Read the header of a single-file text encoder.
 
     Returns its configuration, the header entries of the language model's tensors by their name in that model,
-    and the whole header. The configuration is from the metadata, or for a Gemma 3 reconstructed from shapes.
+    and the whole header. The configuration is from the metadata, or reconstructed from shapes: for a Gemma 3,
+    and for an instruction-tuned Gemma 4 such as E2B.
 
     Raises:
         ValueError: the file is not a Gemma; the message says what it seems to be.
@@ -44,7 +46,8 @@ def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], He
     try:
         return _config_of(infos), infos, header
     except (LookupError, ZeroDivisionError, ValueError) as error:
-        raise ValueError(f"{path} is an incomplete Gemma 3: {error}") from None
+        kind = "Gemma 4" if MARK in infos else "Gemma 3"
+        raise ValueError(f"{path} is an incomplete {kind}: {error}") from None
 
 
 def tokenizer_bytes(path: Path) -> tuple[str, bytes]:
@@ -95,12 +98,14 @@ def gemma3_settings() -> JsonObject:
 
 
 def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
-    """Reconstruct the configuration of a Gemma 3 from the shapes of its tensors.
+    """Reconstruct the configuration of a Gemma 3, or of a Gemma 4 E2B or E4B, from the shapes of its tensors.
 
     ``infos`` are their header entries by name in the language model. Settings that shapes do not determine
-    are those of the released 12B model.
+    are those of the released models, for a Gemma 3 the 12B one.
     """
     shapes = {name: decoded_shape(info) for name, info in infos.items()}
+    if MARK in shapes:
+        return gemma4_config(shapes)
     vocab_size, hidden = shapes["embed_tokens.weight"]
     attention = "layers.0.self_attn."
     (head_dim,) = shapes[f"{attention}q_norm.weight"]
@@ -121,7 +126,7 @@ def _config_of(infos: Mapping[str, TensorInfo]) -> JsonObject:
 
 
 def _describe_other(names: Iterable[str], infos: Mapping[str, TensorInfo]) -> str | None:
-    """Say in words what a file is if it is not a Gemma 3; None if it is a Gemma 3.
+    """Say in words what a file is if it is neither a Gemma 3 nor a Gemma 4 E2B or E4B; None if it is one.
 
     ``names`` are those of all its tensors, ``infos`` the header entries of those that look like a language
     model's.
@@ -131,6 +136,8 @@ def _describe_other(names: Iterable[str], infos: Mapping[str, TensorInfo]) -> st
     def has(pattern: str) -> bool:
         return any(re.search(pattern, name) for name in all_names)
 
+    if MARK in infos:
+        return None
     if "layers.0.layer_scalar" in infos:
         return "a Gemma 4 without its 'gemma_config' metadata"
     if "layers.0.self_attn.q_norm.weight" in infos and "layers.0.post_feedforward_layernorm.weight" in infos:

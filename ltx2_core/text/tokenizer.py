@@ -29,8 +29,14 @@ MARKERS = ("<start_of_turn>", "<end_of_turn>", "<|turn>", "<turn|>")
 ENDS = ("<end_of_turn>", "<turn|>")
 """Those of the ``MARKERS`` that end a turn."""
 
+IMAGE_MARKERS: Mapping[int, tuple[str, str, str]] = {
+    3: ("<start_of_image>", "<image_soft_token>", "<end_of_image>"),
+    4: ("<|image>", "<|image|>", "<image|>"),
+}
+"""Generation of Gemma -> the tokens before an image in a conversation, of its content, and after it."""
 
-_MARK = re.compile(f"({'|'.join(map(re.escape, MARKERS))})")
+_MARKS = (*MARKERS, *IMAGE_MARKERS[3], *IMAGE_MARKERS[4])
+_MARK = re.compile(f"({'|'.join(map(re.escape, _MARKS))})")
 
 
 class Tokenizer:
@@ -56,8 +62,9 @@ class Tokenizer:
         """Wrap ``encode``, which maps text to token ids without special tokens, and ``decode``, its reverse.
 
         ``vocab_size`` is the number of tokens, ``bos_id`` and ``pad_id`` are ids, ``max_tokens`` is the
-        length to which prompts are truncated. ``special`` maps those tokens that divide a conversation into
-        turns (``MARKERS``, such as "<start_of_turn>") to ids, as far as this tokenizer has them. ``eos_id``
+        length to which prompts are truncated. ``special`` maps the tokens that divide a conversation into
+        turns (``MARKERS``, such as "<start_of_turn>") or stand for an image (``IMAGE_MARKERS``) to ids, as
+        far as this tokenizer has them. ``eos_id``
         is the id of the token that ends a text, None if there is none.
         """
         self.eos_id = eos_id
@@ -98,17 +105,17 @@ class Tokenizer:
     def conversation_ids(self, text: str) -> list[int]:
         """Token ids of a conversation, BOS first.
 
-        Each of ``MARKERS``, the tokens that divide it into turns, becomes one id. Raises ValueError if
+        Each of ``MARKERS`` and ``IMAGE_MARKERS`` becomes one id. Raises ValueError if
         ``text`` has markers that this tokenizer lacks.
         """
         ids = [self.bos_id]
         for part in _MARK.split(text):
-            if part in MARKERS and part not in self.special:
+            if part in _MARKS and part not in self.special:
                 raise ValueError(
                     f"this tokenizer has no {part}: it belongs to no language model that answers, so that it "
                     "cannot enhance prompts"
                 )
-            ids += [self.special[part]] if part in MARKERS else self.encode(part)
+            ids += [self.special[part]] if part in _MARKS else self.encode(part)
         return ids
 
     def _ids(self, prompt: str) -> list[int]:
@@ -175,7 +182,7 @@ def _from_json(path: Path, content: bytes) -> Tokenizer:
         return str(fast.decode(ids, skip_special_tokens=True))
 
     # Gemma 3 and 4 have different markers, of which a tokenizer holds one pair.
-    found = {marker: fast.token_to_id(marker) for marker in MARKERS}
+    found = {marker: fast.token_to_id(marker) for marker in _MARKS}
     special = {marker: number for marker, number in found.items() if number is not None}
     return Tokenizer(
         encode,
@@ -212,7 +219,7 @@ def _from_sentencepiece(path: Path, content: bytes) -> Tokenizer:
     # An unknown piece has the id of <unk>, whose piece is another.
     special = {
         marker: number
-        for marker in MARKERS
+        for marker in _MARKS
         if pieces.id_to_piece(number := pieces.piece_to_id(marker)) == marker
     }
     return Tokenizer(

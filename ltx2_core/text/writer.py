@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from ..torchaudio_import import without_broken_torchaudio
 from .enhance import SEED, WritingRules
 from .gemma import Gemma
-from .tokenizer import Tokenizer
+from .tokenizer import IMAGE_MARKERS, Tokenizer
+from .vision import VisionParts, image_inputs, with_soft_tokens, with_vision
 
 MULTIPLE: Final = 8
 """Conversations are padded on the left to a multiple of so many tokens, as in the official pipelines."""
@@ -24,6 +27,22 @@ _CLASSES: Final = {
 """Model type of a Gemma -> the class of transformers that adds the head that predicts tokens."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sight:
+    """An image for a language model: ``image`` (3, H, W) in [0, 1], H W pixel rows and columns.
+
+    ``parts`` is the vision network of this language model.
+    """
+
+    parts: VisionParts
+    image: Tensor
+
+    @property
+    def kinds_name(self) -> str:
+        """The argument of transformers that marks which tokens are those of an image."""
+        return "token_type_ids" if self.parts.generation == 3 else "mm_token_type_ids"
+
+
 @torch.inference_mode()
 def write_text(
     gemma: Gemma,
@@ -33,27 +52,40 @@ def write_text(
     *,
     seed: int = SEED,
     stop: Callable[[], bool] | None = None,
+    sight: Sight | None = None,
 ) -> str:
     """Continue the conversation ``text`` and return the answer alone.
 
     ``text`` contains tokens that divide it into turns, such as "<start_of_turn>"; the answer ends where its
     turn does. ``rules`` say how tokens are chosen, ``seed`` seeds those that are drawn at random; the random
     state of torch is left as it was. ``stop`` is called after each token; if it returns True, the answer ends
-    there. Raises ValueError if the tokenizer lacks the tokens for turns, as that of a text encoder which
-    cannot write does.
+    there. ``sight`` is an image that the language model is given, at the token in ``text`` that begins an
+    image; None without one. Raises ValueError if the tokenizer lacks the tokens for turns, as that of a text
+    encoder which cannot write does.
     """
+    seen: dict[str, Tensor] = {}
+    if sight is not None:
+        seen, count = image_inputs(sight.parts, sight.image)
+        text = with_soft_tokens(text, sight.parts.generation, count)
     ids = tokenizer.conversation_ids(text)
     padding = -len(ids) % MULTIPLE
     device = gemma.model.device
     tokens = torch.tensor([[tokenizer.pad_id] * padding + ids], device=device)
     mask = torch.ones_like(tokens)
     mask[:, :padding] = 0
-    model, devices = _with_head(gemma), [] if device.type == "cpu" else [device]
+    model = _with_head(gemma) if sight is None else with_vision(gemma, sight.parts, tokenizer)
+    devices = [] if device.type == "cpu" else [device]
+    if sight is not None:
+        seen = {name: tensor.to(device) for name, tensor in seen.items()}
+        # Tokens of an image attend to each other in both directions, which this marks.
+        kinds, soft = sight.kinds_name, tokenizer.special[IMAGE_MARKERS[sight.parts.generation][1]]
+        seen[kinds] = (tokens == soft).long()
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
         made = model.generate(
             tokens,
             attention_mask=mask,
+            **seen,
             generation_config=_configuration(rules, tokenizer),
             stopping_criteria=[] if stop is None else [_Stop(stop)],
         )
@@ -63,13 +95,18 @@ def write_text(
 
 
 def writer_of(
-    gemma: Gemma, tokenizer: Tokenizer, *, seed: int = SEED, stop: Callable[[], bool] | None = None
+    gemma: Gemma,
+    tokenizer: Tokenizer,
+    *,
+    seed: int = SEED,
+    stop: Callable[[], bool] | None = None,
+    sight: Sight | None = None,
 ) -> Callable[[str, WritingRules], str]:
     """Make the argument ``write`` of :func:`~.enhance.enhanced`: a function by which ``gemma`` answers.
 
-    ``seed`` and ``stop`` are those of :func:`write_text`.
+    ``seed``, ``stop`` and ``sight`` are those of :func:`write_text`.
     """
-    return lambda text, rules: write_text(gemma, tokenizer, text, rules, seed=seed, stop=stop)
+    return lambda text, rules: write_text(gemma, tokenizer, text, rules, seed=seed, stop=stop, sight=sight)
 
 
 class _Stop:
@@ -78,7 +115,7 @@ class _Stop:
     def __init__(self, stop: Callable[[], bool]) -> None:
         self.stop = stop
 
-    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+    def __call__(self, input_ids: Tensor, *_: Any, **__: Any) -> Tensor:
         return torch.full((len(input_ids),), self.stop(), device=input_ids.device)
 
 

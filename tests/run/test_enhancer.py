@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.main import main
@@ -20,6 +21,7 @@ from ltx2_core.tiny.write import TinySet, write_tiny_set
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from seeing_gemma import in_one_file, written
 from talking_gemma import with_marks
 
 CLIP = "--width 64 --height 64 --frames 9 --fps 8 --steps 1 --stages 1 --device cpu"
@@ -77,3 +79,44 @@ def test_what_cannot_write_is_refused_before_a_weight_is_read(
     encoder = LTX2Pipeline(later.checkpoint, text_encoder=later.text_encoder, device="cpu")
     with pytest.raises(ValueError, match=r"of LTX-2\.5 cannot write text"):
         check_enhancer(encoder.networks, None)
+
+
+@pytest.fixture(scope="module")
+def later_set(tmp_path_factory: pytest.TempPathFactory) -> TinySet:
+    return write_tiny_set(tmp_path_factory.mktemp("later"), generation="2.5")
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_a_separate_model_sees_the_image(
+    later_set: TinySet, tmp_path: Path, monkeypatch, single: bool
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    if not hasattr(transformers, "Gemma4ForConditionalGeneration"):
+        pytest.skip("this transformers has no Gemma 4")
+    monkeypatch.setitem(RULES, 4, WritingRules(max_tokens=8))  # type: ignore[arg-type]
+    folder = written(tmp_path / "e2b", 4)
+    enhancer = in_one_file(folder) if single else folder
+    images = [tmp_path / f"{shade}.png" for shade in (0, 255)]
+    for image, shade in zip(images, (0, 255), strict=True):
+        Image.new("RGB", (64, 64), (shade, 0, 0)).save(image)
+    pipeline = LTX2Pipeline(
+        later_set.checkpoint, text_encoder=later_set.text_encoder, enhancer=enhancer, device="cpu"
+    )
+    prompts = {pipeline.enhance_prompt("a ball", image=image) for image in (*images, None)}
+    assert len(prompts) == 3
+
+
+@pytest.mark.parametrize(("sighted", "how"), [(True, "which sees the image"), (False, "which does not see")])
+def test_a_dry_run_says_whether_the_image_is_seen(
+    tiny_set: TinySet, talking: Path, tmp_path: Path, sighted: bool, how: str
+) -> None:
+    enhancer = written(tmp_path / "gemma3", 3) if sighted else talking
+    image = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(image)
+    call = (
+        f"generate --checkpoint {tiny_set.checkpoint} --text-encoder {tiny_set.text_encoder} --image {image} "
+        f"--enhance-prompt --enhancer {enhancer} --prompt ball {CLIP} --dry-run"
+    )
+    planned = CliRunner().invoke(main, call.split())
+    assert planned.exit_code == 0, planned.output
+    assert how in planned.output

@@ -68,7 +68,9 @@ def text_options() -> Iterator[Option]:
         kind="flag",
         group=group,
         help="Have a language model rewrite the prompt to a full caption before the clip is sampled: the "
-        "text encoder, or for LTX-2.5 the Gemma of --enhancer. The file records the result.",
+        "text encoder, or for LTX-2.5 the Gemma of --enhancer. It sees the first image if its files have the "
+        "part of Gemma that reads images; else it is only told that there is one. The file of the clip "
+        "records the result.",
         default=False,
     )
     yield Option(

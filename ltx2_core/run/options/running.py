@@ -78,8 +78,9 @@ def model_options() -> Iterator[Option]:
         flags=("--enhancer",),
         kind="path",
         group=group,
-        help="Folder of an instruction-tuned Gemma that rewrites the prompt (--enhance-prompt), such as "
-        "gemma-4-E2B-it. LTX-2.5 needs one; for earlier generations the text encoder does it.",
+        help="Folder or single file of an instruction-tuned Gemma that rewrites the prompt "
+        "(--enhance-prompt), such as gemma-4-E2B-it or gemma4_e2b_it_bf16.safetensors. LTX-2.5 needs one; "
+        "for earlier generations the text encoder does it.",
     )
     yield Option(
         name="loras",
