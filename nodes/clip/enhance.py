@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from comfy_api.latest import io, ui
+from torch import Tensor
 
 from ...ltx2_core.text.enhance import SEED, Generation, WritingRules, enhanced
+from ...ltx2_core.text.vision import with_soft_tokens
 from ..host.text_model import HostTextModel
 from ..host.values import Clip
 from ..quantity import quantity
@@ -43,8 +45,8 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
                 io.Boolean.Input(
                     "from_image",
                     default=False,
-                    tooltip="The clip begins with an image: only what follows it is described. The language "
-                    "model does not see the image.",
+                    tooltip="The clip begins with an image: only what follows it is described. Connect it to "
+                    "image if the language model takes images.",
                 ),
                 io.Int.Input(
                     "max_tokens",
@@ -61,12 +63,26 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
                     text="Seed of Gemma 3, which draws "
                     "its words at random; Gemma 4 always takes the most probable one",
                 ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="First frame of the clip, which the language model sees. It needs a CLIP of "
+                    "ComfyUI's own loaders; this pack's loaders read only the text part of Gemma.",
+                ),
             ],
             outputs=[io.String.Output(display_name="prompt", tooltip="For positive of LTX-2 Prompt.")],
         )
 
     @classmethod
-    def execute(cls, clip: Clip, prompt: str, from_image: bool, max_tokens: int, seed: int) -> io.NodeOutput:
+    def execute(
+        cls,
+        clip: Clip,
+        prompt: str,
+        from_image: bool,
+        max_tokens: int,
+        seed: int,
+        image: Tensor | None = None,
+    ) -> io.NodeOutput:
         generation: Generation = 4 if "gemma4" in getattr(clip.tokenizer, "clip_name", "") else 3
         if generation == 4 and isinstance(clip.cond_stage_model, HostTextModel):
             raise ValueError(
@@ -76,7 +92,11 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
 
         def write(text: str, rules: WritingRules) -> str:
             drawn = rules.temperature is not None
-            tokens = clip.tokenize(text, skip_template=True, min_length=1)
+            seen: dict[str, Tensor] = {}
+            if image is not None:
+                # The host puts its embedding of the image in place of one such token.
+                text, seen = with_soft_tokens(text, generation, 1), {"image": image[:1]}
+            tokens = clip.tokenize(text, skip_template=True, min_length=1, **seen)
             ids = clip.generate(
                 tokens,
                 do_sample=drawn,
@@ -91,5 +111,6 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
             written: str = clip.decode(ids)
             return written
 
-        text = enhanced(prompt, generation, write, from_image=from_image)
+        first = from_image or image is not None
+        text = enhanced(prompt, generation, write, from_image=first, sees=image is not None)
         return io.NodeOutput(text, ui=ui.PreviewText(text))

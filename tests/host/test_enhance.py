@@ -51,3 +51,15 @@ def test_an_empty_prompt_is_refused(server: Server, models: TinyModels) -> None:
     g.add("PreviewAny", source=enhanced(g, text_encoder(g, models), "  "))
     with pytest.raises(GraphError, match="no prompt to enhance"):
         server.run(g.prompt)
+
+
+def test_an_image_is_refused_where_only_the_text_part_of_gemma_is_loaded(
+    server: Server, models: TinyModels
+) -> None:
+    g = Graph()
+    values = {"prompt": "a ball", "from_image": True, "max_tokens": SHORT, "seed": 1}
+    image = g.add("EmptyImage", width=64, height=64, batch_size=1, color=0)
+    answer = g.add("LTX2AVEnhancePrompt", clip=text_encoder(g, models), image=image, **values)
+    g.add("PreviewAny", source=answer)
+    with pytest.raises(GraphError, match="loads only the text part of Gemma"):
+        server.run(g.prompt)
