@@ -116,8 +116,8 @@ class TextContext:
     """The output of the text connectors, to which the transformer's cross-attention attends.
 
     ``video`` (B, S, Kv) is the text for the video stream, ``audio`` (B, S, Ka) that for the audio stream: B
-    prompts of S text tokens of width Kv and Ka. ``by_time`` are texts for parts of the clip, which replace
-    this one for tokens from second 0 on; None is one text for all tokens.
+    prompts of S text tokens of width Kv and Ka; Ka is 0 for a model without audio. ``by_time`` are texts for
+    parts of the clip, which replace this one for tokens from second 0 on; None is one text for all tokens.
     """
 
     video: Tensor
@@ -135,6 +135,21 @@ class TextsByTime:
 
     parts: tuple[tuple[float, TextContext], ...]
     fade_s: float
+
+
+@dataclass(frozen=True)
+class TimeRule:
+    """How the number of a latent frame becomes the seconds that the transformer is told.
+
+    With ``causal`` the first latent frame covers one pixel frame, without it eight. ``reciprocal`` multiplies
+    by the reciprocal of the frame rate instead of dividing, which rounds differently.
+    """
+
+    causal: bool = True
+    reciprocal: bool = False
+
+
+AS_LTX2 = TimeRule()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +192,8 @@ class LatentState:
     """Latent (1 or B, 8, R, 16) of audio to imitate, such as a voice. Its tokens precede the clip's audio."""
     reference_follows: bool = False
     """Whether the tokens of ``reference_audio`` come after those of the clip's audio instead."""
+    times: TimeRule = AS_LTX2
+    """That of the model; only LTX-Video has another one than the default."""
 
     @property
     def guide_frames(self) -> int:

@@ -14,11 +14,11 @@ from .options import PathType
 @click.argument("folder", metavar="DIR", type=PathType(path_type=Path))
 @click.option(
     "--generation",
-    type=click.Choice(["2.0", "2.3", "2.5"]),
+    type=click.Choice(["2.0", "2.3", "2.5", "ltxv-2b"]),
     default="2.3",
     show_default=True,
-    help="LTX-2 generation whose architecture and file layout the set has. That of 2.5 also has a duration "
-    "head, and a diffusion video VAE for --video-decoder.",
+    help="LTX-2 generation whose architecture and file layout the set has, or ltxv-2b for LTX-Video. That of "
+    "2.5 also has a duration head, and a diffusion video VAE for --video-decoder.",
 )
 @click.option(
     "--seed",

@@ -12,7 +12,7 @@ from einops import repeat
 from torch import Tensor
 
 from ..shapes import SPATIAL_SCALE
-from ..types import Guide, LatentState
+from ..types import AS_LTX2, Guide, LatentState, TimeRule
 from .patchify import guide_positions
 from .streams import check_grid, fit_batch, video_and_mask, with_video
 
@@ -40,13 +40,15 @@ class GuideFrames:
     single_frame: bool | None = None
     time_scale: int = 1
 
-    def positions(self, frames: int, height: int, width: int, fps: float) -> Tensor:
+    def positions(
+        self, frames: int, height: int, width: int, fps: float, times: TimeRule = AS_LTX2
+    ) -> Tensor:
         """Positions (1, 3, tokens, 2) of the tokens of a guide latent.
 
         Each token has start and end (exclusive) of its time in seconds, its pixel rows and its pixel columns
         in the clip. ``frames``, ``height`` and ``width`` are the latent frames, rows and columns of the
-        guide, ``fps`` is the clip's frame rate. Raises ValueError if ``time_scale`` is below 1, or above 1
-        for a guide that does not start at frame 0.
+        guide, ``fps`` is the clip's frame rate, ``times`` are those of the model. Raises ValueError if
+        ``time_scale`` is below 1, or above 1 for a guide that does not start at frame 0.
         """
         if self.time_scale < 1 or (self.time_scale > 1 and self.frame):
             raise ValueError(
@@ -54,7 +56,7 @@ class GuideFrames:
                 f"frame {self.frame}"
             )
         positions = guide_positions(
-            frames, height, width, fps, frame=self.frame, single_frame=self.single_frame
+            frames, height, width, fps, frame=self.frame, single_frame=self.single_frame, times=times
         )
         # Each cell of a small reference stands for scale x scale cells of the clip, so its interval grows.
         positions[:, 1:, :, 1] += (self.scale - 1) * SPATIAL_SCALE
@@ -83,7 +85,7 @@ class GuideFrames:
         frames, height, width = cells.shape[2:]
         guide = Guide(
             frames=frames,
-            positions=self.positions(frames, height, width, state.fps),
+            positions=self.positions(frames, height, width, state.fps, state.times),
             attention=self._attention(frames, height, width),
             valid=None if valid is None else valid.flatten(),
         )

@@ -20,6 +20,7 @@ from ..shapes import (
     SPATIAL_SCALE,
     TEMPORAL_SCALE,
 )
+from ..types import AS_LTX2, TimeRule
 
 
 def patchify_video(latent: Tensor) -> Tensor:
@@ -47,14 +48,20 @@ def unpatchify_audio(tokens: Tensor, bins: int = AUDIO_BINS) -> Tensor:
     return rearrange(tokens, "b t (c m) -> b c t m", m=bins)
 
 
-def video_positions(frames: int, height: int, width: int, fps: float, batch: int = 1) -> Tensor:
+def video_positions(
+    frames: int, height: int, width: int, fps: float, batch: int = 1, *, times: TimeRule = AS_LTX2
+) -> Tensor:
     """Positions (``batch``, 3, tokens, 2) of the tokens of a clip with ``frames`` latent frames.
 
     Each token has start and end (exclusive) of its time in seconds, its pixel rows and its pixel columns.
     ``height`` and ``width`` are latent rows and columns. The first latent frame stands for one pixel frame,
-    every other one for eight. Raises ValueError if ``fps`` is not above 0.
+    every other one for eight, unless ``times`` of the model say otherwise. Raises ValueError if ``fps`` is
+    not above 0.
     """
-    return _positions(_causal(_steps(frames) * TEMPORAL_SCALE), height, width, fps=fps, batch=batch)
+    spans = _steps(frames) * TEMPORAL_SCALE
+    return _positions(
+        _causal(spans) if times.causal else spans, height, width, fps=fps, batch=batch, times=times
+    )
 
 
 def guide_positions(
@@ -66,6 +73,8 @@ def guide_positions(
     frame: int,
     single_frame: bool | None = None,
     batch: int = 1,
+    times: TimeRule = AS_LTX2,
+    own_layout: bool = False,
 ) -> Tensor:
     """Positions (``batch``, 3, tokens, 2) of a guide latent that begins at pixel frame ``frame`` of the clip.
 
@@ -74,14 +83,14 @@ def guide_positions(
     clip's frame rate. ``single_frame`` says that the latent was encoded from one image, so that its tokens
     cover one pixel frame; None means that this is so for a latent of one frame. A guide clip at frame 0 has
     the clip's own layout: its first latent frame covers one pixel frame. Elsewhere every latent frame covers
-    eight.
+    eight, unless ``own_layout`` keeps that layout. ``times`` are those of the model.
     """
     spans = _steps(frames) * TEMPORAL_SCALE
-    spans = (_causal(spans) if frame == 0 else spans) + frame
+    spans = (_causal(spans) if (frame == 0 or own_layout) and times.causal else spans) + frame
     if frames == 1 if single_frame is None else single_frame:
         # The end of a single image is one frame later, not eight.
         spans = torch.stack((spans[:, 0], spans[:, 0] + 1), dim=-1)
-    return _positions(spans, height, width, fps=fps, batch=batch)
+    return _positions(spans, height, width, fps=fps, batch=batch, times=times)
 
 
 def reference_positions(
@@ -140,7 +149,15 @@ def _causal(spans: Tensor) -> Tensor:
     return (spans + (1 - TEMPORAL_SCALE)).clamp(min=0)
 
 
-def _positions(spans: Tensor, height: int, width: int, *, fps: float, batch: int) -> Tensor:
+def _positions(
+    spans: Tensor,
+    height: int,
+    width: int,
+    *,
+    fps: float,
+    batch: int,
+    times: TimeRule = AS_LTX2,
+) -> Tensor:
     """Positions (``batch``, 3, tokens, 2) of all tokens of latent frames whose pixel frames are ``spans``.
 
     ``spans`` (latent frames, 2) are start and end (exclusive); ``height`` and ``width`` are latent rows and
@@ -152,8 +169,9 @@ def _positions(spans: Tensor, height: int, width: int, *, fps: float, batch: int
     # Rows and columns are in pixels, the unit of the largest positions in released headers.
     rows, columns = _steps(height) * SPATIAL_SCALE, _steps(width) * SPATIAL_SCALE
     frames = spans.shape[0]
+    seconds = spans * (1 / fps) if times.reciprocal else spans / fps
     axes = (
-        repeat(spans / fps, "f e -> b (f h w) e", b=batch, h=height, w=width),
+        repeat(seconds, "f e -> b (f h w) e", b=batch, h=height, w=width),
         repeat(rows, "h e -> b (f h w) e", b=batch, f=frames, w=width),
         repeat(columns, "w e -> b (f h w) e", b=batch, f=frames, h=height),
     )

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from ..shapes import ClipPlan
-from ..types import AVLatent, LatentState
+from ..types import AS_LTX2, AVLatent, LatentState, TimeRule
 from .masks import mask_like
 
 
@@ -21,17 +21,19 @@ def empty_state(
     video: bool = True,
     audio: bool = True,
     device: torch.device | str | None = None,
+    times: TimeRule = AS_LTX2,
 ) -> LatentState:
     """A state without conditioning: latents of zeros and a mask of ones (generate everything), in float32.
 
     ``plan`` is the size and length of the clip, ``batch`` the number of clips. ``video=False`` or
-    ``audio=False`` leaves that stream out (None). ``device`` None is torch's default device.
+    ``audio=False`` leaves that stream out (None). ``device`` None is torch's default device. ``times`` are
+    those of the model.
     """
     latent = AVLatent(
         torch.zeros(plan.video_shape(batch), device=device) if video else None,
         torch.zeros(plan.audio_shape(batch), device=device) if audio else None,
     )
-    return LatentState(latent=latent, mask=mask_like(latent), fps=plan.fps)
+    return LatentState(latent=latent, mask=mask_like(latent), fps=plan.fps, times=times)
 
 
 def drop_guides(x: AVLatent, state: LatentState) -> AVLatent:

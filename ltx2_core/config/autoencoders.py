@@ -23,10 +23,11 @@ from .networks import (
 )
 
 
-def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
+def video_vae_config(config: ParsedJson, *, comfy: bool = False) -> VideoVAEConfig:
     """Read the video autoencoder's settings from ``config["vae"]`` of a checkpoint's header.
 
-    Raises ValueError that names the key for a value that is not supported.
+    ``comfy`` gives a key that is missing the value of ComfyUI, where it differs from the official one. Raises
+    ValueError that names the key for a value that is not supported.
     """
     c = section(config, "vae")
     require(c, "dims", 3)
@@ -34,36 +35,42 @@ def video_vae_config(config: ParsedJson) -> VideoVAEConfig:
         diffusion = diffusion_decoder_config(c)
         return replace(_convolutional(encoder_section(c)), decoder_blocks=(), diffusion=diffusion)
     require(c, "_class_name", "CausalVideoAutoencoder")
-    return _convolutional(c)
+    return _convolutional(c, comfy=comfy)
 
 
-def _convolutional(c: ParsedJson) -> VideoVAEConfig:
+def _convolutional(c: ParsedJson, *, comfy: bool = False) -> VideoVAEConfig:
     """Read the settings of a video autoencoder with convolutional encoder and decoder from ``c``.
 
     ``c`` is the ``vae`` section of a header, in which the keys of encoder and decoder are side by side.
-    Raises ValueError that names the key for a value that is not supported.
+    ``comfy`` is that of :func:`video_vae_config`. Raises ValueError that names the key for a value that is
+    not supported.
     """
     require(c, "norm_layer", "pixel_norm")
     require(c, "latent_log_var", "uniform")
     require(c, "use_quant_conv", False)
-    require(c, "timestep_conditioning", False)
     require(c, "normalize_latent_channels", False)
+    conditioned = bool(c.get("timestep_conditioning", False))
+    # LTX-Video 0.9.0 has one list of blocks for both halves, and later ones are conditioned on a timestep.
+    ltx_video = conditioned or "blocks" in c
+    unstated = "zeros" if ltx_video and not comfy else "reflect"
     # Encoder and decoder share one number of channels here.
     require(c, "out_channels", int(c.get("in_channels", 3)))
     # Releases of the official code read different keys; for released files all of them agree.
     padding = c.get("spatial_padding_mode")
     return VideoVAEConfig(
-        encoder_blocks=_blocks(c, "encoder_blocks", suffix="_res"),
+        encoder_blocks=_blocks(c, "encoder_blocks", encoder=True),
         # Checkpoints list the decoder's blocks from its output to its input.
-        decoder_blocks=tuple(reversed(_blocks(c, "decoder_blocks", suffix=""))),
+        decoder_blocks=tuple(reversed(_blocks(c, "decoder_blocks", encoder=False))),
         latent_channels=int(c.get("latent_channels", 128)),
         encoder_base_channels=int(c.get("encoder_base_channels", 128)),
         decoder_base_channels=int(c.get("decoder_base_channels", 128)),
         channels=int(c.get("in_channels", 3)),
         patch_size=int(c.get("patch_size", 4)),
         encoder_padding=_padding(c.get("encoder_spatial_padding_mode", padding or "zeros")),
-        decoder_padding=_padding(padding or c.get("decoder_spatial_padding_mode", "reflect")),
+        decoder_padding=_padding(padding or c.get("decoder_spatial_padding_mode", unstated)),
         causal_decoder=bool(c.get("causal_decoder", False)),
+        timestep=float(c.get("decode_timestep", 0.05)) if conditioned else None,
+        noise_scale=float(c.get("decode_noise_scale", 0.025)) if conditioned else 0.0,
     )
 
 
@@ -172,28 +179,34 @@ _DECODER_20 = [
 ]
 
 
-def _blocks(c: ParsedJson, key: str, suffix: str) -> tuple[VideoBlock, ...]:
+_KINDS = ("res_x", "res_x_y", "compress_space", "compress_time", "compress_all")
+_STRIDED = "compress_all"
+"""The one downsampling of LTX-Video 0.9.0 and 0.9.1, without the suffix of later ones."""
+_FOLDED = "_res"
+"""Suffix of a downsampling that folds positions into channels."""
+
+
+def _blocks(c: ParsedJson, key: str, *, encoder: bool) -> tuple[VideoBlock, ...]:
     # Without blocks in the header the decoder and encoder are those of 2.0.
-    entries = c.get(key, _ENCODER_20 if suffix else _DECODER_20)
+    entries = c.get(key, c.get("blocks", _ENCODER_20 if encoder else _DECODER_20))
     blocks: list[VideoBlock] = []
     for name, setting in entries:
         # Some headers write the options of a block as its number of layers alone.
         options = setting if isinstance(setting, Mapping) else {"num_layers": setting}
-        # Released networks add no noise, and this library has no layer for it.
-        require(options, "inject_noise", False)
-        kind = name
-        if name != "res_x" and suffix:
-            if not name.endswith(suffix):
-                raise unsupported(key, name, f"res_x' or 'compress_*{suffix}")
-            kind = name[: -len(suffix)]
-        if kind not in ("res_x", "compress_space", "compress_time", "compress_all"):
-            raise unsupported(key, name, "res_x' or 'compress_{space,time,all}")
+        folded = encoder and name.endswith(_FOLDED)
+        kind = name.removesuffix(_FOLDED) if folded else name
+        strided = encoder and not folded and name.startswith("compress_")
+        if kind not in _KINDS or (strided and name != _STRIDED):
+            raise unsupported(key, name, f"res_x', 'res_x_y' or 'compress_*{_FOLDED if encoder else ''}")
         blocks.append(
             VideoBlock(
                 kind=kind,
                 num_layers=int(options.get("num_layers", 1)),
-                multiplier=int(options.get("multiplier", 1)),
+                # The number next to a "res_x_y" is no factor: it always is 2.
+                multiplier=int(options.get("multiplier", 2 if kind == "res_x_y" else 1)),
                 residual=bool(options.get("residual", False)),
+                strided=strided,
+                inject_noise=bool(options.get("inject_noise", False)),
             )
         )
     return tuple(blocks)

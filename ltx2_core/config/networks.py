@@ -26,7 +26,7 @@ class RopeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Settings of the audio-video diffusion transformer. The defaults are those of LTX-2.0 19B.
+    """Settings of the diffusion transformer. The defaults are those of LTX-2.0 19B.
 
     Widths of attention are ``heads`` times ``head_dim``; fields with ``audio_`` are those of the audio
     stream. ``gated_attention`` gives each head a gate, ``cross_attention_adaln`` modulates text attention by
@@ -39,6 +39,7 @@ class TransformerConfig:
     heads: int = 32
     head_dim: int = 128
     audio_head_dim: int = 64
+    """0 in a network without an audio stream (LTX-Video)."""
     in_channels: int = 128
     out_channels: int = 128
     audio_in_channels: int = 128
@@ -56,7 +57,13 @@ class TransformerConfig:
     rope: RopeConfig = RopeConfig()
     max_pos: tuple[float, float, float] = (20, 2048, 2048)
     """Range of video positions that rotary frequencies are scaled to: seconds, pixel rows, pixel columns."""
+    middle_positions: bool = True
+    """Whether a token is rotated by the middle of its interval in time and space, or by its start."""
+    causal_time: bool = True
+    """Whether the first latent frame covers one pixel frame in the positions, as it does in the video."""
     audio_max_pos: float = 20
+    norm_before_text: bool = True
+    """Whether tokens are normalised before they attend to the text; in LTX-Video they are not."""
     timestep_scale: float = 1000.0
     cross_timestep_scale: float = 1000.0
     norm_eps: float = 1e-6
@@ -74,6 +81,11 @@ class TransformerConfig:
     @property
     def audio_dim(self) -> int:
         return self.heads * self.audio_head_dim
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether there is an audio stream, and with it attention between audio and video."""
+        return self.audio_head_dim > 0
 
     @property
     def modulation_rows(self) -> int:
@@ -150,16 +162,26 @@ class TextConfig:
 class VideoBlock:
     """One block of the video encoder or decoder.
 
-    ``kind`` "res_x" stands for ``num_layers`` residual blocks. The other kinds are a resampling by 2, down in
-    the encoder and up in the decoder: of height and width ("compress_space"), of time ("compress_time") or
-    of all three ("compress_all"). ``multiplier`` is the factor between the numbers of channels before and
-    after it, ``residual`` says whether an upsampling adds its input to the result.
+    ``kind`` "res_x" stands for ``num_layers`` residual blocks, "res_x_y" for one that changes the number of
+    channels. The other kinds are a resampling by 2, down in the encoder and up in the decoder: of height and
+    width ("compress_space"), of time ("compress_time") or of all three ("compress_all"). ``multiplier`` is
+    the factor between the numbers of channels before and after it, ``residual`` says whether an upsampling
+    adds its input to the result. A ``strided`` downsampling is a convolution alone, which leaves out every
+    second position. ``inject_noise`` says whether residual blocks add noise to the result of each of their
+    convolutions.
     """
 
-    kind: Literal["res_x", "compress_space", "compress_time", "compress_all"]
+    kind: Literal["res_x", "res_x_y", "compress_space", "compress_time", "compress_all"]
     num_layers: int = 1
     multiplier: int = 1
     residual: bool = False
+    strided: bool = False
+    inject_noise: bool = False
+
+    @property
+    def is_residual(self) -> bool:
+        """Whether the block consists of residual blocks, and so does not change the resolution."""
+        return self.kind in ("res_x", "res_x_y")
 
     @property
     def strides(self) -> tuple[int, int, int]:
@@ -169,6 +191,7 @@ class VideoBlock:
         """
         return {
             "res_x": (1, 1, 1),
+            "res_x_y": (1, 1, 1),
             "compress_space": (1, 2, 2),
             "compress_time": (2, 1, 1),
             "compress_all": (2, 2, 2),
@@ -228,7 +251,9 @@ class VideoVAEConfig:
     """Settings of the video autoencoder.
 
     Both block lists are in the order in which the blocks run, from the input to the output. With
-    ``diffusion`` the decoder is the diffusion decoder of LTX-2.5, and ``decoder_blocks`` is empty.
+    ``diffusion`` the decoder is the diffusion decoder of LTX-2.5, and ``decoder_blocks`` is empty. With
+    ``timestep`` the decoder removes noise that is added to the latent before (LTX-Video from 0.9.1 on): it is
+    told a noise level of ``timestep``, and ``noise_scale`` of the latent are replaced by noise.
     """
 
     encoder_blocks: tuple[VideoBlock, ...]
@@ -242,6 +267,14 @@ class VideoVAEConfig:
     encoder_padding: PaddingMode = "zeros"
     decoder_padding: PaddingMode = "reflect"
     causal_decoder: bool = False
+    timestep: float | None = None
+    noise_scale: float = 0.0
+
+    @property
+    def uses_noise(self) -> bool:
+        """Whether decoding draws noise, so that it has a seed."""
+        noisy = any(block.inject_noise for block in self.decoder_blocks)
+        return self.diffusion is not None or self.timestep is not None or noisy
 
 
 @dataclass(frozen=True, kw_only=True)

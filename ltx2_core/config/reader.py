@@ -19,6 +19,9 @@ from .networks import (
     UpsamplerConfig,
 )
 
+VIDEO_TRANSFORMER = "Transformer3DModel"
+"""``_class_name`` of the transformer of LTX-Video; that of LTX-2 has another."""
+
 
 def transformer_config(config: ParsedJson) -> TransformerConfig:
     """Read the transformer's settings from ``config["transformer"]`` of a checkpoint's header.
@@ -26,6 +29,8 @@ def transformer_config(config: ParsedJson) -> TransformerConfig:
     Raises ValueError that names the key for a value that is not supported.
     """
     c = section(config, "transformer")
+    # A key that is missing means another value in either family.
+    video_only = c.get("_class_name") == VIDEO_TRANSFORMER
     # A setting that is not implemented must not pass: the weights could load all the same and compute
     # something else.
     require(c, "positional_embedding_type", "rope")
@@ -34,8 +39,9 @@ def transformer_config(config: ParsedJson) -> TransformerConfig:
     require(c, "norm_elementwise_affine", False)
     require(c, "activation_fn", "gelu-approximate")
     require(c, "attention_bias", True)
-    require(c, "use_middle_indices_grid", True)
-    require(c, "causal_temporal_positioning", True)
+    require(c, "use_middle_indices_grid", not video_only)
+    if not video_only:
+        require(c, "causal_temporal_positioning", True)
     require(c, "av_cross_ada_norm", True)
     require(c, "use_audio_video_cross_attention", True)
     require(c, "double_self_attention", False)
@@ -52,12 +58,12 @@ def transformer_config(config: ParsedJson) -> TransformerConfig:
         num_layers=int(c.get("num_layers", 48)),
         heads=heads,
         head_dim=int(c.get("attention_head_dim", 128)),
-        audio_head_dim=int(c.get("audio_attention_head_dim", 64)),
+        audio_head_dim=0 if video_only else int(c.get("audio_attention_head_dim", 64)),
         in_channels=int(c.get("in_channels", 128)),
         out_channels=int(c.get("out_channels", 128)),
         audio_in_channels=int(c.get("audio_in_channels", 128)),
         audio_out_channels=int(c.get("audio_out_channels", 128)),
-        caption_channels=int(c.get("caption_channels", 3840)),
+        caption_channels=int(c.get("caption_channels", 4096 if video_only else 3840)),
         # The key that tells the generations apart: 2.0 lacks it, and later headers set it.
         caption_projection=not c.get("caption_proj_before_connector", False),
         gated_attention=bool(c.get("apply_gated_attention", False)),
@@ -66,14 +72,18 @@ def transformer_config(config: ParsedJson) -> TransformerConfig:
         ff_bias=bool(c.get("ff_bias", True)),
         audio_ff_bias=bool(c.get("audio_ff_bias", True)),
         keyframe_embedding=bool(c.get("use_keyframes_abs_pos_embedding", False)),
-        rope=_rope(c),
+        rope=_rope(c, video_only=video_only),
         max_pos=_three(c, "positional_embedding_max_pos", (20, 2048, 2048)),
+        middle_positions=not video_only,
+        norm_before_text=not video_only,
+        causal_time=not video_only or bool(c.get("causal_temporal_positioning", False)),
         audio_max_pos=float(c.get("audio_positional_embedding_max_pos", [20])[0]),
         timestep_scale=float(c.get("timestep_scale_multiplier", 1000)),
         # 1000, although several libraries default to 1, which released weights were not trained with.
         cross_timestep_scale=float(c.get("av_ca_timestep_scale_multiplier", 1000)),
         norm_eps=float(c.get("norm_eps", 1e-6)),
-        qk_norm_eps=float(c.get("norm_eps", 1e-6)),
+        # The code that LTX-Video was trained with ignores the header here, as all public code does.
+        qk_norm_eps=1e-5 if video_only else float(c.get("norm_eps", 1e-6)),
     )
     require(c, "cross_attention_dim", result.dim)
     require(c, "audio_cross_attention_dim", result.audio_dim)
@@ -151,9 +161,9 @@ def upsampler_config(config: ParsedJson) -> UpsamplerConfig:
     )
 
 
-def _rope(c: ParsedJson) -> RopeConfig:
-    rope_type = c.get("rope_type", "split")
-    precision = c.get("frequencies_precision", "float64")
+def _rope(c: ParsedJson, *, video_only: bool = False) -> RopeConfig:
+    rope_type = c.get("rope_type", "interleaved" if video_only else "split")
+    precision = c.get("frequencies_precision", "float32" if video_only else "float64")
     if rope_type not in ("split", "interleaved"):
         raise unsupported("rope_type", rope_type, "split' or 'interleaved")
     if precision not in ("float64", "float32"):

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config.diffusion import DIFFUSION_VAE
+from ..config.reader import VIDEO_TRANSFORMER
 from ..storage.files import ParsedJson
 from ..storage.gguf import is_gguf, read_gguf_header
 from ..storage.header import Header, TensorInfo, read_header
@@ -23,7 +24,7 @@ from .components import build
 from .detect import DIFFUSION_MARK, Component, Names, describe_foreign, find_components, usual_file
 from .fit import check_fit
 from .folder import read_folder
-from .infer import Generation, infer_config, infer_generation
+from .infer import Generation, infer_config, infer_generation, is_video_only
 from .lora import Lora
 from .lora_merge import Base, find_changes, merged, network_shapes, put, switch
 from .lora_report import LoraReport
@@ -61,7 +62,10 @@ class Checkpoint:
 
     @cached_property
     def generation(self) -> Generation | None:
-        """The model generation, "2.0", "2.3" or "2.5"; None if unknown, as for a LoRA without metadata."""
+        """The model generation, such as "2.3"; "0.9" is LTX-Video.
+
+        None if unknown, as for a LoRA without metadata.
+        """
         return infer_generation(self._shapes, str(self.metadata.get("model_version", "")))
 
     @cached_property
@@ -85,6 +89,10 @@ class Checkpoint:
             ) from None
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
+        transformer = config.get("transformer")
+        if isinstance(transformer, dict) and is_video_only(self._shapes.get(Component.TRANSFORMER, {})):
+            # Repackaged headers may lack the name, by which the reader knows the family.
+            config["transformer"] = {**transformer, "_class_name": VIDEO_TRANSFORMER}
         vae = config.get("vae")
         if isinstance(vae, dict) and Component.VIDEO_DECODER in self._names:
             # Tensors tell which decoder it is, whatever a header says.
@@ -282,7 +290,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         path = path.parent
     read = read_folder if path.is_dir() else read_gguf_header if is_gguf(path) else read_header
     checkpoint = Checkpoint(read(path))
-    # A transformer without audio, such as LTX-Video's, has this tensor but not the audio one of LTX-2.
+    # A transformer that was cut out of LTX-2 has this tensor and not that of audio.
     video_only = "adaln_single.emb.timestep_embedder.linear_1.bias"
     foreign = Component.TRANSFORMER not in checkpoint.components and any(
         name.endswith(f".{video_only}") or name == video_only for name in checkpoint.tensors
@@ -290,7 +298,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if (foreign or not checkpoint.components) and Component.LORA not in checkpoint.components:
         raise ValueError(
             f"{path} is not an LTX-2 file: found {describe_foreign(checkpoint.tensors)}; expected an LTX-2 "
-            "checkpoint or a part of one (transformer, connectors, VAE, vocoder, upscaler, LoRA)"
+            "or LTX-Video checkpoint or a part of one (transformer, connectors, VAE, vocoder, upscaler, LoRA)"
         )
     return checkpoint
 

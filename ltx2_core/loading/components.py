@@ -120,7 +120,7 @@ def _video_encoder(config: ParsedJson, shapes: Shapes, options: _Options, numeri
 def _video_decoder(config: ParsedJson, shapes: Shapes, options: _Options, numerics: Numerics) -> nn.Module:
     from ..video_vae import DiffusionVideoDecoder, VolumeNoise, build_decoder
 
-    decoder = build_decoder(cfg.video_vae_config(config), **options)
+    decoder = build_decoder(cfg.video_vae_config(config, comfy=numerics.is_comfy), **options)
     if isinstance(decoder, DiffusionVideoDecoder) and numerics.is_comfy:
         # ComfyUI has one seed for all clips, and smaller windows instead of padding.
         decoder.noise, decoder.pad_small = VolumeNoise(0), False

@@ -7,18 +7,20 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..config import upsampler_config
+from ..config import transformer_config, upsampler_config
 from ..storage.files import ParsedJson
 from ..storage.header import TensorInfo
 from ..storage.quantized import StoredLayer, find_quantized
 from ..storage.reading import read_markers
+from ..text.find import find_text_encoder
 from ..text.folder import find_tokenizer
-from ..text.gemma import find_encoder
 from ..text.single_file import TOKENIZERS
+from ..text.t5_tokenizer import find_t5_tokenizer
 from .checkpoint import Checkpoint, open_checkpoint
 from .detect import Component
 from .file_report import LoraDescription, PartReport, Report
 from .file_set import stage_factor, upscaler_kind
+from .infer_vae import ltxv_vae
 from .lora import open_lora
 from .lora_dialects import target_of
 from .lora_report import STREAMS, stream_of
@@ -72,6 +74,8 @@ def _describe_file(path: Path) -> Report:
         "dtypes": dict(Counter(info.dtype for info in checkpoint.tensors.values())),
         "metadata": dict(checkpoint.metadata),
     }
+    if checkpoint.generation == "0.9":
+        report["model"] = describe_ltx_video(checkpoint)
     if Component.UPSAMPLER in checkpoint.components:
         report["upscaler"] = describe_upscaler(checkpoint)
     if Component.LORA in checkpoint.components:
@@ -80,8 +84,13 @@ def _describe_file(path: Path) -> Report:
 
 
 def _describe_text_encoder(path: Path) -> Report:
-    config, infos, metadata = find_encoder(path)
-    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+    config, infos, metadata = find_text_encoder(path)
+    is_t5 = config.get("model_type") == "t5"
+    keys = (
+        ("d_model", "num_layers", "num_heads", "vocab_size")
+        if is_t5
+        else (*("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size"),)
+    )
     part = _part(Component.TEXT_ENCODER, infos, metadata)
     # E2B and E4B have an embedding for each layer, which no text encoder of LTX-2 has.
     writes = bool(config.get("hidden_size_per_layer_input"))
@@ -90,14 +99,14 @@ def _describe_text_encoder(path: Path) -> Report:
         "file": str(path),
         "size": sum(file.stat().st_size for file in {info.path for info in infos.values()}),
         # Gemma 3 serves 2.0 and 2.3, so that it does not tell the generation.
-        "generation": "2.5" if later and not writes else None,
+        "generation": "0.9" if is_t5 else "2.5" if later and not writes else None,
         "kind": "language model that enhances prompts (--enhancer)" if writes else "text encoder",
         "layout": "Hugging Face folder" if path.is_dir() else "text encoder in one file",
         "components": [part],
         "tensors": len(infos),
         "dtypes": dict(Counter(info.dtype for info in infos.values())),
         "metadata": {key: config[key] for key in ("model_type", *keys) if key in config},
-        "tokenizer": _tokenizer(path),
+        "tokenizer": _t5_tokenizer(path) if is_t5 else _tokenizer(path),
     }
 
 
@@ -111,9 +120,34 @@ def _kind(checkpoint: Checkpoint) -> str:
             return "LoRA"
     if Component.UPSAMPLER in held and len(held) == 1:
         return f"latent upscaler, {describe_upscaler(checkpoint)}"
-    if held >= _MAIN:
+    if _is_whole(checkpoint):
         return "checkpoint"
     return ", ".join(str(component) for component in Component if component in held)
+
+
+def _is_whole(checkpoint: Checkpoint) -> bool:
+    """Whether a file has all components but the text encoder, as released checkpoints have."""
+    # LTX-Video has no audio.
+    silent = checkpoint.generation == "0.9"
+    return checkpoint.components >= (_MAIN - {Component.AUDIO_DECODER} if silent else _MAIN)
+
+
+def describe_ltx_video(checkpoint: Checkpoint) -> str:
+    """Which LTX-Video a file is of, such as "LTX-Video 13B, 0.9.5 or later, distilled".
+
+    It says what tensors and header tell: the size by the transformer, the version by the video VAE.
+    """
+    parts = []
+    if Component.TRANSFORMER in checkpoint.components:
+        layers = transformer_config(checkpoint.config).num_layers
+        parts.append({28: "2B", 48: "13B"}.get(layers, f"{layers} blocks"))
+    held = checkpoint.components & {Component.VIDEO_ENCODER, Component.VIDEO_DECODER}
+    vae = ltxv_vae(name for component in held for name in checkpoint.infos(component))
+    if vae is not None:
+        parts.append({"A": "0.9.0", "B": "0.9.1", "C": "0.9.5 or later"}[vae])
+    if "allowed_inference_steps" in checkpoint.config:
+        parts.append("distilled")
+    return "LTX-Video " + ", ".join(parts)
 
 
 def _describe_lora(path: Path) -> LoraDescription:
@@ -193,13 +227,20 @@ def _layout(checkpoint: Checkpoint) -> str:
         if (path / "model_index.json").is_file():
             return "diffusers pipeline"
         return "one part of a diffusers pipeline" if (path / "config.json").is_file() else "split files"
-    if held >= _MAIN:
+    if _is_whole(checkpoint):
         return "single file"
     if len(held) == 1 and held & {Component.LORA, Component.UPSAMPLER}:
         return str(next(iter(held)))
     if Component.TEXT_ENCODER in held:
         return "text encoder in one file, with its projection"
     return "split file"
+
+
+def _t5_tokenizer(path: Path) -> str | None:
+    try:
+        return find_t5_tokenizer(path).name
+    except ValueError:
+        return None
 
 
 def _tokenizer(path: Path) -> str | None:

@@ -45,6 +45,8 @@ class Layout:
     component: Component
     anchors: tuple[str, ...]
     """The component is present if any of these tensors follows a prefix."""
+    also: tuple[str, ...] = ()
+    """Tensors that must follow the same prefix as well, all of them."""
     prefixes: tuple[str, ...]
     """Prefixes to try, in this order; "" stands for names without prefix."""
     roots: tuple[str, ...] = ()
@@ -168,6 +170,13 @@ LAYOUTS: tuple[Layout, ...] = (
         prefixes=_DIT,
         usual_file=f"{_SINGLE} or in a transformer file (diffusion_models)",
     ),
+    # LTX-Video. Other networks of the PixArt family have either tensor, and none has both.
+    Layout(
+        component=Component.TRANSFORMER,
+        anchors=("patchify_proj.weight",),
+        also=("caption_projection.linear_1.weight",),
+        prefixes=_DIT,
+    ),
 )
 
 # Gemma has a norm after its feed-forward, which Llama and Qwen do not have.
@@ -175,6 +184,8 @@ _TEXT_ENCODER_ANCHORS = (
     "model.layers.0.post_feedforward_layernorm.weight",
     "language_model.model.layers.0.post_feedforward_layernorm.weight",
     "model.language_model.layers.0.post_feedforward_layernorm.weight",
+    # T5 v1.1, whose feed-forward is gated, for LTX-Video.
+    "encoder.block.0.layer.1.DenseReluDense.wi_1.weight",
 )
 _LORA_MARKS = (
     *(".lora_A.", ".lora_B.", ".lora_down.", ".lora_up.", ".lora.down.", ".lora.up."),
@@ -236,7 +247,7 @@ def find_components(names: Iterable[str]) -> dict[Component, Names]:
 def usual_file(component: Component) -> str:
     """A text for error messages that says in which file a component is usually found."""
     if component is Component.TEXT_ENCODER:
-        return "a Gemma folder or file (text_encoders)"
+        return "a Gemma folder or file, or for LTX-Video a T5 (text_encoders)"
     return next((row.usual_file for row in LAYOUTS if row.component is component), "a LoRA file (loras)")
 
 
@@ -249,8 +260,10 @@ def describe_foreign(names: Iterable[str]) -> str:
 
     if not present:
         return "no tensors at all"
+    if has("pos_embed.proj.bias") and has("adaln_single.linear.bias"):
+        return "a PixArt transformer"
     if has("adaln_single.emb.timestep_embedder.linear_1.bias"):
-        return "a transformer without audio (LTX-Video, or a video-only extract)"
+        return "a transformer without audio (a video-only extract of LTX-2)"
     if has("input_blocks.0.0.weight", "first_stage_model.encoder.conv_in.weight"):
         return "a Stable Diffusion checkpoint"
     if has("double_blocks.0.img_attn.qkv.weight", "double_blocks.0.img_mod.lin.weight"):
@@ -264,7 +277,11 @@ def describe_foreign(names: Iterable[str]) -> str:
 
 
 def _prefix_of(layout: Layout, present: frozenset[str]) -> str | None:
-    return next((p for p in layout.prefixes if any(p + anchor in present for anchor in layout.anchors)), None)
+    def matches(prefix: str) -> bool:
+        found = any(prefix + anchor in present for anchor in layout.anchors)
+        return found and all(prefix + name in present for name in layout.also)
+
+    return next(filter(matches, layout.prefixes), None)
 
 
 _UNUSED = (

@@ -52,7 +52,8 @@ class LoraDescription(TypedDict, total=False):
 class Report(TypedDict, total=False):
     """A model file or folder as plain values: its kind, generation, components, dtypes and metadata.
 
-    ``tokenizer`` is present only for text encoders, ``upscaler`` only for upscalers, ``lora`` only for LoRAs.
+    ``tokenizer`` is present only for text encoders, ``upscaler`` only for upscalers, ``lora`` only for LoRAs,
+    ``model`` (which one it is) only for LTX-Video.
     """
 
     file: str
@@ -65,6 +66,7 @@ class Report(TypedDict, total=False):
     dtypes: dict[str, int]
     metadata: dict[str, JsonValue]
     tokenizer: str | None
+    model: str
     upscaler: str
     lora: LoraDescription
 
@@ -108,9 +110,11 @@ def _generations(report: Report) -> str:
     """
     generation, held = report["generation"], {part["name"] for part in report["components"]}
     if held == {str(Component.TEXT_ENCODER)}:
-        return "LTX-2.5" if generation else "LTX-2.0 and LTX-2.3"
+        return {"0.9": "LTX-Video", "2.5": "LTX-2.5"}.get(str(generation), "LTX-2.0 and LTX-2.3")
     if lora := report.get("lora"):
         return str(lora.get("made_for") or "not stated")
+    if model := report.get("model"):
+        return model
     if generation is None:
         return "not stated"
     shared = held <= {str(component) for component in _SHARED}

@@ -13,6 +13,8 @@ _OWN = frozenset({Component.LORA, Component.UPSAMPLER, Component.TEXT_ENCODER})
 """Components that are chosen by themselves, and may state no generation or another one."""
 _TRAINED = frozenset({Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION})
 """Components that differ between LTX-2.3 and LTX-2.5."""
+_AUTOENCODERS = {None: None, "0.9": "0.9", "2.0": "2.0", "2.3": "2.3", "2.5": "2.3"}
+"""Generation -> the first one that has its autoencoders."""
 
 
 def check_set(checkpoints: Sequence[Checkpoint]) -> None:
@@ -46,14 +48,14 @@ def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
     accepted with either. Files that contain nothing but a LoRA, an upscaler or a text encoder are not
     compared.
     """
-    old: Checkpoint | None = None
+    first: Checkpoint | None = None
     trained: Checkpoint | None = None
     for checkpoint in checkpoints:
         if checkpoint.generation is None or not checkpoint.components - _OWN:
             continue
-        old = old or checkpoint
-        if (old.generation == "2.0") != (checkpoint.generation == "2.0"):
-            raise _of_two(old, checkpoint)
+        first = first or checkpoint
+        if _AUTOENCODERS[first.generation] != _AUTOENCODERS[checkpoint.generation]:
+            raise _of_two(first, checkpoint)
         if checkpoint.components & _TRAINED and _is_certain(checkpoint):
             trained = trained or checkpoint
             if trained.generation != checkpoint.generation:
@@ -92,7 +94,12 @@ def _is_certain(checkpoint: Checkpoint) -> bool:
 
 def _described(checkpoint: Checkpoint) -> str:
     held = ", ".join(sorted(str(component) for component in checkpoint.components - _OWN))
-    return f"{checkpoint.path} is LTX-{checkpoint.generation} ({held})"
+    return f"{checkpoint.path} is {model_name(checkpoint.generation)} ({held})"
+
+
+def model_name(generation: str | None) -> str:
+    """The model of a generation in words, such as "LTX-2.3", or "LTX-Video" for "0.9"."""
+    return "LTX-Video" if generation == "0.9" else f"LTX-{generation}"
 
 
 def upscaler_kind(config: UpsamplerConfig) -> str:

@@ -7,32 +7,38 @@ values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
+from ..config.reader import VIDEO_TRANSFORMER
 from ..storage.files import JsonObject
 from .detect import DIFFUSION_MARK, Component
-from .infer_vae import Shapes, count, infer_audio_vae, infer_video_vae, infer_vocoder
+from .infer_vae import Shapes, count, infer_audio_vae, infer_video_vae, infer_vocoder, ltxv_vae
 
-Generation = Literal["2.0", "2.3", "2.5"]
+Generation = Literal["0.9", "2.0", "2.3", "2.5"]
+"""Releases that differ in their networks; "0.9" is LTX-Video, all versions of which share one transformer."""
 
 # Shapes give only the product of heads and their width.
 HEAD_DIM = 128
-"""Width of a video attention head in every released transformer and connector."""
+"""Width of a video attention head in every released transformer and connector of LTX-2."""
+HEADS_OF_LTXV = 32
+"""Number of attention heads in every released transformer of LTX-Video."""
 
 
 def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generation | None:
     """Detect the model generation, such as "2.3", from the tensors of a file's components.
 
     ``parts`` maps each component to the shapes of its tensors by official name; ``version`` is the header's
-    ``model_version`` or "". A transformer's tensors decide alone. Those of connectors, text projection and
-    vocoder tell 2.0 from later generations, and ``version`` tells 2.5 from 2.3. A diffusion decoder is of
-    2.5. For other files ``version`` decides, and without it the tensors of the video VAE. Returns None if
-    nothing does, as for an upsampler or a LoRA without metadata.
+    ``model_version`` or "". A transformer's tensors decide alone, as do those of a video VAE of LTX-Video
+    ("0.9"). Those of connectors, text projection and vocoder tell 2.0 from later generations, and ``version``
+    tells 2.5 from 2.3. A diffusion decoder is of 2.5. For other files ``version`` decides, and without it the
+    tensors of the video VAE. Returns None if nothing does, as for an upsampler or a LoRA without metadata.
     """
     stated = next((g for g in _GENERATIONS if version == g or version.startswith(f"{g}.")), None)
     transformer = parts.get(Component.TRANSFORMER)
     if transformer is not None:
+        if is_video_only(transformer):
+            return "0.9"
         # Since 2.3 blocks also modulate the text, with a table of its own.
         if "transformer_blocks.0.prompt_scale_shift_table" not in transformer:
             return "2.0"
@@ -42,12 +48,13 @@ def infer_generation(parts: Mapping[Component, Shapes], version: str) -> Generat
     old = [names(parts[component]) for component, names in _OLD.items() if component in parts]
     if old:
         return "2.0" if old[0] else "2.5" if stated == "2.5" else "2.3"
-    decoder = parts.get(Component.VIDEO_DECODER)
+    encoder, decoder = parts.get(Component.VIDEO_ENCODER), parts.get(Component.VIDEO_DECODER)
+    if ltxv_vae({**(encoder or {}), **(decoder or {})}) is not None:
+        return "0.9"
     if decoder is not None and DIFFUSION_MARK in decoder:
         return "2.5"
     if stated is None and decoder is not None:
         return "2.3" if count(decoder, "decoder.up_blocks.") > 7 else "2.0"
-    encoder = parts.get(Component.VIDEO_ENCODER)
     if stated is None and encoder is not None:
         return "2.3" if count(encoder, "encoder.down_blocks.4.res_blocks.") <= 4 else "2.0"
     return stated
@@ -60,12 +67,14 @@ def infer_config(parts: Mapping[Component, Shapes]) -> JsonObject:
     that belong to no released layout, LookupError for a tensor that is missing.
     """
     config: JsonObject = {}
+    network = parts.get(Component.TRANSFORMER, {})
+    video = {**parts.get(Component.VIDEO_ENCODER, {}), **parts.get(Component.VIDEO_DECODER, {})}
+    own = infer_ltxv(network, video) if is_video_only(network) else infer_transformer(network)
     transformer = {
-        **infer_transformer(parts.get(Component.TRANSFORMER, {})),
+        **own,
         **infer_projection(parts.get(Component.TEXT_PROJECTION, {})),
         **infer_connectors(parts.get(Component.TEXT_CONNECTORS, {})),
     }
-    video = {**parts.get(Component.VIDEO_ENCODER, {}), **parts.get(Component.VIDEO_DECODER, {})}
     audio = {**parts.get(Component.AUDIO_ENCODER, {}), **parts.get(Component.AUDIO_DECODER, {})}
     for section, found in (
         ("transformer", transformer),
@@ -113,6 +122,45 @@ def infer_transformer(shapes: Shapes) -> JsonObject:
     if "caption_projection.linear_1.weight" in shapes:
         config["caption_channels"] = shapes["caption_projection.linear_1.weight"][1]
     return config
+
+
+def is_video_only(transformer: Shapes) -> bool:
+    """Whether the shapes of a transformer's tensors are those of LTX-Video, which has no audio stream."""
+    return "patchify_proj.weight" in transformer and "audio_patchify_proj.weight" not in transformer
+
+
+def infer_ltxv(shapes: Shapes, vae: Shapes) -> JsonObject:
+    """Reconstruct the ``transformer`` section of the configuration of LTX-Video.
+
+    ``shapes`` has the shapes of the transformer's tensors by official name, ``vae`` those of the video VAE in
+    the same file, if there is one. Raises ValueError for a transformer that is not as wide as a released one.
+    """
+    width, channels = shapes["patchify_proj.weight"]
+    if width % HEADS_OF_LTXV:
+        raise ValueError(
+            f"the number of attention heads of a transformer of width {width} does not follow from shapes: "
+            "a file with its 'config' metadata is needed"
+        )
+    layers = count(shapes, "transformer_blocks.")
+    return {
+        "_class_name": VIDEO_TRANSFORMER,
+        "num_layers": layers,
+        "num_attention_heads": HEADS_OF_LTXV,
+        "attention_head_dim": width // HEADS_OF_LTXV,
+        "in_channels": channels,
+        "out_channels": shapes["proj_out.weight"][0],
+        "cross_attention_dim": width,
+        "caption_channels": shapes["caption_projection.linear_1.weight"][1],
+        "causal_temporal_positioning": is_causal(vae),
+    }
+
+
+def is_causal(vae: Iterable[str]) -> bool:
+    """Whether the LTX-Video whose video VAE has these tensors (official names) was trained on causal times.
+
+    That is so since 0.9.5, which came with another VAE, and assumed for a transformer without a VAE.
+    """
+    return ltxv_vae(vae) not in ("A", "B")
 
 
 def infer_projection(shapes: Shapes) -> JsonObject:
@@ -197,6 +245,7 @@ def infer_upsampler(shapes: Shapes) -> JsonObject:
 
 
 _GENERATIONS: tuple[Generation, ...] = ("2.0", "2.3", "2.5")
+"""Those that a header may state as ``model_version``."""
 
 _OLD: Mapping[Component, Callable[[Shapes], bool]] = {
     Component.TEXT_PROJECTION: lambda shapes: "aggregate_embed.weight" in shapes,

@@ -8,11 +8,32 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from ..storage.files import JsonObject, JsonValue
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors, by their names in official checkpoints."""
+
+
+LtxvVae = Literal["A", "B", "C"]
+"""The video VAEs of LTX-Video: of 0.9.0, of 0.9.1, and of 0.9.5 and later."""
+
+
+def ltxv_vae(names: Iterable[str]) -> LtxvVae | None:
+    """Which video VAE of LTX-Video has tensors of these official ``names``; None if none has.
+
+    The encoder of "C" is that of LTX-2.0, so that its file alone gives None. The encoders of "A" and "B" are
+    the same; without a decoder the result is "B".
+    """
+    present = frozenset(names)
+    strided = "encoder.down_blocks.1.conv.bias" in present
+    if "decoder.last_time_embedder.timestep_embedder.linear_1.weight" in present:
+        noisy = "decoder.up_blocks.2.res_blocks.0.per_channel_scale1" in present
+        return "B" if strided or noisy else "C"
+    if any(name.startswith("decoder.up_blocks.") and ".conv_shortcut." in name for name in present):
+        return "A"
+    return "B" if strided else None
 
 
 def infer_video_vae(shapes: Shapes) -> JsonObject:

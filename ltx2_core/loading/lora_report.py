@@ -162,8 +162,13 @@ def describe_generation(
     base, why = _generation_by_layers(layers)
     if base is None:
         base, why = _generation_by_metadata(metadata)
+    # A LoRA without audio may have only layers that LTX-Video has, too.
+    silent = all(stream_of(*target) != "audio" for target in layers)
     if model is None:
-        return (f"made for LTX-{_family(base)}: it has {why}" if base else ""), False
+        family = "LTX-Video or LTX-2.0" if base == "2.0" and silent else _family(base)
+        return (f"made for {family}: it has {why}" if base else ""), False
+    if model == "0.9" and silent and base in (None, "0.9", "2.0"):
+        return "", False
     if base is None:
         return (
             f"whether it was made for LTX-{model} is unknown: LTX-2.0, 2.3 and 2.5 have all of its layers "
@@ -174,7 +179,8 @@ def describe_generation(
         return "made for LTX-2.3, as most LoRAs that are used with LTX-2.5 are", False
     if base == ("2.0" if model == "2.0" else "2.3"):
         return "", False
-    return f"WRONG GENERATION: made for LTX-{_family(base)} ({why}), this model is LTX-{model}", True
+    this = "LTX-Video" if model == "0.9" else f"LTX-{model}"
+    return f"WRONG GENERATION: made for {_family(base)} ({why}), this model is {this}", True
 
 
 _STATES_23 = re.compile(r"^metadata .*2[._]3\b")
@@ -182,6 +188,11 @@ _MODULATION = re.compile(r"^(audio_)?adaln_single[._]linear$")
 _LATE = re.compile(
     r"[._]to_gate_logits$|^(audio_)?prompt_adaln_single[._]|^(video|audio)_aggregate_embed$"
     r"|_connector[._]transformer_1d_blocks[._][2-7][._]"
+)
+# Layers, an axis of their weight, and its size in LTX-Video alone: the width of its 2B, and that of its T5.
+_LTX_VIDEO = (
+    (re.compile(r"[._]attn1[._]to_q$"), 1, 2048),
+    (re.compile(r"^caption_projection[._]linear_1$"), 1, 4096),
 )
 _EARLY = re.compile(r"^(audio_)?caption_projection[._]|^aggregate_embed$")
 
@@ -191,6 +202,8 @@ def _generation_by_layers(layers: Mapping[tuple[Component, str], Shape]) -> tupl
         # Layers of the language model say nothing about the transformer.
         if component is Component.TEXT_ENCODER:
             continue
+        if len(shape) == 2 and any(axis.search(name) and shape[at] == n for axis, at, n in _LTX_VIDEO):
+            return "0.9", f"the width {shape[1]} of {name}"
         if _EARLY.search(name):
             return "2.0", f"its layer {name}"
         if _LATE.search(name):
@@ -211,4 +224,4 @@ def _generation_by_metadata(metadata: ParsedJson) -> tuple[str | None, str]:
 
 
 def _family(generation: str | None) -> str:
-    return "2.0" if generation == "2.0" else "2.3 or 2.5"
+    return {"0.9": "LTX-Video", "2.0": "LTX-2.0"}.get(str(generation), "LTX-2.3 or 2.5")

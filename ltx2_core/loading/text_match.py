@@ -6,19 +6,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import transformer_config
 from ..text.gemma import find_encoder
+from ..text.t5 import T5_NAMES, find_t5, is_t5
 from .checkpoint import Checkpoint, find_component
 from .detect import Component
 
 
 def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) -> None:
-    """Raise ValueError if ``checkpoints`` were trained with another Gemma than that at ``text_encoder``.
+    """Raise ValueError if ``checkpoints`` were trained with another encoder than that at ``text_encoder``.
 
-    Only headers are read. Gemma 3 12B and Gemma 4 12B have the same widths, so comparing shapes is not
-    enough: their generation is compared, and for LTX-2.5 also the version of its fine-tuned Gemma.
+    Only headers are read. LTX-Video was trained with T5. Gemma 3 12B and Gemma 4 12B have the same widths, so
+    comparing shapes is not enough: their generation is compared, and for LTX-2.5 also the version of its
+    fine-tuned Gemma.
     """
-    config, _, metadata = find_encoder(text_encoder)
     checkpoint = _trained_with(checkpoints)
+    if checkpoint.generation == "0.9":
+        _check_t5(checkpoint, text_encoder)
+        return
+    config, _, metadata = find_encoder(text_encoder)
     gemma = 4 if "gemma4" in str(config.get("model_type")) else 3
     required = _required_gemma(checkpoint)
     if checkpoint.generation is not None and gemma != required:
@@ -48,7 +54,24 @@ def check_text_encoder(checkpoints: Sequence[Checkpoint], text_encoder: Path) ->
 
 def text_encoder_files(checkpoints: Sequence[Checkpoint]) -> str:
     """Return the names of the text encoder files with which ``checkpoints`` were trained, for messages."""
-    return _FILES[_required_gemma(_trained_with(checkpoints))]
+    checkpoint = _trained_with(checkpoints)
+    return T5_NAMES if checkpoint.generation == "0.9" else _FILES[_required_gemma(checkpoint)]
+
+
+def _check_t5(checkpoint: Checkpoint, text_encoder: Path) -> None:
+    """Raise ValueError unless the encoder is a T5 of the width that the transformer of LTX-Video takes."""
+    if not is_t5(text_encoder):
+        raise ValueError(
+            f"{_MISMATCH}LTX-Video ({checkpoint.path}) was trained with T5, and {text_encoder} is none. Use "
+            f"{T5_NAMES}"
+        )
+    width = find_t5(text_encoder)[0]["d_model"]
+    taken = transformer_config(checkpoint.config).caption_channels
+    if width != taken:
+        raise ValueError(
+            f"{_MISMATCH}{text_encoder} is a T5 of width {width}, {checkpoint.path} takes {taken}. Use "
+            f"{T5_NAMES}"
+        )
 
 
 def _trained_with(checkpoints: Sequence[Checkpoint]) -> Checkpoint:

@@ -12,7 +12,7 @@ from math import prod
 from typing import Literal
 
 from ..config import VideoVAEConfig
-from ..video_vae.layers import ONEDNN_SIZE
+from ..video_vae.convolution import ONEDNN_SIZE
 from ..video_vae.streaming import MAX_PIECE_BYTES, TAPS
 from .decoder_memory import DecoderMemory
 from .diffusion_decoding import diffusion_memory, frames_at_once
@@ -104,8 +104,10 @@ def _stages(vae: VideoVAEConfig, cells: tuple[int, int], itemsize: int) -> list[
         _Stage(kind="conv", input=latent, output=now, columns=columns, growth=growth),
     ]
     for block in vae.decoder_blocks:
-        if block.kind == "res_x":
-            stages += [_Stage(kind="residual", input=now, output=now, columns=columns)] * block.num_layers
+        if block.is_residual:
+            after = now / block.multiplier
+            stages += [_Stage(kind="residual", input=now, output=after, columns=columns)] * block.num_layers
+            now, width = after, width // block.multiplier
             continue
         cell = prod(block.strides)
         inner = now / block.multiplier * cell

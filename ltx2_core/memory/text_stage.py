@@ -42,6 +42,11 @@ class TextSize:
             shared=not config.per_token_norm,
         )
 
+    @classmethod
+    def of_t5(cls, *, hidden: int, intermediate: int) -> TextSize:
+        """The widths of a T5, whose states the transformer of LTX-Video reads without connectors."""
+        return cls(hidden=hidden, intermediate=intermediate, video=0, audio=0, shared=True)
+
     @property
     def features(self) -> int:
         """Number of feature values per token, of both modalities together."""

@@ -29,7 +29,16 @@ from ..out_of_memory import attempt
 from ..shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, frames_of
 from ..types import AVLatent, TextContext
 from ..upsampler import upsample_latent
-from ..video_vae import DiffusionVideoDecoder, FrameNoise, NoiseSource, VolumeNoise
+from ..video_vae import (
+    DecodeNoise,
+    DiffusionVideoDecoder,
+    DrawnNoise,
+    FrameNoise,
+    NoiseSource,
+    SeededNoise,
+    VolumeNoise,
+)
+from ..video_vae.diffusion.noise import copied
 from .components import Components
 from .decode import decode_chunks
 from .progress import Run, Stop
@@ -44,6 +53,11 @@ class Codecs:
     def __init__(self, networks: Components, loras: tuple[Lora, ...] = ()) -> None:
         self.networks = networks
         self.loras = loras
+
+    @property
+    def tone_map(self) -> float:
+        """How far latents are compressed before they are decoded, from 0 (not) to 1."""
+        return 0.0
 
     def encode_text(
         self,
@@ -67,6 +81,11 @@ class Codecs:
         features = self.networks.encode(
             prompts, loras=loras, on_layer=lambda step, steps: run.report("text", step, steps)
         )
+        if not self.networks.has_audio:
+            # The transformer of LTX-Video reads the states of T5, without their padding.
+            own = [one.video[one.mask.bool()][None] for one in features.to(self.networks.dtype).split()]
+            read = [TextContext(states, states[..., :0]) for states in own]
+            return read[0], read[1] if negative_prompt is not None else None
         with self.networks.use(Component.TEXT_CONNECTORS, loras) as connectors, torch.inference_mode():
             # One by one, since a batch rounds differently from its rows: the context of a prompt must not
             # depend on whether there is a negative prompt, or which.
@@ -193,7 +212,10 @@ class Codecs:
         dtype = dtype or self.networks.dtype
         with self.networks.use(Component.VIDEO_DECODER, dtype=dtype) as decoder:
             if isinstance(decoder, DiffusionVideoDecoder):
-                decoder.noise = noise
+                decoder.noise = self._decoder_noise(latent, after_sampling)
+            elif decoder.config.uses_noise:
+                noise = self._latent_noise(latent, after_sampling)
+                decoder.noisy = replace(decoder.noisy, noise=noise, tone_map=self.tone_map)
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
             first = next(pieces, None)
             if first is None:
@@ -245,6 +267,23 @@ class Codecs:
                 "no run: use frame or comfy"
             )
         return after_sampling
+
+    def _latent_noise(
+        self, latent: Tensor | Iterable[Tensor], after_sampling: NoiseSource | None
+    ) -> DecodeNoise:
+        """The noise of a decoder of LTX-Video; the arguments are those of ``decode_video``."""
+        kind, seed = self.networks.decoder_noise, self.networks.decoder_seed
+        if kind == "frame" or not isinstance(latent, Tensor):
+            return SeededNoise(seed)
+        if kind == "comfy":
+            return DrawnNoise(torch.Generator(self.networks.device).manual_seed(seed))
+        start = after_sampling.start if isinstance(after_sampling, VolumeNoise) else None
+        if start is None:
+            raise ValueError(
+                "decoder_noise=official continues the random generator of a run, and these latents are of "
+                "no run: use frame or comfy"
+            )
+        return DrawnNoise(copied(start))
 
     def _decode_choice(self, latent: Tensor, frames: int, dtype: torch.dtype) -> DecodeChoice | None:
         """Choose chunks and tiles for decoding a clip of ``frames`` frames within the memory budget.

@@ -14,6 +14,7 @@ from ..clock import Clock
 from ..loading import Component, Lora
 from ..memory import BlockStreaming, MemoryPlan
 from ..text import FeatureCache, OnLayer, TextEncoder, load_gemma, load_tokenizer
+from ..text.t5 import T5Encoder, load_t5
 from ..transformer import Transformer
 from ..transformer.fp8 import is_fp8, use_fp8
 from ..transformer.fused import Fused
@@ -58,7 +59,7 @@ class Components(NetworkSizes):
         self.clock = Clock()
         self._holding: frozenset[Component] = frozenset()
         self._held: dict[Component, tuple[tuple[Lora, ...], nn.Module]] = {}
-        self._held_text: TextEncoder | None = None
+        self._held_text: TextEncoder | T5Encoder | None = None
         self._features = FeatureCache()
 
     @contextmanager
@@ -191,10 +192,11 @@ class Components(NetworkSizes):
         loras = tuple(lora for lora in loras if Component.TEXT_PROJECTION in lora.components)
 
         def run(unknown: list[str]) -> TextFeatures:
-            with self.use_text_encoder(loras) as encoder:
+            use = self.use_text_encoder(loras) if self.has_audio else self.use_t5()
+            with use as encoder:
                 return encoder.encode(unknown, on_layer=on_layer)
 
-        projection = self.file(Component.TEXT_PROJECTION).path
+        projection = self.file(Component.TEXT_PROJECTION).path if self.has_audio else None
         # The same prompt has other features with another LoRA, so they are part of the cache's key.
         changes = tuple((lora.path, lora.strength, *lora.settings) for lora in loras)
         features = self._features.encode((self.text_encoder, projection, self.dtype, changes), prompts, run)
@@ -222,6 +224,7 @@ class Components(NetworkSizes):
         with self.use(Component.TEXT_PROJECTION, loras, device=device) as projection:
             # The text encoder is held apart from the projection, which alone has LoRAs.
             encoder = self._held_text
+            assert not isinstance(encoder, T5Encoder)
             if encoder is None:
                 with self.clock.timed("load"):
                     gemma = load_gemma(self.text_encoder, dtype=self.dtype, device=device)
@@ -240,6 +243,29 @@ class Components(NetworkSizes):
                 self._offload(encoder, Component.TEXT_ENCODER)
                 # The name would hold the weights while memory is released.
                 del encoder
+        self.release()
+
+    @contextmanager
+    def use_t5(self) -> Iterator[T5Encoder]:
+        """A context that yields the T5 of LTX-Video; it runs on the CPU if it does not fit ``max_memory``."""
+        self.check_text_encoder()
+        assert self.text_encoder is not None
+        device = torch.device("cpu") if self._text_stays_on_cpu() else self.device
+        encoder = self._held_text
+        assert not isinstance(encoder, TextEncoder)
+        if encoder is None:
+            with self.clock.timed("load"):
+                encoder = load_t5(self.text_encoder, dtype=self.dtype, device=device)
+        else:
+            self._place(encoder, device)
+        if self._holds(Component.TEXT_ENCODER):
+            self._held_text = encoder
+        try:
+            yield encoder
+        finally:
+            self._offload(encoder, Component.TEXT_ENCODER)
+            # The name would hold the weights while memory is released.
+            del encoder
         self.release()
 
     def _place(self, network: nn.Module, device: torch.device) -> None:

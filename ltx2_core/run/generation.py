@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
     from ..media.encoding import EncodingOptions
 
+SILENCE_HZ = 48000
+"""Sample rate of the silence of a clip without audio."""
 METADATA_KEY = "ltx2"
 """Tag of a file that holds the settings as JSON."""
 
@@ -118,12 +120,14 @@ class Generation:
     def audio(self) -> tuple[Tensor, int]:
         """Return the audio of the clip: (waveform (channels, samples) in [-1, 1], sample rate in Hz).
 
-        It is the input audio unchanged, if the request has one, else the decoded audio latent.
+        It is the input audio unchanged, if the request has one, else the decoded audio latent, or silence for
+        a model without audio (LTX-Video).
         """
         # Input audio is returned as it was, without the loss of an encode and a decode.
         if self.input_audio is not None:
             return self.input_audio
-        assert self.latents.audio is not None
+        if self.latents.audio is None:
+            return torch.zeros(2, round(self.clip.seconds * SILENCE_HZ)), SILENCE_HZ
         return self.codecs.decode_audio(self.latents.audio)
 
     def settings(self) -> ParsedJson:
@@ -198,7 +202,8 @@ class Generation:
             fps=self.clip.fps,
             frame_count=self.clip.frames,
             frames=None if self.latents.video is None else frames,
-            audio=audio,
+            # A clip without audio has no track, and not one of silence.
+            audio=None if self.latents.audio is None and self.input_audio is None else audio,
             hdr=None if self.latents.video is None else self.hdr,
             # Players and file managers display the tag ``comment``.
             tags={METADATA_KEY: json.dumps(self.settings()), "comment": self.request.text.prompt},

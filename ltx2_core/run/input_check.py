@@ -13,7 +13,7 @@ from ..config import TransformerConfig
 from ..loading import Component, Lora
 from ..media import load_image, read_audio, read_video
 from ..media.images import ImageSource
-from ..sampling.guidance import Pass, check_blocks
+from ..sampling.guidance import Guidance, Pass, check_blocks
 from ..sampling.noise import check_noise
 from ..shapes import ClipPlan
 from ..transformer.tiles import tile_spans
@@ -69,14 +69,16 @@ def check_components(
     :meth:`Components.check_text_encoder`.
     """
     inputs = request.inputs
-    needed = [Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS, Component.TRANSFORMER]
-    needed += [Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER]
+    needed = [*networks.text_parts, Component.TRANSFORMER, Component.VIDEO_DECODER]
+    if networks.has_audio:
+        needed += [Component.AUDIO_DECODER, Component.VOCODER]
     if len(stages) > 1:
         needed.append(Component.UPSAMPLER)
     # Two stages need the video encoder for its statistics, which the upscaler takes.
     if len(stages) > 1 or inputs.image.source is not None or inputs.images or inputs.references or further:
         needed.append(Component.VIDEO_ENCODER)
-    if inputs.audio.source is not None or inputs.reference_audio.source is not None:
+    audio = inputs.audio.source is not None or inputs.reference_audio.source is not None
+    if audio and networks.has_audio:
         needed.append(Component.AUDIO_ENCODER)
     for component in needed:
         networks.file(component)
@@ -86,6 +88,26 @@ def check_components(
         except ValueError as error:
             raise ValueError(f"seconds=auto needs the duration head: {error}") from None
     networks.check_text_encoder()
+
+
+def check_silent(request: Request) -> None:
+    """Raise ValueError for what only a model with audio does, which LTX-Video is not."""
+    voice, guidance = request.inputs.reference_audio, request.sampling.guidance
+    asked = {
+        "video=False": not request.size.video,
+        "reference_audio": voice.source is not None,
+        "seconds=auto": request.size.auto,
+        "pipeline_kind=dfr": request.staging.pipeline is not None,
+        "hdr": request.inputs.hdr is not None,
+    }
+    named = next((name for name, wrong in asked.items() if wrong), None)
+    if named is not None:
+        raise ValueError(
+            f"{named} needs a checkpoint of LTX-2: LTX-Video generates video alone, without audio. Leave it "
+            "out, or name another checkpoint"
+        )
+    if isinstance(guidance, Guidance) and guidance.video.modality != 1:
+        raise ValueError("modality guidance is between video and audio, and LTX-Video has no audio: use 1")
 
 
 def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lora]) -> None:

@@ -98,7 +98,8 @@ def conditioning(
         # A voice has no size in pixels and is the same in every stage.
         voice = ReferenceAudio(latent=codecs.encode_audio(*_reference_audio(request)))
         by_input.append([voice] * len(stages))
-    if audio is not None:
+    # A model without audio does not attend to it; the clip has it as its track all the same.
+    if audio is not None and codecs.networks.has_audio:
         run.report("audio", 0, 1)
         # Stages differ in size only, so the latent of the audio serves all of them.
         clip = stages[0].clip

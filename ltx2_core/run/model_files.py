@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from ..config import transformer_config, video_vae_config
 from ..loading import Checkpoint, Component, Lora, LoraReport, find_component, open_checkpoint
 from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
@@ -15,15 +16,14 @@ from ..loading.text_match import check_text_encoder, text_encoder_files
 from ..storage.files import JsonObject
 from ..storage.identity import identity
 from ..storage.quantized import check_matmul
-from ..text import check_tokenizer
-from ..text.gemma import find_encoder
+from ..text.find import check_its_tokenizer, find_text_encoder
 from ..transformer.fp8 import Product, fp8_problem, kernel_product
-from ..types import Numerics
+from ..types import Numerics, TimeRule
 from .execution import Execution
 
 _log = logging.getLogger(__name__)
 
-_WITH_LORA: Final = (Component.TRANSFORMER, Component.TEXT_CONNECTORS, Component.TEXT_PROJECTION)
+_TEXT_PARTS: Final = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
 
 
 class ModelFiles:
@@ -93,6 +93,23 @@ class ModelFiles:
             _log.warning("blocks are not held in fp8: %s", self.fp8_problem)
 
     @property
+    def has_audio(self) -> bool:
+        """Whether the model generates audio; LTX-Video does not."""
+        transformers = (c for c in self.checkpoints if Component.TRANSFORMER in c.components)
+        return all(transformer_config(file.config).has_audio for file in transformers)
+
+    @property
+    def times(self) -> TimeRule:
+        """How the transformer of these files counts time."""
+        config = transformer_config(self.file(Component.TRANSFORMER).config)
+        return TimeRule(causal=config.causal_time, reciprocal=not config.has_audio)
+
+    @property
+    def text_parts(self) -> tuple[Component, ...]:
+        """The networks between text encoder and transformer; none in LTX-Video, which reads T5 itself."""
+        return _TEXT_PARTS if self.has_audio else ()
+
+    @property
     def decoder_settings(self) -> dict[str, str | int]:
         """Seed and kind of the noise of a diffusion decoder, as JSON values; none for other decoders."""
         try:
@@ -100,7 +117,7 @@ class ModelFiles:
         # A run of audio alone needs none.
         except ValueError:
             return {}
-        if not file.has_diffusion_decoder:
+        if not self._decodes_with_noise(file):
             return {}
         return {"decoder_seed": self.decoder_seed, "decoder_noise": self.decoder_noise}
 
@@ -117,11 +134,14 @@ class ModelFiles:
         if not named:
             return
         file = self.file(Component.VIDEO_DECODER)
-        if not file.has_diffusion_decoder:
+        if not self._decodes_with_noise(file):
             raise ValueError(
-                f"{named} is for the diffusion decoder of LTX-2.5; the video decoder of {file.path} uses no "
-                "noise: leave it out, or name that decoder in video_decoder"
+                f"{named} is for the diffusion decoder of LTX-2.5 and the decoders of LTX-Video; the video "
+                f"decoder of {file.path} uses no noise: leave it out, or name another in video_decoder"
             )
+
+    def _decodes_with_noise(self, file: Checkpoint) -> bool:
+        return video_vae_config(file.config).uses_noise
 
     def file(self, component: Component) -> Checkpoint:
         """The file that ``component`` is loaded from. Raises ValueError if none of the files holds it."""
@@ -153,7 +173,7 @@ class ModelFiles:
             if file is not None:
                 files[str(component)] = identity(info.path for info in file.infos(component).values())
         if self.text_encoder is not None:
-            _, infos, _ = find_encoder(self.text_encoder)
+            _, infos, _ = find_text_encoder(self.text_encoder)
             files["text encoder"] = identity(info.path for info in infos.values())
         return files
 
@@ -162,7 +182,7 @@ class ModelFiles:
 
         Raises ValueError if the LoRA fits no layer.
         """
-        parts = {c: self.file(c).shapes(c) for c in _WITH_LORA}
+        parts = {c: self.file(c).shapes(c) for c in (*self.text_parts, Component.TRANSFORMER)}
         report = lora.report_all(parts, self.file(Component.TRANSFORMER).generation)
         report.require_match()
         return report
@@ -177,7 +197,7 @@ class ModelFiles:
                 f"no text encoder is named: text_encoder must be {text_encoder_files(self.checkpoints)}"
             )
         check_text_encoder(self.checkpoints, self.text_encoder)
-        check_tokenizer(self.text_encoder)
+        check_its_tokenizer(self.text_encoder)
 
 
 def open_video_decoder(path: str | os.PathLike[str]) -> Checkpoint:

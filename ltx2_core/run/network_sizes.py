@@ -24,7 +24,7 @@ from ..memory import (
 )
 from ..shapes import ClipPlan
 from ..storage.quantized import loaded_bytes
-from ..text.gemma import find_encoder
+from ..text.find import find_text_encoder
 from ..transformer.fp8 import fp8_saving
 from .model_files import ModelFiles
 
@@ -68,7 +68,7 @@ class NetworkSizes(ModelFiles):
             decoder_weights=self.component_bytes(Component.VIDEO_DECODER, dtype=decode_dtype),
             transformer=transformer,
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
-            connector_weights=self.component_bytes(Component.TEXT_CONNECTORS),
+            connector_weights=self._connector_bytes(),
             text=self.text_size(),
             audio=self.audio_size(),
         )
@@ -129,16 +129,19 @@ class NetworkSizes(ModelFiles):
         counted = (info for name, info in infos if name.startswith(within))
         return loaded_bytes(counted, dtype or self.dtype, changed=changed)
 
+    def _connector_bytes(self) -> int:
+        """Bytes that the text connectors take once they are loaded; 0 for a model without them."""
+        return self.component_bytes(*(part for part in self.text_parts if part is Component.TEXT_CONNECTORS))
+
     def text_bytes(self) -> int:
         """Bytes that text encoder, text projection and connectors take once they are loaded."""
-        parts = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
-        return self.text_encoder_bytes() + self.component_bytes(*parts)
+        return self.text_encoder_bytes() + self.component_bytes(*self.text_parts)
 
     def text_encoder_bytes(self) -> int:
         """Bytes that the text encoder takes once it is loaded in the dtype of the run; 0 without one."""
         if self.text_encoder is None:
             return 0
-        _, infos, _ = find_encoder(self.text_encoder)
+        _, infos, _ = find_text_encoder(self.text_encoder)
         return loaded_bytes(infos.values(), self.dtype)
 
     def text_size(self) -> TextSize | None:
@@ -148,7 +151,9 @@ class NetworkSizes(ModelFiles):
         """
         if self.text_encoder is None:
             return None
-        _, infos, _ = find_encoder(self.text_encoder)
+        settings, infos, _ = find_text_encoder(self.text_encoder)
+        if not self.has_audio:
+            return TextSize.of_t5(hidden=int(settings["d_model"]), intermediate=int(settings["d_ff"]))
         # Quantised layers may be packed along their columns, never along their rows.
         # Peak memory of Gemma is in its feed-forward, whose widths decide it.
         rows = {name: infos[f"layers.0.mlp.{name}.weight"].shape[0] for name in ("gate_proj", "down_proj")}
@@ -170,6 +175,6 @@ class NetworkSizes(ModelFiles):
         """Whether the text encoder runs on the CPU, because it does not fit ``max_memory``."""
         if self.max_memory is None:
             return False
-        connectors = self.component_bytes(Component.TEXT_CONNECTORS)
+        connectors = self._connector_bytes()
         reading, _ = text_stages(self.text_bytes(), connectors, self.text_size(), self.dtype.itemsize)
         return reading.total > usable(self.max_memory)

@@ -21,12 +21,15 @@ from .components import Components
 from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, plan_dfr
 from .distributed import Processes
 from .execution import Execution
-from .input_check import check_components, check_inputs, check_run_size, check_stages
+from .input_check import check_components, check_inputs, check_run_size, check_silent, check_stages
 from .lora_files import LoraFile, open_loras, warn_of_stacked
 from .prompt_embeds import TEXT_PARTS, check_embeds
-from .recipes import Recipe, generation_of, of_kind, recipe_for
+from .recipes import Recipe, generation_of, ltxv_generation, of_kind, recipe_for
 from .request import Request
 from .stages import Stage, plan_stages
+
+_LTXV_LAYERS = {False: 28, True: 48}
+"""Blocks of the 2B and of the 13B of LTX-Video."""
 
 
 class Planner(Codecs):
@@ -63,7 +66,24 @@ class Planner(Codecs):
         if not recipe.stg:
             return recipe
         layers = transformer_config(file.config).num_layers
+        if file.generation == "0.9":
+            # A smaller model has its block at the same depth.
+            whole = _LTXV_LAYERS[bool(recipe.by_step)]
+
+            def scaled(blocks: tuple[int, ...]) -> tuple[int, ...]:
+                return tuple(block * layers // whole for block in blocks)
+
+            return replace(
+                recipe,
+                stg_blocks=scaled(recipe.stg_blocks),
+                stage2_stg_blocks=scaled(recipe.stage2_stg_blocks),
+                by_step=layers if recipe.by_step else 0,
+            )
         return replace(recipe, stg_blocks=stg_blocks_of(layers, recipe.generation))
+
+    @property
+    def tone_map(self) -> float:
+        return 0.0 if self.numerics.is_comfy else self.recipe.tone_map
 
     def resolve(self, request: Request) -> Request:
         """Return a copy of ``request`` in which the recipe of the checkpoint fills in all open values.
@@ -196,6 +216,8 @@ class Planner(Codecs):
         # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
         for stage in stages:
             check_run_size(stage.sampled)
+        if not self.networks.has_audio:
+            check_silent(request)
         check_pipeline(request, self.temporal_upscaler, self.detail_lora)
         check_inputs(request, stages, self.loras)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
@@ -239,5 +261,14 @@ def decode_dtype_of(request: Request) -> torch.dtype | None:
 def table_recipe(networks: Components) -> Recipe:
     """The entry of the table of recipes for the checkpoint in ``networks``, for full weights."""
     file = networks.file(Component.TRANSFORMER)
+    if file.generation == "0.9":
+        config = transformer_config(file.config)
+        return recipe_for(
+            ltxv_generation(
+                layers=config.num_layers,
+                causal=config.causal_time,
+                distilled="allowed_inference_steps" in file.config,
+            )
+        )
     version = str(file.metadata.get("model_version", ""))
     return recipe_for(generation_of(version, inferred=file.generation))

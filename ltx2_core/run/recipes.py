@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 Kind: TypeAlias = Literal["dev", "distilled"]
+ScheduleName: TypeAlias = Literal["ltxv", "linear_quadratic"]
 
 NEGATIVE_PROMPT: Final = (
     "blurry, low quality, still frame, frames, watermark, overlay, titles, has blurbox, has subtitles"
@@ -29,6 +30,15 @@ class Recipe:
     ComfyUI does. ``stages`` is the default of ``ltx2 generate`` only; in Python the default is one stage.
     ``image_strength`` and ``stage2_image_strength`` are how much of the first image each stage preserves in
     the official pipelines.
+
+    ``schedule`` is that of official numerics: "ltxv" for the LTX-2 schedule, of as many tokens as
+    ``schedule_of`` says, or "linear_quadratic". ``first_of_two_sigmas`` replace ``sigmas`` if a second stage
+    follows. ``by_step`` is the number of blocks of a network that is guided as ``sampling.ltx_video`` says,
+    with other scales in each step; 0 for guidance that does not change. ``stage2_stg_blocks`` are the blocks
+    that a perturbed pass of the second stage skips; none without such a pass. ``image_noise`` is how much
+    noise official LTX-Video adds to preserved images, times the square of the noise level. With ``adain`` the
+    upscaled latent gets the statistics of the first stage, and ``tone_map`` from 0 to 1 compresses the
+    latents before they are decoded.
 
     The graphs that ComfyUI publishes have other values than Lightricks' own code: ``node_stage2_sigmas`` are
     their noise levels of the second stage, a key of ``FIXED_SIGMAS``, ``distilled_lora`` is the strength of a
@@ -50,6 +60,14 @@ class Recipe:
     rescale: float = 0.0
     stg_blocks: tuple[int, ...] = ()
     sigmas: str | None = None
+    schedule: ScheduleName = "ltxv"
+    schedule_of: Literal["4096", "clip"] = "4096"
+    first_of_two_sigmas: str | None = None
+    by_step: int = 0
+    stage2_stg_blocks: tuple[int, ...] = ()
+    image_noise: float = 0.0
+    adain: float = 0.0
+    tone_map: float = 0.0
     stage2_sampler: str = "euler"
     stage2_sigmas: str = "distilled_stage2"
     node_stage2_sigmas: str = "distilled_stage2"
@@ -133,6 +151,81 @@ _TINY = Recipe(
     stages=1,
 )
 
+_LAYERS_OF_13B: Final = 48
+LTXV_NEGATIVE_PROMPT: Final = "worst quality, inconsistent motion, blurry, jittery, distorted"
+
+# LTX-Video, from the configurations of its official code. Audio scales have no effect on it.
+_LTXV = Recipe(
+    name="LTX-Video 2B",
+    generation="ltxv-2b",
+    steps=40,
+    schedule="linear_quadratic",
+    cfg=3.0,
+    audio_cfg=3.0,
+    stg=1.0,
+    rescale=0.7,
+    stg_blocks=(19,),
+    image_noise=0.15,
+    image_crf=29,
+    fps=30.0,
+    stages=1,
+    negative_prompt=LTXV_NEGATIVE_PROMPT,
+)
+# Trained before the causal positions: no noise on images, and a schedule for the tokens of the clip.
+_LTXV_OLD = replace(
+    _LTXV,
+    name="LTX-Video 2B 0.9.0 and 0.9.1",
+    generation="ltxv-2b-0.9.1",
+    schedule="ltxv",
+    schedule_of="clip",
+    image_noise=0.0,
+    fps=25.0,
+)
+_LTXV_13B = replace(
+    _LTXV,
+    name="LTX-Video 13B",
+    generation="ltxv-13b",
+    steps=30,
+    first_of_two_sigmas="ltxv_13b_first",
+    stage2_sigmas="ltxv_13b_stage2",
+    node_stage2_sigmas="ltxv_13b_stage2",
+    by_step=_LAYERS_OF_13B,
+    stage2_stg_blocks=(27,),
+    adain=1.0,
+    stages=2,
+)
+_LTXV_DISTILLED = replace(
+    _LTXV,
+    name="LTX-Video distilled",
+    generation="ltxv-distilled",
+    steps=8,
+    cfg=1.0,
+    audio_cfg=1.0,
+    stg=0.0,
+    rescale=0.0,
+    stg_blocks=(),
+    by_step=0,
+    sigmas="ltxv_distilled",
+    first_of_two_sigmas="ltxv_distilled_first",
+    stage2_sigmas="ltxv_distilled_stage2",
+    node_stage2_sigmas="ltxv_distilled_stage2",
+    adain=1.0,
+    stages=2,
+)
+_LTXV_13B_DISTILLED = replace(
+    _LTXV_DISTILLED,
+    name="LTX-Video 13B distilled",
+    generation="ltxv-13b-distilled",
+    tone_map=0.6,
+)
+
+
+def _both_kinds(dev: Recipe) -> tuple[Recipe, Recipe]:
+    """``dev`` and what a distilled LoRA makes of it; weights that are distilled need no second recipe."""
+    made = _LTXV_13B_DISTILLED if dev.generation.startswith("ltxv-13b") else _LTXV_DISTILLED
+    return dev, replace(made, generation=dev.generation, kind="distilled")
+
+
 RECIPES: Final[tuple[Recipe, ...]] = (
     _LTX20,
     _distilled(_LTX20),
@@ -145,15 +238,21 @@ RECIPES: Final[tuple[Recipe, ...]] = (
     _distilled(_LTX25, sampler="euler_ancestral", eta=1.0),
     _TINY,
     _distilled(_TINY),
+    *_both_kinds(_LTXV_OLD),
+    *_both_kinds(_LTXV),
+    *_both_kinds(_LTXV_DISTILLED),
+    *_both_kinds(_LTXV_13B),
+    *_both_kinds(_LTXV_13B_DISTILLED),
 )
 DEFAULT: Final = _LTX20
 """The recipe for requests that are planned without a checkpoint."""
 
 
 def recipe_for(generation: str, kind: Kind = "dev") -> Recipe:
-    """Return the recipe (default settings) for a generation of LTX-2: "2.0" to "2.5", or "tiny".
+    """Return the recipe (default settings) for a generation: "2.0" to "2.5", "tiny", or of LTX-Video.
 
-    ``kind`` chooses full ("dev") or distilled weights. Raises ValueError for another generation.
+    Those of LTX-Video are what :func:`ltxv_generation` returns. ``kind`` chooses full ("dev") or distilled
+    weights. Raises ValueError for another generation.
     """
     for recipe in RECIPES:
         if (recipe.generation, recipe.kind) == (generation, kind):
@@ -180,6 +279,20 @@ def generation_of(model_version: str, *, inferred: str | None = None) -> str:
     older = [name for name in known if tuple(map(int, name.split("."))) <= version]
     # A version that is newer than the table has the latest recipe, the best guess until it has a row.
     return older[-1] if older else known[0]
+
+
+def ltxv_generation(*, layers: int, causal: bool, distilled: bool) -> str:
+    """The generation of LTX-Video whose recipe applies to a transformer of ``layers`` blocks.
+
+    ``causal`` says whether its positions are (from 0.9.5 on), ``distilled`` what its header says.
+    """
+    size = "13b" if layers >= _LAYERS_OF_13B else "2b"
+    if distilled:
+        return "ltxv-13b-distilled" if size == "13b" else "ltxv-distilled"
+    return f"ltxv-{size}" if causal or size == "13b" else "ltxv-2b-0.9.1"
+
+
+_LAYERS_OF_13B = 48
 
 
 def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:

@@ -9,7 +9,8 @@ from inspect import Parameter, Signature
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from ..conditioning.inputs import AudioSource, Inputs, SourceClip
-from ..sampling.guidance import Guidance
+from ..sampling.guidance import Guidance, GuidanceSchedule
+from ..sampling.ltx_video import guidance_13b
 from ..sampling.settings import SamplingSettings, StageSettings
 from ..shapes import ClipSize
 from ..storage.files import JsonObject
@@ -271,9 +272,11 @@ class Request:
         names = ("image_strength", "stage2_image_strength")
         return names[: self.staging.count] if self.inputs.image.source is not None else ()
 
-    def _guidance(self, recipe: Recipe) -> Guidance:
+    def _guidance(self, recipe: Recipe) -> Guidance | GuidanceSchedule:
         """The guidance of ``recipe``, with the scales ``cfg`` and ``audio_cfg`` of this request, if set."""
         sampling, voice = self.sampling, self.inputs.reference_audio
+        if recipe.by_step and sampling.cfg is None:
+            return guidance_13b(recipe.by_step)
         return guidance_of(
             recipe,
             cfg=sampling.cfg,

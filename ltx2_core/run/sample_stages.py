@@ -56,7 +56,7 @@ def sample_stages(
     for index, stage in enumerate(stages):
         if index and latents is not None:
             run.report(f"upscale to {stage.clip.width}x{stage.clip.height}", 0, 1)
-            latents = models.upsample(latents)
+            latents = models.upsample(latents, adain=stage.adain)
         if stage.split > 1:
             assert latents is not None
             latents, used = _sample_tiles(models, sampler, index, stage, latents, items, contexts)

@@ -11,7 +11,7 @@ from ..conditioning.state import empty_state
 from ..loading import Lora
 from ..memory import MemoryPlan
 from ..sampling.caching import Evaluations
-from ..sampling.denoiser import Denoiser
+from ..sampling.denoiser import Denoiser, ImageNoise
 from ..sampling.model_calls import ModelCalls
 from ..sampling.noise import initial_state, make_noise, with_own_noise
 from ..sampling.samplers import get_sampler
@@ -77,7 +77,11 @@ class StageSampler:
         # A tile of the DFR pipeline is sampled without audio.
         with_audio = stage.tile is None
         state = empty_state(
-            stage.clip, video=self.request.size.video, audio=with_audio, device=self.networks.device
+            stage.clip,
+            video=self.request.size.video,
+            audio=with_audio and self.networks.has_audio,
+            device=self.networks.device,
+            times=self.networks.times,
         )
         if latents is None:
             return state
@@ -105,7 +109,7 @@ class StageSampler:
             self.networks.clock.timed("sampling"),
             self.networks.use_transformer(loras, self.plan, fused=self.speed.fused) as transformer,
         ):
-            denoise = self._denoiser(transformer, stage, state, contexts)
+            denoise = self._denoiser(transformer, stage, state, contexts, step_noise)
             # Drawn even where it is replaced, so that a second stage has the noise of its seed.
             noise = make_noise(state.latent, start_noise)
             if index == 0 and self.request.inputs.noise is not None:
@@ -129,12 +133,23 @@ class StageSampler:
             return latents, denoise.evaluations
 
     def _denoiser(
-        self, transformer: Transformer, stage: Stage, state: LatentState, contexts: Contexts
+        self,
+        transformer: Transformer,
+        stage: Stage,
+        state: LatentState,
+        contexts: Contexts,
+        step_noise: torch.Generator,
     ) -> Denoiser:
         """Make the function that estimates clean latents from noisy latents and a noise level, for ``stage``.
 
-        ``state`` has the masks and the conditioning, ``contexts`` are the encoded prompts.
+        ``state`` has the masks and the conditioning, ``contexts`` are the encoded prompts. ``step_noise``
+        draws the noise of the steps.
         """
+
+        def draw(like: AVLatent) -> AVLatent:
+            noise = make_noise(like, step_noise)
+            return noise.zip(like, lambda own, x: own.to(x))
+
         return Denoiser(
             self.speed.runner(transformer, self.plan),
             state,
@@ -143,6 +158,7 @@ class StageSampler:
             nag=stage.nag,
             numerics=self.numerics,
             sigmas=stage.sigmas,
+            image_noise=ImageNoise(stage.image_noise, draw) if stage.image_noise else None,
             calls=ModelCalls(
                 dtype=self.networks.dtype,
                 passes_per_call=self.speed.passes_per_call,

@@ -10,9 +10,16 @@ from fractions import Fraction
 from torch import Tensor
 
 from ..conditioning.slots import check_keyframes, spread_keyframes
-from ..sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass
+from ..sampling.guidance import CFG, Guidance, GuidanceSchedule, Nag, Pass, StreamGuidance
 from ..sampling.samplers import PAIRED
-from ..sampling.schedules import FIXED_SIGMAS, as_sigmas, last_sigmas, ltxv_sigmas, partial_sigmas
+from ..sampling.schedules import (
+    FIXED_SIGMAS,
+    as_sigmas,
+    last_sigmas,
+    linear_quadratic_sigmas,
+    ltxv_sigmas,
+    partial_sigmas,
+)
 from ..shapes import AUTO, SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, Snap, frames_of, plan_clip
 from ..types import AVLatent, Numerics
 from .dfr_layout import Tile
@@ -29,8 +36,9 @@ class Stage:
     ``sigmas`` (N + 1,) are its noise levels, for N steps. ``image_strength`` is how much of the first image
     is preserved, from 0 to 1. ``eta`` is the share of fresh noise that the sampler adds in each step; None is
     the sampler's default. ``noise_by_token`` draws that noise token by token, as the official pipelines do,
-    and not channel by channel. ``nag`` is normalised attention guidance, None without. ``keyframes`` are the
-    pixel frames of the keyframes that are generated next to the clip (LTX-2.5).
+    and not channel by channel. ``nag`` is normalised attention guidance, None without. ``image_noise`` is the
+    noise on preserved content (LTX-Video), ``adain`` how far a stage begins with the statistics of the one
+    before. ``keyframes`` are the pixel frames of the keyframes that are generated next to the clip (LTX-2.5).
 
     Further fields are for the DFR pipeline. ``tile`` is the part of the clip that the stage samples in
     temporal round number ``round``; None samples the whole clip. ``step_seed`` is added to the run's seed for
@@ -50,6 +58,8 @@ class Stage:
     sampler: str = "euler"
     eta: float | None = None
     nag: Nag | None = None
+    image_noise: float = 0.0
+    adain: float = 0.0
     noise_by_token: bool = False
     keyframes: tuple[int, ...] = ()
     tile: Tile | None = None
@@ -132,6 +142,7 @@ def plan_stages(
         sampler=sampling.sampler,
         eta=sampling.eta,
         noise_by_token=recipe.noise_by_token and not numerics.is_comfy,
+        image_noise=0.0 if numerics.is_comfy else recipe.image_noise,
         # A pass of its own avoids the negative prompt already, and the denoiser refuses both.
         nag=None if reads_negative else sampling.nag,
     )
@@ -145,8 +156,9 @@ def plan_stages(
         # The official pipelines generate keyframes in the first stage.
         keyframes=(),
         sigmas=fixed if staging.sigmas is None else as_sigmas(staging.sigmas),
+        adain=0.0 if numerics.is_comfy else recipe.adain,
         # The second stage of the official pipelines runs distilled weights, which have guidance built in.
-        guidance=Guidance(),
+        guidance=_second_guidance(recipe),
         # The published graphs weaken the image in the first stage alone.
         image_strength=(
             recipe.stage2_image_strength if image.stage2_strength is None else image.stage2_strength
@@ -252,19 +264,29 @@ def _first_guidance(request: Request) -> Guidance | GuidanceSchedule:
     )
 
 
+def _second_guidance(recipe: Recipe) -> Guidance:
+    blocks = recipe.stage2_stg_blocks
+    return Guidance(video=StreamGuidance(stg=1.0), stg_blocks=blocks) if blocks else Guidance()
+
+
 def _first_sigmas(request: Request, clip: ClipPlan, numerics: Numerics, recipe: Recipe) -> Tensor:
     sampling = request.sampling
     if sampling.sigmas is not None:
         return as_sigmas(sampling.sigmas)
     # Distilled weights were trained at these noise levels alone, so that ``steps`` has no effect.
-    if recipe.sigmas is not None:
-        return last_sigmas(FIXED_SIGMAS[recipe.sigmas], sampling.denoise)
+    fixed = recipe.sigmas
+    if request.staging.count == 2 and sampling.steps in (None, recipe.steps):
+        fixed = recipe.first_of_two_sigmas or fixed
+    if fixed is not None:
+        return last_sigmas(FIXED_SIGMAS[fixed], sampling.denoise)
 
-    # The official pipelines always schedule for 4096 tokens, ComfyUI and diffusers for those of the clip.
-    usual = "clip" if numerics.is_comfy else "4096"
+    # The official pipelines schedule LTX-2 for 4096 tokens, ComfyUI and diffusers for those of the clip.
+    usual = "clip" if numerics.is_comfy else recipe.schedule_of
     of_clip = (sampling.schedule or usual) == "clip"
 
     def schedule(steps: int) -> Tensor:
+        if recipe.schedule == "linear_quadratic" and not numerics.is_comfy and sampling.schedule is None:
+            return linear_quadratic_sigmas(steps)
         return ltxv_sigmas(steps, clip.video_tokens) if of_clip else ltxv_sigmas(steps)
 
     assert sampling.steps is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,18 @@ from .model_calls import ONE_BY_ONE, ModelCalls
 from .pass_plan import ActiveStreams, StepPlan, needed_passes
 from .passes import Passes
 from .samplers.base import Estimates
+
+
+@dataclass(frozen=True)
+class ImageNoise:
+    """Noise on preserved content, by which the model may move a still image (official LTX-Video).
+
+    At noise level t it is ``scale`` t² times what ``draw`` returns: unit noise of the shape of a latent, new
+    in each step.
+    """
+
+    scale: float
+    draw: Callable[[AVLatent], AVLatent]
 
 
 class Denoiser:
@@ -39,6 +52,7 @@ class Denoiser:
         numerics: Numerics = Numerics.OFFICIAL,
         sigmas: Tensor | None = None,
         calls: ModelCalls = ONE_BY_ONE,
+        image_noise: ImageNoise | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -51,6 +65,7 @@ class Denoiser:
             numerics: which public implementation to reproduce where they differ.
             sigmas: the schedule, by which guidance with ``skip_steps`` counts the steps; else not needed.
             calls: how the model is called: dtype, passes per forward pass, caches.
+            image_noise: noise on content that the mask preserves; None adds none.
 
         Raises ValueError if guidance or ``nag`` need a ``negative`` or ``sigmas`` that are missing, or a
         block that the model lacks; if both guidance and ``nag`` use the negative prompt; if the batch of a
@@ -78,8 +93,22 @@ class Denoiser:
         if negative is not None:
             contexts[Pass.NEGATIVE] = negative
         self._has_negative = negative is not None
+        # Official LTX-Video guides velocities, and takes the mask as the highest noise level of a token.
+        self._ltx_video = not (numerics.is_comfy or model.config.has_audio)
+        if self._ltx_video:
+            self._blending = self._mask.map(lambda mask: (mask > 0).float())
+        else:
+            self._blending = self._mask
+        self._image_noise = image_noise
         clip = ClipInputs(
-            state, self._clean, self._mask, contexts, nag=nag, numerics=numerics, dtype=calls.dtype
+            state,
+            self._clean,
+            self._mask,
+            contexts,
+            nag=nag,
+            numerics=numerics,
+            dtype=calls.dtype,
+            limited=self._ltx_video,
         )
         self._device = clip.device
         self._passes = Passes(model, clip, calls)
@@ -94,7 +123,8 @@ class Denoiser:
 
     def __call__(self, x: AVLatent, sigma: float) -> AVLatent:
         """The guided x0 of ``x`` at noise level ``sigma`` in (0, 1]; the clean latent where the mask is 0."""
-        return blend(self._clean, self._guided(x, sigma, negative=False).x0, self._mask)
+        clean = self._clean_at(sigma)
+        return blend(clean, self._guided(x, sigma, clean, negative=False).x0, self._blending)
 
     def pair(self, x: AVLatent, sigma: float) -> Estimates:
         """The x0 that calling the denoiser returns, and the x0 of the negative prompt alone.
@@ -103,11 +133,12 @@ class Denoiser:
         """
         if not self._has_negative:
             raise ValueError("this sampler needs a negative prompt at any cfg: pass its context")
-        x0, negative = self._guided(x, sigma, negative=True)
+        clean = self._clean_at(sigma)
+        x0, negative = self._guided(x, sigma, clean, negative=True)
         # ComfyUI masks the result of guidance alone, and not the estimates that a sampler reads.
         if not self._numerics.is_comfy:
-            negative = blend(self._clean, negative, self._mask)
-        return Estimates(blend(self._clean, x0, self._mask), negative)
+            negative = blend(clean, negative, self._blending)
+        return Estimates(blend(clean, x0, self._blending), negative)
 
     def preserve(self, x: AVLatent) -> AVLatent:
         """``x``, to which a sampler has added noise, with the clean latent put back where the mask is 0.
@@ -116,27 +147,43 @@ class Denoiser:
         before each forward pass.
         """
         # There the network gets preserved content clean, whatever ``x`` has in its place.
-        return x if self._numerics.is_comfy else blend(self._clean, x, self._mask)
+        return x if self._numerics.is_comfy else blend(self._clean, x, self._blending)
 
-    def _guided(self, x: AVLatent, sigma: float, *, negative: bool) -> Estimates:
+    def _clean_at(self, sigma: float) -> AVLatent:
+        """The content that the mask preserves, with the image noise of a step at noise level ``sigma``."""
+        if self._image_noise is None or not _any_below(self._mask):
+            return self._clean
+        return self._clean + self._image_noise.draw(self._clean) * (self._image_noise.scale * sigma**2)
+
+    def _guided(self, x: AVLatent, sigma: float, clean: AVLatent, *, negative: bool) -> Estimates:
         """The guided x0 of ``x`` at noise level ``sigma`` and that of the negative prompt, before masking.
 
-        With ``negative`` the negative prompt is evaluated even if the guidance does not need it; otherwise
-        the second x0 may be that of the positive prompt. A stream (video or audio) that skips this step
-        repeats its estimate of the last step that it did not skip.
+        ``clean`` is what the mask preserves. With ``negative`` the negative prompt is evaluated even if the
+        guidance does not need it; otherwise the second x0 may be that of the positive prompt. A stream (video
+        or audio) that skips this step repeats its estimate of the last step that it did not skip.
         """
         plan = self._steps.plan(sigma, self._sigmas, self._streams, self._passes.batching, negative=negative)
         self._reused += plan.reused
-        return self._steps.combine(plan, self._estimates(x, sigma, plan) if plan.passes else {})
-
-    def _estimates(self, x: AVLatent, sigma: float, plan: StepPlan) -> dict[Pass, AVLatent]:
-        """The x0 of ``x`` at ``sigma`` by each guidance pass of ``plan``, before guidance and masking."""
         x = x.to(self._device, torch.float32)
         # Mask times sigma is the timestep of a token, and with it the noise that it has.
         removed: AVLatent | float = self._mask * sigma
         if self._numerics.is_comfy:
             # The model gets preserved content clean, and every cell loses the noise of the step, not its own.
-            x, removed = blend(self._clean, x, self._mask), sigma
+            x, removed = blend(clean, x, self._mask), sigma
+        elif self._ltx_video:
+            # A token is not stepped before the noise level of the step has fallen to its own.
+            x = blend(clean, x, self._blending)
+            removed = self._mask.map(lambda mask: (mask > sigma - 1e-6).float() * sigma)
+        velocities = self._velocities(x, sigma, plan) if plan.passes else {}
+        if self._ltx_video:
+            guided = self._steps.combine(plan, velocities)
+            return Estimates(*(x - velocity * removed for velocity in guided))
+        # All of these are float32, as in the official pipelines: in bfloat16 the estimate would have two or
+        # three digits.
+        return self._steps.combine(plan, {which: x - velocities[which] * removed for which in plan.passes})
+
+    def _velocities(self, x: AVLatent, sigma: float, plan: StepPlan) -> Mapping[Pass, AVLatent]:
+        """The velocity of ``x`` at ``sigma`` by each guidance pass of ``plan``."""
         velocities: Mapping[Pass, AVLatent]
         if self._reuse is None:
             velocities = self._passes.velocities(x, sigma, plan)
@@ -147,9 +194,7 @@ class Denoiser:
             )
             self._evaluated += evaluated
             self._reused += len(plan.passes) - evaluated
-        # All of these are float32, as in the official pipelines: in bfloat16 the estimate would have two or
-        # three digits.
-        return {which: x - velocities[which] * removed for which in plan.passes}
+        return velocities
 
     def _check(self, model: Network, negative: TextContext | None, nag: Nag | None) -> None:
         needed = needed_passes(self._guidance, self._streams)
@@ -170,6 +215,11 @@ class Denoiser:
             )
         if Pass.PERTURBED in needed:
             check_blocks(self._guidance, model.config.num_layers)
+
+
+def _any_below(mask: AVLatent) -> bool:
+    """Whether a denoise mask is below 1 anywhere, so that some content is conditioned."""
+    return any(own is not None and bool((own < 1).any()) for own in (mask.video, mask.audio))
 
 
 def _any(mask: Tensor | None) -> bool:

@@ -40,7 +40,8 @@ class ClipInputs:
 
     ``state`` is the clip; ``clean`` and ``mask`` are its latent and mask in float32 on the device of the run.
     ``contexts`` holds the encoded prompt of each pass. ``nag`` adds the negative prompt to attention (None:
-    off); the model computes in ``dtype``. Raises ValueError if there is neither video nor audio, or if the
+    off); the model computes in ``dtype``. With ``limited`` the mask is the highest noise level of a token,
+    else a factor of that of the step. Raises ValueError if there is neither video nor audio, or if the
     batch of a context is neither 1 nor that of the state.
     """
 
@@ -54,8 +55,9 @@ class ClipInputs:
         nag: Nag | None,
         numerics: Numerics,
         dtype: torch.dtype,
+        limited: bool = False,
     ) -> None:
-        self.dtype = dtype
+        self.dtype, self._limited = dtype, limited
         self._nag, self._comfy = nag, numerics.is_comfy
         self._present = _present_tokens(state, clean.video)
         self._video = self._video_stream(state, mask.video, _texts_of(contexts, "video"))
@@ -135,7 +137,7 @@ class ClipInputs:
             return None
         frames, height, width = mask.shape[2:]
         # Guides follow the video's own tokens and bring positions of their own.
-        own = video_positions(frames - state.guide_frames, height, width, state.fps)
+        own = video_positions(frames - state.guide_frames, height, width, state.fps, times=state.times)
         positions = torch.cat((own, *(guide.positions.to(own) for guide in state.guides)), dim=2)
         single_frames = _single_frames(state.guides, frames * height * width, height * width).to(mask.device)
         # In ComfyUI guides attend to each other, in the official pipelines they do not.
@@ -190,6 +192,7 @@ class ClipInputs:
             timed={w: c.timed(positions, texts) for w, c in contexts.items() if c.parts},
             attention_mask=attention_mask,
             keyframes=keyframes,
+            limited=self._limited,
         )
 
 
@@ -229,6 +232,7 @@ class _Stream:
     """The inputs of the model for one stream, without its tokens.
 
     ``mask`` (B, N) is the denoise mask of each token, or (B, 1) where the tokens of a sample have the same.
+    With ``limited`` it is the highest noise level of a token, else a factor of the step's.
     ``level`` (B,) is the factor of sigma that gives the noise level of the whole stream, from which the gates
     between the streams and the modulation of text are computed. ``positions`` (1 or B, axes, N, 2) are the
     start and end of each token: in seconds, and for video also in pixel rows and columns. ``contexts`` holds
@@ -246,6 +250,7 @@ class _Stream:
     timed: Mapping[Pass, TimedTexts]
     attention_mask: GuideWeights | None
     keyframes: Tensor | None
+    limited: bool = False
     _joined: dict[tuple[Pass, ...], Tensor] = field(default_factory=dict)
     """Contexts of batches of several passes, the same tensors at every step."""
     _grouped: dict[int, Groups] = field(default_factory=dict)
@@ -262,11 +267,12 @@ class _Stream:
         It is a batch with one copy of the tokens per pass. ``nag`` adds the negative prompt to the attention
         to text; None is off.
         """
-        count = len(passes)
+        count, levels = len(passes), self._levels(len(passes))
+        timesteps = self.mask.clamp(max=sigma) if self.limited else self.mask * sigma
         return Modality(
             tokens=tokens.repeat(count, 1, 1),
-            timesteps=(self.mask * sigma).repeat(count, 1),
-            groups=self._levels(count).times(sigma),
+            timesteps=timesteps.repeat(count, 1),
+            groups=levels.at_most(sigma) if self.limited else levels.times(sigma),
             sigma=(self.level * sigma).repeat(count),
             positions=self.positions,
             context=self._context(tuple(passes)),

@@ -103,6 +103,25 @@ def ltxv_sigmas(
     return as_sigmas([*(1 - from_one).tolist(), 0.0])
 
 
+def linear_quadratic_sigmas(steps: int, *, threshold: float = 0.025) -> Tensor:
+    """The schedule of LTX-Video from 0.9.5 on: equal steps to ``1 - threshold``, then a parabola to 0.
+
+    The first half of ``steps``, rounded down, are the equal ones; the parabola begins with their slope (Movie
+    Gen, arXiv 2410.13720). A single step is 1, 0.
+    """
+    _check_steps(steps)
+    if steps == 1:
+        return as_sigmas([1.0, 0.0])
+    equal = steps // 2
+    slope = threshold / equal
+    left = steps - equal
+    # The coefficient with which the parabola falls by the rest within the steps that are left.
+    square = (equal - threshold * steps) / (equal * left**2)
+    falls = [slope * n for n in range(equal)]
+    falls += [threshold + slope * n + square * n**2 for n in range(left)]
+    return as_sigmas([*(1 - fall for fall in falls), 0.0])
+
+
 def partial_sigmas(schedule: Callable[[int], Tensor], steps: int, denoise: float) -> Tensor:
     """The last ``steps`` steps of a schedule of ``steps / denoise`` steps, to regenerate a clip in part.
 
@@ -155,5 +174,11 @@ FIXED_SIGMAS: Final[dict[str, Tensor]] = {
     "hdr_stage2": as_sigmas([0.909375, 0.725, 0.0]),
     "tiled_stage2": as_sigmas([0.625, 0.4, 0.0]),
     "temporal_round": as_sigmas([0.975, 0.909375, 0.725, 0.421875, 0.0]),
+    # From the configurations of LTX-Video, which have four digits.
+    "ltxv_distilled": as_sigmas([1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725, 0.4219, 0.0]),
+    "ltxv_distilled_first": as_sigmas([1.0, 0.9937, 0.9875, 0.9812, 0.975, 0.9094, 0.725, 0.0]),
+    "ltxv_distilled_stage2": as_sigmas([0.9094, 0.725, 0.4219, 0.0]),
+    "ltxv_13b_first": as_sigmas([*linear_quadratic_sigmas(30)[:27].tolist(), 0.0]),
+    "ltxv_13b_stage2": as_sigmas(linear_quadratic_sigmas(30)[17:]),
 }
-"""The published lists by name; the two-step ones and ``temporal_round`` refine an existing clip."""
+"""The published lists by name; the two-step ones, ``temporal_round`` and those of a stage 2 refine a clip."""

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from ..storage.files import ParsedJson
 from ..storage.header import TensorInfo
-from ..storage.quantized import StoredLayer, find_quantized, replace_linears
-from ..storage.reading import read_markers, read_state
 from ..torchaudio_import import without_broken_torchaudio
 from .folder import find_config, find_weights
 from .settings import check_layers, network_settings
 from .single_file import read_encoder_file
+from .weights import read_weights
 
 OnHidden = Callable[[int, Tensor], None]
 """Called with (index, hidden (B, T, D)) while the model runs. It may raise to stop the run."""
@@ -136,20 +135,7 @@ def _from_infos(
     check_layers(config, infos)
     model = _empty(config)
     infos = _without_shared(infos, model)
-    shapes = _shapes(model)
-    layers = find_quantized(infos, read_markers(infos, metadata))
-    # Scales have no counterpart in the model of transformers and would count as unexpected.
-    companions = {f"{name}.{s}" for name, layer in layers.items() for s in layer.infos if s != "weight"}
-    _check(
-        {
-            name: _decoded(name, info, layers, shapes)
-            for name, info in infos.items()
-            if name not in companions
-        },
-        shapes,
-    )
-    resident = replace_linears(model, layers.values())
-    return _filled(model, read_state(infos, layers, resident, shapes, dtype, device))
+    return _filled(model, read_weights(model, infos, metadata, dtype, device))
 
 
 def _empty(config: ParsedJson) -> Any:
@@ -192,10 +178,6 @@ def _without_shared(infos: Mapping[str, TensorInfo], model: Any) -> dict[str, Te
     return {name: info for name, info in infos.items() if not name.startswith(unread)}
 
 
-def _shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-
-
 def _filled(model: Any, state: Mapping[str, Tensor]) -> Gemma:
     # Assigned and not copied, so that tensors of a file stay memory-mapped.
     model.load_state_dict(dict(state), strict=True, assign=True)
@@ -203,23 +185,6 @@ def _filled(model: Any, state: Mapping[str, Tensor]) -> Gemma:
     # The constants are created on the CPU; the weights may be elsewhere.
     model.to(state["embed_tokens.weight"].device)
     return Gemma(model.eval().requires_grad_(False))
-
-
-def _decoded(
-    name: str,
-    info: TensorInfo,
-    layers: Mapping[str, StoredLayer],
-    shapes: Mapping[str, tuple[int, ...]],
-) -> tuple[int, ...]:
-    """Shape of the tensor ``name`` after decoding, without the padding of quantised formats.
-
-    ``info`` is its header entry, ``layers`` are the quantised layers, ``shapes`` those that the network has.
-    """
-    layer = layers.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
-    if layer is None:
-        return info.shape
-    expected = shapes.get(name, ())
-    return expected if layer.fits(expected) else layer.shape
 
 
 def _portable(config: ParsedJson) -> ParsedJson:
@@ -232,21 +197,6 @@ def _portable(config: ParsedJson) -> ParsedJson:
         config["rope_local_base_freq"] = rope["sliding_attention"].get("rope_theta", 1e4)
         config["rope_scaling"] = None if full.get("rope_type", "default") == "default" else full
     return config
-
-
-def _check(actual: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise ValueError unless the tensors of the file, ``actual``, have the names and shapes ``expected``."""
-    missing = sorted(expected.keys() - actual.keys())
-    unexpected = sorted(actual.keys() - expected.keys())
-    if missing or unexpected:
-        raise ValueError(
-            "the weights do not fit the configuration: "
-            f"{len(missing)} tensors missing ({', '.join(missing[:3])}), "
-            f"{len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
-        )
-    for name, shape in expected.items():
-        if actual[name] != shape:
-            raise ValueError(f"{name} has shape {actual[name]}; its config.json says {shape}")
 
 
 def _restore_constants(model: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from ..storage.files import JsonObject, JsonValue
 
-TinyGeneration = Literal["2.0", "2.3", "2.5"]
+TinyGeneration = Literal["2.0", "2.3", "2.5", "ltxv-2b"]
 
 # Video heads are twice as wide as audio heads, as in released models, so that code that mixes up the two
 # widths fails on the tiny set as well.
@@ -27,18 +27,23 @@ AUDIO_BASE_CHANNELS = 8
 
 def tiny_config(generation: TinyGeneration) -> JsonObject:
     """Build the ``config`` object for the header of a tiny single-file checkpoint of ``generation``."""
+    if generation == "ltxv-2b":
+        return {"transformer": _ltxv_transformer(), "vae": _ltxv_vae(), "scheduler": _SCHEDULER}
     late = generation != "2.0"
     return {
         "transformer": _transformer(late=late) | (NEW_IN_25 if generation == "2.5" else {}),
         "vae": _video_vae(late=late),
         "audio_vae": _audio_vae(),
         "vocoder": _vocoder_23() if late else _vocoder_20(),
-        "scheduler": {
-            "_class_name": "RectifiedFlowScheduler",
-            "sampler": "LinearQuadratic",
-            "shifting": None,
-        },
+        "scheduler": _SCHEDULER,
     }
+
+
+_SCHEDULER: JsonObject = {
+    "_class_name": "RectifiedFlowScheduler",
+    "sampler": "LinearQuadratic",
+    "shifting": None,
+}
 
 
 def tiny_duration_config() -> JsonObject:
@@ -128,6 +133,35 @@ def _transformer(*, late: bool) -> JsonObject:
             "audio_connector_attention_head_dim": AUDIO_HEAD_DIM,
         }
     return config
+
+
+def _ltxv_transformer() -> JsonObject:
+    return {
+        "_class_name": "Transformer3DModel",
+        "activation_fn": "gelu-approximate",
+        "attention_bias": True,
+        "num_layers": 2,
+        "num_attention_heads": HEADS,
+        "attention_head_dim": VIDEO_HEAD_DIM,
+        "cross_attention_dim": HEADS * VIDEO_HEAD_DIM,
+        "in_channels": 128,
+        "out_channels": 128,
+        "caption_channels": TEXT_WIDTH,
+        "norm_elementwise_affine": False,
+        "norm_eps": 1e-6,
+        "qk_norm": "rms_norm",
+        "standardization_norm": "rms_norm",
+        "positional_embedding_type": "rope",
+        "positional_embedding_theta": 10000.0,
+        "positional_embedding_max_pos": [20, 2048, 2048],
+        "timestep_scale_multiplier": 1000,
+        "causal_temporal_positioning": True,
+    }
+
+
+def _ltxv_vae() -> JsonObject:
+    vae = _video_vae(late=False)
+    return {**vae, "timestep_conditioning": True}
 
 
 def _video_vae(*, late: bool) -> JsonObject:

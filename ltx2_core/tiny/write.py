@@ -18,6 +18,7 @@ from torch import Tensor
 from .. import config as cfg
 from ..loading.components import build
 from ..loading.detect import OFFICIAL_PREFIXES, Component
+from ..loading.sections import SECTION
 from ..storage.files import JsonObject, ParsedJson
 from ..storage.writing import write_tensors
 from ..types import Numerics
@@ -70,7 +71,7 @@ class TinySet:
         """The paths of a set of a model ``generation`` in ``folder``, as ``write_tiny_set`` names them."""
         return cls(
             folder / "checkpoints" / f"ltx2-tiny-{generation}.safetensors",
-            folder / "text_encoders" / ("gemma4-tiny" if generation == "2.5" else "gemma-tiny"),
+            folder / "text_encoders" / _ENCODERS.get(generation, "gemma-tiny"),
             folder / "latent_upscale_models" / "ltx2-tiny-spatial-upscaler-x2.safetensors",
             folder / "loras" / "ltx2-tiny-lora.safetensors",
             folder / "model_patches" / "ltx2-tiny-duration-head.safetensors" if generation == "2.5" else None,
@@ -78,6 +79,9 @@ class TinySet:
             if generation == "2.5"
             else None,
         )
+
+
+_ENCODERS = {"2.5": "gemma4-tiny", "ltxv-2b": "t5-tiny"}
 
 
 def write_tiny_set(
@@ -124,6 +128,7 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
     # Importing the tokenizers library takes time, and users of the paths alone do not need it.
     from ..text.tiny_gemma import write_tiny_gemma
     from ..text.tiny_gemma4 import write_tiny_gemma4
+    from ..text.tiny_t5 import write_tiny_t5
 
     config = tiny_config(generation)
     _save(
@@ -139,7 +144,8 @@ def _write(files: TinySet, generation: TinyGeneration, seed: int, dtype: torch.d
     if files.duration_head is not None:
         save_duration_head(files.duration_head, seed, dtype)
     _save(files.lora, lora_tensors(config, seed), dtype, {"reference_downscale_factor": "1"})
-    write_encoder = write_tiny_gemma4 if generation == "2.5" else write_tiny_gemma
+    writers = {"2.5": write_tiny_gemma4, "ltxv-2b": write_tiny_t5}
+    write_encoder = writers.get(generation, write_tiny_gemma)
     write_encoder(files.text_encoder, seed=seed, dtype=dtype, hidden_size=TEXT_WIDTH, layers=TEXT_LAYERS)
 
 
@@ -156,6 +162,9 @@ def _version(generation: TinyGeneration) -> str:
     Versions that end in "-tiny" select the recipe (default settings) of the trained tiny set; a tiny set of
     2.5 has the released version, and so the recipe of 2.5.
     """
+    if generation == "ltxv-2b":
+        # Released headers of LTX-Video state no version, but this one is not used for anything either.
+        return "0.9.6"
     return "2.5.0" if generation == "2.5" else f"{generation}.0-tiny"
 
 
@@ -184,12 +193,22 @@ def checkpoint_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
     flat = TEXT_WIDTH * (TEXT_LAYERS + 1)
     text = dict.fromkeys(("aggregate_embed.weight", "video_aggregate_embed.weight"), (0, flat))
     tensors: dict[str, Tensor] = {}
+    silent = not cfg.transformer_config(config).has_audio
     for component, prefix in OFFICIAL_PREFIXES.items():
         if component in (Component.UPSAMPLER, Component.DURATION_HEAD):
             # They have files of their own.
             continue
+        if SECTION[component] not in config or (
+            silent and component is not Component.TRANSFORMER and SECTION[component] == "transformer"
+        ):
+            # LTX-Video has neither audio nor networks between text encoder and transformer.
+            continue
         network = build(component, config, text, operations=torch.nn, numerics=Numerics.OFFICIAL)
         tensors |= random_weights(network, seed, prefix=prefix)
+    if silent:
+        # The scale that released decoders store.
+        tensors["vae.decoder.timestep_scale_multiplier"].fill_(1000)
+        return tensors
     extension = cfg.vocoder_config(config).bwe
     if extension is not None:
         tensors |= stored_transforms(extension, "vocoder.mel_stft.")
@@ -204,7 +223,8 @@ def lora_tensors(config: ParsedJson, seed: int) -> dict[str, Tensor]:
     settings = cfg.transformer_config(config)
     tensors: dict[str, Tensor] = {}
     for block in range(settings.num_layers):
-        for attention, width in (("attn1", settings.dim), ("audio_attn1", settings.audio_dim)):
+        streams = (("attn1", settings.dim), ("audio_attn1", settings.audio_dim))
+        for attention, width in streams if settings.has_audio else streams[:1]:
             for layer in ("to_q", "to_k", "to_v", "to_out.0"):
                 module = f"diffusion_model.transformer_blocks.{block}.{attention}.{layer}"
                 for half, shape in (("lora_A", (LORA_RANK, width)), ("lora_B", (width, LORA_RANK))):

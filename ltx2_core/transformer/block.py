@@ -5,7 +5,7 @@ Letters: B batch, N tokens, S text tokens, W stream width.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,16 +16,17 @@ from ..config import TransformerConfig
 from ..types import NetworkOptions
 from .branches import CrossAttention, SelfAttention, TextAttention, TokenWise
 from .layers import Attention, FeedForward
-from .modulation import UNGATED, Modulation, ShiftScale, ShiftScaleGate, Ungated
+from .modulation import UNGATED, UNNORMED, Modulation, ShiftScale, ShiftScaleGate, Ungated
 from .perturbations import ALL_ON, StreamSwitches, Switches
-from .streams import StreamInputs, audio_spec, video_spec
+from .streams import StreamInputs, stream_specs
 from .texts import KeysValues
 
 
 class TransformerBlock(nn.Module):
     """One block of both streams: self-attention, text attention, attention between streams, feed-forward.
 
-    Each of these is computed for video and for audio, with layers of their own.
+    Each of these is computed for video and for audio, with layers of their own. A network without audio has
+    the layers of the video alone.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class TransformerBlock(nn.Module):
             qk_norm_eps=config.qk_norm_eps,
             **layer,
         )
-        for spec in (video_spec(config), audio_spec(config)):
+        for spec in stream_specs(config):
             width, prefix = spec.width, spec.prefix
 
             def table(parameters: int, width: int = width) -> nn.Parameter:
@@ -56,11 +57,14 @@ class TransformerBlock(nn.Module):
             self.add_module(f"{prefix}attn2", attention(width, width, head_dim=spec.head_dim))
             self.add_module(f"{prefix}ff", FeedForward(width, bias=spec.ff_bias, **layer))
             self.register_parameter(f"{prefix}scale_shift_table", table(config.modulation_rows))
-            # Five in every generation: scale and shift for either direction, then one gate.
-            self.register_parameter(f"scale_shift_table_a2v_ca_{spec.name}", table(5))
+            if config.has_audio:
+                # Five in every generation: scale and shift for either direction, then one gate.
+                self.register_parameter(f"scale_shift_table_a2v_ca_{spec.name}", table(5))
             if config.cross_attention_adaln:
                 # Each block has such a table even where the network has no adaptive layer for the prompt.
                 self.register_parameter(f"{prefix}prompt_scale_shift_table", table(2))
+        if not config.has_audio:
+            return
         # Both directions attend at the inner width of audio, for which their rotary tables are made.
         self.audio_to_video_attn = attention(config.dim, config.audio_dim, head_dim=config.audio_head_dim)
         self.video_to_audio_attn = attention(config.audio_dim, config.dim, head_dim=config.audio_head_dim)
@@ -102,7 +106,7 @@ class TransformerBlock(nn.Module):
 class BranchModulation:
     """Shift, scale and gate of the branches of one stream in one block, in the order of checkpoints.
 
-    The text attention of LTX-2.0 is not modulated.
+    The text attention of LTX-Video and LTX-2.0 is not modulated.
     """
 
     self_attention: ShiftScaleGate
@@ -136,6 +140,8 @@ class BlockStream:
         self.tokens = inputs.execution.tokens(x, block.config.norm_eps)
         table = self._table(f"{inputs.spec.prefix}scale_shift_table")
         self.modulation = BranchModulation(*inputs.modulation.branches(table))
+        if not block.config.norm_before_text:
+            self.modulation = replace(self.modulation, text_attention=UNNORMED)
         self.cross = None if inputs.cross is None else self._cross_modulation(inputs.cross)
 
     def self_attention(self) -> None:

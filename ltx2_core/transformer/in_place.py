@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .branches import Branch, SelfAttention
 from .chunks import Chunks
-from .layers import Attention, rms_norm
+from .layers import Attention
 from .modulation import ShiftScale, ShiftScaleGate, Ungated
 from .rope import Rope
 from .texts import KeysValues
@@ -82,7 +82,7 @@ class InPlaceTokens(Tokens):
         return velocities[0] if len(velocities) == 1 else torch.cat(velocities, dim=1)
 
     def hidden(self, by: ShiftScale | Ungated, part: slice | None = None) -> Tensor:
-        return by.modulate(rms_norm(self._part(part), self._eps), start=_start(part), in_place=True)
+        return by.modulate(self._normed(self._part(part), by), start=_start(part), in_place=True)
 
     def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
         by.add(self._part(part), update, start=_start(part), in_place=True)

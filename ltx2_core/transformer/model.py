@@ -1,4 +1,4 @@
-"""The LTX-2 diffusion transformer: one velocity for each video and audio token.
+"""The diffusion transformer of LTX-2 and LTX-Video: one velocity for each video and audio token.
 
 Letters: B batch, N tokens, C token channels, S text tokens, K text width, W stream width, A position axes
 (time, and for video also row and column).
@@ -23,7 +23,7 @@ from .modulation import Modulation
 from .perturbations import ALL_ON, Perturbations, Switches
 from .rope import Rope
 from .rope_tables import RopeTables, clip_tables, stream_tables
-from .streams import BothInputs, Hidden, StreamInputs, StreamSpec, audio_spec, video_spec
+from .streams import BothInputs, Hidden, StreamInputs, StreamSpec, audio_spec, stream_specs, video_spec
 from .texts import NO_TEXT_MEMORY, TextMemory
 from .timed_texts import TimedTexts
 from .timesteps import Groups, group_timesteps
@@ -36,7 +36,7 @@ RunBlock = Callable[[int, Any, Hidden, BothInputs, Switches], Hidden]
 
 
 class Transformer(nn.Module):
-    """The diffusion transformer of LTX-2.0, 2.3 and 2.5, built from ``config``.
+    """The diffusion transformer of LTX-Video and of LTX-2.0, 2.3 and 2.5, built from ``config``.
 
     Parameters have the names of released files, without the prefix ``model.diffusion_model.``. Layers are
     classes of ``operations``, a namespace like ``torch.nn``. Called by itself it computes all tokens at once,
@@ -55,7 +55,7 @@ class Transformer(nn.Module):
         self.config = config
         layer: LayerOptions = {"dtype": dtype, "device": device}
         built: NetworkOptions = {**layer, "operations": operations}
-        for spec in (video_spec(config), audio_spec(config)):
+        for spec in stream_specs(config):
             width, prefix = spec.width, spec.prefix
 
             def add(name: str, module: nn.Module, prefix: str = prefix) -> None:
@@ -63,10 +63,11 @@ class Transformer(nn.Module):
 
             add("patchify_proj", operations.Linear(spec.in_channels, width, **layer))
             add("adaln_single", AdaLNSingle(width, config.modulation_rows, **built))
-            # Scale and shift for either direction follow the own noise level, the gate that of the other
-            # stream.
-            self.add_module(f"av_ca_{spec.name}_scale_shift_adaln_single", AdaLNSingle(width, 4, **built))
-            self.add_module(f"av_ca_{spec.cross_gate}_gate_adaln_single", AdaLNSingle(width, 1, **built))
+            if config.has_audio:
+                # Scale and shift for either direction follow the own noise level, the gate that of the other
+                # stream.
+                self.add_module(f"av_ca_{spec.name}_scale_shift_adaln_single", AdaLNSingle(width, 4, **built))
+                self.add_module(f"av_ca_{spec.cross_gate}_gate_adaln_single", AdaLNSingle(width, 1, **built))
             # The two settings are separate, since a network may have static prompts: per-block tables for the
             # text, without a layer that makes them depend on the noise level.
             if config.cross_attention_adaln and config.prompt_adaln:
@@ -142,6 +143,8 @@ class Transformer(nn.Module):
             )
         texts = NO_TEXT_MEMORY if texts is None else texts
         v = a = None
+        if audio is not None and not self.config.has_audio:
+            raise ValueError("this network (LTX-Video) has no audio stream: pass the video alone")
         if video is not None:
             v = self._condition(video_spec(self.config), video, audio, rope.video, rope.video_cross, texts)
         if audio is not None:
@@ -348,7 +351,7 @@ class Transformer(nn.Module):
     def _project(self, spec: StreamSpec, context: Tensor, texts: TextMemory) -> Tensor:
         if not self.config.caption_projection:
             return context
-        # Only LTX-2.0 projects inside the transformer; later generations project before the connectors.
+        # LTX-Video and LTX-2.0 project inside the transformer; later ones project before the connectors.
         projection: nn.Module = spec.layer(self, "caption_projection")
         return texts.projected(projection, context, lambda: projection(context))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -99,6 +100,7 @@ class ShiftScale:
     layout: Layout
     shift: Parameter
     scale: Parameter
+    normed: ClassVar[bool] = True
 
     @property
     def uniform(self) -> bool:
@@ -141,8 +143,12 @@ class ShiftScaleGate(ShiftScale):
 
 @dataclass(frozen=True)
 class Ungated:
-    """A branch without modulation (text attention of LTX-2.0): x + branch(norm(x))."""
+    """A branch without modulation: x + branch(norm(x)), or x + branch(x) if it is not ``normed``.
 
+    The first is the text attention of LTX-2.0, the second that of LTX-Video.
+    """
+
+    normed: bool = True
     uniform: bool = field(default=False, init=False)
 
     def modulate(self, x: Tensor, *, start: int = 0, in_place: bool = False) -> Tensor:
@@ -154,6 +160,7 @@ class Ungated:
 
 
 UNGATED = Ungated()
+UNNORMED = Ungated(normed=False)
 
 
 @dataclass(frozen=True)

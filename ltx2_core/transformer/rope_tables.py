@@ -78,8 +78,9 @@ def stream_tables(
     """
 
     def table(axes: int, max_pos: tuple[float, ...], width: int) -> Rope:
-        # Released checkpoints take the middle of an interval (use_middle_indices_grid in their headers).
-        points = positions[:, :axes].float().mean(dim=-1)
+        spans = positions[:, :axes].float()
+        # LTX-2 takes the middle of an interval (use_middle_indices_grid in its headers).
+        points = spans.mean(dim=-1) if config.middle_positions else spans[..., 0]
         return rope_table(
             points, max_pos, width=width, heads=config.heads, config=config.rope, dtype=dtype, device=device
         )

@@ -68,6 +68,11 @@ def audio_spec(config: TransformerConfig) -> StreamSpec:
     )
 
 
+def stream_specs(config: TransformerConfig) -> tuple[StreamSpec, ...]:
+    """The streams that a network has: video and audio, or video alone."""
+    return (video_spec(config), audio_spec(config)) if config.has_audio else (video_spec(config),)
+
+
 @dataclass(frozen=True, kw_only=True)
 class StreamInputs:
     """What one stream takes into every block in addition to its tokens, the same for all blocks.

@@ -39,6 +39,10 @@ class Groups:
         """The groups of the same tokens if each of their timesteps is multiplied by ``factor``."""
         return replace(self, timesteps=self.timesteps * factor)
 
+    def at_most(self, limit: float) -> Groups:
+        """The groups of the same tokens with timesteps of at most ``limit``."""
+        return replace(self, timesteps=self.timesteps.clamp(max=limit))
+
 
 def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Groups:
     """Find the tokens that share a timestep; the result is on ``device``.

@@ -66,7 +66,10 @@ class Tokens:
 
     def hidden(self, by: ShiftScale | Ungated) -> Tensor:
         """The input of a branch: norm(x) * scale + shift, (B, N, W); ``by`` has scale and shift."""
-        return by.modulate(rms_norm(self.x, self._eps))
+        return by.modulate(self._normed(self.x, by))
+
+    def _normed(self, x: Tensor, by: ShiftScale | Ungated) -> Tensor:
+        return rms_norm(x, self._eps) if by.normed else x
 
 
 @dataclass(frozen=True)

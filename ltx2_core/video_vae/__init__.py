@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..config import VideoVAEConfig
+from .conditioned import DecodeNoise, DrawnNoise, NoisyDecoding, SeededNoise
 from .decoder import VideoDecoder
 from .diffusion.decoder import DiffusionVideoDecoder
 from .diffusion.noise import FrameNoise, NoiseSource, VolumeNoise
@@ -18,11 +19,15 @@ __all__ = [
     "MAX_PIECE_BYTES",
     "OPTIONAL_KEYS",
     "AnyVideoDecoder",
+    "DecodeNoise",
     "DiffusionVAE",
     "DiffusionVideoDecoder",
+    "DrawnNoise",
     "FrameNoise",
     "NoiseSource",
+    "NoisyDecoding",
     "PerChannelStatistics",
+    "SeededNoise",
     "SpaceTiles",
     "Tile",
     "Tiling",

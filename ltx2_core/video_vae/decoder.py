@@ -13,20 +13,36 @@ import torch
 from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
+from .conditioned import ConditionedPass, NoisyDecoding
+from .convolution import ConvOptions, StreamConv3d, normed, unpatchify
 from .half import DecodingHalf, check_5d, check_reflection
-from .layers import ConvOptions, ResBlocks, StreamConv3d, Upsample, normed, stages_of, unpatchify
+from .layers import Upsample, stages_of
+from .residual import ResBlock, ResBlocks
 from .space_tiles import Convert, SpaceTiles, StageTiles, decode_in_tiles, field_of_view
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
+from .time_embedder import TimeEmbedder
 
 
 class VideoDecoder(DecodingHalf):
     """The decoding half of the video autoencoder: normalised latents to frames.
 
     State dict: ``decoder.*`` and ``per_channel_statistics.*``. Gradients are not disabled here; call the
-    methods under ``torch.inference_mode()`` unless the decoder is being trained.
+    methods under ``torch.inference_mode()`` unless the decoder is being trained. ``noisy`` says which noise a
+    decoder of LTX-Video adds and removes; other decoders use none.
     """
 
     decoder: Decoder
+
+    def __init__(
+        self,
+        config: VideoVAEConfig,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        operations: Any = nn,
+    ) -> None:
+        super().__init__(config, dtype=dtype, device=device, operations=operations)
+        self.noisy = NoisyDecoding(config.timestep, config.noise_scale)
 
     def decode(
         self, latent: Tensor, *, causal: bool | None = None, max_piece_bytes: int = MAX_PIECE_BYTES
@@ -58,11 +74,14 @@ class VideoDecoder(DecodingHalf):
         """
         # Released decoders were trained with a look-ahead. Running them causally works, but changes every
         # frame.
-        stream = Stream(causal=self.config.causal_decoder if causal is None else causal)
-        stages = self._stages()
+        causal = self.config.causal_decoder if causal is None else causal
+        conditioned = ConditionedPass(self.decoder, self.noisy)
+        stages, stream = self._stages(), None
         for chunk, last in mark_last([latents] if isinstance(latents, Tensor) else latents):
             self._check(chunk)
-            yield from run_stages(stages, chunk, stream, last, max_piece_bytes)
+            noised = conditioned.noised(chunk)
+            stream = stream or conditioned.stream(causal=causal)
+            yield from run_stages(stages, noised, stream, last, max_piece_bytes)
 
     def decode_tiles(
         self,
@@ -83,6 +102,7 @@ class VideoDecoder(DecodingHalf):
         """
         # Smaller borders than the field of view would leave visible seams, so that they are cross-faded.
         view = field_of_view(self.config)
+        conditioned = ConditionedPass(self.decoder, self.noisy)
 
         def checked() -> Iterator[Tensor]:
             for chunk in [latents] if isinstance(latents, Tensor) else latents:
@@ -93,11 +113,12 @@ class VideoDecoder(DecodingHalf):
                         f"and {tiles.columns} columns with borders of {tiles.halo} cells: use fewer tiles, "
                         "or a smaller halo"
                     )
-                yield chunk
+                yield conditioned.noised(chunk)
 
         return decode_in_tiles(
             StageTiles(
                 stages=self._stages(),
+                conditioned=conditioned,
                 scale=self.space_scale,
                 causal=self.config.causal_decoder if causal is None else causal,
                 max_piece_bytes=max_piece_bytes,
@@ -143,6 +164,7 @@ class Decoder(nn.Module):
             "operations": operations,
         }
         self.patch_size = config.patch_size
+        conditioned = config.timestep is not None
         # The base is the width at the output; each resampler divides the width by its multiplier.
         width = config.decoder_base_channels * prod(block.multiplier for block in config.decoder_blocks)
         self.conv_in = StreamConv3d(config.latent_channels, width, **options)
@@ -151,13 +173,28 @@ class Decoder(nn.Module):
         # latent.
         for block in config.decoder_blocks:
             if block.kind == "res_x":
-                self.up_blocks.append(ResBlocks(width, block.num_layers, **options))
+                self.up_blocks.append(
+                    ResBlocks(
+                        width,
+                        block.num_layers,
+                        conditioned=conditioned,
+                        inject_noise=block.inject_noise,
+                        **options,
+                    )
+                )
+            elif block.kind == "res_x_y":
+                self.up_blocks.append(ResBlock(width, width // block.multiplier, **options))
+                width //= block.multiplier
             else:
                 self.up_blocks.append(
                     Upsample(width, block.multiplier, block.strides, residual=block.residual, **options)
                 )
                 width //= block.multiplier
         self.conv_out = StreamConv3d(width, config.channels * config.patch_size**2, **options)
+        if conditioned:
+            self.timestep_scale_multiplier = nn.Parameter(torch.empty((), dtype=dtype, device=device))
+            self.last_time_embedder = TimeEmbedder(2 * width, **options)
+            self.last_scale_shift_table = nn.Parameter(torch.empty(2, width, dtype=dtype, device=device))
 
     def stages(self) -> list[Stage]:
         """The stages from the raw latent (B, C, f, h, w) to frames (B, 3, F, H, W), for ``run_stages``."""
@@ -169,5 +206,5 @@ class Decoder(nn.Module):
 
     def _head(self, h: Tensor, stream: Stream, last: bool) -> Tensor:
         # No clamp and no tanh, as in the official decoder: callers clamp once they convert to pixels.
-        h = self.conv_out(normed(h), stream, last)
+        h = self.conv_out(normed(h, stream.conditions.get(self)), stream, last)
         return unpatchify(h, self.patch_size)

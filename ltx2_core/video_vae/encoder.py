@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
+from .convolution import ConvOptions, StreamConv3d, StridedConv3d, normed, patchify
 from .half import AutoencoderHalf, check_5d, check_reflection
-from .layers import ConvOptions, Downsample, ResBlocks, StreamConv3d, normed, patchify, stages_of
+from .layers import Downsample, stages_of
+from .residual import ResBlock, ResBlocks
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 
 
@@ -123,6 +125,11 @@ class Encoder(nn.Module):
         for block in config.encoder_blocks:
             if block.kind == "res_x":
                 self.down_blocks.append(ResBlocks(width, block.num_layers, **options))
+            elif block.kind == "res_x_y":
+                self.down_blocks.append(ResBlock(width, width * block.multiplier, **options))
+                width *= block.multiplier
+            elif block.strided:
+                self.down_blocks.append(StridedConv3d(width, **options))
             else:
                 self.down_blocks.append(Downsample(width, block.multiplier, block.strides, **options))
                 width *= block.multiplier

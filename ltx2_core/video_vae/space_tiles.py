@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..config import VideoVAEConfig
+from .conditioned import ConditionedPass
 from .diffusion.reach import tile_halo
 from .streaming import Stage, Stream, mark_last, run_stages
 
@@ -85,7 +86,7 @@ def field_of_view(config: VideoVAEConfig) -> int:
     # two for a residual block, one for an upsampler, and one for the first convolution.
     cells = 1
     for block in reversed(config.decoder_blocks):
-        if block.kind == "res_x":
+        if block.is_residual:
             cells += 2 * block.num_layers
         else:
             cells = -(-cells // block.strides[2]) + 1
@@ -122,17 +123,20 @@ class TileDecoder(Protocol):
 class StageTiles:
     """Decodes tiles by a chain of ``stages``, of which the first takes the latent.
 
-    ``scale`` is the pixels along a side of a latent cell. If ``causal``, no frame depends on later ones.
-    ``max_piece_bytes`` limits the size of one activation.
+    ``conditioned`` has noised the latent, and holds what is added to the layers. ``scale`` is the pixels
+    along a side of a latent cell. If ``causal``, no frame depends on later ones. ``max_piece_bytes`` limits
+    the size of one activation.
     """
 
     stages: Sequence[Stage]
+    conditioned: ConditionedPass
     scale: int
     causal: bool
     max_piece_bytes: int
 
     def stream(self, window: TileWindow) -> Stream:
-        return Stream(causal=self.causal)
+        rows, columns = (slice(span.start, span.stop) for span in window)
+        return self.conditioned.stream(causal=self.causal, rows=rows, columns=columns)
 
     def origin(self, window: TileWindow) -> tuple[int, int]:
         return window.rows.start * self.scale, window.columns.start * self.scale

@@ -13,7 +13,8 @@ piece, H W rows and columns; tensors are (B, C, T, H, W).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
@@ -27,6 +28,20 @@ TAPS = 3
 
 MAX_PIECE_BYTES = 128 * 2**20
 """Default limit for one activation. Working memory is a few times this, for clips of any length."""
+
+
+@dataclass(frozen=True, eq=False)
+class Conditions:
+    """What one module of a conditioned decoder (LTX-Video) computes with in addition to the clip.
+
+    ``shifts`` and ``scales`` (1, C, 1, 1, 1) modulate the normalised input of each of its convolutions, C
+    being the number of channels; the scales are differences from 1. ``planes`` (H, W) are the noise that is
+    added to the result of each convolution, the same for all frames; empty without noise.
+    """
+
+    shifts: tuple[Tensor, ...] = ()
+    scales: tuple[Tensor, ...] = ()
+    planes: tuple[Tensor, ...] = ()
 
 
 class Stream:
@@ -43,6 +58,8 @@ class Stream:
         self.centre = TAPS - 1 if causal else TAPS // 2
         self.parts = 1
         """Divisor of the size of pieces; it doubles whenever memory runs out."""
+        self.conditions: Mapping[object, Conditions] = {}
+        """What each module computes with in addition to the clip, by module; the same for all pieces."""
         self._cached: dict[object, Tensor] = {}
         self._called: set[object] = set()
 

@@ -24,8 +24,8 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 
 
-SHARED = ("golden", "golden_ltx25", "golden_training")
-"""Folders of fixtures whose kinds are all supported; those of LTX-Video are not yet."""
+SHARED = ("golden", "golden_ltx25", "golden_training", "golden_ltxv")
+"""Folders of fixtures next to the checkout."""
 
 
 def golden_dirs() -> list[Path]:
@@ -106,12 +106,23 @@ def _holds(g: Golden, *prefixes: str) -> bool:
     return all(g.any(lambda n, p=prefix: n.startswith(p)) for prefix in prefixes)
 
 
+def _is_ltxv(g: Golden) -> bool:
+    """Whether a fixture is of LTX-Video: its case names a model of that family, or it is one itself."""
+    case = g.metadata.get("case")
+    return isinstance(case, dict) and "ltxv" in (str(case.get("model")) + g.name)
+
+
 KINDS: dict[str, Callable[[Golden], bool]] = {
-    "core": lambda g: "case" in g.metadata and g.has("in/sigmas"),
+    "core": lambda g: not _is_ltxv(g) and "case" in g.metadata and g.has("in/sigmas"),
     "core_decode": lambda g: "case" in g.metadata and g.has("out/frames"),
     "core_model": lambda g: (
         not g.any(lambda n: n.startswith(("golden.", "in/", "out/"))) and g.path.parent.name == "models"
     ),
+    "ltxv_dit": lambda g: _is_ltxv(g) and g.has("out/velocity"),
+    "ltxv_vae": lambda g: _is_ltxv(g) and g.any(lambda n: n.startswith("golden.")),
+    "ltxv_pipe": lambda g: _is_ltxv(g) and g.has("in/noise0"),
+    "ltxv_core": lambda g: _is_ltxv(g) and g.has("in/sigmas"),
+    "t5": lambda g: g.has("shared.weight", "in/ids", "out/states"),
     "rope": lambda g: g.any(lambda n: n.startswith("freq_grid/")),
     "text_connectors": lambda g: g.has("out/video_context"),
     "text_gemma": lambda g: g.has("in/input_ids"),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ltx2_core.video_vae import Tile, Tiling, VideoVAE, tiled_decode, tiled_encode
-from ltx2_core.video_vae.layers import patchify, unpatchify
+from ltx2_core.video_vae.convolution import patchify, unpatchify
 
 Vaes = dict[str, VideoVAE]
 

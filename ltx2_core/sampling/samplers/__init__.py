@@ -14,7 +14,7 @@ from typing import Final
 
 from .base import Estimates, History, PairDenoise, Preserve, Sampler, sampler
 from .cfg_pp import cfg_pp_step, sample_euler_ancestral_cfg_pp, sample_euler_cfg_pp
-from .euler import AncestralStep, ancestral_step, sample_euler, sample_euler_ancestral
+from .euler import AncestralStep, ancestral_step, sample_euler, sample_euler_ancestral, sample_lcm
 from .multistep import sample_dpmpp_2m, sample_gradient_estimation, sample_res_multistep
 from .res_2s import Res2sStep, SdeStep, res_2s_step, sample_res_2s, sde_step
 
@@ -29,6 +29,7 @@ SAMPLERS: Final[dict[str, Sampler]] = {
         sample_dpmpp_2m,
         sample_res_multistep,
         sample_res_2s,
+        sample_lcm,
     )
 }
 """By name, in the order in which the command line and the nodes list them."""
@@ -86,6 +87,7 @@ __all__ = [
     "sample_euler_ancestral_cfg_pp",
     "sample_euler_cfg_pp",
     "sample_gradient_estimation",
+    "sample_lcm",
     "sample_res_2s",
     "sample_res_multistep",
     "sampler",

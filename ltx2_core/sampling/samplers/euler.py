@@ -37,6 +37,22 @@ def sample_euler_ancestral(
     return Stepped(x, x0)
 
 
+@sampler("lcm", eta=1.0)
+def sample_lcm(run: SamplerRun, x: AVLatent, sigma: float, sigma_next: float, *, eta: float) -> Stepped:
+    """The clean estimate with fresh noise of the next sigma: (1 - sigma_next) x0 + sigma_next noise.
+
+    The sampler of latent consistency models (Luo et al. 2023, arXiv 2310.04378), by which LTX-Video 0.9.6
+    distilled is sampled. ``eta`` is the share of the noise's variance that is fresh; the rest is the noise
+    that the state has, so that 0 is plain Euler.
+    """
+    x0 = run.denoise(x, sigma)
+    if eta == 0 or sigma_next == 0:
+        return Stepped(x0 + (x - x0) * (sigma_next / sigma), x0)
+    fresh = run.noise(x) * math.sqrt(eta)
+    own = (x - x0 * (1 - sigma)) * (math.sqrt(1 - eta) / sigma)
+    return Stepped(run.preserve(x0 * (1 - sigma_next) + (fresh + own) * sigma_next), x0)
+
+
 class AncestralStep(NamedTuple):
     """Coefficients of an ancestral step.
 

@@ -20,8 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...shapes import TEMPORAL_SCALE
+from ...video_vae.convolution import StreamConv3d, normed, patchify
 from ...video_vae.decoder import Decoder
-from ...video_vae.layers import ResBlocks, StreamConv3d, Upsample, normed, patchify
+from ...video_vae.layers import Upsample
+from ...video_vae.residual import ResBlocks
 from ..world.batches import ClipSize, draw_seeds, video_batch
 from .linear_decoder import Blocks
 from .video_code import POOL, EncodesVideo

@@ -17,8 +17,9 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
+from ...video_vae.convolution import normed
 from ...video_vae.encoder import Encoder
-from ...video_vae.layers import Downsample, normed
+from ...video_vae.layers import Downsample
 from ..world.batches import ClipSize
 from .video_code import POOL, VideoCode, pooled_grid, sample_cells
 

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from ...config import VideoVAEConfig
 from ...shapes import TEMPORAL_SCALE
 from ...video_vae import DiffusionVAE, VideoVAE
-from ...video_vae.layers import Downsample, ResBlock
+from ...video_vae.layers import Downsample
+from ...video_vae.residual import ResBlock
 from ..data import psnr
 from ..loop import Elapsed, Evaluate, History, LoopOptions, StepFn, train, warmup_stable_decay
 from ..optimisers import Muon

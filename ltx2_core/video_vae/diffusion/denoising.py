@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ..layers import patchify, unpatchify
+from ..convolution import patchify, unpatchify
 from ..streaming import Stream
 from .blocks import DiffusionBlock
 from .context import Context

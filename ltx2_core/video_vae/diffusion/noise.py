@@ -71,9 +71,14 @@ class FrameNoise:
         return FrameNoise(seed)
 
     def _frame(self, size: ClipShape, sample: int, frame: int) -> Tensor:
-        digest = hashlib.sha256(f"{self.seed} {sample} {frame}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
+        generator = frame_generator(self.seed, sample, frame)
         return torch.randn(COLOURS, size.height, size.width, generator=generator)
+
+
+def frame_generator(seed: int, sample: int, frame: int) -> torch.Generator:
+    """The random generator of one frame of one sample, as :class:`FrameNoise` describes it."""
+    digest = hashlib.sha256(f"{seed} {sample} {frame}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big"))
 
 
 class VolumeNoise:
@@ -90,7 +95,7 @@ class VolumeNoise:
 
     def __init__(self, seed: int = 0, *, start: torch.Generator | None = None) -> None:
         self.seed = seed
-        self.start = None if start is None else _copied(start)
+        self.start = None if start is None else copied(start)
         self._drawn: tuple[ClipShape, torch.dtype, _Planes | Tensor] | None = None
 
     def box(self, size: ClipShape, frames: Span, rows: Span, columns: Span, like: Tensor) -> Tensor:
@@ -118,7 +123,7 @@ class VolumeNoise:
         # Numbers of the CPU come in blocks of 16, those of a GPU in an order that depends on the shape.
         if generator.device.type == "cpu" and size.height * size.width % 16 == 0:
             return _Planes(generator, shape, like.dtype)
-        generator = _copied(generator)
+        generator = copied(generator)
         return torch.randn(shape, generator=generator, device=generator.device, dtype=like.dtype).cpu()
 
 
@@ -157,7 +162,7 @@ class _Planes:
         self._states[first + len(planes)] = generator.get_state()
 
 
-def _copied(generator: torch.Generator) -> torch.Generator:
+def copied(generator: torch.Generator) -> torch.Generator:
     """A generator on the same device and in the same state as ``generator``."""
     copied = torch.Generator(generator.device)
     copied.set_state(generator.get_state())

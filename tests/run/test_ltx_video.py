@@ -1,0 +1,133 @@
+"""LTX-Video from its files to a clip: text, image, keyframe, two stages, edits, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ltx2_core import LTX2Pipeline, Request
+from ltx2_core.loading import open_checkpoint
+from ltx2_core.loading.describe import describe
+from ltx2_core.loading.file_report import as_text
+from ltx2_core.loading.file_set import check_set
+from ltx2_core.run.recipes import ltxv_generation, recipe_for
+from ltx2_core.tiny import embedded_set
+from ltx2_core.tiny.write import write_tiny_set
+
+SMALL = {"width": 64, "height": 64, "num_frames": 17, "steps": 2, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write_tiny_set(tmp_path_factory.mktemp("ltxv"), generation="ltxv-2b", dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def pipeline(files):
+    return LTX2Pipeline(
+        files.checkpoint,
+        text_encoder=files.text_encoder,
+        upscaler=files.upsampler,
+        keep_loaded=True,
+        device="cpu",
+    )
+
+
+def test_the_report_names_the_family(files):
+    report = describe(files.checkpoint)
+    assert (report["generation"], report["kind"]) == ("0.9", "checkpoint")
+    assert "LTX-Video" in as_text(report)
+    assert not any(part["problem"] for part in report["components"])
+    assert "LTX-Video" in as_text(describe(files.text_encoder))
+
+
+def test_files_of_both_families_do_not_mix(files):
+    with pytest.raises(ValueError, match="LTX-Video"):
+        check_set([open_checkpoint(files.checkpoint), open_checkpoint(embedded_set().checkpoint)])
+    with pytest.raises(ValueError, match="was trained with T5"):
+        LTX2Pipeline(files.checkpoint, text_encoder=embedded_set().text_encoder).networks.check_text_encoder()
+
+
+def test_a_clip_without_audio_has_no_track(pipeline):
+    clip = pipeline("A red ball.", **SMALL)
+    assert clip.latents.audio is None
+    assert clip.array().shape == (17, 64, 64, 3)
+    assert clip.as_clip().audio is None
+
+
+def test_input_audio_becomes_the_track(pipeline):
+    waveform = torch.randn(2, 8000)
+    clip = pipeline("A red ball.", audio=(waveform, 16000), **SMALL)
+    assert clip.latents.audio is None
+    assert torch.equal(clip.audio()[0], waveform[:, : clip.audio()[0].shape[1]])
+
+
+def test_an_image_and_a_keyframe_change_the_clip(pipeline):
+    image = torch.rand(3, 64, 64)
+    plain = pipeline("A red ball.", **SMALL).latents.video
+    first = pipeline("A red ball.", image=image, image_crf=0, **SMALL).latents.video
+    last = pipeline("A red ball.", images=[(image, -1)], image_crf=0, **SMALL).latents.video
+    assert plain.shape == first.shape == last.shape
+    assert not torch.equal(plain, first)
+    assert not torch.equal(plain, last)
+
+
+def test_two_stages_double_the_size(pipeline):
+    clip = pipeline("A red ball.", stages=2, **{**SMALL, "width": 128, "height": 128})
+    assert clip.latents.video.shape == (1, 128, 3, 4, 4)
+    assert len(clip.sigmas) == 2
+
+
+@pytest.mark.parametrize("options", [{"video": False}, {"seconds": "auto", "num_frames": None}])
+def test_what_needs_audio_is_refused(pipeline, options):
+    with pytest.raises(ValueError, match="LTX-Video"):
+        pipeline.check(pipeline_request({**SMALL, **options}))
+
+
+def pipeline_request(options):
+    return Request(prompt="A red ball.", **{k: v for k, v in options.items() if v is not None})
+
+
+def test_noise_of_decoding_follows_its_seed(files):
+    def frames(seed):
+        made = LTX2Pipeline(
+            files.checkpoint, text_encoder=files.text_encoder, decoder_seed=seed, device="cpu"
+        )
+        return made("A red ball.", **SMALL).array()
+
+    one, same, other = frames(1), frames(1), frames(2)
+    assert (one == same).all()
+    assert (one != other).any()
+
+
+def test_decoding_in_pieces_equals_decoding_at_once(pipeline):
+    latent = torch.randn(1, 128, 5, 2, 2)
+    whole = torch.cat([*pipeline.decode_video(latent)])
+    pieces = torch.cat([*pipeline.decode_video(iter(latent.split(2, dim=2)))])
+    assert torch.equal(whole, pieces)
+
+
+@pytest.mark.parametrize(
+    ("layers", "causal", "distilled", "steps", "stages"),
+    [(28, False, False, 40, 1), (28, True, False, 40, 1), (28, True, True, 8, 2), (48, True, False, 30, 2)],
+)
+def test_the_recipe_follows_the_version(layers, causal, distilled, steps, stages):
+    recipe = recipe_for(ltxv_generation(layers=layers, causal=causal, distilled=distilled))
+    assert (recipe.steps, recipe.stages) == (steps, stages)
+    assert (recipe.schedule == "ltxv") == (not causal)
+
+
+def test_memory_is_planned_from_headers(pipeline):
+    request = pipeline.resolve(pipeline_request(SMALL))
+    plan = pipeline.plan(pipeline.stages(request), 10**9)
+    assert plan.fits
+    assert not any(stage.stage == "audio" for stage in plan.stages)
+
+
+def test_the_random_lora_fits(files):
+    made = LTX2Pipeline(
+        files.checkpoint, text_encoder=files.text_encoder, loras=[(files.lora, 1.0)], device="cpu"
+    )
+    (report,) = made.lora_reports()
+    report.require_match()
+    assert "8 of 8 layers" in str(report)
