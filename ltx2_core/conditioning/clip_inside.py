@@ -57,8 +57,9 @@ class ClipInside:
         held = mask.clone()
         held[:, :, at : at + rest.shape[2]] = still
         held = torch.cat((held, torch.full_like(mask[:, :, :_PREFIX], still)), dim=2)
+        rows, columns = clip.shape[3:]
         positions = guide_positions(
-            _PREFIX, *clip.shape[3:], state.fps, frame=self.frame, times=state.times, own_layout=True
+            _PREFIX, rows, columns, state.fps, frame=self.frame, times=state.times, own_layout=True
         )
         guide = Guide(frames=_PREFIX, positions=positions)
         return replace(with_video(state, put, held), guides=(*state.guides, guide))

@@ -208,14 +208,16 @@ class Codecs:
         Raises ValueError for an iterable without a tensor, and if ``after_sampling`` is missing where the run
         asks for that noise.
         """
-        noise = self._decoder_noise(latent, after_sampling)
         dtype = dtype or self.networks.dtype
         with self.networks.use(Component.VIDEO_DECODER, dtype=dtype) as decoder:
             if isinstance(decoder, DiffusionVideoDecoder):
                 decoder.noise = self._decoder_noise(latent, after_sampling)
             elif decoder.config.uses_noise:
-                noise = self._latent_noise(latent, after_sampling)
-                decoder.noisy = replace(decoder.noisy, noise=noise, tone_map=self.tone_map)
+                decoder.noisy = replace(
+                    decoder.noisy,
+                    noise=self._latent_noise(latent, after_sampling),
+                    tone_map=self.tone_map,
+                )
             pieces = iter((latent,) if isinstance(latent, Tensor) else latent)
             first = next(pieces, None)
             if first is None:

@@ -21,10 +21,11 @@ from .components import Components
 from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, plan_dfr
 from .distributed import Processes
 from .execution import Execution
+from .file_recipe import recipe_of_file
 from .input_check import check_components, check_inputs, check_run_size, check_silent, check_stages
 from .lora_files import LoraFile, open_loras, warn_of_stacked
 from .prompt_embeds import TEXT_PARTS, check_embeds
-from .recipes import Recipe, generation_of, ltxv_generation, of_kind, recipe_for
+from .recipes import Recipe, of_kind
 from .request import Request
 from .stages import Stage, plan_stages
 
@@ -260,15 +261,4 @@ def decode_dtype_of(request: Request) -> torch.dtype | None:
 
 def table_recipe(networks: Components) -> Recipe:
     """The entry of the table of recipes for the checkpoint in ``networks``, for full weights."""
-    file = networks.file(Component.TRANSFORMER)
-    if file.generation == "0.9":
-        config = transformer_config(file.config)
-        return recipe_for(
-            ltxv_generation(
-                layers=config.num_layers,
-                causal=config.causal_time,
-                distilled="allowed_inference_steps" in file.config,
-            )
-        )
-    version = str(file.metadata.get("model_version", ""))
-    return recipe_for(generation_of(version, inferred=file.generation))
+    return recipe_of_file(networks.file(Component.TRANSFORMER))

@@ -292,9 +292,6 @@ def ltxv_generation(*, layers: int, causal: bool, distilled: bool) -> str:
     return f"ltxv-{size}" if causal or size == "13b" else "ltxv-2b-0.9.1"
 
 
-_LAYERS_OF_13B = 48
-
-
 def of_kind(recipe: Recipe, *, distilled: bool) -> Recipe:
     """Return the recipe (default settings) of the generation of ``recipe``, for distilled or full weights.
 

@@ -149,7 +149,8 @@ def t5_network(
     # One tensor, which would otherwise be on the device twice.
     state[_TIED] = state[_SHARED]
     model.load_state_dict(state, strict=True, assign=True)
-    return model.eval().requires_grad_(False)
+    network: nn.Module = model
+    return network.eval().requires_grad_(False)
 
 
 def _settings(infos: Mapping[str, TensorInfo]) -> dict[str, Any]:

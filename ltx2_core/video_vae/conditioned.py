@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..latent_filters import tone_map
 from .diffusion.noise import frame_generator
@@ -99,7 +99,7 @@ class ConditionedPass:
     The latent goes through :meth:`noised` chunk by chunk; :meth:`stream` is then the start of decoding it.
     """
 
-    def __init__(self, decoder: nn.Module, settings: NoisyDecoding) -> None:
+    def __init__(self, decoder: Any, settings: NoisyDecoding) -> None:
         self._decoder, self._settings = decoder, settings
         self._frames = 0
         self._cells: Cells | None = None
@@ -130,22 +130,22 @@ class ConditionedPass:
 
 
 def _conditions(
-    decoder: nn.Module, settings: NoisyDecoding, cells: Cells, like: Tensor
+    decoder: Any, settings: NoisyDecoding, cells: Cells, like: Tensor
 ) -> dict[object, Conditions]:
     """The conditions of all modules of ``decoder`` for a latent of ``cells``, in the dtype of ``like``."""
     blocks, sizes = _noisy_blocks(decoder, cells)
     planes = settings.noise.planes(sizes, like) if sizes else ()
-    found = {
+    found: dict[object, Conditions] = {
         block: Conditions(planes=tuple(planes[2 * number : 2 * number + 2]))
         for number, block in enumerate(blocks)
     }
     if settings.timestep is None:
-        return {**found}
+        return found
     timestep = settings.timestep * decoder.timestep_scale_multiplier.float().reshape(1)
     for stage in decoder.up_blocks:
         if isinstance(stage, ResBlocks) and stage.time_embedder is not None:
             embedded = stage.time_embedder(timestep, like)
-            for block in stage.res_blocks:
+            for block in stage.blocks:
                 found[block] = _modulated(found.get(block, Conditions()), embedded, block.scale_shift_table)
     last: TimeEmbedder = decoder.last_time_embedder
     head = _modulated(Conditions(), last(timestep, like), decoder.last_scale_shift_table)
@@ -160,7 +160,7 @@ def _modulated(conditions: Conditions, embedded: Tensor, table: Tensor) -> Condi
     return replace(conditions, shifts=tuple(shaped[::2]), scales=tuple(shaped[1::2]))
 
 
-def _noisy_blocks(decoder: nn.Module, cells: Cells) -> tuple[list[ResBlock], list[Cells]]:
+def _noisy_blocks(decoder: Any, cells: Cells) -> tuple[list[ResBlock], list[Cells]]:
     """The residual blocks that add noise, and the size of each plane of noise, two for a block."""
     rows, columns = cells
     blocks: list[ResBlock] = []
@@ -170,8 +170,8 @@ def _noisy_blocks(decoder: nn.Module, cells: Cells) -> tuple[list[ResBlock], lis
             strides = getattr(stage, "strides", (1, 1, 1))
             rows, columns = rows * strides[1], columns * strides[2]
         elif stage.inject_noise:
-            blocks += stage.res_blocks
-            sizes += [(rows, columns)] * (2 * len(stage.res_blocks))
+            blocks += stage.blocks
+            sizes += [(rows, columns)] * (2 * len(stage.blocks))
     return blocks, sizes
 
 

@@ -6,7 +6,7 @@ as those of ``layers``.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from einops import rearrange
@@ -95,7 +95,8 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, T, H, W) -> the same shape."""
-        return rearrange(self.norm(rearrange(x, "b c t h w -> b t h w c")), "b t h w c -> b c t h w")
+        channels_last: Tensor = self.norm(rearrange(x, "b c t h w -> b t h w c"))
+        return rearrange(channels_last, "b t h w c -> b c t h w")
 
 
 class ResBlocks(nn.Module):
@@ -123,3 +124,8 @@ class ResBlocks(nn.Module):
                 for _ in range(num_layers)
             ]
         )
+
+    @property
+    def blocks(self) -> list[ResBlock]:
+        """The residual blocks in the order in which they run."""
+        return cast("list[ResBlock]", [*self.res_blocks])

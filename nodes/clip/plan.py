@@ -101,6 +101,12 @@ class LTX2AVClipPlan(io.ComfyNode):
                     force_input=True,
                     tooltip="From seconds of LTX-2 Duration Predictor, for length_unit auto.",
                 ),
+                io.Boolean.Input(
+                    "with_audio",
+                    default=True,
+                    optional=True,
+                    tooltip="Off for LTX-Video, which has no audio: the latent is of the video alone.",
+                ),
             ],
             outputs=[
                 Plan.Output(display_name="plan", tooltip="For nodes that need frame rate and length."),
@@ -129,6 +135,7 @@ class LTX2AVClipPlan(io.ComfyNode):
         image: Tensor | None = None,
         megapixels: float = 1.0,
         predicted_seconds: float | None = None,
+        with_audio: bool = True,
     ) -> io.NodeOutput:
         if length_unit == AUTO:
             length = _predicted(predicted_seconds)
@@ -146,10 +153,10 @@ class LTX2AVClipPlan(io.ComfyNode):
         )
         # A plan is always that of the finished clip, so that fps and length hold in both stages.
         first = plan.half() if int(stages) == 2 else plan
-        report = describe(plan, first)
+        report = describe(plan, first, with_audio=with_audio)
         return io.NodeOutput(
             plan,
-            empty_latent(first, batch_size),
+            empty_latent(first, batch_size, with_audio=with_audio),
             plan.width,
             plan.height,
             plan.frames,
@@ -186,20 +193,22 @@ def whole_frames(length: float) -> int:
     return int(length)
 
 
-def empty_latent(plan: ClipPlan, batch_size: int) -> Latent:
+def empty_latent(plan: ClipPlan, batch_size: int, *, with_audio: bool = True) -> Latent:
     """Make a LATENT of zeros for the video and the audio of ``plan``, with ``batch_size`` clips.
 
-    It has the same keys as ComfyUI's own empty latents.
+    It has the same keys as ComfyUI's own empty latents. Without ``with_audio`` it is of the video alone.
     """
     device = intermediate_device()
     video = torch.zeros(plan.video_shape(batch_size), device=device)
+    if not with_audio:
+        return marked_guides({"samples": video, "downscale_ratio_spacial": SPATIAL_SCALE}, 0)
     audio = torch.zeros(plan.audio_shape(batch_size), device=device)
     # The host fits an empty latent to the model by its spatial ratio.
     latent = from_av(AVLatent(video, audio), {"downscale_ratio_spacial": SPATIAL_SCALE, "type": "audio"})
     return marked_guides(latent, 0)
 
 
-def describe(plan: ClipPlan, first: ClipPlan) -> str:
+def describe(plan: ClipPlan, first: ClipPlan, *, with_audio: bool = True) -> str:
     """Describe the plan as text: size, frames, rate and audio latent frames, then what was rounded.
 
     ``first`` is the plan of the first of two sampling runs (stages), which may sample at half the width and
@@ -207,7 +216,7 @@ def describe(plan: ClipPlan, first: ClipPlan) -> str:
     """
     lines = [
         f"{plan.width} x {plan.height}, {plan.frames} frames at {plan.fps:g} fps = {plan.seconds:.3f} s",
-        f"audio: {plan.audio_latents} latents",
+        f"audio: {plan.audio_latents} latents" if with_audio else "without audio",
     ]
     if first != plan:
         lines.insert(1, f"first stage: {first.width} x {first.height}")

@@ -27,6 +27,7 @@ from ...ltx2_core.text import MAX_TOKENS, Gemma, TextEncoder, Tokenizer, load_ge
 from ...ltx2_core.text.cache import PROMPTS
 from ...ltx2_core.text.features import FeatureExtractor
 from .host_layers import use_host_layers
+from .ltx_video import is_ltx_video, load_t5_clip
 from .notices import say
 from .patcher import Patcher
 from .text_model import HostTextModel
@@ -41,7 +42,7 @@ CacheKey = tuple[object, tuple[Token, ...]]
 
 
 def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
-    """Load a text encoder (Gemma and the text projection) as a ComfyUI CLIP.
+    """Load a text encoder (Gemma and the text projection, or the T5 of LTX-Video) as a ComfyUI CLIP.
 
     ``gemma`` is a folder or a file with Gemma; one of ``checkpoints`` holds the projection, or for LTX-2.5
     the Gemma file itself. Raises ValueError, before any weight is read, if a part is missing or Gemma does
@@ -50,6 +51,9 @@ def load_clip(gemma: str | Path, *checkpoints: str | Path) -> comfy.sd.CLIP:
     host = comfy.model_management
     path = Path(gemma)
     files = [open_checkpoint(checkpoint) for checkpoint in checkpoints]
+    if is_ltx_video(files):
+        check_text_encoder(files, path)
+        return load_t5_clip(path)
     if path.is_file():
         # Last, so that the projection of a checkpoint is preferred to one in the encoder's own file.
         files.append(open_checkpoint(path))

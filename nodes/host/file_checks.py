@@ -19,6 +19,7 @@ from ...ltx2_core.storage.files import entries
 from ...ltx2_core.text.folder import NotGemmaError, find_tokenizer
 from ...ltx2_core.text.gemma import find_encoder
 from ...ltx2_core.text.single_file import TOKENIZERS
+from ...ltx2_core.text.t5 import find_t5, is_t5
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +113,10 @@ def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
 
     def check() -> None:
         nonlocal foreign
+        if is_t5(path):
+            # ComfyUI has the tokenizer of T5 itself.
+            find_t5(path)
+            return
         try:
             # A folder of another language model is no mistake of the user and is left out without a warning.
             find_encoder(path)

@@ -26,6 +26,7 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.storage.dequantize import COMPANIONS
 from ...ltx2_core.types import Numerics
 from .foreign import refuse_changes_without_effect
+from .ltx_video import is_ltx_video
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
 from .previews import add_av_previews
@@ -43,10 +44,14 @@ def load_model(
 ) -> Model:
     """Load the transformer of a checkpoint, or of files that hold its parts, as a ModelPatcher.
 
-    The network is this pack's, and computes what the version of ComfyUI in ``numerics`` does. Raises
+    The network is this pack's, and computes what the version of ComfyUI in ``numerics`` does; that of
+    LTX-Video is ComfyUI's own. Raises
     ValueError if the files hold no LTX-2 transformer with its text connectors, or if weights do not fit.
     """
     weights = read_weights(*paths)
+    if is_ltx_video(weights.checkpoints):
+        # Its graphs then give what they give with ComfyUI's own loader, to the bit.
+        return load_host_model(*paths, disable_dynamic=disable_dynamic)
     tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
     config = LTX2Config(_network_arguments(weights.config, numerics))
     # The host reads its dtypes from the configuration when it builds the network.
@@ -99,7 +104,9 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     ValueError if the files hold no transformer, or one that this ComfyUI version does not support.
     """
     weights = read_weights(*paths)
-    tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+    # LTX-Video has no networks between text encoder and transformer.
+    text = () if is_ltx_video(weights.checkpoints) else (Component.TEXT_CONNECTORS,)
+    tensors = weights.take_quantised(Component.TRANSFORMER, *text)
     # The host takes its configuration from the metadata of a file, in which it is JSON text.
     patcher = comfy.sd.load_diffusion_model_state_dict(
         {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},

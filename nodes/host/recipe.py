@@ -7,7 +7,9 @@ from typing import Any
 from ...ltx2_core.loading.checkpoint import Checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.infer import infer_generation
-from ...ltx2_core.run.recipes import DEFAULT, Recipe, generation_of, recipe_for
+from ...ltx2_core.loading.infer_vae import count
+from ...ltx2_core.run.file_recipe import recipe_of_file
+from ...ltx2_core.run.recipes import DEFAULT, Recipe, ltxv_generation, recipe_for
 from .values import Model, Vae
 
 _ATTRIBUTE = "ltx2_recipe"
@@ -19,8 +21,7 @@ def remember_recipe(holder: Any, source: Checkpoint) -> None:
 
     ``holder`` is a VAE, or the attribute ``model`` of a MODEL.
     """
-    version = str(source.metadata.get("model_version", ""))
-    setattr(holder, _ATTRIBUTE, recipe_for(generation_of(version, inferred=source.generation)))
+    setattr(holder, _ATTRIBUTE, recipe_of_file(source))
 
 
 def recipe_of_vae(vae: Vae | None) -> Recipe:
@@ -47,4 +48,9 @@ def recipe_of_model(model: Model) -> Recipe:
         for name, tensor in model.model.state_dict().items()
         if name.startswith(_NETWORK)
     }
-    return recipe_for(infer_generation({Component.TRANSFORMER: names}, "") or DEFAULT.generation)
+    generation = infer_generation({Component.TRANSFORMER: names}, "") or DEFAULT.generation
+    if generation == "0.9":
+        layers = count(names, "transformer_blocks.")
+        # The shapes do not say whether positions are causal, as they are in all but the oldest releases.
+        generation = ltxv_generation(layers=layers, causal=True, distilled=False)
+    return recipe_for(generation)

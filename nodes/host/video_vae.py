@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,14 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.memory import DecodeChoice, choose_decode, decoder_memory
 from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, latent_frames_of
-from ...ltx2_core.video_vae import DiffusionVAE, FrameNoise, VideoEncoder, VideoVAE, VolumeNoise
+from ...ltx2_core.video_vae import (
+    DiffusionVAE,
+    FrameNoise,
+    SeededNoise,
+    VideoEncoder,
+    VideoVAE,
+    VolumeNoise,
+)
 from .host_vae import HostVAE
 from .patcher import Patcher, is_dynamic
 from .progress import check_interrupted, count_bar
@@ -53,7 +61,7 @@ def load_video_vae(
     """
     weights = read_weights(*paths)
     tensors = weights.take(Component.VIDEO_ENCODER, Component.VIDEO_DECODER)
-    config = video_vae_config(weights.config)
+    config = video_vae_config(weights.config, comfy=True)
     if config.diffusion is not None:
         tensors = diffusion_vae.made(tensors)
     encoder = weights.source(Component.VIDEO_ENCODER)
@@ -139,7 +147,7 @@ def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: tor
 
 @contextmanager
 def decoder_noise(vae: comfy.sd.VAE, seed: int) -> Iterator[None]:
-    """A context in which the diffusion decoder of ``vae`` starts from noise of this ``seed``.
+    """A context in which a decoder of ``vae`` that uses noise uses that of this ``seed``.
 
     Raises ValueError for a seed other than 0 if ``vae`` has another decoder, which uses no noise, or is not
     of this pack.
@@ -148,10 +156,17 @@ def decoder_noise(vae: comfy.sd.VAE, seed: int) -> Iterator[None]:
     if not seed:
         yield
         return
+    if isinstance(network, HostVideoVAE) and network.config.uses_noise:
+        noisy, network.noisy = network.noisy, replace(network.noisy, noise=SeededNoise(seed))
+        try:
+            yield
+        finally:
+            network.noisy = noisy
+        return
     if not isinstance(network, HostDiffusionVAE):
         raise ValueError(
-            f"decoder_seed={seed} is for the diffusion VAE of LTX-2.5, loaded by a node of this pack; set it "
-            "to 0 for another VAE"
+            f"decoder_seed={seed} is for the diffusion VAE of LTX-2.5 and the VAEs of LTX-Video, loaded by a "
+            "node of this pack; set it to 0 for another VAE"
         )
     before, network.noise = network.noise, network.noise.seeded(seed)
     try:

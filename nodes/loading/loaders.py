@@ -12,6 +12,7 @@ from ...ltx2_core.loading.file_set import check_generations
 from ..host.audio_vae import load_audio_vae
 from ..host.clip import load_clip
 from ..host.file_list import FileList
+from ..host.ltx_video import is_ltx_video
 from ..host.upscaler import load_upscaler
 from ..host.values import Vae
 from ..host.video_vae import load_video_vae
@@ -226,13 +227,16 @@ def _vae(name: str, files: FileList, ckpt_name: str, choice: str, load: Callable
     """Load the VAE that was chosen in the input ``name`` by ``load``; None if ``choice`` is "none".
 
     ``choice`` is a name in ``files``, or "in ckpt_name" for the VAE in the checkpoint; ValueError if that has
-    none.
+    none. A checkpoint of LTX-Video has no audio VAE, for which the result is None, too.
     """
     if choice == NONE:
         return None
     if choice != SAME:
         return load(files.path(choice))
     path = file_lists.MODELS.path(ckpt_name)
+    if files is file_lists.AUDIO_VAES and is_ltx_video([open_checkpoint(path)]):
+        # This family has no audio.
+        return None
     if problem := files.problem(path):
         raise ValueError(
             f"{problem}. Choose a file in {name} ({files.download}), or {NONE} where it is not used"

@@ -114,3 +114,21 @@ def _core_model(clip: Any) -> Any:
     model.execution_device = None
     model.set_clip_options({"execution_device": torch.device("cpu")})
     return model
+
+
+class LTX2ProbeTextStates(io.ComfyNode):
+    """Random text states with an attention mask, as the host's T5 returns them; its own has one size only."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeTextStates",
+            inputs=[io.Int.Input("seed"), io.Int.Input("valid"), io.Int.Input("width")],
+            outputs=[io.Conditioning.Output()],
+        )
+
+    @classmethod
+    def execute(cls, seed: int, valid: int, width: int) -> io.NodeOutput:
+        states = torch.randn(1, 12, width, generator=torch.Generator().manual_seed(seed))
+        mask = (torch.arange(12)[None] < valid).long()
+        return io.NodeOutput([[states, {"attention_mask": mask}]])
