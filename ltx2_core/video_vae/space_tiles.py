@@ -123,9 +123,9 @@ class TileDecoder(Protocol):
 class StageTiles:
     """Decodes tiles by a chain of ``stages``, of which the first takes the latent.
 
-    ``conditioned`` has noised the latent, and holds what is added to the layers. ``scale`` is the pixels
-    along a side of a latent cell. If ``causal``, no frame depends on later ones. ``max_piece_bytes`` limits
-    the size of one activation.
+    ``conditioned`` has noised the latent, and holds what is added to the layers; None is nothing. ``scale``
+    is the pixels along a side of a latent cell. If ``causal``, no frame depends on later ones.
+    ``max_piece_bytes`` limits the size of one activation.
     """
 
     stages: Sequence[Stage]
@@ -133,8 +133,11 @@ class StageTiles:
     scale: int
     causal: bool
     max_piece_bytes: int
+    conditioned: ConditionedPass | None = None
 
     def stream(self, window: TileWindow) -> Stream:
+        if self.conditioned is None:
+            return Stream(causal=self.causal)
         rows, columns = (slice(span.start, span.stop) for span in window)
         return self.conditioned.stream(causal=self.causal, rows=rows, columns=columns)
 
