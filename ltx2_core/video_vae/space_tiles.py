@@ -129,7 +129,6 @@ class StageTiles:
     """
 
     stages: Sequence[Stage]
-    conditioned: ConditionedPass
     scale: int
     causal: bool
     max_piece_bytes: int
