@@ -83,10 +83,10 @@ class T5Encoder(nn.Module):
 
 
 def is_t5(path: Path) -> bool:
-    """Whether the file or folder ``path`` is a T5 text encoder, by its tensors or its ``config.json``."""
+    """Whether the file or folder ``path`` is a T5 v1.1 text encoder, by its tensors."""
     if path.is_file():
         return path.suffix == ".safetensors" and MARK in read_header(path).tensors
-    return path.is_dir() and _config_folder(path) is not None
+    return path.is_dir() and _config_folder(path) is not None and MARK in _folder_tensors(path)
 
 
 def find_t5(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], ParsedJson]:
