@@ -10,6 +10,7 @@ import click
 from ..run.options import by_name, check_stage2, options_of
 from .image_size import size_by_image
 from .options import Chosen, command
+from .shot_list import shot_files, with_loras, with_shots
 
 if TYPE_CHECKING:
     from ..loading import Checkpoint
@@ -84,6 +85,7 @@ def _generated(chosen: Chosen) -> str | None:
     from .several import files_of_jobs, run_several, several_jobs
     from .values import Output, execution_of, naming
 
+    chosen = with_loras(chosen)
     recorded = _recorded(chosen)
     chosen.check({} if recorded is None else _named(recorded["request"]))
     output = Output.of(chosen)
@@ -105,7 +107,7 @@ def _generated(chosen: Chosen) -> str | None:
     stages = pipeline.check(request)
     _report(chosen, pipeline, request)
     files = files_of_jobs(several_jobs(chosen, request), output, sheet=chosen["contact_sheet"])
-    inputs = (*named_files(chosen), *recorded_files(recorded, chosen))
+    inputs = (*named_files(chosen), *shot_files(chosen), *recorded_files(recorded, chosen))
     check_apart(files or written(output.destination), inputs)
     request = _enhanced(chosen, pipeline, request)
     jobs = several_jobs(chosen, request)
@@ -232,13 +234,13 @@ def _request(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | None
     from .several import read_prompts
     from .values import request_fields
 
-    fields = request_fields(chosen, pipeline)
+    fields = with_shots(chosen, pipeline, request_fields(chosen, pipeline))
     if chosen["prompts_file"] is not None:
         # The first prompt stands for all in what does not depend on it.
         fields["prompt"] = read_prompts(chosen["prompts_file"])[0]
     if recorded is None:
         if "prompt" not in fields:
-            raise ValueError("--prompt is missing: describe the clip, or give --from-file")
+            raise ValueError("--prompt is missing: describe the clip, or give --shots or --from-file")
         if "pipeline_kind" not in fields:
             stages = fields.setdefault("stages", pipeline.recipe.stages)
             check_stage2(chosen.explicit.keys(), stages)

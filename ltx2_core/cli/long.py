@@ -13,6 +13,7 @@ import click
 from .image_size import size_by_image
 from .options import Chosen, command
 from .prompt_files import read_text
+from .shot_list import long_shots, shot_files, with_loras
 
 if TYPE_CHECKING:
     from ..editing.conditioning import Keyframe
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..run.flat_options import RequestFields
     from ..run.pipeline import LTX2Pipeline
     from ..storage.files import ParsedJson
+    from ..text.schedule import PromptSchedule
     from .saving import LongArguments
     from .values import Output
 
@@ -66,11 +68,12 @@ def _generated(chosen: Chosen) -> str | None:
     from .saving import run_long as run
     from .values import Output
 
+    chosen = with_loras(chosen)
     recorded = None if chosen["from_file"] is None else settings_of(chosen["from_file"])
     if recorded is not None:
         check_command(recorded, "long", chosen["from_file"])
     # Checked here and not by click, because --from-file holds the prompts too; the words are those of click.
-    elif chosen["prompts"] is None:
+    elif chosen["prompts"] is None and chosen["shots"] is None:
         raise click.UsageError("Missing option '--prompts'.")
     chosen.check()
     state: Path | None = chosen["state"]
@@ -78,7 +81,8 @@ def _generated(chosen: Chosen) -> str | None:
         raise ValueError(f"--state {state} is not a folder: name a new or an existing folder for the windows")
     output = Output.of(chosen)
     output.check()
-    check_apart(written(output.destination), (*named_files(chosen), *recorded_files(recorded, chosen)))
+    inputs = (*named_files(chosen), *shot_files(chosen), *recorded_files(recorded, chosen))
+    check_apart(written(output.destination), inputs)
     if chosen["dry_run"]:
         _print_long(chosen, open_recorded(chosen, recorded), recorded)
         return None
@@ -102,12 +106,16 @@ def _arguments(chosen: Chosen, pipeline: LTX2Pipeline, recorded: ParsedJson | No
     # A request with ``denoise`` needs latents, which only the windows have: LongVideo passes it to them.
     fields.pop("denoise", None)
     source: Path | None = chosen["source"]
+    shots: PromptSchedule | None = None
+    if chosen["shots"] is not None:
+        shots, fields = long_shots(chosen, pipeline, fields)
     if recorded is None:
         if source is None:
             size_by_image(chosen, fields, pipeline.recipe)
         background = parse_colour(chosen["background"])
         windows = _windows(chosen, _WINDOWS, fields, background)
-        return _prompts(chosen), long_video_of(windows, source, background=background), fields
+        prompts = shots if shots is not None and chosen["prompts"] is None else _prompts(chosen)
+        return prompts, long_video_of(windows, source, background=background), fields
     before = repeated_long(recorded, fields, source=source)
     fields = {**before.fields, **fields}
     background = parse_colour(fields.get("background", chosen["background"]))

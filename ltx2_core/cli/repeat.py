@@ -123,7 +123,7 @@ def repeated_request(settings: ParsedJson, changes: Mapping[str, Any]) -> Reques
     A recorded field that contradicts a change is left out: for example steps, if sigmas are changed. Raises
     ValueError for an input file that is gone or has changed.
     """
-    recorded = _without(_with_files(settings, changes), changes)
+    recorded = without(_with_files(settings, changes), changes)
     if "clip" in settings and not {"seconds", "num_frames"} & changes.keys():
         # Files of 0.1 do not name a length that was the default of the library then.
         length = recorded.get("seconds") or recorded.get("num_frames") or settings["clip"][2]
@@ -262,7 +262,7 @@ def _with_files(settings: ParsedJson, changes: Iterable[str]) -> JsonObject:
     return with_found_files(settings["request"], settings.get("inputs", {}), replaced={*changes})
 
 
-def _without(request: ParsedJson, changes: Iterable[str]) -> JsonObject:
+def without(request: ParsedJson, changes: Iterable[str]) -> JsonObject:
     """Return the recorded fields of a request without those that ``changes`` replace or exclude.
 
     ``changes`` are names of fields; a change of sigmas excludes steps, for example.
@@ -279,7 +279,7 @@ def _named_fields(settings: ParsedJson, changes: set[str]) -> RequestOptions:
     ``source_clip`` and ``denoise``, which are arguments of the edit or long clip.
     """
     chosen = {*settings.get("recipe", {}).get("chose", ())}
-    recorded = _without(_with_files(settings, changes), changes)
+    recorded = without(_with_files(settings, changes), changes)
     # The prompt and the source are arguments of the edit.
     apart = chosen | {"prompt", "source_clip", "denoise"}
     plain = {name: value for name, value in recorded.items() if value is not None and name not in apart}

@@ -63,6 +63,15 @@ def text_options() -> Iterator[Option]:
         request=True,
     )
     yield Option(
+        name="shots",
+        flags=("--shots",),
+        kind="path",
+        group=group,
+        help="Shot list (JSON, ltx2.shots/1): prompts by time, images, control videos, audio, size and LoRAs "
+        "in one file. Options on the command line replace single values of it. ltx2 shots checks it, and "
+        "makes one of a timeline of LTX Director or a prompt of Wan2GP.",
+    )
+    yield Option(
         name="enhance_prompt",
         flags=("--enhance-prompt",),
         kind="flag",

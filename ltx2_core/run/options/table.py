@@ -64,18 +64,21 @@ _OF_GENERATE: Final = {
 _ONE_TEXT: Final = dict.fromkeys(
     ("prompts_at", "prompt_fade"), "only ltx2 generate changes the prompt within one run"
 )
+_NO_SHOTS: Final = {"shots": "only ltx2 generate and ltx2 long read shot lists"}
 _NO_DETAIL: Final = {"detail_lora": "only ltx2 generate has the DFR pipeline"}
 
 WITHOUT: Final[dict[str, dict[str, str]]] = {
     "extend": {
         **_SDR,
         **_NO_DETAIL,
+        **_NO_SHOTS,
         **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
     },
     "retake": {
         **_NO_DETAIL,
+        **_NO_SHOTS,
         **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
@@ -83,6 +86,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     "sound": {
         **_SDR,
         **_NO_DETAIL,
+        **_NO_SHOTS,
         **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the frames of the source are not changed",
@@ -95,6 +99,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     "dub": {
         **_SDR,
         **_NO_DETAIL,
+        **_NO_SHOTS,
         **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",
@@ -104,6 +109,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
     },
     "hdr": {
         **_NO_DETAIL,
+        **_NO_SHOTS,
         **_ONE_TEXT,
         **_AS_WRITTEN,
         "temporal_upscaler": "the clip has the frame rate of its source",

@@ -21,6 +21,8 @@ CONFLICTS: Final[tuple[tuple[str, str, str], ...]] = (
     ("prompts_file", "prompt", "both set prompts"),
     ("prompts_file", "enhance_prompt", "one prompt is rewritten"),
     ("seeds", "from_file", "a file is repeated with one seed"),
+    ("shots", "from_file", "both hold the settings of a clip"),
+    ("shots", "pipeline_kind", "a shot list is sampled in one or two stages"),
     ("prompts_file", "from_file", "a file is repeated with one prompt"),
     ("seeds", "resume", "one clip is decoded at a time: name its file with -o"),
     ("prompts_file", "resume", "one clip is decoded at a time: name its file with -o"),
