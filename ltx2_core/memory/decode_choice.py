@@ -9,6 +9,7 @@ import torch
 
 from ..config import VideoVAEConfig
 from ..shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan
+from ..video_vae.diffusion.kernels import Means
 from ..video_vae.diffusion.reach import LAG as DIFFUSION_LAG
 from ..video_vae.diffusion.reach import LATENTS_AT_ONCE as DIFFUSION_LATENTS_AT_ONCE
 from ..video_vae.space_tiles import LATENTS_AT_ONCE, SpaceTiles, field_of_view
@@ -57,15 +58,19 @@ class DecodeChoice:
         return f"{pieces} and {self.tiles.columns} x {self.tiles.rows} tiles with {border}: {kind}"
 
 
-def choose_decode(room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
+def choose_decode(
+    room: int, *, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype, means: Means = "tiles"
+) -> DecodeChoice:
     """The fastest way to decode ``clip`` in ``dtype`` that needs at most ``room`` bytes for activations.
 
     It tries, in this order: whole frames in ever smaller pieces of time, exact tiles, and for the
-    convolutional decoder of ``vae`` tiles with cross-faded borders. ``clip`` is the size and length. If no
-    way fits, the one with the lowest peak is returned.
+    convolutional decoder of ``vae`` tiles with cross-faded borders. ``clip`` is the size and length,
+    ``means`` what computes the attention of the diffusion decoder. If no way fits, the one with the lowest
+    peak is returned.
     """
-    choose = _choose_convolutional if vae.diffusion is None else _choose_diffusion
-    return choose(room, vae, clip, dtype)
+    if vae.diffusion is None:
+        return _choose_convolutional(room, vae, clip, dtype)
+    return _choose_diffusion(room, vae, clip, dtype, means)
 
 
 def _choose_convolutional(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
@@ -114,7 +119,9 @@ def _choose_convolutional(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype:
     return smallest
 
 
-def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype) -> DecodeChoice:
+def _choose_diffusion(
+    room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: torch.dtype, means: Means
+) -> DecodeChoice:
     """Choose how the diffusion decoder, whose tiles are always exact, decodes ``clip`` in ``room`` bytes.
 
     It tries whole frames and then tiles, least work first, and each of them with 16, 8, 4 and 2 pixel frames
@@ -132,6 +139,7 @@ def _choose_diffusion(room: int, vae: VideoVAEConfig, clip: ClipPlan, dtype: tor
                 tiles=tiles,
                 itemsize=dtype.itemsize,
                 at_once=at_once,
+                means=means,
             )
             choice = DecodeChoice(
                 piece_bytes=tile_piece_bytes(vae, cells, tiles, dtype.itemsize, at_once),

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from math import prod
 
 from ..config import DiffusionDecoderConfig, VideoVAEConfig
-from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, tile_size
+from ..video_vae.diffusion.attention import BATCH_BYTES, MASK_BYTES, boxes, tile_size
 from ..video_vae.diffusion.blocks import MLP_TOKENS, STRIP_BYTES
+from ..video_vae.diffusion.kernels import Means, few_keys
 from ..video_vae.diffusion.reach import FRAMES_AT_ONCE, LATENTS_AT_ONCE, frames_of, piece_bytes
 from ..video_vae.diffusion.rope import CHUNK_BYTES
 from ..video_vae.space_tiles import SpaceTiles
@@ -78,12 +79,13 @@ def diffusion_memory(
     tiles: SpaceTiles | None = None,
     itemsize: int,
     at_once: int,
+    means: Means = "tiles",
 ) -> DecoderMemory:
     """Bytes of working memory to decode a latent of ``latent_frames`` frames of ``cells`` (rows, columns).
 
     ``at_once`` is how many pixel frames are computed at a time. With ``tiles`` the result is for the largest
     tile and for the stages before the tiles; None decodes whole frames. ``itemsize`` is the bytes of one
-    number. For clips of 14 latent frames and more the estimate is within 10 % of what ``memory.trace.Trace``
+    number, ``means`` what computes attention. For clips of 14 latent frames and more the estimate is within 10 % of what ``memory.trace.Trace``
     counts in a real decode. Weights, the latent and the frames already yielded are not included.
     """
     config = vae.diffusion
@@ -118,7 +120,7 @@ def diffusion_memory(
                 continue
             working = value * piece.taken * area.after(block, config.kernel)
             working += value * piece.made * area.after(block + 1, config.kernel)
-            working += _strip(config, area, block, piece, itemsize)
+            working += _strip(config, area, block, piece, itemsize, means)
             # Later blocks have nothing before a block's first result, and earlier ones free their caches when
             # the clip ends.
             empty = 0.0 if begun else sum(caches[block + 1 :])
@@ -159,11 +161,14 @@ def _early_state(
     return total
 
 
-def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, piece: Piece, itemsize: int) -> float:
+def _strip(
+    config: DiffusionDecoderConfig, area: _Area, block: int, piece: Piece, itemsize: int, means: Means
+) -> float:
     """Bytes that block number ``block`` of the diffusion stage needs for one strip of rows.
 
     ``area`` has the height and width of the tile or frame in patches. ``piece`` says how many pixel
-    frames the block gets, and how many it then computes; ``itemsize`` is the bytes of one number.
+    frames the block gets, and how many it then computes; ``itemsize`` is the bytes of one number, ``means``
+    what computes attention.
     """
     at_once, asking = piece.taken, piece.made
     value = config.channels * itemsize
@@ -177,9 +182,16 @@ def _strip(config: DiffusionDecoderConfig, area: _Area, block: int, piece: Piece
     # pairs are rotated in float32, some frames at a time.
     rotation = queries // config.channels * config.head_dim * 4 / itemsize
     rotating = 0.0 if itemsize == 4 else 4 * min(queries, max(CHUNK_BYTES, queries / asking))
-    attention = 3 * queries + rotation + _copies(config, (asking, strip, width - config.kernel[2] + 1), value)
+    copies = queries + _copies(config, (asking, strip, width - config.kernel[2] + 1), value)
+    masks = min(MASK_BYTES, keys)
+    if means == "triton":
+        copies, masks = queries, 0
+    # The kernel of comfy-kitchen takes queries, and returns results, at all positions of the keys.
+    elif means == "na3d" and few_keys(queries, keys / 2, boxes(config.kernel)):
+        copies, masks = keys, 0
+    attention = 2 * queries + rotation + copies
     hidden = 12 * min(MLP_TOKENS, asking * strip * width) * value
-    return min(MASK_BYTES, keys) + keys + max(5 * queries + rotation + rotating, attention, queries + hidden)
+    return masks + keys + max(5 * queries + rotation + rotating, attention, queries + hidden)
 
 
 def _copies(config: DiffusionDecoderConfig, queries: tuple[float, float, float], value: int) -> float:

@@ -10,6 +10,7 @@ import torch
 from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
 from .audio_stage import AudioSize, audio_bytes
+from ..video_vae.diffusion.kernels import Means
 from .decode_choice import DecodeChoice, choose_decode
 from .estimate import step_bytes
 from .text_stage import TextSize, text_bytes
@@ -170,6 +171,7 @@ def plan_memory(
     source: PlannedStage | None = None,
     finished: ClipPlan | None = None,
     decode_dtype: torch.dtype | None = None,
+    means: Means = "tiles",
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
@@ -181,7 +183,8 @@ def plan_memory(
     last of them. ``batch`` samples go through the transformer at once, and ``text_keys`` bytes of cached text
     keys and values are held while it samples. ``source`` is the stage that encodes the source of an edit,
     None without an edit. ``decode_dtype`` is the number format in which the video is decoded, None for
-    ``dtype``; the decoder's weights in ``size`` are in that format. A positive and a negative prompt of the
+    ``dtype``; the decoder's weights in ``size`` are in that format. ``means`` is what
+    computes the attention of the diffusion decoder on the device. A positive and a negative prompt of the
     full length are assumed.
 
     Raises ValueError for a budget below 1.
@@ -201,7 +204,7 @@ def plan_memory(
     offloaded = (blocks - resident) * size.block_weights
 
     decode = choose_decode(
-        room - size.decoder_weights, vae=size.vae, clip=decoded, dtype=decode_dtype or dtype
+        room - size.decoder_weights, vae=size.vae, clip=decoded, dtype=decode_dtype or dtype, means=means
     )
     # The connectors are small and always run on the device, even if the encoder does not.
     encoder, connectors = text_stages(size.text_weights, size.connector_weights, size.text, itemsize)

@@ -26,6 +26,7 @@ from ..shapes import ClipPlan
 from ..storage.quantized import loaded_bytes
 from ..text.find import find_text_encoder
 from ..transformer.fp8 import fp8_saving
+from ..video_vae.diffusion.kernels import means_on
 from .model_files import ModelFiles
 
 
@@ -83,6 +84,7 @@ class NetworkSizes(ModelFiles):
             text_keys=text_keys,
             source=reading,
             decode_dtype=decode_dtype,
+            means=means_on(self.device),
         )
 
     def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
@@ -111,6 +113,7 @@ class NetworkSizes(ModelFiles):
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
             clip=clip,
             dtype=dtype or self.dtype,
+            means=means_on(self.device),
         )
 
     def component_bytes(

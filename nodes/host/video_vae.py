@@ -33,6 +33,7 @@ from ...ltx2_core.video_vae import (
     VideoVAE,
     VolumeNoise,
 )
+from ...ltx2_core.video_vae.diffusion.kernels import means_on
 from .host_vae import HostVAE
 from .patcher import Patcher, is_dynamic
 from .progress import check_interrupted, count_bar
@@ -142,7 +143,7 @@ def _diffusion_choice(config: VideoVAEConfig, shape: tuple[int, ...], dtype: tor
         room = int(comfy.model_management.get_total_memory(device) * DIFFUSION_SHARE) // batch
     width, height = (max(1, size) * SPATIAL_SCALE for size in reversed(cells))
     clip = ClipPlan(width=width, height=height, frames=max(1, TEMPORAL_SCALE * (frames - 1) + 1), fps=24.0)
-    return choose_decode(room, vae=config, clip=clip, dtype=dtype)
+    return choose_decode(room, vae=config, clip=clip, dtype=dtype, means=means_on(device))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltx2_core.video_vae.diffusion.attention import Masks, neighbourhood_attention
-from ltx2_core.video_vae.diffusion.kernels import by_kernel, saves_work
+from ltx2_core.video_vae.diffusion.kernels import by_na3d, kernel_for
 from ltx2_core.video_vae.diffusion.windows import Axis, Span, needed
 
 LENGTHS, WINDOWS = (9, 8, 10), (5, 3, 7)
@@ -44,11 +44,11 @@ def test_na3d_gives_what_tiles_of_queries_give(part):
         pytest.skip("this comfy-kitchen has no na3d")
     q, k, v, axes = case(part)
     expected = neighbourhood_attention(q, k, v, axes, Masks())
-    torch.testing.assert_close(by_kernel(q, k, v, axes), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(by_na3d(kitchen.na3d, q, k, v, axes), expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_machine_without_cuda_computes_by_tiles(part):
     q, k, v, axes = case(part)
     with torch.inference_mode():
-        assert not saves_work(q, k, v, axes, 100.0)
+        assert kernel_for(q, k, v, axes, 100.0) is None

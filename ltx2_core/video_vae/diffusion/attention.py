@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .kernels import by_kernel, saves_work
+from .kernels import kernel_for
 from .windows import Axis, Geometry, Runs, batches, mask
 
 BATCH_BYTES = 32 * 2**20
@@ -60,11 +60,11 @@ def neighbourhood_attention(
 
     q (B, T, H, W, N, D), already scaled; k and v (B, T', H', W', N, D) -> (B, T, H, W, N, D). ``axes`` say
     where queries and keys lie on the axes T, H and W, and how long windows are. ``masks`` is a cache of
-    attention masks, to which new ones are added. On CUDA a kernel of comfy-kitchen computes it where that
-    is less work.
+    attention masks, to which new ones are added. On CUDA a kernel computes it where there is one.
     """
-    if saves_work(q, k, v, axes, _boxes(axes)):
-        return by_kernel(q, k, v, axes)
+    kernel = kernel_for(q, k, v, axes, boxes(tuple(axis.window for axis in axes)))
+    if kernel is not None:
+        return kernel(q, k, v, axes)
     out = torch.empty_like(q)
     for runs in groups_of(axes, k):
         attend(out, q, k, v, runs, masks)
@@ -109,10 +109,11 @@ def tile_size(window: tuple[int, int, int]) -> tuple[int, int, int]:
     return max(1, (time + 1) // 3), max(2, (height + 1) // 3), max(4, 2 * ((width + 1) // 3))
 
 
-def _boxes(axes: tuple[Axis, Axis, Axis]) -> float:
-    """How many times as many keys a tile of queries attends to as there are in the window of one query."""
-    sizes = tile_size((axes[0].window, axes[1].window, axes[2].window))
-    return prod((size + axis.window - 1) / axis.window for size, axis in zip(sizes, axes, strict=True))
+def boxes(window: Sequence[int]) -> float:
+    """How many times as many keys a tile of queries attends to as there are in one ``window``."""
+    time, height, width = window
+    sizes = tile_size((time, height, width))
+    return prod((size + keys - 1) / keys for size, keys in zip(sizes, window, strict=True))
 
 
 def _at_once(axes: tuple[Axis, Axis, Axis], sizes: tuple[int, int, int], k: Tensor) -> int:

@@ -1,4 +1,4 @@
-"""Neighbourhood attention by the kernel ``na3d`` of comfy-kitchen, where that is installed and saves work.
+"""Which kernel of this machine computes a neighbourhood attention, and the one of comfy-kitchen, ``na3d``.
 
 Letters: B batch, T H W time, rows and columns, N heads, D head width.
 """
@@ -6,9 +6,10 @@ Letters: B batch, T H W time, rows and columns, N heads, D head width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from importlib.util import find_spec
 from math import prod
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -16,31 +17,60 @@ from torch import Tensor
 from .windows import Axis
 
 Axes: TypeAlias = tuple[Axis, Axis, Axis]
+Means: TypeAlias = Literal["tiles", "na3d", "triton"]
+"""What computes neighbourhood attention: tiles of queries, the kernel of comfy-kitchen, or our own."""
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Axes], Tensor]
 
 
-def saves_work(q: Tensor, k: Tensor, v: Tensor, axes: Axes, boxes: float) -> bool:
-    """Whether a kernel of this machine computes the attention of q to k and v with less work than tiles do.
+def kernel_for(q: Tensor, k: Tensor, v: Tensor, axes: Axes, boxes: float) -> Attend | None:
+    """The function that computes the attention of q to k and v with less work than tiles do; None without.
 
-    q, k, v and ``axes`` are those of :func:`.attention.neighbourhood_attention`. ``boxes`` is how many times
-    as many keys a tile of queries attends to as there are in a window. The kernel attends from all positions
-    of the keys, and from what is no query for nothing.
+    It has the arguments and the result of :func:`.attention.neighbourhood_attention`, as q, k, v and ``axes``
+    here. ``boxes`` is how many times as many keys a tile of queries attends to as there are in a window. On
+    CUDA this is the Triton kernel, or else ``na3d`` where that attends from few positions for nothing.
     """
-    if q.device.type != "cuda" or torch.is_grad_enabled() or _na3d() is None:
-        return False
-    if prod(k.shape[1:4]) > boxes * prod(q.shape[1:4]):
-        return False
-    return _has_kernel(k, v, axes)
+    if q.device.type != "cuda" or torch.is_grad_enabled():
+        return None
+    # Triton takes a while to import, and not every machine has it.
+    from .triton_check import why_not
+    from .triton_kernel import by_triton
+
+    window = axes[0].window, axes[1].window, axes[2].window
+    if not why_not(q.device, q.dtype, q.shape[-1], window):
+        return by_triton
+    na3d = _na3d()
+    if na3d is None or not few_keys(prod(q.shape[1:4]), prod(k.shape[1:4]), boxes):
+        return None
+    return partial(by_na3d, na3d) if _has_kernel(k, v, axes) else None
 
 
-def by_kernel(q: Tensor, k: Tensor, v: Tensor, axes: Axes) -> Tensor:
+def means_on(device: torch.device) -> Means:
+    """What computes attention on ``device``, as far as can be told without computing on it.
+
+    The Triton kernel is checked where it is used first, and is not used if it fails.
+    """
+    if device.type != "cuda":
+        return "tiles"
+    if find_spec("triton") is not None:
+        return "triton"
+    return "tiles" if _na3d() is None else "na3d"
+
+
+def few_keys(queries: float, keys: float, boxes: float) -> bool:
+    """Whether a kernel that attends from all ``keys`` positions does no more than tiles of ``queries`` do.
+
+    A tile of queries attends to ``boxes`` times as many keys as there are in a window.
+    """
+    return keys <= boxes * queries
+
+
+def by_na3d(na3d: Callable[..., Any], q: Tensor, k: Tensor, v: Tensor, axes: Axes) -> Tensor:
     """softmax(q kᵀ) v over the window of each query, by comfy-kitchen: (B, T, H, W, N, D).
 
-    The arguments are those of :func:`.attention.neighbourhood_attention`. Keys begin and end where the
-    windows of the queries do, so that the kernel, which takes them for the whole axis, shifts the windows at
-    the same positions.
+    ``na3d`` is its function, the other arguments are those of :func:`.attention.neighbourhood_attention`.
+    Keys begin and end where the windows of the queries do, so that the kernel, which takes them for the whole
+    axis, shifts the windows at the same positions. Queries and the result take as much memory as the keys.
     """
-    na3d = _na3d()
-    assert na3d is not None
     at = [slice(axis.queries.start - axis.first_key, axis.queries.stop - axis.first_key) for axis in axes]
     whole = q
     if q.shape != k.shape:

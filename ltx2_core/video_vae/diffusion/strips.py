@@ -54,11 +54,12 @@ class StripKeys:
         spans = (self.times, Span(0, x.shape[2]), self.columns)
         self.rotation = Rotation(spans, attention.head_dim, x.device)
         self._memory: Tensor | None = None
+        self._stored: Tensor | None = None
 
     def stored(self) -> tuple[Tensor, Tensor]:
-        """The keys and values in memory, those of the rows ``self.rows``: each (B, T, rows, W, N, D)."""
-        assert self._memory is not None
-        keys, values = self._memory[:, :, :, : self.rows.size]
+        """The keys and values of the rows ``self.rows``: each (B, T, rows, W, N, D), contiguous for B = 1."""
+        assert self._stored is not None
+        keys, values = self._stored
         return keys, values
 
     def cover(self, rows: Span, step: int) -> None:
@@ -68,28 +69,37 @@ class StripKeys:
         the windows around these reach.
         """
         known = Span(rows.start, max(rows.start, self.rows.stop))
-        if self._memory is None:
+        shared = None
+        if self._stored is None:
             most = min(self.x.shape[2], step + self.reach)
-            width, head = self.attention.width, self.attention.head_dim
-            heads = (most, self.columns.size, width // head, head)
-            self._memory = self.x.new_empty((2, self.x.shape[0], self.times.size, *heads))
+            self._memory = self.x.new_empty(self._shape(most).numel())
         elif known.size:
             # A copy in between, because both places may overlap.
-            shared = self._memory[:, :, :, rows.start - self.rows.start : self.rows.size].clone()
-            self._memory[:, :, :, : known.size] = shared
+            shared = self._stored[:, :, :, rows.start - self.rows.start :].clone()
         self.rows = rows
+        assert self._memory is not None
+        shape = self._shape(rows.size)
+        # Kernels want them without gaps, also at borders, where there are fewer rows.
+        self._stored = self._memory[: shape.numel()].view(shape)
+        if shared is not None:
+            self._stored[:, :, :, : known.size] = shared
         chunk = max(1, CHUNK_BYTES // (self.x[:, :1, :1].numel() * self.times.size * self.x.element_size()))
         for start in range(known.stop, rows.stop, chunk):
             self._compute(Span(start, min(start + chunk, rows.stop)))
 
+    def _shape(self, rows: int) -> torch.Size:
+        """The shape of keys and values of this many rows: (2, B, T, rows, W, N, D)."""
+        width, head = self.attention.width, self.attention.head_dim
+        return torch.Size((2, len(self.x), self.times.size, rows, self.columns.size, width // head, head))
+
     def _compute(self, rows: Span) -> None:
-        assert self._memory is not None
+        assert self._stored is not None
         x = window(self.place.past, self.x, rows, self.columns, 0, self.times.size)
         table = self.rotation.box((self.times, rows, self.columns))
         at = slice(rows.start - self.rows.start, rows.stop - self.rows.start)
         k, v = self.attention.keys_and_values(self.normed(x), table)
-        self._memory[0, :, :, at] = k
-        self._memory[1, :, :, at] = v
+        self._stored[0, :, :, at] = k
+        self._stored[1, :, :, at] = v
 
 
 def window(past: Tensor | None, x: Tensor, rows: Span, columns: Span, start: int, stop: int) -> Tensor:
