@@ -85,8 +85,9 @@ def diffusion_memory(
 
     ``at_once`` is how many pixel frames are computed at a time. With ``tiles`` the result is for the largest
     tile and for the stages before the tiles; None decodes whole frames. ``itemsize`` is the bytes of one
-    number, ``means`` what computes attention. For clips of 14 latent frames and more the estimate is within 10 % of what ``memory.trace.Trace``
-    counts in a real decode. Weights, the latent and the frames already yielded are not included.
+    number, ``means`` what computes attention. For clips of 14 latent frames and more the estimate is within
+    10 % of what ``memory.trace.Trace`` counts in a real decode. Weights, the latent and the frames already
+    yielded are not included.
     """
     config = vae.diffusion
     assert config is not None

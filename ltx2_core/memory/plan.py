@@ -9,8 +9,8 @@ import torch
 
 from ..config import TransformerConfig, VideoVAEConfig
 from ..shapes import ClipPlan
-from .audio_stage import AudioSize, audio_bytes
 from ..video_vae.diffusion.kernels import Means
+from .audio_stage import AudioSize, audio_bytes
 from .decode_choice import DecodeChoice, choose_decode
 from .estimate import step_bytes
 from .text_stage import TextSize, text_bytes

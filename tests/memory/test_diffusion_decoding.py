@@ -73,7 +73,6 @@ def test_a_decode_needs_what_is_said_of_it(monkeypatch, cells, tiles, at_once, m
     said = diffusion_memory(
         RELEASED, latent_frames=14, cells=cells, tiles=tiles, itemsize=2, at_once=at_once, means=means
     )
-    print("R", means, cells, bool(tiles), at_once, trace.peak/1e9, said.peak/trace.peak)
     assert 0.9 * trace.peak <= said.peak <= 1.1 * trace.peak
 
 
