@@ -44,7 +44,7 @@ _LONGEST_TILES = 7
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _EXECUTION = (
     *("passes_per_call", "decoder_seed", "decoder_noise", "fused", "keep_text_keys", "cuda_graphs"),
-    *("fp8_blocks", "fp8_matmul", "nvfp4_matmul"),
+    *("fp8_blocks", "fp8_matmul", "nvfp4_matmul", "int8_matmul"),
 )
 
 

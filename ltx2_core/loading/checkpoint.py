@@ -125,6 +125,7 @@ class Checkpoint:
         numerics: Numerics = Numerics.OFFICIAL,
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
+        int8_matmul: bool = False,
     ) -> nn.Module:
         """Load the network of ``component``, in evaluation mode and without gradients.
 
@@ -137,17 +138,16 @@ class Checkpoint:
         :meth:`switch_loras` exchanges them later.
 
         Quantised linear layers stay quantised and decode their weight in the forward pass; ``dtype`` is what
-        they compute in. With ``fp8_matmul`` or ``nvfp4_matmul``, layers in fp8 or NVFP4 are multiplied in
-        that format on devices that support it, which rounds their input too. Other quantised tensors are
-        decoded while loading.
+        they compute in. With ``fp8_matmul``, ``nvfp4_matmul`` or ``int8_matmul``, layers of that kind are
+        multiplied in that format on devices that support it, which rounds their input too. Other quantised
+        tensors are decoded while loading.
 
         Raises ValueError, before any weight is read, if the component is missing, incomplete, in an unknown
         number format or does not fit the configuration, or if a LoRA has layers for it but none fits. Raises
         it while reading for weights that are NaN or infinite.
         """
-        network, base = self._prepare(
-            component, operations, numerics, dtype, torch.device(device), fp8_matmul, nvfp4_matmul
-        )
+        matmul = {"fp8_matmul": fp8_matmul, "nvfp4_matmul": nvfp4_matmul, "int8_matmul": int8_matmul}
+        network, base = self._prepare(component, operations, numerics, dtype, torch.device(device), matmul)
         # All LoRAs are matched before weights are read, so that a wrong one fails at once.
         changes, _ = find_changes(loras, component, base.shapes, self.generation)
         # These are read by ``merged``, one layer at a time; reading them here would hold them twice.
@@ -164,7 +164,7 @@ class Checkpoint:
 
     def check(self, component: Component) -> None:
         """Raise the ValueError that :meth:`load` would raise for ``component``, without reading weights."""
-        self._prepare(component, nn, Numerics.OFFICIAL, None, torch.device("cpu"), False, False)
+        self._prepare(component, nn, Numerics.OFFICIAL, None, torch.device("cpu"), {})
 
     def switch_loras(
         self,
@@ -242,13 +242,12 @@ class Checkpoint:
         numerics: Numerics,
         dtype: torch.dtype | None,
         device: torch.device,
-        fp8_matmul: bool,
-        nvfp4_matmul: bool,
+        matmul: Mapping[str, bool],
     ) -> tuple[nn.Module, Base]:
         """Build the network without memory (on ``meta``), and check that the file's tensors fit it.
 
-        Arguments are those of :meth:`load`. Returns the network and a description of the stored tensors, from
-        which the weights are read afterwards.
+        Arguments are those of :meth:`load`; ``matmul`` has its last three by name. Returns the network and a
+        description of the stored tensors, from which the weights are read afterwards.
         """
         infos, shapes = self.infos(component), self._shapes[component]
         try:
@@ -264,9 +263,7 @@ class Checkpoint:
         quantised = [] if component is Component.TEXT_PROJECTION else list(layers.values())
         # Shapes are compared on the meta device, before any weight is read.
         expected = {name: tuple(tensor.shape) for name, tensor in plain.state_dict().items()}
-        resident = replace_linears(
-            network, quantised, plain, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul
-        )
+        resident = replace_linears(network, quantised, plain, **matmul)
         if component is Component.VIDEO_DECODER and self.has_diffusion_decoder:
             expected = diffusion_vae.stored_shapes(expected, infos)
         check_fit(self.path, component, infos, layers, expected)

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_SWITCHES = ("fused", "keep_text_keys", "cuda_graphs", "fp8_blocks", "fp8_matmul", "nvfp4_matmul")
+_SWITCHES = (
+    *("fused", "keep_text_keys", "cuda_graphs", "fp8_blocks", "fp8_matmul", "nvfp4_matmul", "int8_matmul"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,9 @@ class Execution:
         fp8_blocks: hold the large layers of all blocks but the first and the last in fp8, with a scale for
             each output row, and multiply in fp8: half the memory and faster, with rounding errors. A device
             that cannot do this computes without fp8, and ``networks.fp8_problem`` says why.
-        fp8_matmul, nvfp4_matmul: also multiply in fp8 or NVFP4 in layers that the file stores in that format,
-            which rounds their input. Opening a pipeline raises ValueError if the device cannot.
+        fp8_matmul, nvfp4_matmul, int8_matmul: also multiply in fp8, NVFP4 or int8 in layers that the file
+            stores in that format, which rounds their input. Opening a pipeline raises ValueError if the
+            device cannot.
         processes: the place of this process among several that generate one clip (see ``join_processes``);
             each calls the pipeline in the same way and gets the same latents.
     """
@@ -77,6 +80,7 @@ class Execution:
     fp8_blocks: bool = False
     fp8_matmul: bool = False
     nvfp4_matmul: bool = False
+    int8_matmul: bool = False
     processes: Processes = field(default_factory=Processes)
 
     def __post_init__(self) -> None:
@@ -156,6 +160,7 @@ class ExecutionOptions(TypedDict, total=False):
     fp8_blocks: bool
     fp8_matmul: bool
     nvfp4_matmul: bool
+    int8_matmul: bool
     processes: Processes
 
 

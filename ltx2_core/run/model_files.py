@@ -51,11 +51,12 @@ class ModelFiles:
         """Read the headers of ``checkpoints``, ``text_encoder`` and ``video_decoder``.
 
         Raises ValueError for files that are not of LTX-2 or do not belong together (see ``check_set``), for a
-        ``decoder_seed`` with a video decoder that uses no noise, and if the device cannot multiply in fp8 or
-        NVFP4 where ``execution`` requires that.
+        ``decoder_seed`` with a video decoder that uses no noise, and if the device cannot multiply in fp8,
+        NVFP4 or int8 where ``execution`` requires that.
         """
         # The product is checked before any file is opened, because it fails by the device alone.
-        matmul = {"fp8_matmul": execution.fp8_matmul, "nvfp4_matmul": execution.nvfp4_matmul}
+        kinds = ("fp8_matmul", "nvfp4_matmul", "int8_matmul")
+        matmul = {kind: getattr(execution, kind) for kind in kinds}
         device, dtype = execution.device, execution.dtype
         check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
@@ -152,14 +153,15 @@ class ModelFiles:
     def identity(self) -> JsonObject:
         """JSON values that identify the networks of this run: digests of their files, and how they compute.
 
-        That is number format, numerics and multiplications in fp8 or NVFP4. LoRAs are not among the values.
+        That is number format, numerics and products in fp8, NVFP4 or int8. LoRAs are not among the values.
         ``storage.identity`` describes what a digest covers.
         """
         return {
             "files": self.digests(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "numerics": self.numerics.value,
-            **self._matmul,
+            # Left out where it is off, so that latents of earlier versions are still those of this run.
+            **{kind: on for kind, on in self._matmul.items() if on or kind != "int8_matmul"},
             "fp8_blocks": self.fp8_product is not None,
         }
 

@@ -17,6 +17,7 @@ from .files import ParsedJson
 from .gguf import stored_shape
 from .gguf_blocks import BLOCKS
 from .header import TensorInfo
+from .int8_product import fits_int8_product, int8_product, supports_int8_matmul
 from .quantize import encode
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -113,14 +114,21 @@ class QuantizedLinear(nn.Module):
     By default the weight is decoded to float32, cast to the input's dtype and multiplied there. With
     ``fp8_matmul`` fp8 layers are multiplied in fp8 instead, which rounds the input to fp8 too, where the
     device supports it (:func:`supports_fp8_matmul`) and the kernel takes the input's dtype and the layer's
-    size. ``nvfp4_matmul`` does the same for NVFP4 layers (:func:`supports_nvfp4_matmul`).
+    size. ``nvfp4_matmul`` does the same for NVFP4 layers (:func:`supports_nvfp4_matmul`), and ``int8_matmul``
+    for int8 ones (:func:`~.int8_product.supports_int8_matmul`).
     """
 
     weight: Tensor
     bias: Tensor | None
 
     def __init__(
-        self, linear: nn.Linear, layer: StoredLayer, *, fp8_matmul: bool = False, nvfp4_matmul: bool = False
+        self,
+        linear: nn.Linear,
+        layer: StoredLayer,
+        *,
+        fp8_matmul: bool = False,
+        nvfp4_matmul: bool = False,
+        int8_matmul: bool = False,
     ) -> None:
         """Create the replacement of ``linear`` for the stored ``layer``; the flags are those of the class.
 
@@ -132,6 +140,7 @@ class QuantizedLinear(nn.Module):
         self.name = layer.name
         self.fp8_matmul = fp8_matmul
         self.nvfp4_matmul = nvfp4_matmul
+        self.int8_matmul = int8_matmul
         self.companions = tuple(suffix for suffix in layer.infos if suffix != "weight")
         # On the meta device, since the tensors of the file are assigned later.
         for suffix, info in layer.infos.items():
@@ -147,6 +156,8 @@ class QuantizedLinear(nn.Module):
             return self._fp8(x, bias)
         if self.nvfp4_matmul and self._is_nvfp4_ready(x):
             return self._nvfp4(x, bias)
+        if self.int8_matmul and self._is_int8_ready(x):
+            return self._int8(x, bias)
         # Decoded in float32 and rounded once: products of scales in bfloat16 would be rounded twice.
         return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
 
@@ -187,6 +198,17 @@ class QuantizedLinear(nn.Module):
         )
         return out.reshape(*x.shape[:-1], self.out_features)
 
+    def _is_int8_ready(self, x: Tensor) -> bool:
+        stored = self.form.kind == "int8" and not self.form.full_precision and self.weight.ndim == 2
+        return stored and fits_int8_product(self.weight) and supports_int8_matmul(x.device)
+
+    def _int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), torch.ones(()))
+        flat = x.reshape(-1, self.in_features)
+        out = int8_product(flat, self.weight.to(x.device), scale.to(x.device), self.form.rotation)
+        out = (out if bias is None else out + bias.float()).to(x.dtype)
+        return out.reshape(*x.shape[:-1], self.out_features)
+
     def _is_nvfp4_ready(self, x: Tensor) -> bool:
         return (
             self.form == Format("nvfp4")
@@ -225,11 +247,12 @@ def replace_linears(
     *,
     fp8_matmul: bool = False,
     nvfp4_matmul: bool = False,
+    int8_matmul: bool = False,
 ) -> frozenset[str]:
     """Replace those linear layers of ``network`` that ``layers`` describes by :class:`QuantizedLinear`.
 
     Returns the names of the replaced layers. ``plain`` is the same network built with ``torch.nn`` layers,
-    needed if the layers of ``network`` have no parameters yet, else None. The two flags are those of
+    needed if the layers of ``network`` have no parameters yet, else None. The three flags are those of
     :class:`QuantizedLinear`. Quantised tensors of other modules (convolutions, norms, tables cast to fp8) are
     not replaced and must be decoded while loading.
     """
@@ -243,7 +266,9 @@ def replace_linears(
         except AttributeError:
             continue
         if isinstance(linear, nn.Linear):
-            stored = QuantizedLinear(linear, layer, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul)
+            stored = QuantizedLinear(
+                linear, layer, fp8_matmul=fp8_matmul, nvfp4_matmul=nvfp4_matmul, int8_matmul=int8_matmul
+            )
             parent.register_module(child, stored)
             replaced.append(layer.name)
     return frozenset(replaced)
@@ -271,8 +296,15 @@ def supports_nvfp4_matmul(device: torch.device) -> bool:
     return hasattr(torch, "float4_e2m1fn_x2") and torch.cuda.get_device_capability(device) >= (10, 0)
 
 
-def check_matmul(device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool) -> None:
-    """Raise ValueError if ``fp8_matmul`` or ``nvfp4_matmul`` is set and ``device`` does not support it."""
+def check_matmul(
+    device: torch.device, *, fp8_matmul: bool, nvfp4_matmul: bool, int8_matmul: bool = False
+) -> None:
+    """Raise ValueError if one of the flags is set and ``device`` does not support its products."""
+    if int8_matmul and not supports_int8_matmul(device):
+        raise ValueError(
+            f"int8_matmul needs a CPU or an NVIDIA GPU of compute capability 7.5 or newer; the device is "
+            f"{device}. Leave int8_matmul off: quantised layers are then decoded when they are used"
+        )
     for enabled, supports, option, needed in (
         (fp8_matmul, supports_fp8_matmul, "fp8_matmul", "8.9 or newer (Ada, Hopper, Blackwell)"),
         (nvfp4_matmul, supports_nvfp4_matmul, "nvfp4_matmul", "10.0 or newer (Blackwell) and torch 2.8"),

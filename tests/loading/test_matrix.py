@@ -218,6 +218,22 @@ def test_quantised_transformers_give_the_velocity_of_their_decoded_weights(
     checkpoint.load(Component.VOCODER)
 
 
+@pytest.mark.parametrize(("kind", "tolerance"), [("int8", 0.02), ("int8 rotated", 0.02)])
+def test_int8_files_multiply_as_stored_near_their_decoded_weights(
+    kind, tolerance, generations, tmp_path, velocities
+):
+    source = generations["2.3"]
+    stored, decoded, metadata = quantised(load_file(source), FORMATS[kind][0], "tensors")
+    metadata["config"] = json.dumps(open_checkpoint(source).config)
+    save_file(stored, tmp_path / "stored.safetensors", metadata=metadata)
+    save_file(decoded, tmp_path / "decoded.safetensors", metadata={"config": metadata["config"]})
+    checkpoint = open_checkpoint(tmp_path / "stored.safetensors")
+    ours = velocities(checkpoint.load(Component.TRANSFORMER, dtype=torch.float32, int8_matmul=True))
+    exact = velocities(open_checkpoint(tmp_path / "decoded.safetensors").load(Component.TRANSFORMER))
+    for a, b in zip(ours, exact, strict=True):
+        assert 0 < (a - b).norm() / b.norm() < tolerance
+
+
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 def test_a_plain_cast_of_everything_to_fp8_loads(dtype, generation, generations, tmp_path, velocities):

@@ -12,6 +12,7 @@ from ltx2_core.cli.main import main
 from ltx2_core.storage import quantized as module
 from ltx2_core.storage.dequantize import PACKED, Format, decode, untile_block_scales
 from ltx2_core.storage.header import TensorInfo
+from ltx2_core.storage.int8_product import supports_int8_matmul
 from ltx2_core.storage.quantize import encode, tile_block_scales
 from ltx2_core.storage.quantized import (
     QuantizedLinear,
@@ -119,3 +120,56 @@ def test_a_pipeline_on_the_cpu_refuses_them_before_anything_is_loaded(option):
     )
     assert result.exit_code == 2
     assert f"--{option.replace('_', '-')} needs an NVIDIA GPU" in result.output
+
+
+INT8 = [
+    # (format, shape of the input, whether it is multiplied as stored)
+    (Format("int8"), (2, 16, 64), True),
+    (Format("int8", 16), (2, 16, 64), True),
+    (Format("int8", 16), (1, 64), True),
+    (Format("int8", 64), (300, 64), True),
+    (Format("int8", 16, full_precision=True), (2, 16, 64), False),
+]
+
+
+@pytest.mark.parametrize(("form", "shape", "stored"), INT8)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_int8_product_is_close_to_the_exact_one(form, shape, stored, dtype):
+    linear, layer, state = stored_linear(form, {"weight": "I8", "weight_scale": "F32"})
+    exact, fast = (QuantizedLinear(linear, layer, int8_matmul=flag) for flag in (False, True))
+    for quantised in (exact, fast):
+        quantised.load_state_dict(state, strict=True, assign=True)
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    result, expected = fast(x), exact(x)
+    assert (result.shape, result.dtype) == (expected.shape, dtype)
+    if not stored:
+        assert torch.equal(result, expected)
+        return
+    assert 0 < (result - expected).float().norm() / expected.float().norm() < 0.01
+    # Zeros have no scale of their own.
+    assert torch.equal(fast(torch.zeros_like(x)), exact(torch.zeros_like(x)))
+
+
+def test_rotated_int8_layers_bear_outliers_of_the_input():
+    errors = {}
+    for rotation in (0, 64):
+        linear, layer, state = stored_linear(
+            Format("int8", rotation), {"weight": "I8", "weight_scale": "F32"}
+        )
+        exact, fast = (QuantizedLinear(linear, layer, int8_matmul=flag) for flag in (False, True))
+        for quantised in (exact, fast):
+            quantised.load_state_dict(state, strict=True, assign=True)
+        x = torch.randn(64, 64, generator=torch.Generator().manual_seed(2))
+        x[:, 5] *= 40
+        errors[rotation] = ((fast(x) - exact(x)).norm() / exact(x).norm()).item()
+    assert errors[64] < 0.02
+    assert errors[64] < errors[0]
+
+
+@pytest.mark.parametrize(("capability", "supported"), [((7, 0), False), ((7, 5), True), ((9, 0), True)])
+def test_int8_products_need_a_gpu_that_has_them(capability, supported, monkeypatch):
+    device = capable(monkeypatch, capability)
+    assert supports_int8_matmul(device) == supported
+    if not supported:
+        with pytest.raises(ValueError, match="int8_matmul needs a CPU or an NVIDIA GPU"):
+            check_matmul(device, fp8_matmul=False, nvfp4_matmul=False, int8_matmul=True)

@@ -256,6 +256,15 @@ def execution_options() -> Iterator[Option]:
         "Faster, but the inputs of these layers are rounded.",
         default=False,
     )
+    yield Option(
+        name="int8_matmul",
+        flags=("--int8-matmul",),
+        kind="flag",
+        group=group,
+        help="For checkpoints that store layers in int8, such as the int8 ConvRot files of LTX-2.5: also "
+        "multiply in int8, as ComfyUI does. The inputs of these layers are rounded, to about a hundredth.",
+        default=False,
+    )
 
 
 def several_options() -> Iterator[Option]:
