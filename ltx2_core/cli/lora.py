@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .options import PathType
-from .values import parse_lora
 
 if TYPE_CHECKING:
     import torch
@@ -211,6 +210,7 @@ def _figures_text(figures: LoraFigures, *, layers: bool) -> list[str]:
 
 def _open(text: str) -> Lora:
     from ..loading import open_lora
+    from .values import parse_lora
 
     spec = parse_lora(text)
     if not isinstance(spec.strength, (int, float)):

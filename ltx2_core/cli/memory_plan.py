@@ -30,6 +30,9 @@ def plan(chosen: Chosen) -> None:
         # Before the plans are computed, so that a wrong path costs no time.
         _check_plot(chosen["picture"])
     clips = _clips(chosen)
+    if chosen["train"]:
+        _plan_training(chosen, clips[-1])
+        return
     planner = _of_files(chosen, clips) if chosen["checkpoints"] else _of_released(chosen, clips)
     plans = [planner(budget) for budget in _budgets(chosen["budgets"])]
     clip = clips[-1]
@@ -43,6 +46,27 @@ def plan(chosen: Chosen) -> None:
     click.echo(f"\n{_advice(plans)}")
     if chosen["picture"] is not None:
         _draw(plans, chosen["picture"])
+
+
+def _plan_training(chosen: Chosen, clip: ClipPlan) -> None:
+    """Print the settings of a LoRA run for each budget, with the memory that they need."""
+    from ..memory import released_size, size_text
+    from ..training.memory_plan import choose_training
+
+    for name in ("checkpoints", "picture"):
+        if chosen[name]:
+            raise ValueError("--train plans for the released models of --model and --stored alone")
+    size, quantised = released_size(chosen["model"], chosen["stored"]), chosen["stored"] != "bf16"
+    click.echo(
+        f"LoRA on LTX-{chosen['model']} in {chosen['stored']}: clips of {clip.width}x{clip.height}, "
+        f"{clip.frames} frames at {clip.fps:g} fps with audio, one in a batch"
+    )
+    for budget in _budgets(chosen["budgets"]):
+        choice, memory, fits = choose_training(budget, size, clip, quantised=quantised)
+        click.echo(f"\nwithin {size_text(budget)}" + ("" if fits else ": DOES NOT FIT, the least is"))
+        click.echo(f"  {memory}")
+        for line in choice.lines():
+            click.echo(f"  {line}")
 
 
 def _advice(plans: Sequence[MemoryPlan]) -> str:

@@ -14,6 +14,7 @@ import torch
 from ..loading import Component
 from ..storage.identity import identity
 from ..storage.private import locked
+from ..training.block_memory import place
 from ..training.history import plot
 from ..training.processes import Processes, joined_processes
 from ..transformer import Transformer
@@ -22,7 +23,7 @@ from .open_run import Opened, base_digest
 from .preset_loras import preset_loras, split_strength
 from .settings import FullSettings, LoraSettings
 from .trainees import Trainee
-from .trainer import Trainer
+from .trainer import Trainer, swapped_blocks
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 """Called after each optimizer step with (step, all steps, what is logged)."""
@@ -81,7 +82,12 @@ class _Run:
             self.watch.on_save(0, None)
         base = self.opened.networks.file(Component.TRANSFORMER)
         loras = preset_loras(settings, base)
-        with self.opened.networks.use(Component.TRANSFORMER, loras, dtype=_dtype(self.opened)) as network:
+        swaps = isinstance(settings, LoraSettings) and settings.blocks_to_swap > 0
+        device = torch.device("cpu") if swaps else None
+        networks = self.opened.networks
+        with networks.use(Component.TRANSFORMER, loras, device=device, dtype=_dtype(self.opened)) as network:
+            if swaps:
+                place(network, networks.device, swapped_blocks(settings, network))
             self.trainer = trainer = Trainer(
                 self.opened, network, make(self.opened, network, self.processes), self.processes
             )

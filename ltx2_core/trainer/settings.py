@@ -77,6 +77,9 @@ class TrainSettings:
     audio_loss_weight: float = _key(1.0, "Weight of the audio loss.", low=0.0)
     caption_dropout: float = _key(0.0, "How often the caption is empty.", low=0.0, high=1.0)
     gradient_checkpointing: bool = _key(True, "Compute activations again instead of holding them.")
+    activation_offload: bool = _key(
+        False, "With gradient_checkpointing: what is held of activations waits in system memory.", free=True
+    )
     mixed_precision: str = _key("auto", "auto: bf16 on CUDA, else no.", choices=("auto", "bf16", "no"))
     seed: int = _key(42, "Seed of initial weights, order, noise and conditions.", low=0, high=2**63 - 1)
     official: bool = _key(
@@ -112,6 +115,8 @@ class TrainSettings:
             raise ValueError("dataset is missing: name the folder that ltx2 dataset wrote")
         if not self.learning_rate:
             raise ValueError("learning_rate must be above 0")
+        if self.activation_offload and not self.gradient_checkpointing:
+            raise ValueError("activation_offload needs gradient_checkpointing")
 
     def lasting(self) -> dict[str, Any]:
         """The settings that change the weights, as JSON values: those that a resumed run must share.
@@ -152,6 +157,14 @@ class LoraSettings(TrainSettings):
         "training); use both together afterwards.",
         free=True,
     )
+    blocks_to_swap: int = _key(
+        0,
+        "Blocks whose weights lie in system memory and are copied when they run (needs "
+        "gradient_checkpointing); ltx2 plan --train says how many.",
+        low=0,
+        high=1000,
+        free=True,
+    )
     key_style: str = _key(
         "official",
         "Names in saved files: official for ComfyUI and this package, bare without prefix, kohya.",
@@ -161,6 +174,8 @@ class LoraSettings(TrainSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.blocks_to_swap and not self.gradient_checkpointing:
+            raise ValueError("blocks_to_swap needs gradient_checkpointing")
         if self.key_style == "kohya" and self.kind != "lora":
             raise ValueError(f"key_style=kohya is for kind=lora; {self.kind} is saved with official names")
 

@@ -62,6 +62,8 @@ class LoraTrainee:
             rank_stabilised=settings.rank_stabilized,
             dropout=settings.dropout,
         )
+        # Layers of swapped blocks lie in system memory, their adapters do not.
+        self.adapters.to(opened.networks.device)
         self.module: nn.Module = self.adapters
         if settings.init_lora and not opened.files.state.is_file():
             self._start_from(Path(settings.init_lora))

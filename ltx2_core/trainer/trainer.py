@@ -11,6 +11,7 @@ from typing import NoReturn
 import torch
 
 from ..loading.lora_report import updated_stream
+from ..training.block_memory import BlockRunner, place, streamed_numbers
 from ..training.loop import step_generator, swapped
 from ..training.objective import GeneratorDraws, Losses, Step, losses, prepare, velocities
 from ..training.optimizer_choice import Group, OptimizerOptions, optimizer_of
@@ -23,11 +24,20 @@ from ..transformer import Transformer
 from .health import LOGGED, logged, save_bad_batch
 from .open_run import Opened
 from .samples import Batch
-from .settings import FullSettings
+from .settings import FullSettings, LoraSettings, TrainSettings
 from .trainees import Trainee, by_stream
 
 VALIDATION_CLIPS = 4
 _VALIDATION_SEED = 20240
+
+
+def swapped_blocks(settings: TrainSettings, network: Transformer) -> tuple[int, ...]:
+    """Numbers of the blocks whose weights lie in system memory; raises ValueError for more than there are."""
+    count = settings.blocks_to_swap if isinstance(settings, LoraSettings) else 0
+    blocks = len(network.transformer_blocks)
+    if count > blocks:
+        raise ValueError(f"blocks_to_swap={count}: the transformer has {blocks} blocks")
+    return streamed_numbers(blocks, count)
 
 
 class Trainer:
@@ -36,7 +46,7 @@ class Trainer:
     def __init__(self, opened: Opened, network: Transformer, trainee: Trainee, processes: Processes) -> None:
         self.opened, self.network, self.trainee, self.processes = opened, network, trainee, processes
         settings = opened.settings
-        self.device = next(network.parameters()).device
+        self.device = opened.networks.device
         parts = list(trainee.named())
         parameters = {name: parameter for name, _, parameter in parts}
         weights = settings.weights if isinstance(settings, FullSettings) else "float32"
@@ -77,6 +87,11 @@ class Trainer:
             seed=settings.seed,
             copies={} if self.copies is None else self.copies.copies,
         )
+        self._swapped = swapped_blocks(settings, network)
+        self._run_block: BlockRunner | None = None
+        if settings.activation_offload or self._swapped:
+            offload = settings.activation_offload
+            self._run_block = BlockRunner(self.device, offload=offload, streamed=self._swapped)
         mixed = settings.mixed_precision
         self.mixed = mixed == "bf16" or (mixed == "auto" and self.device.type == "cuda")
         self.mixed = self.mixed or weights in ("bf16", "bf16_rounded")
@@ -145,7 +160,7 @@ class Trainer:
         try:
             yield
         finally:
-            self.network.to(self.device)
+            place(self.network, self.device, self._swapped)
 
     def _stop(self, batch: Batch, step: Step, value: float) -> NoReturn:
         path = self.opened.files.folder / f"bad_batch_step_{self.state.step + 1:06d}.safetensors"
@@ -180,5 +195,11 @@ class Trainer:
         step = prepare(batch.objective, batch.clips, GeneratorDraws(generator, self.device))
         checkpointing = self.opened.settings.gradient_checkpointing and torch.is_grad_enabled()
         with torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext():
-            predicted = velocities(self.network, step, checkpointing=checkpointing)
+            predicted = velocities(
+                self.network,
+                step,
+                checkpointing=checkpointing,
+                # Swapped blocks are copied in validation too.
+                run_block=self._run_block if checkpointing or self._swapped else None,
+            )
         return losses(batch.objective, step, predicted), step

@@ -162,3 +162,26 @@ def test_a_preset_lora_is_under_the_trained_one_and_belongs_to_the_run(settings,
         train_lora(open_run(replace(on_top, preset_loras=(f"{plain}:0.6",), steps=1)))
     with pytest.raises(ValueError, match="preset_loras: no file at gone"):
         open_run(replace(run, preset_loras=("gone.safetensors",)))
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("changes", [{"activation_offload": True}, {"blocks_to_swap": 2}])
+def test_offloaded_activations_and_swapped_blocks_change_no_number(settings, tmp_path, kind, changes) -> None:
+    run = replace(settings, steps=2, kind=kind, gradient_checkpointing=True, validation_every=2)
+    plain = train_lora(open_run(run))
+    frugal = train_lora(open_run(replace(run, output_dir=str(tmp_path / "frugal"), **changes)))
+    first, second = load_file(plain), load_file(frugal)
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    assert plain.with_name("log.jsonl").read_text() == frugal.with_name("log.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"activation_offload": True}, "activation_offload needs gradient_checkpointing"),
+        ({"blocks_to_swap": 1}, "blocks_to_swap needs gradient_checkpointing"),
+    ],
+)
+def test_memory_settings_need_checkpointing(settings, changes, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(settings, **changes)

@@ -318,6 +318,16 @@ def plans_options() -> Iterator[Option]:
         "--model. With int8, as in the int8 ConvRot files of LTX-2.5, the text encoder is int8 too.",
     )
     yield Option(
+        name="train",
+        flags=("--train",),
+        kind="flag",
+        group=group,
+        command=command,
+        default=False,
+        help="Plan a LoRA run of ltx2 train on clips of this size instead, and choose its settings for each "
+        "budget.",
+    )
+    yield Option(
         name="picture",
         flags=("--picture",),
         kind="path",

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...conditioning.patchify import audio_positions, patchify_audio, patchify_video, video_positions
 from ...transformer import Modality, Transformer
+from ...transformer.model import RunBlock
 from .clips import Clips, Factors, Reference, reference_factors
 from .conditions import Condition
 from .draws import Draws
@@ -72,15 +73,20 @@ def prepare(objective: Objective, clips: Clips, draws: Draws) -> Step:
 
 
 def velocities(
-    transformer: Transformer, step: Step, *, checkpointing: bool = False
+    transformer: Transformer,
+    step: Step,
+    *,
+    checkpointing: bool = False,
+    run_block: RunBlock | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Predict the velocities (B, R + N, C) of both streams; None for an absent one.
 
     With ``checkpointing`` the activations of a block are not held but computed again in the backward pass.
+    ``run_block`` runs the blocks in another way, such as a :class:`~..block_memory.BlockRunner`.
     """
     video, audio = (None if s is None else s.modality for s in (step.video, step.audio))
     inputs = transformer.condition(video, audio)
-    run: Any = _checkpointed if checkpointing else None
+    run: Any = run_block or (_checkpointed if checkpointing else None)
     hidden = transformer.run_blocks(transformer.embed(video, audio), inputs, run_block=run)
     return transformer.head(hidden, inputs)
 
