@@ -101,7 +101,7 @@ def spread_keyframes(count: int, frames: int) -> tuple[int, ...]:
 
     The first and the last frame of the clip are not among them.
     """
-    return tuple(round(number * (frames - 1) / (count + 1)) for number in range(1, count + 1))
+    return _even(frames, count + 1)[:-1]
 
 
 def keyframes_every(interval: int, frames: int, occupied: Collection[int] = ()) -> tuple[int, ...]:
@@ -112,6 +112,13 @@ def keyframes_every(interval: int, frames: int, occupied: Collection[int] = ()) 
     way.
     """
     count = max(1, round((frames - 1) / interval))
-    spread = (round(number * (frames - 1) / count) for number in range(1, count + 1))
     # In a very short clip two of them may be rounded to the same frame.
-    return tuple(frame for frame in dict.fromkeys(spread) if frame > 0 and frame not in occupied)
+    return tuple(
+        frame for frame in dict.fromkeys(_even(frames, count)) if frame > 0 and frame not in occupied
+    )
+
+
+def _even(frames: int, parts: int) -> tuple[int, ...]:
+    """The last frames of ``parts`` equal parts of a clip of ``frames`` pixel frames."""
+    # In float32, as in the official pipeline and ComfyUI: places between two frames are rounded by its error.
+    return tuple(torch.linspace(0, frames - 1, parts + 1).round().int().tolist()[1:])

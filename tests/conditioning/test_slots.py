@@ -103,3 +103,9 @@ def test_keyframes_at_an_interval_end_with_the_clip_and_skip_what_is_there(
 
 def test_a_number_of_keyframes_leaves_out_both_ends():
     assert spread_keyframes(4, 121) == (24, 48, 72, 96)
+
+
+@pytest.mark.parametrize(("count", "frames", "number", "frame"), [(47, 393, 15, 123), (47, 809, 15, 253)])
+def test_keyframes_between_two_frames_are_rounded_as_in_the_official_pipeline(count, frames, number, frame):
+    # Exactly between two frames, 122.5 and 252.5; in float32, as the official pipeline has them, a bit above.
+    assert spread_keyframes(count, frames)[number - 1] == frame
