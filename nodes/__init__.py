@@ -22,6 +22,7 @@ from .conditioning.keyframes import (
     LTX2AVGeneratedKeyframesToGuides,
     LTX2AVSeparateGeneratedKeyframes,
 )
+from .conditioning.shots import LTX2AVShotList
 from .conditioning.time_mask import LTX2AVTimeMask
 from .editing.dub import LTX2AVDub
 from .editing.finish import LTX2AVFinishEdit
@@ -51,6 +52,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVMemoryPlan,
     LTX2AVPrompt,
     LTX2AVPromptByTime,
+    LTX2AVShotList,
     LTX2AVEnhancePrompt,
     LTX2AVDurationPredictor,
     LTX2AVEmptyLatent,

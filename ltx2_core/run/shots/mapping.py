@@ -40,7 +40,7 @@ def clip_fields(clip: ClipOfShots) -> RequestOptions:
 
 def beside(path: Path) -> Find:
     """A function that finds the files of the shot list at ``path``: relative names are in its folder."""
-    return lambda name: str(path.parent / _checked(name))
+    return lambda name: str(path.parent / checked_name(name))
 
 
 def mapped(shots: Shots, clip: ClipPlan, find: Find) -> Mapped:
@@ -141,7 +141,8 @@ def _audio(pieces: list[AudioPiece], times: Times, find: Find) -> dict[str, Any]
     return {"audio": mix_pieces(placed, times.clip.seconds)}
 
 
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
+    """Return ``name``; raises ValueError for an empty name, a NUL, and data in place of a name."""
     if not name.strip() or "\0" in name:
         raise ValueError(f"{name!r:.60} is no name of a file")
     if name.startswith("data:"):
