@@ -24,11 +24,13 @@ from .components import build
 from .detect import DIFFUSION_MARK, Component, Names, describe_foreign, find_components, usual_file
 from .fit import check_fit
 from .folder import read_folder
-from .infer import Generation, infer_config, infer_generation, is_video_only
+from .infer import Generation, infer_config, infer_generation, is_causal, is_video_only
 from .lora import Lora
 from .lora_merge import Base, find_changes, merged, network_shapes, put, switch
 from .lora_report import LoraReport
 from .sections import SECTION
+
+_VAE_HALVES = frozenset({Component.VIDEO_ENCODER, Component.VIDEO_DECODER})
 
 
 class Checkpoint:
@@ -93,6 +95,10 @@ class Checkpoint:
         if isinstance(transformer, dict) and is_video_only(self._shapes.get(Component.TRANSFORMER, {})):
             # Repackaged headers may lack the name, by which the reader knows the family.
             config["transformer"] = {**transformer, "_class_name": VIDEO_TRANSFORMER}
+            if self.path.is_dir():
+                # Diffusers states no such setting, and its pipelines ignore what the weights were trained on.
+                names = [n for part in self.components & _VAE_HALVES for n in self._names[part]]
+                config["transformer"].setdefault("causal_temporal_positioning", is_causal(names))
         vae = config.get("vae")
         if isinstance(vae, dict) and Component.VIDEO_DECODER in self._names:
             # Tensors tell which decoder it is, whatever a header says.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from ..storage.files import JsonObject, JsonValue, ParsedJson
+from . import diffusers_ltxv
 
 
 def _transformer(c: ParsedJson) -> JsonObject:
@@ -214,6 +215,10 @@ def _upsampler(c: ParsedJson) -> JsonObject:
     }
 
 
+def _ltxv_upsampler(c: ParsedJson) -> JsonObject:
+    return {**_upsampler(c), "mid_channels": c.get("mid_channels", 512), "rational_resampler": False}
+
+
 _RESAMPLING = {
     "spatial": "compress_space",
     "temporal": "compress_time",
@@ -229,6 +234,9 @@ TRANSLATIONS: Mapping[str, Callable[[ParsedJson], JsonObject]] = {
     "LTX2Vocoder": _vocoder,
     "LTX2VocoderWithBWE": _vocoder_bwe,
     "LTX2LatentUpsamplerModel": _upsampler,
+    "LTXLatentUpsamplerModel": _ltxv_upsampler,
+    diffusers_ltxv.TRANSFORMER_CLASS: diffusers_ltxv.transformer_config,
+    diffusers_ltxv.VAE_CLASS: diffusers_ltxv.vae_config,
 }
 """diffusers class -> function from its ``config.json`` to a part of the single-file configuration.
 

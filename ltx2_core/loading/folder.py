@@ -12,9 +12,10 @@ from types import MappingProxyType
 
 from ..storage.files import JsonObject, ParsedJson, entries, indexed_files, read_object
 from ..storage.header import Header, TensorInfo, read_header
+from . import diffusers_ltxv
 from .detect import Component, find_components
 from .diffusers import TRANSLATIONS
-from .rename import table_for
+from .rename import Table, table_for
 from .sections import joined_config
 
 DIFFUSION_DECODER = "diffusion_decoder"
@@ -66,12 +67,10 @@ def _read_part(folder: Path) -> Header:
     config = read_object(folder / "config.json")
     name = str(config.get("_class_name"))
     translate = TRANSLATIONS.get(name)
-    blocks = config.get("block_out_channels", ())
-    table = table_for(name, blocks=len(blocks) if isinstance(blocks, list) else 0)
-    if table is None or translate is None:
+    if translate is None:
         raise ValueError(f"{folder} holds a {name}; known are {', '.join(TRANSLATIONS)}")
     try:
-        section = translate(config)
+        section, table = translate(config), _table(name, config)
     except (LookupError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         # The text of a KeyError is its key alone.
         reason = str(error) if type(error) is ValueError else repr(error)
@@ -81,6 +80,18 @@ def _read_part(folder: Path) -> Header:
         for own, info in read_header(path).tensors.items():
             tensors[table.rename(own)] = info
     return Header(folder, {"config": section}, tensors)
+
+
+def _table(name: str, config: ParsedJson) -> Table:
+    """The renaming table for a diffusers class whose ``config.json`` this is."""
+    if name == diffusers_ltxv.VAE_CLASS:
+        return diffusers_ltxv.vae_table(config)
+    if name == diffusers_ltxv.TRANSFORMER_CLASS:
+        return diffusers_ltxv.TRANSFORMER_TABLE
+    blocks = config.get("block_out_channels", ())
+    table = table_for(name, blocks=len(blocks) if isinstance(blocks, list) else 0)
+    assert table is not None
+    return table
 
 
 def _shards(folder: Path) -> list[Path]:

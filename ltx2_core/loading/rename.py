@@ -31,7 +31,7 @@ class Table:
         return self.prefix + name
 
 
-_NORMS: tuple[tuple[str, Replacement], ...] = ((r"\.norm_([qk])\.", r".\1_norm."),)
+NORMS: tuple[tuple[str, Replacement], ...] = ((r"\.norm_([qk])\.", r".\1_norm."),)
 
 _TRANSFORMER = Table(
     "model.diffusion_model.",
@@ -42,7 +42,7 @@ _TRANSFORMER = Table(
         (r"^av_cross_attn_(video|audio)_scale_shift\.", r"av_ca_\1_scale_shift_adaln_single."),
         (r"^av_cross_attn_(?:video|audio)_(a2v|v2a)_gate\.", r"av_ca_\1_gate_adaln_single."),
         (r"\.(video|audio)_a2v_cross_attn_scale_shift_table$", r".scale_shift_table_a2v_ca_\1"),
-        *_NORMS,
+        *NORMS,
     ),
 )
 
@@ -55,11 +55,11 @@ _CONNECTORS = Table(
         ),
         (r"^(video|audio)_connector\.", r"model.diffusion_model.\1_embeddings_connector."),
         (r"_connector\.transformer_blocks\.", "_connector.transformer_1d_blocks."),
-        *_NORMS,
+        *NORMS,
     ),
 )
 
-_STATISTICS: tuple[tuple[str, Replacement], ...] = (
+STATISTICS: tuple[tuple[str, Replacement], ...] = (
     (r"^latents_mean$", "per_channel_statistics.mean-of-means"),
     (r"^latents_std$", "per_channel_statistics.std-of-means"),
 )
@@ -84,7 +84,7 @@ def _video_vae(blocks: int) -> Table:
             (r"^(encoder\.down_blocks)\.(\d+)\.(resnets)\.", at(2, 0)),
             (r"^(decoder\.up_blocks)\.(\d+)\.(upsamplers\.0)\.", at(2, 1)),
             (r"^(decoder\.up_blocks)\.(\d+)\.(resnets)\.", at(2, 2)),
-            *_STATISTICS,
+            *STATISTICS,
         ),
     )
 
@@ -113,8 +113,8 @@ _DIFFUSION_DECODER = Table(
             r"\.t_embedder\.timestep_embedder\.linear_([12])\.",
             lambda m: f".t_embedder.mlp.{2 * int(m[1]) - 2}.",
         ),
-        *_NORMS,
-        *_STATISTICS,
+        *NORMS,
+        *STATISTICS,
     ),
 )
 
@@ -122,10 +122,11 @@ _TABLES: Mapping[str, Table] = {
     "LTX2VideoTransformer3DModel": _TRANSFORMER,
     "LTX2TextConnectors": _CONNECTORS,
     "LTX2VideoDiffusionDecoderModel": _DIFFUSION_DECODER,
-    "AutoencoderKLLTX2Audio": Table("audio_vae.", _STATISTICS),
+    "AutoencoderKLLTX2Audio": Table("audio_vae.", STATISTICS),
     "LTX2Vocoder": _VOCODER,
     "LTX2VocoderWithBWE": _VOCODER,
     "LTX2LatentUpsamplerModel": Table("latent_upsampler."),
+    "LTXLatentUpsamplerModel": Table("latent_upsampler."),
 }
 
 

@@ -230,7 +230,8 @@ def test_the_error_falls_with_the_order_of_the_sampler(name, options, order):
     assert measured == pytest.approx(order, abs=0.3)
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+# The estimate of a distilled model is a sample, for which lcm is made; that of this denoiser is a mean.
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "lcm"])
 def test_fresh_noise_preserves_the_distribution(name):
     denoise, state = gaussian(0.5)
     z = AVLatent(torch.randn(1, 128, 4, 4, 8, generator=torch.Generator().manual_seed(5)), None)

@@ -17,6 +17,7 @@ SAMPLER_NAMES: Final = (
     "dpmpp_2m",
     "res_multistep",
     "res_2s",
+    "lcm",
 )
 PRESET_NAMES: Final = (
     *("distilled 8", "distilled 3", "dev 20", "dev 30 guided", "quality res_2s 15"),
