@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     ),
     "long": ("ltx2_core.cli.long:long", "Generate a clip of any length, window by window."),
     "shots": ("ltx2_core.cli.shots:shots", "Check a shot list, or convert a timeline of another tool."),
+    "prompt": ("ltx2_core.cli.prompt:prompt", "Build a prompt from named parts, and list words for them."),
     "plan": ("ltx2_core.cli.memory_plan:plan", "Show what a clip needs in memory, and how it would fit."),
     "inspect": ("ltx2_core.cli.inspect:inspect", "Show what a model file contains."),
     "convert": (

@@ -1,0 +1,76 @@
+"""Prompts from named parts, in the library and by ``ltx2 prompt``."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from ltx2_core.cli.main import main
+from ltx2_core.shapes import SPATIAL_SCALE
+from ltx2_core.text.prompt_parts import build_prompt, fields, shot, tables, with_sound
+
+WHOLE = {
+    "scene": {"setting": "in a small kitchen", "atmosphere": "calm", "lighting": "morning light"},
+    "visual": {"subject": "an old man", "action": "pours tea", "camera": "dolly in", "style": "film grain"},
+    "audio": {
+        "dialogue": 'he says "at last"',
+        "ambient": "distant traffic",
+        "music": "gentle piano",
+        "effects": "a cup clicks",
+    },
+}
+
+
+def test_parts_come_in_the_order_audio_visual_scene():
+    given = {name: text for group in WHOLE.values() for name, text in group.items()}
+    assert build_prompt(given) == (
+        'he says "at last", distant traffic, gentle piano, a cup clicks, an old man, pours tea, dolly in, '
+        "film grain, in a small kitchen, calm, morning light"
+    )
+
+
+def test_empty_parts_are_left_out():
+    assert build_prompt({"subject": " a fox ", "music": "", "lighting": "dusk"}) == "a fox, dusk"
+
+
+@pytest.mark.parametrize(
+    ("parts", "says"), [({"subjet": "a"}, "did you mean subject"), ({"music": " "}, "empty")]
+)
+def test_wrong_parts_are_refused(parts, says):
+    with pytest.raises(ValueError, match=says):
+        build_prompt(parts)
+
+
+def test_sound_is_added_behind_the_video():
+    assert with_sound("a street") == "a street"
+    assert with_sound(
+        "a street", dialogue="a child laughs", ambient=["rain"], music="upbeat", effects=["a whoosh"]
+    ) == ("a street, a child laughs, rain, upbeat music, a whoosh")
+
+
+def test_a_shot_is_written_in_sentences():
+    assert shot("low angle, dolly in shot", "", "a red car drives.", "cinematic lighting") == (
+        "Low angle, dolly in shot. A red car drives. Cinematic lighting."
+    )
+
+
+def test_named_sizes_lie_on_the_grid():
+    for size in tables()["sizes"].values():
+        assert all(int(side) % SPATIAL_SCALE == 0 for side in size.split("x"))
+
+
+def test_the_command_prints_the_prompt_and_the_words():
+    run = CliRunner().invoke
+    assert run(main, ["prompt", "--subject", "a fox", "--camera", "zoom in"]).output == "a fox, zoom in\n"
+    sentences = run(
+        main, ["prompt", "--sentences", "--subject", "a fox", "--action", "runs", "--camera", "zoom in"]
+    )
+    assert sentences.output == "Zoom in. A fox runs.\n"
+    words = run(main, ["prompt", "--words"]).output
+    assert all(title in words for title in tables() if title != "fields")
+    assert run(main, ["prompt"]).exit_code == 2
+
+
+def test_each_field_has_an_option_with_its_help():
+    text = " ".join(CliRunner().invoke(main, ["prompt", "--help"]).output.split())
+    assert all(f"--{name}" in text for name in fields())
