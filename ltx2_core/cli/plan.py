@@ -13,6 +13,7 @@ from ..editing.long_clip import LongPlan
 from ..editing.long_video import first_window
 from ..loading import Component
 from ..loading.describe import describe_upscaler
+from ..loading.file_set import model_name
 from ..memory import MemoryEstimate, estimate_memory, size_text
 from ..run.dfr_plan import asked_clip, stage_notes
 from ..run.lora_files import strength_text
@@ -194,7 +195,7 @@ def _file_lines(pipeline: LTX2Pipeline) -> Iterator[str]:
     """Yield a line for each model file (its generation and components) and each LoRA (its strength)."""
     for file in pipeline.networks.checkpoints:
         held = ", ".join(sorted(str(component) for component in file.components))
-        stated = f"LTX-{file.generation}: " if file.generation else ""
+        stated = f"{model_name(file.generation)}: " if file.generation else ""
         kind = describe_upscaler(file) if Component.UPSAMPLER in file.components else ""
         yield f"{file.path}: {stated}{held}{f' ({kind})' if kind else ''}"
     if (decoder := pipeline.networks.video_decoder) is not None:
