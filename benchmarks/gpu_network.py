@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ltx2_core.conditioning.patchify import audio_positions, video_positions
+from ltx2_core.kernels.language import problem
 from ltx2_core.memory import BlockStreaming, plan_memory, released_size
 from ltx2_core.shapes import plan_clip
 from ltx2_core.transformer import Modality, Network, RopeTables, Runner, Transformer
@@ -33,7 +34,7 @@ class Bench(Machine):
         super().__init__(device, tiny=tiny, repeats=repeats)
         self.sizes = TINY_SIZES if tiny else SIZES
         self.resident: dict[str, float] = {}
-        self.kernels = Fused("inductor" if self.cuda else "aot_eager")
+        self.kernels = Fused()
 
     def build(self) -> Transformer:
         model = Transformer(self.config, dtype=self.dtype, device=self.device).eval().requires_grad_(False)
@@ -123,7 +124,7 @@ class Bench(Machine):
 
     def fused(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
         row = self.step(Runner(model, fused=self.kernels), size, image=image, rate=rate)
-        row["kernels"] = self.kernels.problem or "compiled"
+        row["kernels"] = self.kernels.problem or problem(self.device) or "Triton"
         return row
 
     def chunked(self, model: Transformer, size: str) -> Row:

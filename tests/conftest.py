@@ -21,6 +21,9 @@ from ltx2_core.types import Numerics
 
 # For the processes that tests start. On a busy machine one of them took 286 s with as many threads as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Without a GPU Triton interprets its kernels. It reads this when it is imported, which torch puts off.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -59,6 +59,7 @@ def examine() -> Iterator[Fact]:
         ("devices", _devices),
         ("pinned memory", _pinned_memory),
         ("convolutions", _convolutions),
+        ("kernels", _kernels),
         ("attention", _attention),
         ("video and audio", _codecs),
         ("embedded model", _embedded_set),
@@ -166,6 +167,24 @@ def _convolutions() -> Fact:
         )
         return Fact(name=name, state="note", text=text)
     return Fact(name=name, state="ok", text="no known fault")
+
+
+def _kernels() -> Fact:
+    """Whether Triton can join operations of the transformer into fewer kernels on the GPU of this machine."""
+    import torch
+
+    from ..kernels.language import problem, triton
+
+    gpu = next((name for name in ("cuda", "xpu") if getattr(torch, name).is_available()), None)
+    if gpu is None:
+        return Fact(name="kernels", state="ok", text="not needed without a GPU")
+    why = problem(torch.device(gpu))
+    if why is not None:
+        text = f"several operations of PyTorch in place of each, which is slower, as {why}"
+        return Fact(name="kernels", state="note", text=text)
+    return Fact(
+        name="kernels", state="ok", text=f"Triton {triton.__version__}, tried in the first step of a run"
+    )
 
 
 def _attention() -> Fact:

@@ -50,8 +50,9 @@ class Execution:
         decoder_noise: how that noise is drawn: "frame", "official" (by the generator of the run, so that
             ``decoder_seed`` must be 0) or "comfy"; "auto" is "comfy" with the numerics of ComfyUI, else
             "frame". Latents that come in pieces always have that of "frame".
-        fused: compute several elementwise operations of the transformer in one kernel; faster on a GPU after
-            the first step, which compiles them, and rounded differently in the last bits.
+        fused: join operations of the transformer that read the same tokens into one kernel each, on a GPU
+            where Triton is installed; rounded differently in the last bits. Kernels that fail a trial in the
+            first step are not used, and without Triton none are; the log says so.
         keep_text_keys: cache the keys and values of the text for each prompt and compute them only once,
             with the same result; 1.2 GB a prompt for LTX-2.0 in bfloat16. The keys of later models depend on
             the noise level and are not cached.
@@ -74,7 +75,7 @@ class Execution:
     passes_per_call: int = 1
     decoder_seed: int = 0
     decoder_noise: str = "auto"
-    fused: bool = False
+    fused: bool = True
     keep_text_keys: bool = False
     cuda_graphs: bool = False
     fp8_blocks: bool = False
@@ -121,12 +122,12 @@ class Execution:
     def speed(self) -> Speed:
         """Return the settings that decide how the transformer is called, such as ``cuda_graphs``.
 
-        With ``fused`` the result holds the compiled kernels. Use one result for all runs, because every new
-        one compiles the kernels again.
+        With ``fused`` the result holds what the trials of kernels have found. Use one result for all runs,
+        because every new one tries them again.
         """
         return Speed(
             passes_per_call=self.passes_per_call,
-            fused=Fused() if self.fused else None,
+            fused=Fused.on(self.device) if self.fused else None,
             keep_text_keys=self.keep_text_keys,
             cuda_graphs=self.cuda_graphs,
             processes=self.processes,
@@ -168,8 +169,8 @@ class ExecutionOptions(TypedDict, total=False):
 class Speed:
     """Settings of how the transformer is called: they change time and memory, and the clip only by rounding.
 
-    They are the fields of :class:`Execution` with the same names, except that ``fused`` holds the compiled
-    kernels; None computes without them.
+    They are the fields of :class:`Execution` with the same names, except that ``fused`` holds the kernels;
+    None computes without them.
     """
 
     passes_per_call: int = 1

@@ -6,6 +6,7 @@ Letters: O output features, I input features.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from itertools import pairwise
 
 import torch
@@ -109,12 +110,19 @@ def _nvfp4(_form: Format, weight: Tensor) -> dict[str, Tensor]:
     block_scales = (blocks.abs().amax(dim=-1) / E2M1[-1] / scale).to(torch.float8_e4m3fn)
     units = blocks / (block_scales.float() * scale).clamp(min=_TINY)[..., None]
     # Codes are found by the midpoints between the eight magnitudes, which rounds to nearest.
-    edges = torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1)], device=weight.device)
-    codes = torch.bucketize(units.abs().contiguous(), edges) + 8 * (units < 0)
+    codes = torch.bucketize(units.abs().contiguous(), _midpoints(weight.device)) + 8 * (units < 0)
     codes = rearrange(codes, "o n b -> o (n b)").to(torch.uint8)
     # Viewed as bytes, because torch cannot pad tensors of fp8.
     tiled = tile_block_scales(block_scales.view(torch.uint8)).view(torch.float8_e4m3fn)
     return {"weight": codes[:, ::2] << 4 | codes[:, 1::2], "weight_scale": tiled, "weight_scale_2": scale}
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _midpoints(device: torch.device) -> Tensor:
+    # Made once: inputs of layers are encoded in each forward pass, and numbers of Python are copied to a GPU
+    # by a call that waits for it.
+    return torch.tensor([(a + b) / 2 for a, b in pairwise(E2M1)], device=device)
 
 
 def _mxfp8(_form: Format, weight: Tensor) -> dict[str, Tensor]:

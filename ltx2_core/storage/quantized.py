@@ -151,15 +151,40 @@ class QuantizedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply x (..., I) by the weight: (..., O) in the dtype of ``x``, for I inputs and O outputs."""
+        if self.rounding(x) is not None:
+            return self.product(self.rounded(x), x)
         bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
-        if self.fp8_matmul and self._is_fp8_ready(x):
-            return self._fp8(x, bias)
-        if self.nvfp4_matmul and self._is_nvfp4_ready(x):
-            return self._nvfp4(x, bias)
         if self.int8_matmul and self._is_int8_ready(x):
             return self._int8(x, bias)
         # Decoded in float32 and rounded once: products of scales in bfloat16 would be rounded twice.
         return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
+
+    def rounding(self, x: Tensor) -> str | None:
+        """Number format to which x is rounded for the product: "fp8", "nvfp4", or None if it is not.
+
+        Layers of one format round x alike, so that one :meth:`rounded` serves them all.
+        """
+        if self.fp8_matmul and self._is_fp8_ready(x):
+            return "fp8"
+        return "nvfp4" if self.nvfp4_matmul and self._is_nvfp4_ready(x) else None
+
+    def rounded(self, x: Tensor) -> Mapping[str, Tensor]:
+        """x (..., I) in the format of :meth:`rounding`, with its scales."""
+        flat = x.reshape(-1, self.in_features)
+        if self.form == Format("nvfp4"):
+            return encode(self.form, flat)
+        # The scale is computed from this input, because the fixed one of some files can clip.
+        scale = (flat.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
+        return {
+            "weight": (flat.float() / scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn),
+            "scale": scale,
+        }
+
+    def product(self, rounded: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """The output (..., O) for x (..., I), of which ``rounded`` is the result of :meth:`rounded`."""
+        bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
+        out = (self._nvfp4 if self.form == Format("nvfp4") else self._fp8)(rounded, x, bias)
+        return out.reshape(*x.shape[:-1], self.out_features)
 
     def decoded(self, device: torch.device | None = None) -> Tensor:
         """Decode the weight: (O, I) in float32 on ``device``, by default where the stored weight is."""
@@ -179,24 +204,6 @@ class QuantizedLinear(nn.Module):
             and self.in_features % 16 == self.out_features % 16 == 0
             and supports_fp8_matmul(x.device)
         )
-
-    def _fp8(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        flat = x.reshape(-1, self.in_features)
-        one = torch.ones((), device=x.device)
-        scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), one)
-        # The scale is computed from this input, because the fixed one of some files can clip.
-        input_scale = (flat.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
-        out: Tensor = torch._scaled_mm(
-            (flat.float() / input_scale).clamp(-FP8_MAX, FP8_MAX).to(torch.float8_e4m3fn),
-            # Kernels for fp8 need the second operand column by column, as which the transposed weight is
-            # stored.
-            self.weight.to(x.device).t(),
-            scale_a=input_scale,
-            scale_b=scale.to(device=x.device, dtype=torch.float32).reshape(()),
-            bias=bias,
-            out_dtype=x.dtype,
-        )
-        return out.reshape(*x.shape[:-1], self.out_features)
 
     def _is_int8_ready(self, x: Tensor) -> bool:
         stored = self.form.kind == "int8" and not self.form.full_precision and self.weight.ndim == 2
@@ -218,26 +225,38 @@ class QuantizedLinear(nn.Module):
             and supports_nvfp4_matmul(x.device)
         )
 
-    def _nvfp4(self, x: Tensor, bias: Tensor | None) -> Tensor:
+    def _fp8(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+        one = torch.ones((), device=x.device)
+        scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), one)
+        out: Tensor = torch._scaled_mm(
+            rounded["weight"],
+            # Kernels for fp8 need the second operand column by column, as which the transposed weight is
+            # stored.
+            self.weight.to(x.device).t(),
+            scale_a=rounded["scale"],
+            scale_b=scale.to(device=x.device, dtype=torch.float32).reshape(()),
+            bias=bias,
+            out_dtype=x.dtype,
+        )
+        return out
+
+    def _nvfp4(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
         # Files pack the two values of a byte in another order than torch. Both operands are packed alike, so
         # the product is the same. This path follows torch's documentation and has not run on hardware.
-        flat = x.reshape(-1, self.in_features)
-        encoded = encode(self.form, flat)
         packed: torch.dtype = torch.float4_e2m1fn_x2
         block_scale = self.get_buffer("weight_scale").to(x.device).view(torch.float8_e4m3fn)
         out: Tensor = torch._scaled_mm(
-            encoded["weight"].view(packed),
+            rounded["weight"].view(packed),
             self.weight.to(x.device).view(packed).t(),
-            scale_a=encoded["weight_scale"].reshape(-1),
+            scale_a=rounded["weight_scale"].reshape(-1),
             scale_b=block_scale.reshape(-1),
             out_dtype=x.dtype,
         )
-        scale = encoded["weight_scale_2"] * self.get_buffer("weight_scale_2").to(
+        scale = rounded["weight_scale_2"] * self.get_buffer("weight_scale_2").to(
             x.device, torch.float32
         ).reshape(())
-        out = out[: len(flat)] * scale.to(x.dtype)
-        out = out if bias is None else out + bias
-        return out.reshape(*x.shape[:-1], self.out_features)
+        out = out[: x.numel() // self.in_features] * scale.to(x.dtype)
+        return out if bias is None else out + bias
 
 
 def replace_linears(

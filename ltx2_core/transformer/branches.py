@@ -37,7 +37,7 @@ class Branch(Protocol):
 
 
 class Projections:
-    """Computes queries, keys and values by the linear layers of an :class:`Attention`, one by one."""
+    """Computes queries, keys, values and updates by the linear layers of an :class:`Attention`."""
 
     def queries(self, attention: Attention, x: Tensor, rope: Rope | None) -> Tensor:
         """Queries (B, H, N, D) of x (B, N, W), RMS-normalised and, unless ``rope`` is None, rotated by it."""
@@ -57,7 +57,15 @@ class Projections:
 
         Queries and keys are RMS-normalised and, unless ``rope`` is None, rotated by it.
         """
-        return (attention.queries(x, rope), *attention.keys_values(x, rope))
+        return attention.queries_keys_values(x, rope)
+
+    def output(self, attention: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
+        """Project ``attended`` values (B, H, N, D) of all heads to the update (B, N, W).
+
+        Each head is multiplied by its gate if ``attention`` has gates, which are computed from ``hidden``
+        (B, N, W), what the queries are computed from. ``attended`` may be overwritten.
+        """
+        return attention.output(attended, hidden)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -88,12 +96,15 @@ class SelfAttention:
     def __call__(self, hidden: Tensor) -> Tensor:
         if _nobody(self.samples):
             # Nothing is attended to, so that queries, keys and the product of both are not computed.
-            return self.attention.output(self.attention.values(hidden), hidden)
+            return self._output(self.attention.values(hidden), hidden)
         queries, keys, values = self.projections.queries_keys_values(self.attention, hidden, self.rope)
         out = self.attend(queries, keys, values, self.bias)
         # Freed before the output projection allocates its result.
         del queries, keys
-        return self.attention.output(_pass_through(out, values, self.samples), hidden)
+        return self._output(_pass_through(out, values, self.samples), hidden)
+
+    def _output(self, attended: Tensor, hidden: Tensor) -> Tensor:
+        return self.projections.output(self.attention, attended, hidden)
 
     def part(self, tokens: slice) -> Branch:
         raise NotImplementedError("keys and values are those of all tokens: use on() first")
@@ -122,13 +133,13 @@ class SelfQueries:
     bias: Bias
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        attention, samples = self.whole.attention, self.whole.samples
+        attention, projections, samples = self.whole.attention, self.whole.projections, self.whole.samples
         if _nobody(samples):
-            return attention.output(self.own, hidden)
-        queries = self.whole.projections.queries(attention, hidden, self.rope)
+            return projections.output(attention, self.own, hidden)
+        queries = projections.queries(attention, hidden, self.rope)
         out = self.whole.attend(queries, self.keys, self.values, self.bias)
         del queries
-        return attention.output(_pass_through(out, self.own, samples), hidden)
+        return projections.output(attention, _pass_through(out, self.own, samples), hidden)
 
     def part(self, tokens: slice) -> SelfQueries:
         bias = self.bias
@@ -156,7 +167,8 @@ class CrossAttention:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         queries = self.projections.queries(self.attention, hidden, self.rope)
-        update = self.attention.output(self.attend(queries, self.keys, self.values, None), hidden)
+        attended = self.attend(queries, self.keys, self.values, None)
+        update = self.projections.output(self.attention, attended, hidden)
         if self.samples is None:
             return update
         return update * sample_mask(self.samples, update.dtype, update.device)
@@ -209,7 +221,8 @@ class TextAttention:
 
     def _attend(self, hidden: Tensor, text: KeysValues, bias: Tensor | None) -> Tensor:
         queries = self.projections.queries(self.attention, hidden, None)
-        return self.attention.output(self.attend(queries, *text, bias), hidden)
+        attended = self.attend(queries, *text, bias)
+        return self.projections.output(self.attention, attended, hidden)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
-from ..storage.dequantize import FP8_MAX, SCALE_NAMES, Format
+from ..kernels.quantize_rows import formula as quantize_rows
+from ..storage.dequantize import SCALE_NAMES, Format
 from ..storage.header import TensorInfo
 from ..storage.quantized import QUANTISED_DTYPES, QuantizedLinear
 from .fused import Fused
@@ -21,26 +22,11 @@ from .model import Transformer
 
 _log = logging.getLogger(__name__)
 
-# Far below the scale of any row that is not zero, and far above the smallest float32.
-_TINY = 1e-12
 _ALIGNED = 16
 """The kernels need sizes of a product that are a multiple of this."""
 
 Product = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, torch.dtype], Tensor]
 """Of x (M, I) fp8 and scales (M, 1), weight (O, I) fp8 and scales (O, 1), bias (O,) -> (M, O) in a dtype."""
-
-
-def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Round x (M, I) to float8_e4m3fn with a float32 scale for each row; returns (M, I) and (M, 1).
-
-    M rows of I values; x = stored * scale, up to rounding. The largest magnitude of a row becomes the largest
-    number of fp8, so that nothing is clipped.
-    """
-    # As a norm it is one kernel without a copy of x, unlike the maximum of x.abs().
-    largest = torch.linalg.vector_norm(x, float("inf"), dim=-1, keepdim=True, dtype=torch.float32)
-    # A row of zeros would otherwise be divided by zero.
-    scale = (largest / FP8_MAX).clamp_(min=_TINY)
-    return (x / scale).to(torch.float8_e4m3fn), scale
 
 
 def exact_product(
@@ -87,7 +73,7 @@ class Fp8Linear(nn.Module):
 
         ``weight`` is (O, I) in float8_e4m3fn, ``weight_scale`` (O, 1) in float32, ``bias`` (O,) or None.
         ``product`` multiplies, for example :func:`kernel_product`. With ``fused`` the input is rounded to fp8
-        by one compiled kernel.
+        by one kernel.
         """
         super().__init__()
         self.out_features, self.in_features = weight.shape
@@ -95,13 +81,24 @@ class Fp8Linear(nn.Module):
         self.register_buffer("weight_scale", weight_scale)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self._product = product
-        self._quantize = quantize_rows if fused is None else partial(fused.run, quantize_rows)
+        self._quantize = quantize_rows if fused is None else fused.quantize_rows
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., I) -> (..., O) in the dtype of ``x``, for I input and O output features."""
-        rows, scale = self._quantize(x.reshape(-1, self.in_features))
+        return self.product(self.rounded(x), x)
+
+    def rounding(self, x: Tensor) -> object | None:  # noqa: ARG002 other layers decide by it
+        """The same for all layers of this class: see :class:`.products.RoundsInput`."""
+        return type(self)
+
+    def rounded(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Round x (..., I) to fp8: rows (M, I), and a scale for each (M, 1)."""
+        return self._quantize(x.reshape(-1, self.in_features))
+
+    def product(self, rounded: tuple[Tensor, Tensor], x: Tensor) -> Tensor:
+        """The output (..., O) for x (..., I), of which ``rounded`` is the result of :meth:`rounded`."""
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        out = self._product(rows, scale, self.weight, self.weight_scale, bias, x.dtype)
+        out = self._product(*rounded, self.weight, self.weight_scale, bias, x.dtype)
         return out.view(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
@@ -119,7 +116,7 @@ def use_fp8(
 
     Weights are rounded on ``device`` (None: where they are) and stored where they were, one layer after
     another, so that the network never exists twice. Weights that a file stores in fp8 with one scale are used
-    as they are. ``product`` multiplies; with ``fused`` inputs are rounded by one compiled kernel. Returns how
+    as they are. ``product`` multiplies; with ``fused`` inputs are rounded by one kernel. Returns how
     many layers were replaced; layers that were replaced before are not counted.
     """
     count = 0

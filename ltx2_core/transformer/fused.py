@@ -1,6 +1,4 @@
-"""Elementwise operations of a block joined into one kernel: update, norm and modulation; norm and rotation.
-
-The plain formulas stay the reference: what cannot be compiled on this machine runs uncompiled.
+"""Operations of a block that read and write the same tokens, each by one kernel where that is possible.
 
 Letters: B batch, N tokens, W width, H heads, D head width.
 """
@@ -8,48 +6,80 @@ Letters: B batch, N tokens, W width, H heads, D head width.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..out_of_memory import is_out_of_memory
-from .rope import Rope, rotate_heads
+from ..kernels import gate_heads, norm_modulate, norm_rotate, quantize_rows
+from ..kernels.language import problem
+from ..kernels.trial import Kernel, Trials
+from .rope import Rope
 
 _log = logging.getLogger(__name__)
 
+_NORM_MODULATE = Kernel("norm_modulate", norm_modulate.norm_modulate, norm_modulate.formula)
+_NORM_ROTATE = Kernel("norm_rotate", norm_rotate.norm_rotate, norm_rotate.formula)
+_GATE_HEADS = Kernel("gate_heads", gate_heads.gate_heads, gate_heads.formula)
+_QUANTIZE_ROWS = Kernel("quantize_rows", quantize_rows.quantize_rows, quantize_rows.formula)
+
 
 class Fused:
-    """Kernels that join elementwise operations; each is compiled by ``torch.compile`` when first used.
+    """Kernels that join operations. Where one fails its trial, its plain formula is computed instead.
 
-    ``backend`` is that of ``torch.compile``. If compiling fails, ``problem`` says why (None until then), and
-    the same formulas run uncompiled from then on.
+    Results differ from those of separate operations by rounding: a kernel rounds once, in the end. Without
+    ``kernels`` all is computed by the formulas, as where every trial fails.
     """
 
-    def __init__(self, backend: str = "inductor") -> None:
-        self.problem: str | None = None
-        self._backend = backend
-        self._compiled: dict[Callable[..., Any], Any] = {}
+    def __init__(self, *, kernels: bool = True) -> None:
+        self._trials = Trials(kernels=kernels)
 
-    def norm_modulate(self, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-        """RMS-normalise x (B, N, W), multiply by ``scale`` and add ``shift``, both (B, 1, W).
+    @classmethod
+    def on(cls, device: torch.device) -> Fused | None:
+        """Kernels for the GPU ``device``; None on a CPU, and without Triton, which the log says."""
+        if device.type == "cpu":
+            return None
+        why = problem(device)
+        if why is not None:
+            _log.warning("fused kernels are off: %s", why)
+        return None if why is not None else cls()
 
-        ``eps`` is the epsilon of the norm.
+    @property
+    def problem(self) -> str | None:
+        """Why a kernel is not used, as its trial failed; None as long as none has failed."""
+        return self._trials.problem
+
+    @property
+    def compiled(self) -> bool:
+        """Whether kernels are used; they allocate nothing but their results."""
+        return self._trials.kernels and self.problem is None
+
+    def norm_modulate(
+        self, x: Tensor, scale: Tensor, shift: Tensor, eps: float, *, out: Tensor | None = None
+    ) -> Tensor:
+        """RMS-normalise x (B, N, W), multiply by ``scale`` and add ``shift``, both (B, 1, W) or (B, N, W).
+
+        ``eps`` is the epsilon of the norm. The result is written to ``out`` (B, N, W), or to a new tensor.
         """
-        result: Tensor = self.run(_norm_modulate, x, scale, shift, eps)
+        result: Tensor = self._trials.run(_NORM_MODULATE, x, None, None, scale, shift, eps, out)
         return result
 
     def add_norm_modulate(
-        self, x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
+        self,
+        x: Tensor,
+        update: Tensor,
+        gate: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        eps: float,
+        *,
+        out: Tensor | None = None,
     ) -> Tensor:
         """Add ``update * gate`` to x (B, N, W) in place; returns :meth:`norm_modulate` of the new x.
 
-        ``update`` is (B, N, W); gate, scale and shift are (B, 1, W); ``eps`` is the epsilon of the norm. x is
-        written last, so that it is unchanged if memory runs out.
+        ``update`` is (B, N, W); gate, scale and shift are (B, 1, W) or (B, N, W). x is written last, so that
+        it is unchanged if memory runs out.
         """
-        result: Tensor = self.run(_add_norm_modulate, x, update, gate, scale, shift, eps)
+        result: Tensor = self._trials.run(_NORM_MODULATE, x, update, gate, scale, shift, eps, out)
         return result
 
     def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
@@ -57,56 +87,35 @@ class Fused:
 
         H = ``heads``; weight and epsilon are those of ``norm``. Returns (B, H, N, D).
         """
-        result: Tensor = self.run(
-            _norm_rotate, x, norm.weight, norm.eps, rope.cos, rope.sin, rope.rope_type, heads
+        # Kernels find the tokens of every tensor along axis 1.
+        tables = rope.cos.transpose(1, 2), rope.sin.transpose(1, 2)
+        interleaved = rope.rope_type == "interleaved"
+        result: Tensor = self._trials.run(
+            _NORM_ROTATE, x, norm.weight, norm.eps, *tables, heads=heads, interleaved=interleaved
         )
         return result
 
-    def run(self, formula: Callable[..., Any], *arguments: Any) -> Any:
-        """The result of ``formula(*arguments)``, compiled as one kernel where that is possible.
+    def gate_heads(self, attended: Tensor, logits: Tensor) -> Tensor:
+        """Multiply ``attended`` (B, N, H, D) by 2 sigmoid(``logits``), which are (B, N, H), in place."""
+        result: Tensor = self._trials.run(_GATE_HEADS, attended, logits)
+        return result
 
-        If compiling fails, the formula runs uncompiled. Out-of-memory errors are raised.
-        """
-        if self.problem is None:
-            try:
-                if formula not in self._compiled:
-                    # Sizes are dynamic, so that clips of other sizes do not compile the kernels again.
-                    self._compiled[formula] = torch.compile(formula, backend=self._backend, dynamic=True)
-                return self._compiled[formula](*arguments)
-            # There may be no C compiler, no Triton or no support for the device, each with errors of its own.
-            # None may stop a run that the plain formulas can finish.
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                self.problem = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-                _log.warning("fused kernels are off, as they cannot be compiled here: %s", self.problem)
-        return formula(*arguments)
+    def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Round x (M, I) to float8_e4m3fn with a float32 scale for each row; returns (M, I) and (M, 1)."""
+        result: tuple[Tensor, Tensor] = self._trials.run(_QUANTIZE_ROWS, x)
+        return result
 
 
-def can_fuse(norm: nn.Module) -> bool:
-    """Whether :meth:`Fused.norm_rotate` may be used with ``norm``.
+def can_fuse(norm: nn.Module, x: Tensor) -> bool:
+    """Whether :meth:`Fused.norm_rotate` may read the weight of ``norm`` for tokens x, with gradients off.
 
-    It has to be torch's own RMSNorm with a weight, and gradients have to be off.
+    It has to be an RMSNorm of torch, or one derived from it as those of ComfyUI are, whose weight is where
+    and what the tokens are, and that nothing changes when the layer is called.
     """
-    return type(norm) is nn.RMSNorm and norm.weight is not None and not torch.is_grad_enabled()
-
-
-def _norm_modulate(x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> Tensor:
-    return torch.addcmul(shift, F.rms_norm(x, x.shape[-1:], eps=eps), scale)
-
-
-def _add_norm_modulate(
-    x: Tensor, update: Tensor, gate: Tensor, scale: Tensor, shift: Tensor, eps: float
-) -> Tensor:
-    added = torch.addcmul(x, update, gate)
-    hidden = _norm_modulate(added, scale, shift, eps)
-    # The write comes last, so that a failed allocation leaves the stream as it was.
-    x.copy_(added)
-    return hidden
-
-
-def _norm_rotate(
-    x: Tensor, weight: Tensor, eps: float, cos: Tensor, sin: Tensor, rope_type: Any, heads: int
-) -> Tensor:
-    normed = F.rms_norm(x, x.shape[-1:], weight, eps)
-    return rotate_heads(normed, Rope(cos, sin, rope_type), heads)
+    weight = getattr(norm, "weight", None)
+    if torch.is_grad_enabled() or not isinstance(norm, nn.RMSNorm) or weight is None or norm.eps is None:
+        return False
+    # LoRAs of a host that are added on use are functions of the weight.
+    patched = getattr(norm, "weight_function", None) or "forward" in vars(norm)
+    hooked = norm._forward_pre_hooks or norm._forward_hooks
+    return not patched and not hooked and (weight.device, weight.dtype) == (x.device, x.dtype)

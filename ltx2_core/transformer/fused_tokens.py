@@ -5,8 +5,10 @@ Letters: B batch, N tokens, W stream width, H heads, D head width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,8 +17,9 @@ from .chunks import Chunks
 from .fused import Fused, can_fuse
 from .in_place import InPlaceTokens
 from .layers import Attention
-from .modulation import ShiftScale, ShiftScaleGate, Ungated
+from .modulation import Layout, ShiftScale, ShiftScaleGate, Ungated
 from .packed import together
+from .products import products
 from .rope import Rope
 from .texts import KeysValues
 
@@ -37,43 +40,76 @@ class FusedTokens(InPlaceTokens):
     def __init__(self, fused: Fused, chunks: Chunks, x: Tensor, eps: float) -> None:
         super().__init__(chunks, x, eps)
         self._fused = fused
-        self._pending: tuple[Tensor, Tensor] | None = None
+        self._pending: tuple[ShiftScaleGate, Tensor] | None = None
         self.projections = FusedProjections(fused)
 
     @property
     def x(self) -> Tensor:
         if self._pending is not None:
-            self._x.addcmul_(*self._pending)
-            self._pending = None
+            (by, update), self._pending = self._pending, None
+            super()._write(by, update, None)
         return self._x
 
     def hidden(self, by: ShiftScale | Ungated, part: slice | None = None) -> Tensor:
-        # The kernels take one scale and shift a sample. Without them a pending update is added first, as x is
-        # read.
-        if isinstance(by, Ungated) or not by.uniform:
+        # Without scale and shift a pending update is added first, as x is read.
+        if isinstance(by, Ungated):
             return super().hidden(by, part)
-        (scale,), (shift,) = by.scale, by.shift
+        if part is None and self._can_join(by.layout):
+            return self._add_and_read(by)
         # A part of the tokens cannot take an update that is held for all of them; reading x adds it.
-        if self._pending is None or part is not None:
-            return self._fused.norm_modulate(self._part(part), scale, shift, self._eps)
-        hidden = self._fused.add_norm_modulate(self._x, *self._pending, scale, shift, self._eps)
+        x = self._part(part)
+        hidden = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        return by.layout.apply(
+            lambda out, _, x, scale, shift: self._fused.norm_modulate(x, scale, shift, self._eps, out=out),
+            (hidden, x),
+            (by.scale, by.shift),
+            start=0 if part is None else part.start,
+            in_place=True,
+        )
+
+    def _can_join(self, layout: Layout) -> bool:
+        """Whether the kernel that reads tokens of ``layout`` can add the pending update, if there is one."""
+        if self._pending is None or not self._pending[0].layout.alike(layout):
+            return False
+        # A formula allocates, and after a failure in a later segment the first ones would be added again.
+        return len(layout.segments) == 1 or self._fused.compiled
+
+    def _add_and_read(self, by: ShiftScale) -> Tensor:
+        """Add the pending update and return :meth:`hidden` of all tokens, by one kernel for each segment."""
+        assert self._pending is not None
+        before, update = self._pending
+
+        def formula(
+            out: Tensor | None,
+            _: Tensor,
+            x: Tensor,
+            update: Tensor,
+            gate: Tensor,
+            scale: Tensor,
+            shift: Tensor,
+        ) -> Tensor:
+            return self._fused.add_norm_modulate(x, update, gate, scale, shift, self._eps, out=out)
+
+        hidden = torch.empty(self._x.shape, dtype=self._x.dtype, device=self._x.device)
+        parameters = (before.gate, by.scale, by.shift)
+        by.layout.apply(formula, (hidden, self._x, update), parameters, start=0, in_place=True)
         self._pending = None
         return hidden
 
     def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
         # Chunks are written at once, so that each can be computed again when memory runs out.
-        if part is not None or isinstance(by, Ungated) or not by.uniform or self._fused.problem is not None:
+        if part is not None or isinstance(by, Ungated):
             super()._write(by, update, part)
         else:
-            (gate,) = by.gate
             # Reading x first adds an update that no branch has read yet.
-            self._x, self._pending = self.x, (update, gate)
+            self._x, self._pending = self.x, (by, update)
 
 
 class FusedProjections(Projections):
-    """Computes queries, keys and values in fewer kernels than :class:`Projections`.
+    """Computes queries, keys, values and updates in fewer kernels than :class:`Projections`.
 
-    Norm and rotation are one kernel. Layers whose weights are consecutive in memory are one matrix product.
+    Norm and rotation are one kernel, and so are the gates of heads. Layers whose weights are consecutive in
+    memory are one matrix product.
     """
 
     def __init__(self, fused: Fused) -> None:
@@ -83,39 +119,35 @@ class FusedProjections(Projections):
         return self._normed(attention, attention.to_q(x), attention.q_norm, rope)
 
     def keys_values(self, attention: Attention, source: Tensor, rope: Rope | None) -> KeysValues:
-        both = _product(source, attention.to_k, attention.to_v)
-        if both is None:
-            keys = self._normed(attention, attention.to_k(source), attention.k_norm, rope)
-            return keys, attention.values(source)
-        return self._normed(attention, both[0], attention.k_norm, rope), attention.by_head(both[1])
+        outputs = _outputs(source, attention.to_k, attention.to_v)
+        keys = self._normed(attention, next(outputs), attention.k_norm, rope)
+        return keys, attention.by_head(next(outputs))
 
     def queries_keys_values(
         self, attention: Attention, x: Tensor, rope: Rope | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        all_three = _product(x, attention.to_q, attention.to_k, attention.to_v)
-        if all_three is None:
-            return (self.queries(attention, x, rope), *self.keys_values(attention, x, rope))
-        queries, keys, values = all_three
-        return (
-            self._normed(attention, queries, attention.q_norm, rope),
-            self._normed(attention, keys, attention.k_norm, rope),
-            attention.by_head(values),
-        )
+        # One after the other, so that an output is freed before the next is computed.
+        outputs = _outputs(x, attention.to_q, attention.to_k, attention.to_v)
+        queries = self._normed(attention, next(outputs), attention.q_norm, rope)
+        keys = self._normed(attention, next(outputs), attention.k_norm, rope)
+        return queries, keys, attention.by_head(next(outputs))
+
+    def output(self, attention: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
+        return attention.output(attended, hidden, self._fused.gate_heads)
 
     def _normed(self, attention: Attention, projected: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
         # A norm of a host may cast or load its weight when it is called, which a kernel cannot do.
-        if rope is None or not can_fuse(norm):
+        if rope is None or not can_fuse(norm, projected):
             return attention.normed(projected, norm, rope)
         return self._fused.norm_rotate(projected, norm, rope, attention.heads)
 
 
-def _product(x: Tensor, *layers: Any) -> tuple[Tensor, ...] | None:
-    """The outputs of linear ``layers`` for the same x (B, N, W), by one matrix product.
+def _outputs(x: Tensor, *layers: Any) -> Iterator[Tensor]:
+    """The outputs of linear ``layers`` for the same x (B, N, W).
 
-    None if their weights are not consecutive in memory, or for more than 4096 tokens.
+    They are parts of one matrix product if the weights are consecutive in memory, for at most 4096 tokens.
     """
     weights = together(layers) if x.shape[0] * x.shape[1] <= _AT_ONCE else None
     if weights is None:
-        return None
-    product: tuple[Tensor, ...] = F.linear(x, *weights).split([len(n.weight) for n in layers], dim=-1)
-    return product
+        return products(x, *layers)
+    return iter(F.linear(x, *weights).split([len(layer.weight) for layer in layers], dim=-1))

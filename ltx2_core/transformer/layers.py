@@ -5,6 +5,7 @@ Letters: B batch, N query tokens, S context tokens, H heads, D head width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,11 @@ from torch.nn import functional as F
 
 from ..attention import attention
 from ..types import LayerOptions
+from .products import products
 from .rope import Rope, rotate_heads
+
+GateHeads = Callable[[Tensor, Tensor], Tensor]
+"""Values (B, N, H, D) and logits (B, N, H) -> the values, multiplied in place by 2 sigmoid(logits)."""
 
 
 def rms_norm(x: Tensor, eps: float) -> Tensor:
@@ -96,12 +101,27 @@ class Attention(nn.Module):
 
         Keys are RMS-normalised and, with ``rope``, rotated.
         """
-        return self.keys(source, rope), self.values(source)
+        # One after the other, so that an output is freed before the next is computed.
+        outputs = products(source, self.to_k, self.to_v)
+        return self.normed(next(outputs), self.k_norm, rope), self.by_head(next(outputs))
 
-    def output(self, attended: Tensor, x: Tensor) -> Tensor:
+    def queries_keys_values(self, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B, H, N, D) of the same x (B, N, width), for self-attention.
+
+        Queries and keys are RMS-normalised and, with ``rope``, rotated.
+        """
+        outputs = products(x, self.to_q, self.to_k, self.to_v)
+        return (
+            self.normed(next(outputs), self.q_norm, rope),
+            self.normed(next(outputs), self.k_norm, rope),
+            self.by_head(next(outputs)),
+        )
+
+    def output(self, attended: Tensor, x: Tensor, gate: GateHeads | None = None) -> Tensor:
         """Project attended values (B, H, N, D) of all heads to (B, N, query_dim).
 
-        With ``gated``, each head is first multiplied by its gate, which is computed from x (B, N, query_dim).
+        With ``gated``, each head is first multiplied by its gate, which is computed from x (B, N, query_dim);
+        ``gate`` computes that in place in another way than separate operations.
         """
         out = rearrange(attended, "b h n d -> b n h d")
         del attended
@@ -109,7 +129,9 @@ class Attention(nn.Module):
             logits = self.to_gate_logits(x)
             # Twice a sigmoid, so that logits of 0 leave the heads as they are. Autograd needs the factors of
             # a product, so that they are written into only where it is off.
-            if torch.is_grad_enabled():
+            if gate is not None:
+                out = gate(out, logits)
+            elif torch.is_grad_enabled():
                 out = out * (2 * torch.sigmoid(logits)).unsqueeze(-1)
             else:
                 out = out.mul_(logits.sigmoid_().mul_(2).unsqueeze(-1))

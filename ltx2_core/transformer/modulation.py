@@ -37,6 +37,13 @@ class Layout:
     segments: Bounds
     index: Tensor | None = None
 
+    def alike(self, other: Layout) -> bool:
+        """Whether parameters of this layout and of ``other`` can be applied to the same tokens at once."""
+        if self.index is not None or other.index is not None:
+            return self.index is other.index
+        # The end of a single segment is not read.
+        return self.segments == other.segments or len(self.segments) == len(other.segments) == 1
+
     def apply(
         self,
         formula: Callable[..., Tensor],

@@ -13,8 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ...ltx2_core.kernels.language import problem as kernel_problem
 from ...ltx2_core.transformer import Hidden, Modality, RopeMemory, Runner, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
+from ...ltx2_core.transformer.fused import Fused
 from ...ltx2_core.transformer.nag import NegativeText
 from ...ltx2_core.transformer.tiles import evaluate_tiles
 from .block_calls import BlockCalls
@@ -35,7 +37,7 @@ NAG = "ltx2_nag"
 TILES = "ltx2_tiles"
 """Key in ``transformer_options`` of the tiles in which the transformer computes the frame."""
 FUSED = "ltx2_fused"
-"""Key in ``transformer_options`` of the choice of fused kernels."""
+"""Key in ``transformer_options``: whether fused kernels are used; by default on a GPU with Triton."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,13 +112,13 @@ class Call:
 
 
 def velocities(
-    network: Transformer, call: Call, *, chunks: Chunks, rope_memory: RopeMemory
+    network: Transformer, call: Call, *, chunks: Chunks, rope_memory: RopeMemory, fused: Fused | None = None
 ) -> list[Tensor] | Tensor:
     """Run the transformer for ``call``, one call of the network by ComfyUI; returns the latents' velocities.
 
     The result is [video, audio] in the shapes of the latents, or the tensor of the video if there is no
     audio. ``chunks`` says how many tokens the transformer's layers compute at a time; ``rope_memory`` reuses
-    the rotary tables of earlier calls.
+    the rotary tables of earlier calls; ``fused`` are the kernels, if the call uses them.
     """
     guides = call.guides()
     video, audio = call.streams(guides)
@@ -134,7 +136,7 @@ def velocities(
         runner = Runner(
             network,
             chunk_tokens=chunks,
-            fused=call.options.get(FUSED),
+            fused=fused if _uses_kernels(call) else None,
             attend=attend_for(call.options),
             run_block=BlockCalls(call.options),
         )
@@ -160,6 +162,14 @@ def velocities(
         streams = run()
     follows = call.reference is not None and call.reference.get("follows", False)
     return velocities_of(streams, call.video, call.audio, guides, follows=follows)
+
+
+def _uses_kernels(call: Call) -> bool:
+    """Whether fused kernels compute this call: on a GPU with Triton, unless the MODEL says otherwise."""
+    chosen, device = call.options.get(FUSED), call.video.device
+    if chosen is None:
+        return device.type != "cpu" and kernel_problem(device) is None
+    return bool(chosen) and kernel_problem(device) is None
 
 
 def _negative_texts(options: Options, contexts: Sequence[Tensor]) -> list[NegativeText]:

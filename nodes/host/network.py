@@ -21,6 +21,7 @@ from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, SPATIAL_SCALE, TEMPO
 from ...ltx2_core.text.connectors import TextConnectors
 from ...ltx2_core.transformer import RopeMemory, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
+from ...ltx2_core.transformer.fused import Fused
 from ...ltx2_core.transformer.streams import BothInputs, Hidden
 from ...ltx2_core.types import TextFeatures
 from .call import Call, Options, velocities
@@ -58,6 +59,8 @@ class HostTransformer(Transformer):
         self.audio_embeddings_connector = connectors.audio_embeddings_connector
         self.text_config = text
         self.rope_memory = RopeMemory()
+        # Held here, so that each kernel is tried once for all clones of the MODEL.
+        self.fused = Fused()
         self.chunks = Chunks()
         # A module in a tuple is no submodule, which would give the connectors' weights a second name.
         self._connectors = (connectors,)
@@ -228,7 +231,7 @@ class HostTransformer(Transformer):
             reference=ref_audio,
             prompt_parts=ltx2_prompt_parts,
         )
-        return velocities(self, call, chunks=self.chunks, rope_memory=self.rope_memory)
+        return velocities(self, call, chunks=self.chunks, rope_memory=self.rope_memory, fused=self.fused)
 
 
 # Other packs find out by this name whether a network has both streams.

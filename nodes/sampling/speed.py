@@ -1,4 +1,4 @@
-"""A node that speeds up a MODEL by fused kernels: gated updates, norms and modulation compiled into one.
+"""A node that switches the fused kernels of a MODEL on and off, which are on by default on a GPU with Triton.
 
 The result is the same up to rounding, with any sampler.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ...ltx2_core.transformer.fused import Fused
 from ..host.call import FUSED
 from ..host.model_options import with_option
 from ..host.values import Model
@@ -31,17 +30,15 @@ class LTX2AVSpeed(io.ComfyNode):
                 ),
                 io.Boolean.Input(
                     "fused",
-                    default=False,
-                    tooltip="Exact. Compiles gated updates, norms and modulation into one kernel. Faster on "
-                    "a GPU, after a first step of some seconds; if compilation fails, the log says so and "
-                    "the run continues without it.",
+                    default=True,
+                    tooltip="Exact. Joins gated updates, norms, modulation and rotations into fewer kernels, "
+                    "on a GPU with Triton; also without this node. A kernel that fails a trial in the first "
+                    "step is not used, and the log says why. Off computes every operation by itself.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="model", tooltip="For the sampler.")],
         )
 
     @classmethod
-    def execute(cls, model: Model, fused: bool = False) -> io.NodeOutput:
-        # Made once for the node, so that steps share the compiled kernels.
-        kernels = Fused() if fused else None
-        return io.NodeOutput(with_option(model, FUSED, kernels, what="fused kernels"))
+    def execute(cls, model: Model, fused: bool = True) -> io.NodeOutput:
+        return io.NodeOutput(with_option(model, FUSED, fused, what="fused kernels"))

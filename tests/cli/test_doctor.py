@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,6 +136,17 @@ def test_a_torch_with_faulty_convolutions_is_named(monkeypatch, version, cudnn, 
     fact = environment._convolutions()
     assert fact.state == state
     assert (version in fact.text) is (state == "note")
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_kernels_of_a_gpu_without_triton_are_a_note(monkeypatch, installed):
+    assert environment._kernels().text == "not needed without a GPU"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(
+        "ltx2_core.kernels.language.triton", SimpleNamespace(__version__="3.6.0") if installed else None
+    )
+    fact = environment._kernels()
+    assert (fact.state, "pip install triton" in fact.text) == (("ok", False) if installed else ("note", True))
 
 
 def test_memory_that_the_system_would_give_back_counts_as_available(monkeypatch, tmp_path):

@@ -123,7 +123,7 @@ def chunked(model, runs):
 
 
 def fused(model, runs):
-    kernels = Fused("eager")
+    kernels = Fused()
     assert pack_projections(model.requires_grad_(False).transformer_blocks) > 0
     velocities = plain(Runner(model, fused=kernels), runs)
     assert kernels.problem is None

@@ -77,6 +77,8 @@ class Server:
             *("--database-url", "sqlite:///:memory:", "--disable-api-nodes", *flags),
         ]
         env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        # Kernels of the server are compiled for a GPU or not used: interpreted ones take minutes for a step.
+        env.pop("TRITON_INTERPRET", None)
         self._process = subprocess.Popen(
             command, cwd=comfy, stdout=self._log, stderr=subprocess.STDOUT, env=env
         )

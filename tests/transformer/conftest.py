@@ -46,6 +46,12 @@ def make_deep(request):
     return lambda: random_model(replace(GENERATIONS[request.param], num_layers=4))
 
 
+@pytest.fixture(params=["2.0", "2.3"], scope="session")
+def shallow(request):
+    """One block, for what is slow."""
+    return random_model(replace(GENERATIONS[request.param], num_layers=1))
+
+
 @pytest.fixture(scope="session")
 def model23():
     return random_model(LTX23)

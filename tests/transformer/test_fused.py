@@ -1,18 +1,24 @@
-"""Fused regions equal the plain formulas, which run where they cannot be compiled."""
+"""A transformer on fused kernels equals the plain one, and is plain where kernels cannot be used."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
 import torch
+from torch import nn
 
 from ltx2_core.attention import attention, attention_backend
+from ltx2_core.kernels.language import problem
 from ltx2_core.memory import Trace
 from ltx2_core.transformer import Runner
-from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.fp8 import exact_product, use_fp8
+from ltx2_core.transformer.fused import Fused, can_fuse
 from ltx2_core.transformer.modulation import ShiftScaleGate
 
+CPU = torch.device("cpu")
+interpreted = pytest.mark.skipif(problem(CPU) is not None, reason=f"{problem(CPU)}")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -23,51 +29,77 @@ def run(model, streams, fused, *, chunk_tokens=None):
         )
 
 
-@pytest.mark.parametrize("chunk_tokens", [None, 5])
-def test_fused_regions_give_what_the_plain_ones_give(model23, streams, chunk_tokens):
-    fused = Fused("aot_eager")
-    expected = run(model23, streams, None)
-    actual = run(model23, streams, fused, chunk_tokens=chunk_tokens)
+def with_image(streams):
+    """The first half of the video is not noised, as with a first image: two segments of tokens."""
+    noise = torch.tensor([0.0] * 6 + [0.9] * 6)[None].expand(2, -1)
+    return (lambda config: replace(streams[0](config), timesteps=noise.contiguous()), streams[1])
+
+
+def with_mask(streams):
+    """Every token has a noise level of its own, so that modulation is looked up token by token."""
+    noise = torch.linspace(0, 1, 12)[torch.randperm(12, generator=torch.Generator().manual_seed(5))]
+    return (lambda config: replace(streams[0](config), timesteps=noise[None].expand(2, -1)), streams[1])
+
+
+CLIPS = {"text": lambda streams: streams, "image": with_image, "mask": with_mask}
+
+
+@interpreted
+@pytest.mark.parametrize(("clip", "chunk_tokens"), [("image", None), ("mask", 7)])
+def test_kernels_give_what_the_plain_operations_give(shallow, streams, clip, chunk_tokens):
+    # The interpreter takes milliseconds for each token of each kernel.
+    fused, (video, audio) = Fused(), CLIPS[clip](streams)
+    single = [lambda config, make=make: first_sample(make(config)) for make in (video, audio)]
+    expected = run(shallow, single, None)
+    actual = run(shallow, single, fused, chunk_tokens=chunk_tokens)
     assert fused.problem is None
-    assert len(fused._compiled) == 3
     for a, e in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
 
-def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, streams, monkeypatch):
+@pytest.mark.parametrize("clip", CLIPS)
+@pytest.mark.parametrize("chunk_tokens", [None, 5])
+def test_their_formulas_give_what_the_plain_operations_give(model, streams, clip, chunk_tokens):
+    streams = CLIPS[clip](streams)
+    expected = run(model, streams, None)
+    actual = run(model, streams, Fused(kernels=False), chunk_tokens=chunk_tokens)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("clip", CLIPS)
+def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, streams, clip, monkeypatch):
+    streams = CLIPS[clip](streams)
     plain = run(model, streams, None)
-    gates = count_gates(monkeypatch)
-    fused, formulas, run_formula = Fused("eager"), [], Fused.run
-    monkeypatch.setattr(Fused, "run", lambda *args: formulas.append(args[1].__name__) or run_formula(*args))
-    actual = run(model, streams, fused)
+    gates, joined, add = count_gates(monkeypatch), [], Fused.add_norm_modulate
+    monkeypatch.setattr(Fused, "add_norm_modulate", lambda *a, **k: joined.append(a[1].shape) or add(*a, **k))
+    # As if the formulas were kernels, which join updates of several segments, too.
+    monkeypatch.setattr(Fused, "compiled", True)
+    actual = run(model, streams, Fused(kernels=False))
     # After self-attention and text attention of each stream, by the next branch that reads it. Generation 2.0
     # does not modulate its text attention, which therefore adds its update by itself.
     each = 3 if model.config.cross_attention_adaln else 1
-    assert formulas.count("_add_norm_modulate") == 2 * each * len(model.transformer_blocks)
-    assert not gates
+    blocks = len(model.transformer_blocks)
+    if clip == "text":
+        assert len(joined) == 2 * each * blocks
+        # The feed-forward's, which no branch of the block reads, and that before text attention in 2.0.
+        assert len(gates) == (2 if model.config.cross_attention_adaln else 4) * blocks
+    else:
+        assert len(joined) > each * blocks
     for a, e in zip(actual, plain, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
 
-def test_tokens_of_several_noise_levels_are_added_segment_by_segment(model23, streams, monkeypatch):
-    noise = torch.tensor([0.0, *[0.9] * 11])[None].expand(2, -1)
-    image = (lambda config: replace(streams[0](config), timesteps=noise), streams[1])
-    expected = run(model23, image, None)
-    gates = count_gates(monkeypatch)
-    for a, e in zip(run(model23, image, Fused("eager")), expected, strict=True):
-        torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
-    assert len(gates) == 4 * len(model23.transformer_blocks), "those of the video"
-
-
-def test_a_stream_is_unchanged_if_the_kernel_that_adds_to_it_runs_out_of_memory():
+def test_a_stream_is_unchanged_if_the_formula_that_adds_to_it_runs_out_of_memory():
     x, update = torch.randn(2, 1, 3, 8)
     before, row = x.clone(), torch.randn(1, 1, 8)
+    fused = Fused(kernels=False)
     with torch.inference_mode():
         for numbers in range(1, 4):
             with pytest.raises(torch.OutOfMemoryError), Trace(limit=numbers * x.nbytes - 1):
-                Fused("eager").add_norm_modulate(x, update, row, row, row, 1e-6)
+                fused.add_norm_modulate(x, update, row, row, row, 1e-6)
             assert torch.equal(x, before)
-        Fused("eager").add_norm_modulate(x, update, row, row, row, 1e-6)
+        fused.add_norm_modulate(x, update, row, row, row, 1e-6)
     torch.testing.assert_close(x, before + update * row)
 
 
@@ -82,7 +114,7 @@ def count_gates(monkeypatch):
 @needs_gpu
 def test_fused_kernels_give_what_the_plain_ones_give_on_a_gpu(model23, streams):
     model = model23.to("cuda")
-    moved = [lambda config, make=make: to_cuda(make(config)) for make in streams]
+    moved = [lambda config, make=make: to(make(config), device="cuda") for make in streams]
     fused = Fused()
     for a, e in zip(run(model, moved, fused), run(model, moved, None), strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=1e-4)
@@ -90,25 +122,63 @@ def test_fused_kernels_give_what_the_plain_ones_give_on_a_gpu(model23, streams):
     model.to("cpu")
 
 
-def to_cuda(stream):
+def first_sample(stream):
+    own = ("tokens", "timesteps", "sigma", "context")
+    return replace(stream, **{name: getattr(stream, name)[:1] for name in own})
+
+
+def to(stream, **where):
     tensors = {f.name: getattr(stream, f.name) for f in fields(stream)}
-    return replace(stream, **{n: t.cuda() for n, t in tensors.items() if isinstance(t, torch.Tensor)})
+    moved = {n: t.to(**where) for n, t in tensors.items() if isinstance(t, torch.Tensor) and n != "positions"}
+    return replace(stream, **moved)
 
 
-def test_after_a_failed_compilation_the_plain_formulas_run(model23, streams, caplog):
-    fused = Fused("no_such_backend")
-    expected, actual = run(model23, streams, None), run(model23, streams, fused)
-    assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))
-    assert "no_such_backend" in fused.problem
-    assert "fused kernels are off" in caplog.text
+def test_an_input_is_rounded_to_fp8_once_for_all_layers_that_read_it(make_deep, streams, monkeypatch):
+    """Queries, keys and values of the blocks between read the same tokens."""
+    rounded, quantize = Counter(), Fused.quantize_rows
+    monkeypatch.setattr(Fused, "quantize_rows", lambda self, x: rounded.update("n") or quantize(self, x))
+    model, fused = make_deep(), Fused(kernels=False)
+    use_fp8(model, exact_product, fused=fused)
+    run(model, streams, fused)
+    # Inputs of a block: self-attention 1, text attention 2, each of three for feed-forward and outputs.
+    attentions = 6
+    joint = {"attn1": 1, "attn2": 2, "audio_attn1": 1, "audio_attn2": 2, "between": 2 * 2}
+    assert rounded["n"] == 2 * (sum(joint.values()) + attentions + 2 * 2)
 
 
-def test_running_out_of_memory_does_not_count_as_a_failed_compilation(model23, streams):
-    fused = Fused("aot_eager")
-    run(model23, streams, fused)
-    with pytest.raises(torch.OutOfMemoryError), Trace(limit=1):
-        run(model23, streams, fused)
-    assert fused.problem is None
+class Doubled(nn.RMSNorm):
+    """As layers of a host whose weight is changed when they are called."""
+
+    weight_function = (lambda weight: 2 * weight,)
+
+
+def test_norms_of_a_host_are_read_unless_their_weight_is_changed_on_use():
+    """ComfyUI's norms derive from torch's."""
+    x = torch.ones(1, 3, 8)
+    host = type("HostNorm", (nn.RMSNorm,), {"weight_function": []})
+    hooked = nn.RMSNorm(8, eps=1e-6)
+    hooked.register_forward_pre_hook(lambda *_: None)
+    with torch.inference_mode():
+        assert can_fuse(nn.RMSNorm(8, eps=1e-6), x)
+        assert can_fuse(host(8, eps=1e-6), x)
+        assert not can_fuse(Doubled(8, eps=1e-6), x)
+        assert not can_fuse(hooked, x)
+        assert not can_fuse(nn.RMSNorm(8, eps=1e-6, dtype=torch.bfloat16), x), "it is cast when it is called"
+        assert not can_fuse(nn.RMSNorm(8, eps=1e-6, device="meta"), x), "it is loaded when it is called"
+        assert not can_fuse(nn.LayerNorm(8, eps=1e-6), x)
+    assert not can_fuse(nn.RMSNorm(8, eps=1e-6), x), "kernels have no gradients"
+
+
+def test_a_cpu_has_no_kernels_and_says_nothing(caplog, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    assert Fused.on(CPU) is None
+    assert not caplog.text
+
+
+def test_a_gpu_without_triton_says_what_to_install(caplog, monkeypatch):
+    monkeypatch.setattr("ltx2_core.kernels.language.triton", None)
+    assert Fused.on(torch.device("cuda")) is None
+    assert "fused kernels are off: Triton is not installed: pip install triton" in caplog.text
 
 
 def test_attention_is_the_plain_formula_and_names_its_backend():

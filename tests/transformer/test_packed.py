@@ -35,7 +35,7 @@ def frozen(model):
 
 def run(model, streams, **changes):
     """Velocities with fused regions, and how many linear layers multiplied by themselves."""
-    fused = Fused("eager")
+    fused = Fused(kernels=False)
     given = [replace(make(model.config), **changes) for make in streams]
     with torch.inference_mode(), counted(model) as calls:
         made = Runner(model, fused=fused)(*given)
@@ -151,7 +151,7 @@ def test_skipped_attention_and_chunks_are_served_too(model23, streams, chunk_tok
     for skip in skips:
         results = []
         for network in (frozen(model23), packed):
-            runner = Runner(network, fused=Fused("eager"), chunk_tokens=chunk_tokens)
+            runner = Runner(network, fused=Fused(kernels=False), chunk_tokens=chunk_tokens)
             with torch.inference_mode():
                 results.append(runner(*given, skip))
         close(*results)

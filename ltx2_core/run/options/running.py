@@ -204,12 +204,12 @@ def execution_options() -> Iterator[Option]:
     )
     yield Option(
         name="fused",
-        flags=("--fused",),
+        flags=("--fused/--no-fused",),
         kind="flag",
         group=group,
-        help="Combine several elementwise operations of the transformer into one kernel. Faster on a GPU; "
-        "last digits may differ.",
-        default=False,
+        help="Join operations of the transformer into fewer kernels, which is the default on a GPU where "
+        "Triton is installed. With --no-fused they are computed one by one; last digits may differ.",
+        default=True,
     )
     yield Option(
         name="keep_text_keys",
