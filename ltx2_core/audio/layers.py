@@ -98,13 +98,19 @@ def in_float32(device: torch.device) -> Iterator[None]:
     """
     # Some device types have no autocast, and asking for it raises an error there.
     available = torch.amp.autocast_mode.is_autocast_available(device.type)
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    # From torch 2.9 on convolutions have a setting of their own. The older one of all of cuDNN cannot be read
+    # there once a program has used the newer one.
+    cudnn = torch.backends.cudnn
+    convolutions = getattr(cudnn, "conv", None)
+    newer = hasattr(convolutions, "fp32_precision")
+    owner, name, exact = (convolutions, "fp32_precision", "ieee") if newer else (cudnn, "allow_tf32", False)
+    before = getattr(owner, name)
+    setattr(owner, name, exact)
     try:
         with torch.autocast(device.type, enabled=False) if available else nullcontext():
             yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        setattr(owner, name, before)
 
 
 def _float(bias: Tensor | None) -> Tensor | None:

@@ -7,13 +7,31 @@ import torch
 
 from ltx2_core.audio.layers import in_float32
 
+CUDNN = torch.backends.cudnn
+NEWER = hasattr(getattr(CUDNN, "conv", None), "fp32_precision")
+SETTING = (CUDNN.conv, "fp32_precision") if NEWER else (CUDNN, "allow_tf32")
+VALUES = ["tf32", "ieee", "none"] if NEWER else [True, False]
 
-@pytest.mark.parametrize("tf32", [True, False])
-def test_tf32_is_off_within_and_as_it_was_afterwards(monkeypatch, tf32):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", tf32)
+
+def setting():
+    return getattr(*SETTING)
+
+
+@pytest.fixture(autouse=True)
+def _as_before():
+    before = setting()
+    yield
+    setattr(*SETTING, before)
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_tf32_is_off_within_and_as_it_was_afterwards(value):
+    """Also where a program has set the precision of convolutions alone, after which ``allow_tf32`` raises."""
+    setattr(*SETTING, value)
+    before = setting()
     with in_float32(torch.device("cpu")):
-        assert not torch.backends.cudnn.allow_tf32
-    assert torch.backends.cudnn.allow_tf32 is tf32
+        assert setting() in ("ieee", False)
+    assert setting() == before
 
     def fails():
         with in_float32(torch.device("cpu")):
@@ -21,12 +39,20 @@ def test_tf32_is_off_within_and_as_it_was_afterwards(monkeypatch, tf32):
 
     with pytest.raises(InterruptedError):
         fails()
-    assert torch.backends.cudnn.allow_tf32 is tf32
+    assert setting() == before
+
+
+@pytest.mark.skipif(not NEWER, reason="this torch has one setting for all of cuDNN")
+def test_the_older_setting_is_as_it_was_afterwards():
+    before = CUDNN.allow_tf32
+    with in_float32(torch.device("cpu")):
+        pass
+    assert CUDNN.allow_tf32 is before
 
 
 def test_a_device_without_autocast_is_served():
     with in_float32(torch.device("meta")):
-        assert not torch.backends.cudnn.allow_tf32
+        assert setting() in ("ieee", False)
 
 
 @pytest.mark.gpu
