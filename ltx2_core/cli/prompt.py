@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ..text.prompt_parts import build_prompt, fields, shot, tables
+from ..run.prompt_parts import build_prompt, fields, shot, tables
 
 
 def _field_options(command: Callable[..., Any]) -> Callable[..., Any]:

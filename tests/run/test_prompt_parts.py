@@ -6,8 +6,8 @@ import pytest
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
+from ltx2_core.run.prompt_parts import build_prompt, fields, shot, tables, with_sound
 from ltx2_core.shapes import SPATIAL_SCALE
-from ltx2_core.text.prompt_parts import build_prompt, fields, shot, tables, with_sound
 
 WHOLE = {
     "scene": {"setting": "in a small kitchen", "atmosphere": "calm", "lighting": "morning light"},
