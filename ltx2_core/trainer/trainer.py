@@ -14,7 +14,8 @@ from ..loading.lora_report import updated_stream
 from ..training.block_memory import BlockRunner, place, streamed_numbers
 from ..training.loop import step_generator, swapped
 from ..training.objective import GeneratorDraws, Losses, Step, losses, prepare, velocities
-from ..training.optimizer_choice import Group, OptimizerOptions, optimizer_of
+from ..training.optimizer_choice import Group, optimizer_of
+from ..training.optimizer_names import OptimizerOptions
 from ..training.processes import Processes
 from ..training.rounding import Copies
 from ..training.schedules import schedule_of

@@ -12,19 +12,11 @@ import torch
 from torch import nn
 
 from .optimisers import Muon
-from .optimizer_names import OPTIMIZERS
+from .optimizer_names import OPTIMIZERS, OptimizerOptions
 from .rounding import RoundedAdamW
 
 _LIBRARIES: Mapping[str, str] = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
 """Optimizer -> the library that has it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerOptions:
-    """Options that several optimizers share; Adafactor and Muon's matrices have no betas."""
-
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .optimizer_choice import OptimizerOptions
+from .optimizer_names import OptimizerOptions
 
 
 def round_at_random(values: Tensor, generator: torch.Generator) -> Tensor:

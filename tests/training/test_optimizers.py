@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from ltx2_core.training.optimizer_choice import Group, OptimizerOptions, check_optimizer, optimizer_of
-from ltx2_core.training.optimizer_names import OPTIMIZERS
+from ltx2_core.training.optimizer_choice import Group, check_optimizer, optimizer_of
+from ltx2_core.training.optimizer_names import OPTIMIZERS, OptimizerOptions
 from ltx2_core.training.rounding import RoundedAdamW, round_at_random
 from ltx2_core.training.state import TrainingState
 

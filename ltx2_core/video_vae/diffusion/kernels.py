@@ -14,12 +14,10 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .windows import Axis
+from .windows import Attend, Axes
 
-Axes: TypeAlias = tuple[Axis, Axis, Axis]
 Means: TypeAlias = Literal["tiles", "na3d", "triton"]
 """What computes neighbourhood attention: tiles of queries, the kernel of comfy-kitchen, or our own."""
-Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Axes], Tensor]
 
 
 def kernel_for(q: Tensor, k: Tensor, v: Tensor, axes: Axes, boxes: float) -> Attend | None:

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ...out_of_memory import is_out_of_memory
-from .kernels import Attend, Axes
 from .triton_kernel import MISSING, by_triton, formula
-from .windows import Axis, Span, needed
+from .windows import Attend, Axes, Axis, Span, needed
 
 _log = logging.getLogger(__name__)
 

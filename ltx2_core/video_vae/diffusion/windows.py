@@ -6,10 +6,10 @@ n - K)`` on: at the borders the window is shifted inward, neither cut nor padded
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from einops import rearrange
@@ -67,6 +67,12 @@ class Axis:
                 run = runs.pop().and_one_more()
             runs.append(run)
         return runs
+
+
+Axes: TypeAlias = tuple[Axis, Axis, Axis]
+"""Time, rows and columns of an attention."""
+Attend: TypeAlias = Callable[[Tensor, Tensor, Tensor, Axes], Tensor]
+"""A function like :func:`.attention.neighbourhood_attention`, of q, k, v and axes."""
 
 
 class Run(NamedTuple):
