@@ -77,16 +77,22 @@ def measured():
     return errors, why_not(CPU, torch.float32, 16, (1, 3, 3))
 
 
-@pytest.fixture(scope="module")
-def interpreted():
-    """What ``measured`` returns in a process in which Triton interprets: that is decided at its import."""
-    pytest.importorskip("triton")
-    command = [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r}, run_name='measured')"]
-    done = subprocess.run(
-        command, env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False
-    )
+def in_a_process(name, *, interpret):
+    """What a function of this file returns in a new process.
+
+    Triton decides at its import whether it interprets.
+    """
+    command = [sys.executable, "-c", f"import runpy; runpy.run_path({__file__!r}, run_name={name!r})"]
+    environment = {**os.environ, "TRITON_INTERPRET": interpret}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def interpreted():
+    pytest.importorskip("triton")
+    return in_a_process("measured", interpret="1")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -156,18 +162,26 @@ def test_memory_that_runs_out_in_the_check_says_nothing_about_the_kernel():
         fault(full, CPU, torch.float32, 16, (3, 3, 5))
 
 
-def test_a_machine_that_cannot_run_the_kernel_says_why_once(caplog):
+def test_a_machine_that_cannot_run_the_kernel_says_why_once():
     # On the CPU Triton has no driver, or is not there.
-    with caplog.at_level(logging.WARNING):
-        reasons = [why_not(CPU, torch.float32, 16, (3, 3, 3)) for _ in range(2)]
+    reasons, lines = in_a_process("unable", interpret="0")
     assert reasons[0]
     assert reasons[0] == reasons[1]
-    assert [record.getMessage() for record in caplog.records] == [
+    assert lines == [
         "the diffusion decoder computes windows of 3 x 3 x 3 in float32 without its Triton kernel: "
         + reasons[0]
     ]
 
 
-if __name__ == "measured":
+def unable():
+    """What the check says twice where Triton cannot compile for the CPU, and the lines of its log."""
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())
+    logging.getLogger("ltx2_core").addHandler(handler)
+    return [why_not(CPU, torch.float32, 16, (3, 3, 3)) for _ in range(2)], lines
+
+
+if __name__ in ("measured", "unable"):
     torch.set_num_threads(1)
-    print(json.dumps(measured()))
+    print(json.dumps(globals()[__name__]()))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .windows import Axis, window_start
+from .windows import Axes, Axis, window_start
 
 try:
     import triton
@@ -26,8 +26,6 @@ except Exception as error:  # noqa: BLE001
     triton, MISSING = None, f"Triton cannot be imported: {type(error).__name__}: {error}"
 else:
     MISSING = ""
-
-Axes = tuple[Axis, Axis, Axis]
 
 AT_ONCE = {2: 64, 4: 32}
 """Queries of a program, and keys it reads at a time, by the bytes of a value: as many as registers hold."""
