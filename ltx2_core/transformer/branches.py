@@ -135,7 +135,8 @@ class SelfQueries:
     def __call__(self, hidden: Tensor) -> Tensor:
         attention, projections, samples = self.whole.attention, self.whole.projections, self.whole.samples
         if _nobody(samples):
-            return projections.output(attention, self.own, hidden)
+            # A copy, as gates are multiplied in place and the branch may have to be computed again.
+            return projections.output(attention, self.own.clone(), hidden)
         queries = projections.queries(attention, hidden, self.rope)
         out = self.whole.attend(queries, self.keys, self.values, self.bias)
         del queries

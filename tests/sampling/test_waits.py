@@ -12,8 +12,9 @@ from ltx2_core.conditioning.items import ImageInPlace
 from ltx2_core.conditioning.state import empty_state
 from ltx2_core.sampling.denoiser import Denoiser
 from ltx2_core.sampling.guidance import CFG
+from ltx2_core.sampling.samplers.base import SamplerRun
 from ltx2_core.shapes import plan_clip
-from ltx2_core.types import Numerics
+from ltx2_core.types import AVLatent, Numerics
 
 WAITS = {
     "_local_scalar_dense",
@@ -78,3 +79,21 @@ def test_a_step_after_the_first_waits_for_nothing(model, name, guided, numerics)
     with Asked() as asked:
         denoiser(x, 0.7)
     assert asked.found == []
+
+
+def test_fresh_noise_is_copied_to_the_device_without_a_wait():
+    """Ancestral samplers draw on the CPU in every step; ``meta`` stands for a GPU."""
+    copies = []
+
+    class Copied(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func.overloadpacket.__name__ == "_to_copy" and torch.device("meta") == kwargs.get("device"):
+                copies.append(kwargs.get("non_blocking", False))
+            return func(*args, **(kwargs or {}))
+
+    on_device = AVLatent(torch.zeros(1, 128, 2, 2, 2, device="meta"), torch.zeros(1, 8, 4, 16, device="meta"))
+    run = SamplerRun(None, torch.Generator().manual_seed(0), preserve=None, history=None)
+    with Copied():
+        noise = run.noise(on_device)
+    assert noise.video.is_meta
+    assert copies == [True, True]

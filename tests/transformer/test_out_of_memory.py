@@ -11,7 +11,9 @@ from ltx2_core.conditioning.patchify import video_positions
 from ltx2_core.memory import Trace
 from ltx2_core.out_of_memory import is_out_of_memory
 from ltx2_core.transformer import Perturbation, Perturbations, Runner
+from ltx2_core.transformer.branches import Projections, SelfAttention
 from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.guided import attend
 
 GRID = (4, 8, 16)
 TOKENS = 4 * 8 * 16
@@ -38,7 +40,9 @@ def test_a_step_that_runs_out_of_memory_continues_in_halves(model, streams, imag
         timesteps[:, :130] = 0
         video = replace(video, timesteps=timesteps)
     skip = Perturbations((Perturbation(video_self_attention=[1]), Perturbation(a2v="all")))
-    for perturbations in (None, skip):
+    # No sample attends to its own tokens in block 1, as in a pass of spatio-temporal guidance by itself.
+    alone = Perturbations((Perturbation(video_self_attention=[1]), Perturbation(video_self_attention=[1])))
+    for perturbations in (None, skip, alone):
         runner = Runner(model, fused=fused)
         expected, free = run(runner, video, audio, perturbations)
         actual, tight = run(runner, video, audio, perturbations, limit=int(0.75 * free.peak))
@@ -67,3 +71,20 @@ def test_other_errors_do_not_count_as_out_of_memory():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"))
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_chunk_whose_attention_is_skipped_can_be_computed_again(model23):
+    """As when memory runs out after the gates of its heads: they must not be applied twice."""
+    attention = model23.transformer_blocks[0].attn1
+    hidden = torch.randn(2, 5, model23.config.dim, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        keys, values = attention.keys_values(hidden, None)
+        branch = SelfAttention(
+            attention=attention,
+            projections=Projections(),
+            attend=attend,
+            rope=None,
+            bias=None,
+            samples=(False, False),
+        ).on(keys, values)
+        assert torch.equal(branch(hidden), branch(hidden))

@@ -82,9 +82,9 @@ class SamplerRun:
         if self.generator is None:
             raise ValueError("a step that adds noise needs a generator: pass one, or eta=0")
         # Drawn where the generator is, by default on the CPU, and then moved: every device gets the same
-        # noise.
+        # noise. The driver has copied memory of the host before it returns, so that nothing has to wait.
         noise = make_noise(x, self.generator, by_token=self.noise_by_token)
-        return noise.zip(x, lambda noise, like: noise.to(like))
+        return noise.zip(x, lambda noise, like: noise.to(like, non_blocking=True))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
