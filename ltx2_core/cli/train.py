@@ -29,6 +29,20 @@ train.add_command(lora)
 train.add_command(full)
 
 
+@train.command("import")
+@click.argument("file", type=PathType(path_type=Path))
+def import_(file: Path) -> None:
+    """Print the settings of FILE, a configuration of ltx-trainer, ai-toolkit or musubi-tuner, as ours.
+
+    What is printed is a toml file for --config. Keys without a counterpart follow as comments, with the
+    reason if there is one.
+    """
+    from ..trainer.importing import import_config
+
+    for line in import_config(file).lines():
+        click.echo(line)
+
+
 MAX_STEPS = 100_000_000
 
 

@@ -95,8 +95,6 @@ class TrainSettings:
     save_precision: str = _key(
         "bf16", "Number format of saved weights.", choices=("bf16", "float32"), free=True
     )
-    tensorboard: bool = _key(False, "Also log for TensorBoard, which must be installed.", free=True)
-    wandb: str = _key("", "Also log to this project of Weights & Biases, which must be installed.", free=True)
     validation_every: int = _key(250, "Steps between validation losses; 0 is never.", low=0, free=True)
     validation_dataset: str = _key(
         "", "Encoded held-out clips [default: the first four clips of the dataset].", free=True

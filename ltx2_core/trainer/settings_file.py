@@ -76,7 +76,7 @@ def _parsed(file: Path) -> Mapping[str, Any]:
         raise FileNotFoundError(f"no configuration at {file}")
     text = file.read_text(encoding="utf-8")
     try:
-        parsed: Any = json.loads(text) if file.suffix.lower() == ".json" else _toml(text)
+        parsed: Any = json.loads(text) if file.suffix.lower() == ".json" else toml_values(text)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
     if not isinstance(parsed, dict):
@@ -84,7 +84,8 @@ def _parsed(file: Path) -> Mapping[str, Any]:
     return parsed
 
 
-def _toml(text: str) -> Any:
+def toml_values(text: str) -> Any:
+    """Parse a toml file; raises ValueError before Python 3.11, which has no parser."""
     if sys.version_info >= (3, 11):
         import tomllib
 
