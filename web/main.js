@@ -1,6 +1,7 @@
 // @ts-check
 /** Registers what this pack adds to the page. */
 import { app } from "../../scripts/app.js";
+import { fitFiles, useReleased } from "./released.js";
 import { showReports } from "./report.js";
 import {
   countSavedStrength,
@@ -11,11 +12,41 @@ import {
 } from "./widgets.js";
 
 const PREFIX = "LTX2AV";
+const USE_RELEASED = "comfyui-ltx2.released";
+
+/** @type {any} Data of the workflow that is being opened. */
+let opened = null;
 
 app.registerExtension({
   name: "comfyui-ltx2.reports",
+  commands: [
+    {
+      id: USE_RELEASED,
+      label: "Use released model files",
+      async function() {
+        useReleased(app.graph.nodes);
+        // The page looks for missing files when a workflow is opened.
+        await app.loadGraphData(app.graph.serialize());
+      },
+    },
+  ],
+  menuCommands: [{ path: ["LTX-2"], commands: [USE_RELEASED] }],
   setup() {
     countStrengthOfApiFiles(app);
+  },
+  beforeConfigureGraph(/** @type {any} */ graph) {
+    opened = graph;
+  },
+  afterConfigureGraph() {
+    for (const node of fitFiles(app.graph.nodes)) {
+      // Some versions of the page read what to download from the data, not from the nodes.
+      const saved = opened?.nodes?.find((/** @type {any} */ one) => one.id === node.id);
+      if (saved) saved.widgets_values = node.serialize().widgets_values;
+    }
+    opened = null;
+  },
+  refreshComboInNodes() {
+    fitFiles(app.graph.nodes);
   },
   nodeCreated(/** @type {any} */ node) {
     if (!String(node.comfyClass).startsWith(PREFIX)) return;

@@ -17,10 +17,11 @@ class FileList:
     """The files in some of ComfyUI's model folders that can be loaded for one purpose.
 
     ``categories`` are the folders, such as "checkpoints". Files of the first category are listed by name,
-    those of others with the category before the name: ``vae/x.safetensors``. In errors ``what`` names the
-    purpose, and ``download`` says which files to download to which folders. ``problem`` returns why the file
-    at a path cannot be loaded, "" if it can. Files at whose paths ``list_anyway`` is true are listed last
-    although they cannot be loaded: choosing such a file is an error that says why.
+    those of others with the category before the name: ``vae/x.safetensors``; the name alone finds these too,
+    since ComfyUI's page downloads a file under its name alone. In errors ``what`` names the purpose, and
+    ``download`` says which files to download to which folders. ``problem`` returns why the file at a path
+    cannot be loaded, "" if it can. Files at whose paths ``list_anyway`` is true are listed last although they
+    cannot be loaded: choosing such a file is an error that says why.
     """
 
     what: str
@@ -43,13 +44,15 @@ class FileList:
         """The path of the listed file ``name``. Raises ValueError if it cannot be loaded."""
         if message := self.refusal(name):
             raise ValueError(message)
-        return dict(self._listed())[name]
+        path = self._found(name)
+        assert path is not None, "refusal() names a file that is not there"
+        return path
 
     def refusal(self, name: str) -> str:
         """Why the file ``name`` cannot be loaded, and which files can; "" if it can."""
         # The files are listed again at each call: the user may have added or removed some since the nodes
         # were defined.
-        listed = dict(self._listed())
+        path = self._found(name)
         # The placeholder is checked first, because it is no file and would else be reported as a missing one.
         if name == self.placeholder:
             reason = f"{self.placeholder} in models/{' or models/'.join(self.categories)}"
@@ -57,9 +60,9 @@ class FileList:
             reason = (
                 f"{name} is a GGUF: these loaders read safetensors. A GGUF pack loads it, and its MODEL fits"
             )
-        elif name not in listed:
+        elif path is None:
             reason = f"{name} is not in models/{' or models/'.join(self.categories)}"
-        elif reason := self.problem(listed[name]):
+        elif reason := self.problem(path):
             reason = f"{name} cannot serve as {self.what}: {reason}"
         else:
             return ""
@@ -67,6 +70,12 @@ class FileList:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         choose = f"Choose {', '.join(names[:SHOWN])}{more}, or download" if names else "Download"
         return f"{reason}. {choose} {self.download}"
+
+    def _found(self, name: str) -> Path | None:
+        """The path of the file that is listed as ``name``, or else below one of the categories."""
+        listed = dict(self._listed())
+        names = (name, *(f"{category}/{name}" for category in self.categories))
+        return next((listed[one] for one in names if one in listed), None)
 
     def _sorted(self) -> tuple[list[str], list[str]]:
         """Two lists of names: files that can be loaded, and files that are listed although they cannot."""

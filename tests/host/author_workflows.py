@@ -30,6 +30,7 @@ from workflow_files import named  # noqa: E402
 from workflow_format import Workflow  # noqa: E402
 from workflow_long_tables import LONG  # noqa: E402
 from workflow_notes import NOTES, title  # noqa: E402
+from workflow_real import state_released  # noqa: E402
 from workflow_released_tables import RELEASED  # noqa: E402
 from workflow_tables import WORKFLOWS  # noqa: E402
 from workflow_thumbnails import of_audio, of_video  # noqa: E402
@@ -128,6 +129,8 @@ PLAIN_CANVAS = {
 def author(page: ComfyPage, name: str, table: Workflow, known: Json) -> None:
     """Write one workflow in both formats."""
     workflow, prompt_ = arranged(page, name, table, known, NOTES[name].markdown())
+    if name not in RELEASED:
+        state_released(workflow, name, table)
     _write(OUTPUT / f"{name}.json", workflow)
     _write(OUTPUT / "api" / f"{name}.json", prompt_)
 

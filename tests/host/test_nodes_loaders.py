@@ -53,8 +53,12 @@ SPLIT = {
 @pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
 @pytest.mark.parametrize(
     "names",
-    [{"ckpt_name": "diffusion_models/only.safetensors", **SPLIT}, {"ckpt_name": "diffusers/pieces"}],
-    ids=["split files", "folder"],
+    [
+        {"ckpt_name": "diffusion_models/only.safetensors", **SPLIT},
+        {"ckpt_name": "only.safetensors", **SPLIT},
+        {"ckpt_name": "diffusers/pieces"},
+    ],
+    ids=["split files", "split files, named as downloaded", "folder"],
 )
 def test_other_layouts_give_the_clip_of_the_single_file(
     server: Server, models: TinyModels, folder: Path, names, network: str

@@ -41,6 +41,7 @@ UPSCALER20 = File("Lightricks/LTX-2", "ltx-2-spatial-upscaler-x2-1.0.safetensors
 CANNY20 = File(
     "Lightricks/LTX-2-19b-IC-LoRA-Canny-Control", "ltx-2-19b-ic-lora-canny-control.safetensors", "loras"
 )
+DETAILER20 = File("Lightricks/LTX-2-19b-IC-LoRA-Detailer", "ltx-2-19b-ic-lora-detailer.safetensors", "loras")
 CAMERA20 = File(
     "Lightricks/LTX-2-19b-LoRA-Camera-Control-Dolly-Left",
     "ltx-2-19b-lora-camera-control-dolly-left.safetensors",

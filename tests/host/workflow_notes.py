@@ -8,6 +8,7 @@ from workflow_files import (
     AUDIO_VAE25,
     CAMERA20,
     CANNY20,
+    DETAILER20,
     DEV20,
     DEV23,
     DISTILLED20,
@@ -30,8 +31,9 @@ ONE_STAGE = (DEV23, GEMMA3)
 TWO_STAGES = (DEV23, GEMMA3, UPSCALER23, DISTILLED23)
 FILES25 = (DISTILLED25, GEMMA4, VIDEO_VAE25, AUDIO_VAE25, UPSCALER25)
 TINY = (
-    "This graph is set to the tiny test models, with clips of 128 x 128. For real clips choose the files "
-    "below in **Model files** (and in **LoRA**), and a size such as 1280 x 704 in **Size and length**."
+    "Where the tiny test models are installed, this graph is set to them, with clips of 128 x 128; "
+    "**LTX-2 > Use released model files** in the menu changes that. Otherwise it opens with the files below, "
+    "which ComfyUI offers to download, and with sizes of real clips."
 )
 MEMORY = (
     "**LTX-2 Memory Plan** says what your size needs before you run it. If memory runs out, make the clip "
@@ -208,7 +210,7 @@ NOTES = {
         "Make a small clip large",
         "A small clip is noised to 0.909 and sampled again at the final size in windows, with its own audio.",
         (CLIP, "**Size and length**: the final size.", "**LoRA**: a detailer IC-LoRA."),
-        (DEV20, GEMMA3),
+        (DEV20, GEMMA3, DETAILER20),
     ),
     "dub_video": Note(
         "New speech in the voice of a clip",

@@ -205,7 +205,8 @@ WORKFLOWS = {
             "First stage": {"first": stage("@guide.latent", positive="@guide", negative="@guide")},
             "Second stage: both are put back in": {
                 "next": next_stage("@first", "@guide"),
-                "second": last_stage("@next.latent", positive="@next", negative="@next"),
+                "distilled": lora(),
+                "second": last_stage("@next.latent", model="@distilled", positive="@next", negative="@next"),
                 "cropped": crop("@second", "@next"),
             },
             "Result": saved("keyframes_two_stages", "@cropped.latent"),

@@ -18,7 +18,7 @@ EXAMPLES, DOCS = ROOT / "example_workflows", ROOT / "web" / "docs"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.json"))
 MAX_NODES, MAX_PICTURE_BYTES = 12, 60_000
 LARGER = {
-    "keyframes_two_stages": 13,
+    "keyframes_two_stages": 14,
     "audio_image_two_stages": 13,
     "ic_lora_image": 13,
     "ic_lora_two_stages": 14,
@@ -34,6 +34,7 @@ NOTE = "MarkdownNote"
 FOLDERS = {"checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "latent_upscale_models"}
 LOADERS = ("LTX2AVLoadAll", "LTX2AVLoadLora", "LTX2AVLoadUpscaler")
 OURS = "LTX2AV"
+PAGE = "https://huggingface.co"
 CORE = {
     "LoadImage": (["image"], 2),
     "LoadAudio": (["audio"], 1),
@@ -188,16 +189,37 @@ def test_no_node_lies_on_another_and_groups_are_in_reading_order(name):
         assert any(x <= left and right <= x + w and y <= top and bottom <= y + h for x, y, w, h in groups)
 
 
-@pytest.mark.parametrize("name", RELEASED)
-def test_every_released_file_can_be_downloaded_by_the_page(name):
+def downloads(name: str) -> dict[str, dict]:
+    """By name, the files of a workflow that the page offers to download."""
+    stated = [one for node in running(ui(name)) for one in node["properties"].get("models", [])]
+    return {one["name"]: one for one in stated}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_files_of_the_note_can_be_downloaded_by_the_page(name):
+    (note,) = (node for node in ui(name)["nodes"] if node["type"] == NOTE)
+    listed = re.findall(
+        rf"^- \[(.+)\]\({PAGE}/(.+)\) in `models/(.+)`$", note["widgets_values"][0], re.MULTILINE
+    )
+    offered = downloads(name)
+    assert {file for file, _, _ in listed} == offered.keys()
+    for file, repository, folder in listed:
+        assert offered[file]["url"].startswith(f"{PAGE}/{repository}/resolve/main/")
+        assert offered[file]["url"].endswith(f"/{file}")
+        assert offered[file]["directory"] == folder
+        assert folder in FOLDERS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_loader_offers_what_its_widgets_hold_with_released_files(name):
     for node in running(ui(name)):
-        files = {value for value in node.get("widgets_values") or [] if str(value).endswith(".safetensors")}
-        offered = node["properties"].get("models", [])
-        assert {one["name"] for one in offered} == files
+        values = node.get("widgets_values") or []
+        changes = node["properties"].get("ltx2_released", {}).values()
+        assert all(tiny in values for tiny, _ in changes), "the page replaces what a widget holds"
+        held = [dict(map(tuple, changes)).get(value, value) for value in values]
+        files = {value for value in held if str(value).endswith(".safetensors")}
+        assert {one["name"] for one in node["properties"].get("models", [])} == files
         assert bool(files) == (node["type"] in LOADERS)
-        for one in offered:
-            assert one["url"].endswith(f"/{one['name']}")
-            assert one["directory"] in FOLDERS
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(RELEASED)))
