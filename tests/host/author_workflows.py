@@ -94,21 +94,29 @@ SIZES = {
     "LTX2AVAddGuide": [320, 330],
     "LTX2AVSampleStage": [320, 330],
 }
+REPORT_ALONE, TEXT_ALONE, BOTH = 72, 36, 110
 REPORTS = {
-    "LTX2AVLoadLora": 72,
-    "LTX2AVImgToVideoInplace": 72,
-    "LTX2AVAddGuide": 20,
-    "LTX2AVSampleStage": 110,
-    "LTX2AVSampleDFR": 110,
+    "LTX2AVLoadLora": REPORT_ALONE,
+    "LTX2AVImgToVideoInplace": BOTH,
+    "LTX2AVAddGuide": 60,
+    "LTX2AVSampleStage": BOTH,
+    "LTX2AVSampleDFR": BOTH,
     "LTX2AVLongVideo": 60,
-    "LTX2AVDecodeToVideo": 50,
+    "LTX2AVDecodeToVideo": BOTH,
     "LTX2AVDecodeLongVideo": 50,
     "LTX2AVDecodeHDR": 50,
+    "LTX2AVDecodeAudio": TEXT_ALONE,
     "LTX2AVFinishEdit": 58,
     "LTX2AVSetAudio": 20,
+    "LTX2AVLatentUpscale": TEXT_ALONE,
+    "LTX2AVReferenceAudio": BOTH,
+    "LTX2AVDub": 20,
+    "LTX2AVSound": 20,
+    "LTX2AVExtend": 20,
+    "LTX2AVRetake": 20,
     "SaveVideo": 40,
 }
-"""Pixels by which a node grows once it has run, by its report, its progress or its player."""
+"""Pixels by which a node grows once it has run, by its report, its progress text or its player."""
 PLAYERS = ("audioUI", "video-preview")
 """Widgets that display a file."""
 LOAD = """([prompt, name]) => {

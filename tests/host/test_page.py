@@ -44,6 +44,20 @@ BOXES = """() => JSON.stringify({
         group.pos[0] + group.size[0], group.pos[1] + group.size[1]]),
 })"""
 """Title, left, top, right and bottom of each node with its title bar, and of each group."""
+TOLD = """async (text) => {
+    await app.loadGraphData(JSON.parse(text));
+    for (const node of app.graph.nodes.filter((one) => one.type.startsWith("LTX2AV"))) {
+        const report = node.widgets?.some((widget) => widget.name === "report");
+        const work = /Sample|Decode|Inplace|Guide|Upscale|Next|Long|Finish|Extend|Retake|Sound|Dub$/;
+        if (work.test(node.type) && !/Crop/.test(node.type)) {
+            const told = { nodeId: String(node.id), text: "step 3 of 20, 12 s left" };
+            app.api.dispatchCustomEvent("progress_text", told);
+        }
+        if (report) node.onExecuted({ text: ["a line of a report, of the length that such lines have"] });
+    }
+    await new Promise((done) => setTimeout(done, 600));
+}"""
+"""Gives each node its report, and those that work for long the text of their progress."""
 PLAYS = """() => {
     const video = document.querySelector("video");
     return video && video.readyState === 4 && video.duration > 1.9;
@@ -82,6 +96,14 @@ def assert_apart(boxes: Json) -> None:
             g[0] <= a[0] and g[1] <= a[1] and a[2] <= g[2] and a[3] <= g[3] for _, *g in boxes["groups"]
         )
         assert any(inside), f"{name} leaves its group"
+
+
+def test_nodes_stay_apart_with_all_that_they_tell(server: Server, runs: Runs, chromium: str):
+    with comfy_page(server.port, chromium) as page:
+        for path in sorted(EXAMPLES.glob("*.json")):
+            page.page.evaluate(TOLD, path.read_text(encoding="utf-8"))
+            assert any(page.ask(REPORTS)), path.name
+            assert_apart(page.ask(BOXES))
 
 
 def test_boxes_have_labels_and_steps_are_grey_while_the_schedule_is_fixed(
