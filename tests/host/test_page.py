@@ -49,7 +49,7 @@ TOLD = """async (text) => {
     for (const node of app.graph.nodes.filter((one) => one.type.startsWith("LTX2AV"))) {
         const report = node.widgets?.some((widget) => widget.name === "report");
         const work = /Sample|Decode|Inplace|Guide|Upscale|Next|Long|Finish|Extend|Retake|Sound|Dub$/;
-        if (work.test(node.type) && !/Crop/.test(node.type)) {
+        if (work.test(node.type) && !/Crop|Load/.test(node.type)) {
             const told = { nodeId: String(node.id), text: "step 3 of 20, 12 s left" };
             app.api.dispatchCustomEvent("progress_text", told);
         }
