@@ -40,7 +40,9 @@ def block_pieces(
     """
     latents = min(latent_frames, _ENOUGH_LATENTS)
     scale = config.strides[0]
-    pieces = iter([Piece(0, latents + ghosts(config), True)])
+    # A latent comes without its last frame, then that one with its copies.
+    before = [Piece(0, latents - 1, False)] if latents > 1 else []
+    pieces = iter([*before, Piece(0, 1 + ghosts(config), True)])
     stages = config.stages
     for number, stage in enumerate(stages):
         limit = max(1, at_once // scale)

@@ -149,12 +149,13 @@ def test_tiles_refuse_borders_that_would_not_be_exact(decoder):
 
 
 @pytest.mark.slow
-def test_a_clip_of_60_seconds_takes_the_memory_of_one_of_5_seconds(decoder):
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_clip_of_60_seconds_takes_the_memory_of_one_of_5_seconds(decoder, whole):
     def peak(seconds):
         frames = 3 * seconds + 1
-        chunks = (latent_of(1) for _ in range(frames))
+        latents = latent_of(frames) if whole else (latent_of(1) for _ in range(frames))
         with Trace() as trace:
-            for piece in decoder.decode_stream(chunks, max_piece_bytes=200_000):
+            for piece in decoder.decode_stream(latents, max_piece_bytes=200_000):
                 del piece
         return trace.peak
 

@@ -134,9 +134,21 @@ class DiffusionVideoDecoder(DecodingHalf):
         return Decoder(config, **options)
 
     def _checked(self, latents: Tensor | Iterable[Tensor]) -> Iterator[Tensor]:
-        for chunk in [latents] if isinstance(latents, Tensor) else latents:
+        for chunk in _apart(latents) if isinstance(latents, Tensor) else latents:
             check_5d(chunk, self.config.latent_channels, "latent")
             yield chunk
+
+
+def _apart(latent: Tensor) -> Iterator[Tensor]:
+    """A whole latent (B, C, f, h, w) in two chunks, views: all but the last latent frame, and that one.
+
+    Only the last chunk is copied, since copies of its last frame are appended to it. Memory would grow with
+    the length of the clip if that chunk were the whole latent.
+    """
+    if latent.ndim == 5 and latent.shape[2] > 1:
+        yield latent[:, :, :-1]
+        latent = latent[:, :, -1:]
+    yield latent
 
 
 def _gathered(pieces: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
