@@ -42,6 +42,7 @@ SUBCOMMANDS = {
     "train": ("ltx2_core.cli.train:train", "Train a LoRA, all weights, or the tiny LTX-2 that ships."),
     "lora": ("ltx2_core.cli.lora:lora", "Merge, extract, resize, look into and compare LoRA files."),
     "serve": ("ltx2_core.cli.serve:serve", "Serve models over HTTP, with a queue that survives a restart."),
+    "batch": ("ltx2_core.cli.batch:batch", "Run a file of jobs, one on each line, and resume it."),
     "doctor": ("ltx2_core.cli.doctor:doctor", "Check this machine and its installation."),
 }
 """Name of a subcommand -> (module:function, its line in the help)."""

@@ -6,11 +6,12 @@ import os
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from .options import PathType
+from .options import Chosen, command
+from .ray import ray_runners
 
 if TYPE_CHECKING:
     from ..serve.server import Address
@@ -19,98 +20,11 @@ if TYPE_CHECKING:
 UNUSABLE: Final = 70
 """Exit code if the GPU cannot be used any more, after which a supervisor should start the server again."""
 _PACKAGES: Final = ("fastapi", "uvicorn", "python_multipart")
-_FILE, _FOLDER = PathType(path_type=Path, dir_okay=False), PathType(path_type=Path, file_okay=False)
 
 
-@click.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port; 0 is a free one."
-)
-@click.option("--models", type=_FILE, help="JSON file of models: id -> checkpoints, text_encoder, upscaler.")
-@click.option(
-    "--state", type=_FOLDER, help="Private folder of queue and results.  [default: ~/.local/state/ltx2-serve]"
-)
-@click.option(
-    "--inputs", type=_FOLDER, multiple=True, help="Folder of which clients may name files. Repeatable."
-)
-@click.option(
-    "--loras", type=_FOLDER, multiple=True, help="Folder of which clients may name LoRAs. Repeatable."
-)
-@click.option("--token-file", type=_FILE, help="File with the token that each request must bring.")
-@click.option(
-    "--allowed-host", multiple=True, help="Further name by which clients address the server. Repeatable."
-)
-@click.option(
-    "--base-url",
-    help="URL that clients use, such as that of a proxy.  [default: as requested]",
-)
-@click.option(
-    "--device", help="Where networks compute, such as cuda:1.  [default: cuda if there is one, else cpu]"
-)
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Number format of the networks.")
-@click.option("--max-memory", help="Device memory that a job may use, such as 24GB.")
-@click.option(
-    "--held-models",
-    type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
-    help="Most models that stay loaded.",
-)
-@click.option(
-    "--max-queue", type=click.IntRange(1), default=100, show_default=True, help="Most jobs that wait."
-)
-@click.option(
-    "--max-work",
-    type=click.FloatRange(1),
-    default=5e10,
-    show_default=True,
-    help="Largest width x height x frames x steps of a job.",
-)
-@click.option(
-    "--max-body",
-    type=click.IntRange(1),
-    default=64,
-    show_default=True,
-    help="Largest body of a request, in MiB.",
-)
-@click.option(
-    "--max-upload",
-    type=click.IntRange(1),
-    default=1024,
-    show_default=True,
-    help="Largest file that is sent, in MiB.",
-)
-@click.option(
-    "--keep-days",
-    type=click.FloatRange(0),
-    default=7.0,
-    show_default=True,
-    help="Days after which results are removed.",
-)
-@click.option(
-    "--keep-gib",
-    type=click.FloatRange(0),
-    default=50.0,
-    show_default=True,
-    help="GiB of results, above which the oldest are removed.",
-)
-@click.option(
-    "--job-seconds",
-    type=click.FloatRange(1),
-    default=3600.0,
-    show_default=True,
-    help="Most seconds that a job may run.",
-)
-@click.option(
-    "--drain-seconds",
-    type=click.FloatRange(0),
-    default=600.0,
-    show_default=True,
-    help="Seconds that a running job has to end after SIGTERM.",
-)
-def serve(**options: Any) -> None:
-    """Serve models over HTTP: the API of ai-toolkit-inference, and jobs of every command.
+@command("serve")
+def serve(chosen: Chosen) -> None:
+    """Serve models over HTTP: the API of ai-toolkit-inference, jobs of every command, and a page.
 
     Without --models it serves the tiny set of the package. Needs the optional packages of the extra "serve".
     """
@@ -124,8 +38,9 @@ def serve(**options: Any) -> None:
     from ..serve.server import serve as run
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s:  %(message)s")
-    address = _address(options)
-    if not run(_settings(options), address):
+    address = _address(chosen)
+    settings = settings_of(chosen)
+    if not run(settings, address, ray_runners(chosen, settings)):
         sys.exit(UNUSABLE)
 
 
@@ -137,58 +52,52 @@ def _is_installed(package: str) -> bool:
     return True
 
 
-def _address(options: dict[str, Any]) -> Address:
-    from ..serve.guard import read_token
+def _address(chosen: Chosen) -> Address:
+    from ..serve.guard import read_tokens
     from ..serve.server import Address
 
-    token_file: Path | None = options["token_file"]
+    token_file: Path | None = chosen["token_file"]
     return Address(
-        host=options["host"],
-        port=options["port"],
-        token=None if token_file is None else read_token(token_file),
-        hosts=tuple(name.lower() for name in options["allowed_host"]),
-        base_url=options["base_url"],
-        drain_s=options["drain_seconds"],
+        host=chosen["host"],
+        port=chosen["port"],
+        tokens=() if token_file is None else read_tokens(token_file),
+        hosts=tuple(name.lower() for name in chosen["allowed_hosts"]),
+        base_url=chosen["base_url"],
+        drain_s=chosen["drain_seconds"],
     )
 
 
-def _settings(options: dict[str, Any]) -> Settings:
+def settings_of(chosen: Chosen) -> Settings:
     """The settings of the service. Raises ValueError and OSError for options that are wrong."""
-    from ..memory import parse_budget
-    from ..run.execution import Execution
     from ..serve.expiry import Retention
     from ..serve.models import read_models
     from ..serve.service import Limits, Settings
-    from .values import DTYPES, naming
+    from .values import execution_of, naming
 
-    with naming("--device"):
-        place = Execution.on(options["device"], DTYPES.get(options["dtype"]))
-    budget = options["max_memory"]
-    with naming("--max-memory"):
-        max_memory = None if budget is None else parse_budget(budget, place.device)
-    for name in ("inputs", "loras"):
-        for folder in options[name]:
+    for name, flag in (("input_folders", "--inputs"), ("lora_folders", "--loras")):
+        for folder in chosen[name]:
             if not folder.is_dir():
-                raise ValueError(f"--{name} {folder} is no folder")
+                raise ValueError(f"{flag} {folder} is no folder")
     with naming("--models"):
-        models = read_models(options["models"])
+        models = read_models(chosen["model_list"])
     return Settings(
-        state=options["state"] or _state_folder(),
+        state=chosen["state_folder"] or _state_folder(),
         models=models,
-        execution=Execution(device=place.device, dtype=place.dtype, max_memory=max_memory),
-        inputs=options["inputs"],
-        loras=options["loras"],
-        held=options["held_models"],
+        execution=execution_of(chosen),
+        inputs=tuple(chosen["input_folders"]),
+        loras=tuple(chosen["lora_folders"]),
+        held=chosen["held_models"],
         limits=Limits(
-            body_bytes=options["max_body"] * 2**20,
-            upload_bytes=options["max_upload"] * 2**20,
-            queue=options["max_queue"],
-            work=options["max_work"],
+            body_bytes=chosen["max_body"] * 2**20,
+            upload_bytes=chosen["max_upload"] * 2**20,
+            queue=chosen["max_queue"],
+            work=chosen["max_work"],
+            per_client=chosen["per_client"],
         ),
         retention=Retention(
-            age_s=options["keep_days"] * 86400,
-            most_bytes=round(options["keep_gib"] * 2**30),
-            job_s=options["job_seconds"],
+            age_s=chosen["keep_days"] * 86400,
+            most_bytes=round(chosen["keep_gib"] * 2**30),
+            job_s=chosen["job_seconds"],
         ),
     )
 

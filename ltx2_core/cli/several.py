@@ -162,7 +162,7 @@ def run_several(
             click.echo(f"{job.path.name}: {job.what}", err=True)
             report_checks(checked)
     if sheet:
-        write_sheet([(job.what, _some_frames(job.path)) for job in jobs], place)
+        write_sheet([(job.what, some_frames(job.path)) for job in jobs], place)
         click.echo(str(place.resolve()))
 
 
@@ -192,7 +192,7 @@ def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> Non
         check_destination(Destination.of(job.path), output.encoding)
 
 
-def _some_frames(path: Path) -> Any:
+def some_frames(path: Path) -> Any:
     """Read ``SHEET_FRAMES`` evenly spaced frames of a video file, from first to last: (N, 3, H, W) uint8."""
     import torch
 

@@ -19,6 +19,7 @@ from .planning import plan_router
 from .routing import CHECKS
 from .seed_routes import seed_router
 from .service import Service
+from .video_routes import video_router
 
 _FORM_BYTES = 64 * 2**10
 """What a form adds to the file in it."""
@@ -27,14 +28,14 @@ _FORM_BYTES = 64 * 2**10
 def application(
     service: Service,
     *,
-    token: str | None = None,
+    tokens: Sequence[str] = (),
     hosts: Sequence[str] = (),
     base_url: str | None = None,
 ) -> FastAPI:
     """The application for ``service``, whose worker the caller starts and drains.
 
-    ``token`` and ``hosts`` are those of :class:`Guard`. ``base_url`` is what URLs in answers begin with; None
-    is the URL by which the request came.
+    ``tokens`` and ``hosts`` are those of :class:`Guard`. ``base_url`` is what URLs in answers begin with;
+    None is the URL by which the request came.
     """
     # The version of the routes, which begin with it, and not that of the package.
     app = FastAPI(title="LTX-2", version="1")
@@ -44,6 +45,7 @@ def application(
     app.include_router(seed_router())
     app.include_router(job_router())
     app.include_router(event_router())
+    app.include_router(video_router())
     app.include_router(plan_router())
     app.include_router(page_router())
     app.add_api_route("/metrics", metrics, methods=["GET"])
@@ -54,7 +56,7 @@ def application(
     limits = service.settings.limits
     app.add_middleware(
         Guard,
-        token=token,
+        tokens=tuple(tokens),
         hosts=tuple(hosts),
         body_bytes=limits.body_bytes,
         upload_bytes=limits.upload_bytes + _FORM_BYTES,

@@ -25,24 +25,25 @@ OPEN_PATHS = frozenset({"/health"}) | PAGE_PATHS
 """Routes that need no token: the page, and what tells a supervisor whether the server lives."""
 
 
-def read_token(path: Path) -> str:
-    """The token in a file, without blanks at its ends.
+def read_tokens(path: Path) -> tuple[str, ...]:
+    """The tokens in a file, one on each line, without blanks at their ends.
 
     Raises ValueError for a file that is empty or that other users may read, and for a token that a header
     cannot hold.
     """
-    token = path.read_text(encoding="utf-8").strip()
-    if not token or not token.isascii() or any(sign.isspace() for sign in token):
-        raise ValueError(f"{path} must hold one token of ASCII signs without blanks")
+    tokens = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    if not tokens or any(not token.isascii() or any(map(str.isspace, token)) for token in tokens):
+        raise ValueError(f"{path} must hold one token on each line, of ASCII signs without blanks")
     if hasattr(os, "getuid") and stat.S_IMODE(path.stat().st_mode) & 0o077:
         raise ValueError(f"other users can read {path}: chmod 600 it")
-    return token
+    return tokens
 
 
 class Guard:
     """An ASGI application around ``app`` that refuses requests before they are read.
 
-    ``token`` must come with each request as ``Authorization: Bearer TOKEN``; None needs none. ``hosts``
+    One of ``tokens`` must come with each request as ``Authorization: Bearer TOKEN``, and its number goes to
+    the routes as "ltx2.token" of the scope; () needs none. ``hosts``
     are the names by which the server may be addressed, without a port; an empty tuple is any name. A page of
     another site that has its own name resolve to this machine is refused by that. Bodies with images may
     have ``body_bytes``, others at most ``JSON_BYTES`` of these, uploads ``upload_bytes``; all must arrive
@@ -53,13 +54,13 @@ class Guard:
         self,
         app: ASGIApp,
         *,
-        token: str | None,
+        tokens: Sequence[str],
         hosts: Sequence[str],
         body_bytes: int,
         upload_bytes: int,
         body_s: float = 300.0,
     ) -> None:
-        self._app, self._token, self._hosts = app, token, frozenset(hosts)
+        self._app, self._tokens, self._hosts = app, tuple(tokens), frozenset(hosts)
         self._body_bytes, self._upload_bytes, self._body_s = body_bytes, upload_bytes, body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,10 +69,12 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         most = self._most(scope["path"].rstrip("/"))
-        refusal = self._refusal(scope["path"], headers, most)
+        token = self._token(headers)
+        refusal = self._refusal(scope["path"], headers, token, most)
         if refusal is not None:
             await refusal.answer()(scope, receive, send)
             return
+        scope["ltx2.token"] = token
         await _Bounded(most, self._body_s, receive, send).run(self._app, scope)
 
     def _most(self, path: str) -> int:
@@ -80,7 +83,14 @@ class Guard:
             return self._upload_bytes
         return self._body_bytes if path == IMAGES_PATH else min(self._body_bytes, JSON_BYTES)
 
-    def _refusal(self, path: str, headers: dict[str, str], most: int) -> ApiError | None:
+    def _token(self, headers: dict[str, str]) -> int | None:
+        """The number of the token that was sent; None if it is none."""
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        # All are compared, each in equal time, so that none can be guessed sign by sign.
+        same = [hmac.compare_digest(sent.strip().encode(), token.encode()) for token in self._tokens]
+        return same.index(True) if scheme.lower() == "bearer" and any(same) else None
+
+    def _refusal(self, path: str, headers: dict[str, str], token: int | None, most: int) -> ApiError | None:
         if self._hosts and _host_of(headers.get("host", "")) not in self._hosts:
             return ApiError(
                 403, "HOST_NOT_ALLOWED", "this server is not addressed by that name: see --allowed-host"
@@ -89,17 +99,13 @@ class Guard:
         origin = headers.get("origin")
         if self._hosts and origin is not None and _host_of(origin.partition("://")[2]) not in self._hosts:
             return ApiError(403, "ORIGIN_NOT_ALLOWED", "pages of other sites may not use this server")
-        if self._token is not None and path not in OPEN_PATHS:
-            scheme, _, sent = headers.get("authorization", "").partition(" ")
-            # In equal time for all tokens, so that none can be guessed sign by sign.
-            same = hmac.compare_digest(sent.strip().encode(), self._token.encode())
-            if scheme.lower() != "bearer" or not same:
-                return ApiError(
-                    401,
-                    "UNAUTHORIZED",
-                    "the token is missing or wrong: send Authorization: Bearer TOKEN",
-                    headers={"WWW-Authenticate": "Bearer"},
-                )
+        if self._tokens and token is None and path not in OPEN_PATHS:
+            return ApiError(
+                401,
+                "UNAUTHORIZED",
+                "the token is missing or wrong: send Authorization: Bearer TOKEN",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
         length = headers.get("content-length", "0")
         return _too_large(most) if length.isdecimal() and int(length) > most else None
 

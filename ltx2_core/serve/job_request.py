@@ -13,7 +13,7 @@ from typing_extensions import Self
 from ..conditioning.regions import Region
 from ..run.request import Request
 from ..storage.files import JsonObject
-from .roots import Roots
+from .roots import NamedFiles
 from .specs import ClipSpec, Command, JobSpec
 
 Seconds = Annotated[float, Field(ge=0)]
@@ -113,7 +113,7 @@ class JobRequest(BaseModel, extra="forbid"):
         return self.arguments.model_dump(exclude_none=True)
 
 
-def spec_of(body: JobRequest, roots: Roots) -> JobSpec:
+def spec_of(body: JobRequest, roots: NamedFiles) -> JobSpec:
     """Make the spec of a job, in which files have whole paths and a seed is drawn.
 
     Raises :class:`OutsideRoots` for files that no client may read, and ValueError or TypeError for values

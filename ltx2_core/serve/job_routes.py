@@ -58,10 +58,16 @@ def described(service: Service, job: Job) -> JsonObject:
 
 async def create(body: JobRequest, request: Request) -> Json:
     """Queue a job. Everything that can be checked before a network is loaded is checked first."""
-    return await checked(request, partial(_add_job, body, request))
+    return await checked(request, partial(_created, body, request))
 
 
-def _add_job(body: JobRequest, request: Request) -> Json:
+def _created(body: JobRequest, request: Request) -> Json:
+    job = add_job(body, request)
+    return Json(described(service_of(request), job), 202, {"Location": f"/v1/jobs/{job.id}"})
+
+
+def add_job(body: JobRequest, request: Request) -> Job:
+    """Check a job and add it to the queue. Raises :class:`ApiError` for what cannot be made."""
     service = service_of(request)
     if body.model not in service.settings.models:
         known = [*service.settings.models]
@@ -72,8 +78,7 @@ def _add_job(body: JobRequest, request: Request) -> Json:
         check_job(service.checkers, spec, service.settings.limits)
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         raise ApiError(422, "INVALID_PARAMETER", service.roots.shown(str(error))) from error
-    job = added(service, "job", spec.json())
-    return Json(described(service, job), 202, {"Location": f"/v1/jobs/{job.id}"})
+    return added(request, "job", spec.json())
 
 
 def jobs(

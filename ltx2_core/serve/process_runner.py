@@ -16,6 +16,7 @@ from ..storage.files import JsonObject, ParsedJson
 from .lost import CannotStart, ReplicaLost
 from .progress import Reports
 from .replica import ReplicaPlan, SentReports, received, run_job
+from .runner import JobRunner
 from .store import ClaimedJob
 
 _LOOK_S: Final = 0.1
@@ -24,7 +25,7 @@ _END_S: Final = 10.0
 """Seconds that a process has to end by itself."""
 
 
-class ProcessRunner:
+class ProcessRunner(JobRunner):
     """Runs jobs in a process that is started for the first of them, and again after it has ended.
 
     One job at a time; ``plan`` says what the process does. The process ends with the server, however that

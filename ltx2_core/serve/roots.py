@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, Protocol
 
 UPLOADS = "uploads"
 """The first part of the name of a file that a client has sent."""
@@ -15,6 +15,16 @@ UPLOADS = "uploads"
 
 class OutsideRoots(ValueError):
     """Raised for the name of a file that no client may read, or that does not exist."""
+
+
+class NamedFiles(Protocol):
+    """Finds the files that a job names. Both methods raise ValueError if there is no such file."""
+
+    def input(self, name: str) -> Path:
+        """The path of an image, audio or video."""
+
+    def lora(self, name: str) -> Path:
+        """The path of a LoRA."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from ..storage.files import JsonObject
 from .answers import ApiError, Json
 from .service import Draining, Service
-from .store import Job, QueueFull
+from .store import ClientFull, Job, QueueFull
 
 
 def service_of(request: Request) -> Service:
@@ -30,6 +30,14 @@ def base_of(request: Request) -> str:
     return (str(request.base_url) if base is None else base).rstrip("/")
 
 
+def client_of(request: Request) -> str:
+    """Who sent a request: the number of its token, or without tokens its address."""
+    token: int | None = request.scope.get("ltx2.token")
+    if token is not None:
+        return f"token {token}"
+    return "" if request.client is None else request.client.host
+
+
 CHECKS: Final = 4
 """How many requests are checked at the same time; others wait without a thread of their own."""
 
@@ -42,10 +50,22 @@ async def checked(request: Request, work: Callable[[], Json]) -> Json:
     return await to_thread.run_sync(work, limiter=request.app.state.checks)
 
 
-def added(service: Service, kind: str, spec: JsonObject, *, job_id: str | None = None) -> Job:
-    """Add a job to the queue. Raises :class:`ApiError` with status 503 if it is full or takes no more."""
+def added(request: Request, kind: str, spec: JsonObject, *, job_id: str | None = None) -> Job:
+    """Add a job of the client of ``request`` to the queue.
+
+    Raises :class:`ApiError` with status 503 if it is full or takes no more, and 429 if the client has as many
+    jobs as it may have.
+    """
+    service = service_of(request)
     try:
-        return service.add(kind, spec, job_id=job_id)
+        return service.add(kind, spec, job_id=job_id, client=client_of(request))
+    except ClientFull:
+        raise ApiError(
+            429,
+            "TOO_MANY_JOBS",
+            f"{service.settings.limits.per_client} of your jobs wait or run: try again later",
+            headers={"Retry-After": "30"},
+        ) from None
     except QueueFull:
         raise ApiError(
             503,

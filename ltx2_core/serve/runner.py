@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -33,13 +34,20 @@ from .store import ClaimedJob
 _log = logging.getLogger(__name__)
 
 
-class JobRunner(Protocol):
+class JobRunner(ABC):
     """Makes the clips of jobs, one job at a time: here, in another process or on another machine."""
 
     @property
     def pid(self) -> int | None:
         """The number of its process on this machine; None if it has none of its own."""
+        return None
 
+    @property
+    def patience_s(self) -> float:
+        """How many seconds a job must have waited before this runner takes it."""
+        return 0.0
+
+    @abstractmethod
     def run(self, job: ClaimedJob, reports: Reports) -> JsonObject:
         """Make all clips of a job and return what they are, as JSON values.
 
@@ -47,20 +55,20 @@ class JobRunner(Protocol):
         :mod:`.lost` if the process that runs it is gone or cannot start.
         """
 
+    def idle(self) -> None:  # noqa: B027 most need not know
+        """Called from time to time while there is no job."""
+
+    @abstractmethod
     def close(self) -> None:
         """Free the networks; a later job loads them again."""
 
 
 @dataclass(frozen=True)
-class Runner:
+class Runner(JobRunner):
     """Runs jobs one at a time. ``folder`` is where their files are, ``pool`` has the models."""
 
     folder: StateFolder
     pool: ModelPool
-
-    @property
-    def pid(self) -> None:
-        return None
 
     def run(self, job: ClaimedJob, reports: Reports) -> JsonObject:
         """Make all clips of a job and return what they are, as JSON values.

@@ -71,7 +71,7 @@ def _add_clips(body: InferenceRequest, request: Request) -> Json:
         except (ValueError, TypeError, ArithmeticError):
             # What else is wrong makes the job fail, and does not refuse it.
             pass
-        job = added(service, "inference", spec.json(), job_id=job_id)
+        job = added(request, "inference", spec.json(), job_id=job_id)
     except BaseException:
         shutil.rmtree(service.folder.work(job_id), ignore_errors=True)
         raise

@@ -6,6 +6,7 @@ import logging
 import re
 import socket
 import threading
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -17,6 +18,7 @@ from ..storage.private import locked, private_folder
 from .app import application
 from .events import Streams
 from .process_runner import ProcessRunner
+from .runner import JobRunner
 from .service import Service, Settings
 
 _log = logging.getLogger(__name__)
@@ -32,14 +34,14 @@ _CLOSE_S = 5
 class Address:
     """Where the server listens, and which clients it answers.
 
-    ``token`` must come with each request; None needs none. ``hosts`` are further names by which clients
+    One of ``tokens`` must come with each request; () needs none. ``hosts`` are further names by which clients
     address the server. ``base_url`` is what URLs in answers begin with, such as that of a proxy; None is the
     URL by which a request came. ``drain_s`` is how many seconds a running job has to end after SIGTERM.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
-    token: str | None = None
+    tokens: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
     base_url: str | None = None
     drain_s: float = 600.0
@@ -50,7 +52,7 @@ class Address:
             raise ValueError(
                 f"base_url={self.base_url} must be a URL without a query, such as https://gpu.example"
             )
-        if self.token is None and not _is_loopback(self.host):
+        if not self.tokens and not _is_loopback(self.host):
             raise ValueError(
                 f"host={self.host} is reached by other machines: name a --token-file, or listen on 127.0.0.1 "
                 "behind a proxy"
@@ -59,7 +61,7 @@ class Address:
     def names(self) -> tuple[str, ...]:
         """The names that a client may address the server by; an empty tuple is any name."""
         # With a token a page of another site has nothing to gain from a name of its own.
-        return () if self.token is not None else (*LOOPBACK_NAMES, self.host.lower(), *self.hosts)
+        return () if self.tokens else (*LOOPBACK_NAMES, self.host.lower(), *self.hosts)
 
 
 class DrainingServer(uvicorn.Server):
@@ -99,8 +101,10 @@ class DrainingServer(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(settings: Settings, address: Address) -> bool:
+def serve(settings: Settings, address: Address, runners: Sequence[JobRunner] | None = None) -> bool:
     """Serve until the process is told to end. The main thread must call it.
+
+    ``runners`` make the jobs; None is one process of this machine.
 
     Returns False if it ended by itself because no job can run any more, so that another process should be
     started. Raises ValueError if another server uses the same state folder, and OSError if the port is taken.
@@ -109,11 +113,11 @@ def serve(settings: Settings, address: Address) -> bool:
         # Before the worker begins with a job.
         _listening(address) as listener,
         locked(private_folder(settings.state.resolve())),
-        closing(Service(settings, (ProcessRunner(settings.replica()),))) as service,
+        closing(Service(settings, runners or (ProcessRunner(settings.replica()),))) as service,
     ):
         # Wrong files are told now, and not to the first client.
         service.checkers.open_all()
-        app = application(service, token=address.token, hosts=address.names(), base_url=address.base_url)
+        app = application(service, tokens=address.tokens, hosts=address.names(), base_url=address.base_url)
         config = uvicorn.Config(
             app,
             # The root logger writes on stderr; stdout holds nothing but results, here as in other commands.

@@ -19,7 +19,7 @@ from .progress import Board
 from .replica import ReplicaPlan
 from .roots import Roots
 from .runner import JobRunner
-from .store import Job, JobStore, State
+from .store import Job, JobStore, Quota, State
 from .uploads import Uploads
 from .worker import Worker
 
@@ -31,13 +31,15 @@ class Limits:
     """The largest requests and the longest queue that the service takes.
 
     ``body_bytes`` is the largest body of a request, ``upload_bytes`` that of a file that is sent, ``queue``
-    how many jobs may wait, and ``work`` the largest width x height x frames x steps of one job, in pixels.
+    how many jobs may wait, ``per_client`` how many of one client may wait or run (None: any number), and
+    ``work`` the largest width x height x frames x steps of one job, in pixels.
     """
 
     body_bytes: int = 64 * 2**20
     upload_bytes: int = 1 * 2**30
     queue: int = 100
     work: float = 5e10
+    per_client: int | None = None
 
 
 class Draining(Exception):
@@ -112,11 +114,13 @@ class Service:
         for worker in self.workers:
             worker.start()
 
-    def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None) -> Job:
-        """Add a job to the queue; raises ``QueueFull`` or :class:`Draining`."""
+    def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None, client: str = "") -> Job:
+        """Add a job of ``client`` to the queue; raises ``QueueFull``, ``ClientFull`` or :class:`Draining`."""
         if self.draining.is_set():
             raise Draining
-        job = self.store.add(kind, spec, job_id=job_id, most=self.settings.limits.queue)
+        limits = self.settings.limits
+        quota = Quota(client=client, queue=limits.queue, own=limits.per_client)
+        job = self.store.add(kind, spec, job_id=job_id, quota=quota)
         for worker in self.workers:
             worker.wake()
         return job

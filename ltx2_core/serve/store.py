@@ -18,28 +18,10 @@ from typing import Any
 from uuid import uuid4
 
 from ..storage.files import JsonObject, ParsedJson
+from .queue_file import connected, open_queue, transaction
 
 MOST_ATTEMPTS = 3
 """How often a job is started; one that ends the process each time would otherwise stop all jobs behind it."""
-
-_VERSION = 1
-_SCHEMA = """
-CREATE TABLE jobs (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE,
-    kind TEXT NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'succeeded', 'failed', 'canceled')),
-    created REAL NOT NULL,
-    started REAL,
-    finished REAL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    cancel INTEGER NOT NULL DEFAULT 0,
-    spec TEXT NOT NULL,
-    outcome TEXT,
-    error TEXT
-);
-CREATE INDEX jobs_by_state ON jobs (state, number);
-"""
 
 
 class State(str, Enum):
@@ -59,6 +41,19 @@ class State(str, Enum):
 
 class QueueFull(Exception):
     """Raised for a new job when the queue has its largest number of jobs."""
+
+
+class ClientFull(Exception):
+    """Raised for a new job when its client has as many as it may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """How many jobs may wait, and how many of one ``client`` may wait or run; None is any number."""
+
+    client: str = ""
+    queue: int | None = None
+    own: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,58 +102,34 @@ class JobStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = threading.RLock()
-        # Each method takes the lock, so that one connection serves all threads.
-        self._db = _connected(path)
-        try:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            # A request that was answered must survive a power cut.
-            self._db.execute("PRAGMA synchronous=FULL")
-            with self._transaction():
-                self._create(path)
-        except sqlite3.OperationalError as error:
-            # The file may be whole: the disk is full, it may not be written, or another program locks it.
-            self._db.close()
-            raise OSError(f"{path} cannot be opened: {error}") from error
-        except sqlite3.DatabaseError as error:
-            self._db.close()
-            raise ValueError(
-                f"{path} is no table of jobs ({error}): move it away, or use another state folder"
-            ) from error
-
+        self._lock, self._reading = threading.RLock(), threading.Lock()
+        # Each method takes a lock, so that a connection serves all threads.
+        self._db = open_queue(path)
         # A second connection, so that who asks for a state does not wait until a change is on the disk.
-        self._reading = threading.Lock()
-        self._reader = _connected(path)
-
-    def _create(self, path: Path) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version == _VERSION:
-            return
-        if version > _VERSION:
-            raise ValueError(f"{path} was written by a newer version: use that, or another state folder")
-        # Not executescript, which would commit before the version is set.
-        for statement in filter(str.strip, _SCHEMA.split(";")):
-            self._db.execute(statement)
-        self._db.execute(f"PRAGMA user_version={_VERSION}")
+        self._reader = connected(path)
 
     def close(self) -> None:
         with self._lock, self._reading:
             self._reader.close()
             self._db.close()
 
-    def add(self, kind: str, spec: JsonObject, *, job_id: str | None = None, most: int | None = None) -> Job:
+    def add(
+        self, kind: str, spec: JsonObject, *, job_id: str | None = None, quota: Quota | None = None
+    ) -> Job:
         """Add a job to the end of the queue and return it.
 
-        ``job_id`` is its id, None for a new one. Raises :class:`QueueFull` if ``most`` jobs are queued
-        already.
+        ``job_id`` is its id, None for a new one. Raises :class:`QueueFull` or :class:`ClientFull` if there
+        are as many jobs as ``quota`` allows; None allows any number.
         """
-        new = job_id or str(uuid4())
+        new, limit = job_id or str(uuid4()), quota or Quota()
         with self._transaction():
-            if most is not None and self._count(State.QUEUED) >= most:
+            if limit.queue is not None and self._count(State.QUEUED) >= limit.queue:
                 raise QueueFull
+            if limit.own is not None and self._unfinished(limit.client) >= limit.own:
+                raise ClientFull
             self._db.execute(
-                "INSERT INTO jobs (id, kind, state, created, spec) VALUES (?, ?, ?, ?, ?)",
-                (new, kind, State.QUEUED, time.time(), json.dumps(spec)),
+                "INSERT INTO jobs (id, kind, state, created, spec, client) VALUES (?, ?, ?, ?, ?, ?)",
+                (new, kind, State.QUEUED, time.time(), json.dumps(spec), limit.client),
             )
             return self._one(new)
 
@@ -222,11 +193,17 @@ class JobStore:
         found = {row["state"]: row["count"] for row in rows}
         return {state: found.get(state.value, 0) for state in State}
 
-    def claim(self) -> ClaimedJob | None:
-        """Turn the first queued job to running and return it; None if none is queued."""
+    def claim(self, *, waited_s: float = 0.0) -> ClaimedJob | None:
+        """Turn the first queued job to running and return it; None if there is none.
+
+        It must have waited ``waited_s`` seconds.
+        """
+        # A clock that was set back must not make jobs wait.
+        before = time.time() - waited_s if waited_s else float("inf")
         with self._transaction():
             row = self._db.execute(
-                "SELECT id, spec FROM jobs WHERE state = ? ORDER BY number LIMIT 1", (State.QUEUED,)
+                "SELECT id, spec FROM jobs WHERE state = ? AND created <= ? ORDER BY number LIMIT 1",
+                (State.QUEUED, before),
             ).fetchone()
             if row is None:
                 return None
@@ -346,33 +323,21 @@ class JobStore:
         row = self._db.execute("SELECT COUNT(*) FROM jobs WHERE state = ?", (state,)).fetchone()
         return int(row[0])
 
+    def _unfinished(self, client: str) -> int:
+        row = self._db.execute(
+            "SELECT COUNT(*) FROM jobs WHERE state IN (?, ?) AND client = ?",
+            (State.QUEUED, State.RUNNING, client),
+        ).fetchone()
+        return int(row[0])
+
     def _one(self, job_id: str) -> Job:
         return _job(self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone())
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """A context whose changes are stored all, at its end, or if it raises not at all."""
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                # A full disk makes this fail, after which the next transaction could not begin.
-                self._db.execute("COMMIT")
-            except BaseException:
-                # Some errors of SQLite have ended the transaction already.
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-
-
-def _connected(path: Path) -> sqlite3.Connection:
-    """A connection to the file ``path`` that several threads may use. Raises OSError if there is none."""
-    try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
-    except sqlite3.OperationalError as error:
-        raise OSError(f"{path} cannot be opened: {error}") from error
-    connection.row_factory = sqlite3.Row
-    return connection
+        with self._lock, transaction(self._db):
+            yield
 
 
 def _job(row: sqlite3.Row) -> Job:

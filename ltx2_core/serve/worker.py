@@ -100,14 +100,15 @@ class Worker(threading.Thread):
         while not self._draining.is_set() and not self.broken:
             self._wake.clear()
             try:
-                job = self._store.claim()
+                job = self._store.claim(waited_s=self._runner.patience_s)
             except (sqlite3.Error, OSError) as error:
                 # A full disk must not end the thread, as nothing would run after space is made.
                 _log.error("the queue cannot be read or written: %s", error)
                 time.sleep(_RETRY_S)
                 continue
             if job is None:
-                self._wake.wait(_IDLE_S)
+                self._runner.idle()
+                self._wake.wait(self._runner.patience_s or _IDLE_S)
             else:
                 self._run(job)
 

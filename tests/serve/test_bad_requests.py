@@ -9,6 +9,7 @@ import pytest
 from ltx2_core.serve.service import Limits, Service
 
 from .bad_requests import JOB, JOB_ROWS, SEED_ROWS
+from .bad_values import VALUE_ROWS
 from .conftest import application_client
 
 
@@ -42,7 +43,9 @@ def test_a_body_of_errors_without_end_is_told_the_first_hundred(refusing):
     assert len(client.post("/v1/jobs", json=body).json()["detail"]) == 100
 
 
-@pytest.mark.parametrize("row", [*SEED_ROWS, *JOB_ROWS], ids=lambda row: f"{row.path} {row.name}")
+@pytest.mark.parametrize(
+    "row", [*SEED_ROWS, *JOB_ROWS, *VALUE_ROWS], ids=lambda row: f"{row.path} {row.name}"
+)
 def test_a_bad_request_is_answered_as_promised(refusing, row):
     client, service = refusing
     send = dict(row.send)

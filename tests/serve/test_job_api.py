@@ -210,7 +210,7 @@ def test_a_queue_that_cannot_be_read_or_written_is_told(service, client):
 
 
 def test_a_token_is_asked_for_everywhere_but_for_health(service):
-    with application_client(service, token="secret") as client:
+    with application_client(service, tokens=("secret",)) as client:
         for path in ("/v1/jobs", "/v1/models", "/metrics", "/openapi.json", "/docs"):
             answer = client.get(path)
             assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer"), path
@@ -218,6 +218,45 @@ def test_a_token_is_asked_for_everywhere_but_for_health(service):
         for wrong in ("Bearer other", "secret", "Basic secret", "Bearer"):
             assert client.get("/v1/jobs", headers={"authorization": wrong}).status_code == 401
         assert client.get("/v1/jobs", headers={"authorization": "bearer secret"}).status_code == 200
+
+
+def test_each_token_is_a_client_with_a_limit_of_its_own(tmp_path, models):
+    service = Service(settings_in(tmp_path, models, limits=Limits(per_client=1)))
+    with application_client(service, tokens=("one", "two")) as client:
+        body = {"model": "ltx2", "request": REQUEST}
+        sent = [
+            client.post("/v1/jobs", json=body, headers={"authorization": f"Bearer {token}"})
+            for token in ("one", "one", "two", "three")
+        ]
+        assert [answer.status_code for answer in sent] == [202, 429, 202, 401]
+        assert sent[1].json()["error"]["code"] == "TOO_MANY_JOBS"
+    service.close()
+
+
+def test_a_client_of_openai_makes_a_video_lists_downloads_and_removes_it(service, client):
+    body = {"model": "ltx2", "prompt": "a red ball", "seconds": "0.4", "size": "64x64"}
+    made = client.post("/v1/videos", json=body)
+    assert made.status_code == 200, made.text
+    assert {name: made.json()[name] for name in ("object", "status", "progress", "model", "size")} == {
+        "object": "video",
+        "status": "queued",
+        "progress": 0,
+        "model": "ltx2",
+        "size": "64x64",
+    }
+    video = f"/v1/videos/{made.json()['id']}"
+    assert client.get(f"{video}/content").status_code == 409
+    service.start()
+    assert ended(service, made.json()["id"]).state is State.SUCCEEDED
+    done = client.get(video).json()
+    assert (done["status"], done["progress"], done["error"]) == ("completed", 100, None)
+    assert [one["id"] for one in client.get("/v1/videos").json()["data"]] == [done["id"]]
+    content = client.get(f"{video}/content")
+    assert (content.status_code, content.headers["content-type"]) == (200, "video/mp4")
+    assert client.delete(video).json()["deleted"] is True
+    assert client.get(video).status_code == 404
+    for wrong in ({"size": "64"}, {"seconds": 0}, {"prompt": ""}, {"other": 1}, {"model": "none"}):
+        assert client.post("/v1/videos", json={**body, **wrong}).status_code == 422, wrong
 
 
 def test_a_body_without_a_length_is_bounded_too(tmp_path, models):
@@ -241,7 +280,7 @@ def test_a_body_that_arrives_too_slowly_is_refused():
         while (await receive())["more_body"]:
             pass
 
-    guard = Guard(app, token=None, hosts=(), body_bytes=100, upload_bytes=100, body_s=0.05)
+    guard = Guard(app, tokens=(), hosts=(), body_bytes=100, upload_bytes=100, body_s=0.05)
     sent = []
 
     async def receive():

@@ -21,7 +21,7 @@ JOB = {"model": "ltx2", "request": {"prompt": "a red ball", "seed": 3, **SMALL}}
 
 
 def test_all_files_of_the_page_are_sent_without_a_token_and_run_no_script_of_others(service):
-    with application_client(service, token="secret", hosts=()) as client:
+    with application_client(service, tokens=("secret",), hosts=()) as client:
         index = client.get("/")
         assert index.headers["content-type"].startswith("text/html")
         assert "script" not in index.headers["content-security-policy"]
@@ -170,7 +170,9 @@ def test_the_page_asks_for_the_token_of_the_server(service, browser):
 
     from ltx2_core.serve.app import application
 
-    server = uvicorn.Server(uvicorn.Config(application(service, token="secret"), port=0, log_level="error"))
+    server = uvicorn.Server(
+        uvicorn.Config(application(service, tokens=("secret",)), port=0, log_level="error")
+    )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     wait_for(lambda: server.started)

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
 from ltx2_core.serve.app import application
-from ltx2_core.serve.guard import read_token
+from ltx2_core.serve.guard import read_tokens
 from ltx2_core.serve.server import LOOPBACK_NAMES, Address, DrainingServer, serve
 from ltx2_core.serve.store import State
 from ltx2_core.storage.private import locked
@@ -178,7 +178,7 @@ def test_other_machines_are_served_with_a_token_alone():
     for host in ("0.0.0.0", "::", "192.168.1.2", "gpu.example"):
         with pytest.raises(ValueError, match="--token-file"):
             Address(host=host)
-        assert Address(host=host, token="secret").names() == ()
+        assert Address(host=host, tokens=("secret",)).names() == ()
     assert "localhost" in Address(host="127.0.0.2").names()
     assert "proxy.example" in Address(hosts=("proxy.example",)).names()
 
@@ -200,7 +200,7 @@ def test_a_file_that_is_no_private_token_is_refused(tmp_path, text, mode, says):
     path.write_text(text, encoding="utf-8")
     path.chmod(mode)
     with pytest.raises(ValueError, match=says):
-        read_token(path)
+        read_tokens(path)
 
 
 WITHOUT = """
@@ -235,8 +235,8 @@ def test_without_the_extra_one_line_says_what_to_install():
         (["--device", "tpu"], "--device"),
         (["--max-memory", "much"], "--max-memory"),
         (["--port", "70000"], "--port"),
-        (["--base-url", "gpu.example"], "base_url"),
-        (["--base-url", "https://gpu.example/?a=1"], "base_url"),
+        (["--base-url", "gpu.example"], "--base-url"),
+        (["--base-url", "https://gpu.example/?a=1"], "--base-url"),
     ],
 )
 def test_a_wrong_option_ends_the_command_in_one_line(tmp_path, options, says):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from ltx2_core.serve.files import StateFolder, expire
-from ltx2_core.serve.store import MOST_ATTEMPTS, JobStore, QueueFull, State
+from ltx2_core.serve.store import MOST_ATTEMPTS, ClientFull, JobStore, QueueFull, Quota, State
 from ltx2_core.serve.uploads import NoRoom, Uploads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,14 +100,43 @@ def test_a_queued_job_is_canceled_at_once_and_a_running_one_is_told_to_stop(stor
 
 
 def test_the_queue_takes_no_more_than_its_limit(store):
-    store.add("job", {}, most=2)
-    store.add("job", {}, most=2)
+    store.add("job", {}, quota=Quota(queue=2))
+    store.add("job", {}, quota=Quota(queue=2))
     with pytest.raises(QueueFull):
-        store.add("job", {}, most=2)
+        store.add("job", {}, quota=Quota(queue=2))
     # A running job no longer waits.
     store.claim()
-    store.add("job", {}, most=2)
+    store.add("job", {}, quota=Quota(queue=2))
     assert store.counts()[State.QUEUED] == 2
+
+
+def test_a_client_has_no_more_unfinished_jobs_than_it_may_and_others_have_theirs(store):
+    one, two = (Quota(client=client, own=2) for client in ("one", "two"))
+    first = store.add("job", {}, quota=one)
+    store.add("job", {}, quota=one)
+    store.claim()
+    # A job that runs counts like one that waits.
+    with pytest.raises(ClientFull):
+        store.add("job", {}, quota=one)
+    store.add("job", {}, quota=two)
+    store.succeed(first.id, {})
+    store.add("job", {}, quota=one)
+
+
+def test_a_queue_of_the_version_before_is_taken_over(tmp_path):
+    path = tmp_path / "old.sqlite"
+    store = JobStore(path)
+    job = store.add("job", {"model": "ltx2"})
+    store.close()
+    with sqlite3.connect(path) as database:
+        database.execute("ALTER TABLE jobs DROP COLUMN client")
+        database.execute("PRAGMA user_version=1")
+    database.close()
+    again = JobStore(path)
+    assert again.get(job.id).model == "ltx2"
+    with pytest.raises(ClientFull):
+        again.add("job", {}, quota=Quota(own=1))
+    again.close()
 
 
 def test_a_restart_requeues_what_was_running_in_front_of_what_waits(store):

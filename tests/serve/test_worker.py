@@ -19,6 +19,7 @@ from ltx2_core.serve.lost import CannotStart, ReplicaLost
 from ltx2_core.serve.models import read_models
 from ltx2_core.serve.process_runner import ProcessRunner
 from ltx2_core.serve.replica import leaves_device_unusable
+from ltx2_core.serve.runner import JobRunner
 from ltx2_core.serve.service import Service
 from ltx2_core.serve.store import JobStore, State
 from ltx2_core.serve.worker import Worker
@@ -104,9 +105,7 @@ def test_errors_after_which_a_gpu_is_unusable_are_told_from_others(error, unusab
 def worker_of(service, run) -> Worker:
     """A worker of ``service`` whose runner is ``run(job, reports)``."""
 
-    class Runner:
-        pid = None
-
+    class Called(JobRunner):
         def run(self, job, reports):
             return run(job, reports)
 
@@ -116,7 +115,7 @@ def worker_of(service, run) -> Worker:
     return Worker(
         service.store,
         service.folder,
-        Runner(),
+        Called(),
         board=service.board,
         meters=service.meters,
         job_s=MOST_S,

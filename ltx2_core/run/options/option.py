@@ -44,6 +44,10 @@ GROUPS: Final[dict[str, str]] = {
     "model": "Model files",
     "execution": "Execution",
     "several": "Several clips",
+    "batch": "Jobs",
+    "server": "Address and clients",
+    "limits": "Limits",
+    "workers": "Workers",
     "output": "Output",
 }
 """Group -> its heading, in the order of the help."""

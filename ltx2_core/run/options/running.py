@@ -279,6 +279,7 @@ def several_options() -> Iterator[Option]:
         help="Text file with one prompt on each line; a clip is generated for each, and the model is loaded "
         "once. Empty lines and lines that begin with # are skipped. With -o OUT.mp4 the files are "
         "OUT_01.mp4, OUT_02.mp4 and so on.",
+        help_of=(("batch", "Text file with one prompt on each line; each job is made once for each."),),
     )
     yield Option(
         name="seeds",
@@ -289,6 +290,7 @@ def several_options() -> Iterator[Option]:
         metavar="A-B,C,...",
         help="Generate one clip for each of these seeds, such as 1-8 or 1,5,9-12; the model is loaded once. "
         "With -o OUT.mp4 the files are OUT_seed1.mp4 and so on.",
+        help_of=(("batch", "Make each job once for each of these seeds, such as 1-8 or 1,5,9-12."),),
     )
     yield Option(
         name="contact_sheet",
@@ -298,5 +300,6 @@ def several_options() -> Iterator[Option]:
         command="generate",
         help="With --seeds or --prompts-file: also save an image, OUT_sheet.png, with a few frames of every "
         "clip.",
+        help_of=(("batch", "Also save an image, sheet.png, with a few frames of every clip."),),
         default=False,
     )

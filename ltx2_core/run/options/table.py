@@ -11,6 +11,7 @@ from .option import GROUPS, Option
 from .output import output_options
 from .running import execution_options, model_options, several_options
 from .sampling import guidance_options, sampling_options
+from .serving import batch_options, serving_options, workers_options
 
 OPTIONS: Final[tuple[Option, ...]] = (
     *text_options(),
@@ -25,6 +26,9 @@ OPTIONS: Final[tuple[Option, ...]] = (
     *several_options(),
     *output_options(),
     *plans_options(),
+    *batch_options(),
+    *serving_options(),
+    *workers_options(),
 )
 
 BY_NAME: Final[dict[str, Option]] = {option.name: option for option in OPTIONS}
@@ -41,6 +45,8 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "interpolate": ("source", "model", "execution", "output"),
     "long": ("text", "source", "window", "size", "inputs", *_SHARED),
     "plan": ("size", "model", "execution", "output"),
+    "batch": ("batch", "workers", "execution"),
+    "serve": ("server", "limits", "workers", "execution"),
 }
 """Command -> the groups of options that it has."""
 
@@ -67,7 +73,11 @@ _ONE_TEXT: Final = dict.fromkeys(
 _NO_SHOTS: Final = {"shots": "only ltx2 generate and ltx2 long read shot lists"}
 _NO_DETAIL: Final = {"detail_lora": "only ltx2 generate has the DFR pipeline"}
 
+_ONE_PROCESS: Final = {"guidance_parallel": "torchrun starts no service"}
+
 WITHOUT: Final[dict[str, dict[str, str]]] = {
+    "batch": _ONE_PROCESS,
+    "serve": _ONE_PROCESS,
     "extend": {
         **_SDR,
         **_NO_DETAIL,
@@ -185,6 +195,10 @@ _ALSO: Final[dict[str, tuple[str, ...]]] = {
     "retake": ("stages", "background", "reference_audio", "reference_s", "identity"),
     "sound": ("background", "reference_audio", "reference_s", "identity"),
     "interpolate": ("background",),
+    "batch": (
+        *("released", "checkpoints", "text_encoder", "upscaler", "video_decoder"),
+        *("seeds", "prompts_file", "contact_sheet"),
+    ),
     "dub": ("background", "seed", "tiles"),
     "hdr": ("background", "seed", "tiles"),
 }

@@ -1,0 +1,137 @@
+"""Replicas on a local Ray: more of them are faster, and a job of a killed one is finished elsewhere."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+
+from ltx2_core.serve.models import read_models
+from ltx2_core.serve.service import Service
+from ltx2_core.serve.store import State
+
+from .conftest import SMALL, ended, settings_in, spec, wait_for
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="Ray's support of Windows is experimental"),
+    pytest.mark.filterwarnings("ignore"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # Other programs may leave this machine little memory, for which Ray would end replicas.
+    ray = pytest.importorskip("ray")
+    alone = {"memory_monitor_refresh_ms": 0}
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _system_config=alone)
+    yield ray
+    ray.shutdown()
+
+
+def served(folder, *, workers):
+    from ltx2_core.serve.ray_runner import Scale, runners
+
+    folder.mkdir()
+    settings = settings_in(folder, read_models(None))
+    return Service(settings, runners(settings.replica(), Scale(least=workers, most=workers, gpus=0)))
+
+
+def test_a_job_whose_replica_is_killed_is_finished_by_another_with_the_same_frames(cluster, tmp_path):
+    service = served(tmp_path / "ray", workers=2)
+    began = []
+    publish = service.board.set
+    service.board.set = lambda job_id, snapshot: (began.append((job_id, snapshot)), publish(job_id, snapshot))
+
+    try:
+        job = service.add("job", {**spec(steps=60), "model": "ltx2-tiny"})
+        service.start()
+        wait_for(lambda: any(one[0] == job.id and one[1].stage == "stage 1" for one in began))
+        actors = [worker._runner._actor for worker in service.workers]
+        (actor,) = [one for one in actors if one is not None]
+        os.kill(cluster.get(actor.pid.remote()), signal.SIGKILL)
+        done = ended(service, job.id)
+        assert (done.state, done.attempts) == (State.SUCCEEDED, 2), done.error
+        same = service.add("job", {**spec(steps=60), "model": "ltx2-tiny"})
+        whole = ended(service, same.id)
+        assert (whole.state, whole.attempts) == (State.SUCCEEDED, 1), whole.error
+        one, two = (
+            (service.folder.results / found.outcome["clips"][0]["file"]).read_bytes()
+            for found in (done, whole)
+        )
+        assert one == two
+        long = service.add("job", {**spec(steps=500), "model": "ltx2-tiny"})
+        wait_for(lambda: (at := service.board.get(long.id)) and at.step >= 1)
+        service.cancel(long.id)
+        assert ended(service, long.id).state is State.CANCELED
+    finally:
+        service.drain(0)
+        service.close()
+
+
+def test_more_replicas_finish_more_jobs_at_the_same_time(cluster, tmp_path):
+    together = {}
+    for workers in (1, 3):
+        service = served(tmp_path / f"with{workers}", workers=workers)
+        most = 0
+        try:
+            jobs = [
+                service.add("job", {**spec(seed=seed, steps=30), "model": "ltx2-tiny"}).id
+                for seed in range(6)
+            ]
+            service.start()
+            while not all(service.store.get(job).state.ended for job in jobs):
+                most = max(most, service.store.counts()[State.RUNNING])
+                time.sleep(0.05)
+            assert {service.store.get(job).state for job in jobs} == {State.SUCCEEDED}
+        finally:
+            service.drain(0)
+            service.close()
+        together[workers] = most
+    # By the jobs that run at once, and not by the clock of a machine that does much else.
+    assert together == {1: 1, 3: 3}
+
+
+def test_a_spare_replica_starts_for_a_job_that_has_waited_and_is_freed_when_none_comes(
+    cluster, tmp_path, monkeypatch
+):
+    from ltx2_core.serve import ray_runner
+
+    monkeypatch.setattr(ray_runner, "_IDLE_S", 0.5)
+    (tmp_path / "spare").mkdir()
+    settings = settings_in(tmp_path / "spare", read_models(None))
+    scale = ray_runner.Scale(least=1, most=2, gpus=0)
+    service = Service(settings, ray_runner.runners(settings.replica(), scale))
+    first, spare = (worker._runner for worker in service.workers)
+    try:
+        service.start()
+        quick = service.add("job", {**spec(), "model": "ltx2-tiny"})
+        assert ended(service, quick.id).state is State.SUCCEEDED
+        assert spare._actor is None
+        jobs = [service.add("job", {**spec(seed=seed, steps=150), "model": "ltx2-tiny"}) for seed in (1, 2)]
+        wait_for(lambda: spare._actor is not None)
+        assert {ended(service, job.id).state for job in jobs} == {State.SUCCEEDED}
+        wait_for(lambda: spare._actor is None)
+        assert first._actor is not None
+    finally:
+        service.drain(0)
+        service.close()
+
+
+def test_the_batch_command_runs_on_ray(tmp_path):
+    pytest.importorskip("ray")
+    import json
+    import subprocess
+
+    path = tmp_path / "jobs.jsonl"
+    lines = [{"request": {"prompt": "a red circle", "seed": seed, **SMALL}} for seed in (1, 2)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    command = [sys.executable, "-m", "ltx2_core.cli.main", "batch", str(path), "-o", str(tmp_path / "out")]
+    ran = subprocess.run(
+        [*command, "--ray", "local", "--ray-workers", "2"], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
