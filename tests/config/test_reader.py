@@ -80,7 +80,7 @@ def test_a_temporal_upsampler_is_never_rational() -> None:
         (cfg.transformer_config, {"transformer": {"rope_type": "spiral"}}, "rope_type"),
         (cfg.transformer_config, {"transformer": {"cross_attention_dim": 17}}, "cross_attention_dim"),
         (cfg.transformer_config, {"transformer": []}, "transformer"),
-        (cfg.video_vae_config, {"vae": {"timestep_conditioning": True}}, "timestep_conditioning"),
+        (cfg.video_vae_config, {"vae": {"latent_log_var": "per_channel"}}, "latent_log_var"),
         (
             cfg.video_vae_config,
             {"vae": {"_class_name": "CausalDiffusionVAE", "model_output_type": "noise"}},

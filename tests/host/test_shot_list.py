@@ -36,7 +36,10 @@ SHOTS = {
     "prompt": "a ball",
     "negative": "noise",
     "parts": [{"from": 0, "prompt": "red, rolls"}, {"from": "50%", "prompt": "blue, stops"}],
-    "images": [{"file": "first.png", "strength": 0.9}, {"file": "last.png", "at": "end", "strength": 0.8}],
+    "images": [
+        {"file": "shots_first.png", "strength": 0.9},
+        {"file": "shots_last.png", "at": "end", "strength": 0.8},
+    ],
     "audio": [{"file": "voice.wav", "at": 0.5, "gain_db": -3, "fade": 0.05}],
 }
 
@@ -45,15 +48,15 @@ SHOTS = {
 def inputs(server: Server) -> Iterator[Path]:
     """The host's input folder with two images and a voice."""
     folder = server.base / "input"
-    for name, colour in (("first", "red"), ("last", "blue")):
-        picture = Image.new("RGB", (64, 64), colour)
-        picture.paste("white", (16, 16, 40, 48))
-        picture.save(folder / f"{name}.png")
+    for name, colour in (("shots_first", "red"), ("shots_last", "blue")):
+        image = Image.new("RGB", (64, 64), colour)
+        image.paste("white", (16, 16, 40, 48))
+        image.save(folder / f"{name}.png")
     waveform = torch.sin(torch.arange(32_000) * 0.05)[None] * 0.4
     write_wav(folder / "voice.wav", waveform, 16_000)
     yield folder
-    for name in ("first.png", "last.png", "voice.wav"):
-        (folder / name).unlink()
+    for name in ("shots_first.png", "shots_last.png", "voice.wav", "shots.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def listed(g: Graph, models: TinyModels, model: Link, text: str) -> Link:
@@ -129,7 +132,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "embedded data": ({"images": [{"file": "data:image/png;base64,AA"}]}, "files are named"),
     "two stages": ({"clip": {"stages": 2}}, "set stages of clip to 1"),
     "a LoRA": ({"loras": [{"file": "a.safetensors"}]}, "LTX-2 Load LoRA"),
-    "after the end": ({"images": [{"file": "first.png", "at": 99}]}, "outside of the clip"),
+    "after the end": ({"images": [{"file": "shots_first.png", "at": 99}]}, "outside of the clip"),
 }
 
 
