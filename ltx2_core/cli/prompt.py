@@ -32,10 +32,12 @@ def prompt(sentences: bool, words: bool, **parts: str) -> None:
             if title != "fields":
                 click.echo("\n".join((title, *(f"  {line}" for line in _lines(table)))))
         return
+    if not any(map(str.strip, parts.values())):
+        flags = ", ".join(f"--{name}" for name in fields())
+        raise ValueError(f"all parts of the prompt are empty: write at least one of {flags}")
     if not sentences:
         click.echo(build_prompt(parts))
         return
-    build_prompt(parts)
     seen = " ".join(filter(None, (parts["subject"].strip(), parts["action"].strip())))
     look = ", ".join(filter(None, (parts[name].strip() for name in _LOOK)))
     heard = [parts[name] for name, field in fields().items() if field["part"] == "audio"]

@@ -16,7 +16,7 @@ from ..text import Gemma, Tokenizer, load_gemma, load_tokenizer
 from ..text.enhance import SEED, Generation, conversation, enhanced
 from ..text.gemma import find_encoder
 from ..text.vision import VisionParts, find_vision, takes_images
-from ..text.writer import Sight, check_writer, writer_of
+from ..text.writer import VisionInput, check_writer, writer_of
 from .components import Components
 
 
@@ -62,11 +62,11 @@ def enhance_prompt(
     """
     generation = check_enhancer(networks, enhancer)
     parts = None if image is None else vision_of(networks, enhancer, generation)
-    sight = None if parts is None or image is None else Sight(parts=parts, image=image[0])
+    vision = None if parts is None or image is None else VisionInput(parts=parts, image=image[0])
     first = from_image or image is not None
     with _writer(networks, enhancer) as (gemma, tokenizer):
-        write = writer_of(gemma, tokenizer, seed=seed, stop=stop, sight=sight)
-        return enhanced(prompt, generation, write, from_image=first, sees=sight is not None)
+        write = writer_of(gemma, tokenizer, seed=seed, stop=stop, vision=vision)
+        return enhanced(prompt, generation, write, from_image=first, sees=vision is not None)
 
 
 def vision_of(

@@ -19,6 +19,7 @@ from .flat_options import FIELDS, RequestFields, RequestOptions, check_names
 from .options import check_keywords
 from .recipe_guidance import guidance_of
 from .recipes import DEFAULT, NEGATIVE_PROMPT, Recipe, of_kind
+from .request_check import check_parts
 from .request_json import from_json, schema, to_json
 from .request_values import checked_values
 
@@ -187,7 +188,7 @@ class Request:
         for name, part in parts.items():
             # The dataclass is frozen, which holds for its own constructor, too.
             object.__setattr__(self, name, _replaced(part, name, changes))
-        self._check()
+        check_parts(self.text, self.size, self.inputs, self.sampling, self.staging)
 
     def __getattr__(self, name: str) -> Any:
         """Read a value by its keyword: ``request.steps`` is ``request.sampling.steps``.
@@ -302,45 +303,6 @@ class Request:
     def json_schema() -> JsonObject:
         """The JSON schema of the values that :meth:`settings` returns."""
         return schema()
-
-    def _check(self) -> None:
-        """Raise ValueError if values of different parts do not fit each other."""
-        if self.staging.pipeline == "dfr" and not self.size.video:
-            raise ValueError("the DFR pipeline generates video: leave pipeline_kind out for audio alone")
-        if self.staging.pipeline == "dfr" and self.sampling.guidance is not None:
-            raise ValueError("the DFR pipeline samples without guidance: leave guidance out")
-        if not self.size.video and self.staging.count != 1:
-            raise ValueError("audio alone is generated in one stage: give stages=1")
-        if self.inputs.image.stage2_strength is not None and self.staging.count == 1:
-            raise ValueError(
-                "stage2_image_strength has no effect on one stage: give stages=2, or leave it out"
-            )
-        if self.staging.tiles > 1:
-            self._check_tiles()
-        if self.inputs.latents is not None and self.staging.count != 1:
-            raise ValueError(
-                "latents are continued in one stage: give stages=1 and upscale between two calls"
-            )
-        if self.size.auto and self.inputs.latents is not None:
-            raise ValueError("latents have a length of their own: leave seconds='auto' out")
-        if self.sampling.denoise != 1 and self.inputs.latents is None:
-            raise ValueError(
-                f"denoise={self.sampling.denoise} needs latents to preserve something of; give latents or "
-                "denoise=1"
-            )
-
-    def _check_tiles(self) -> None:
-        """Raise ValueError if the second stage cannot be divided into tiles."""
-        inputs = self.inputs
-        if self.staging.count == 1 or self.staging.pipeline is not None:
-            raise ValueError("stage2_tiles divides the second of two stages: give stages=2")
-        if self.text.at is not None:
-            raise ValueError("prompts_at is for stages that are sampled whole: give stage2_tiles=1")
-        placed = inputs.image.source is not None or bool(inputs.images)
-        if placed or inputs.audio.source is not None or inputs.reference_audio.source is not None:
-            raise ValueError(
-                "stage2_tiles takes no image and no audio: leave them out, or give stage2_tiles=1"
-            )
 
 
 def request_of(prompt: str | Request | None, options: RequestOptions) -> Request:

@@ -28,7 +28,7 @@ _CLASSES: Final = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sight:
+class VisionInput:
     """An image for a language model: ``image`` (3, H, W) in [0, 1], H W pixel rows and columns.
 
     ``parts`` is the vision network of this language model.
@@ -52,33 +52,33 @@ def write_text(
     *,
     seed: int = SEED,
     stop: Callable[[], bool] | None = None,
-    sight: Sight | None = None,
+    vision: VisionInput | None = None,
 ) -> str:
     """Continue the conversation ``text`` and return the answer alone.
 
     ``text`` contains tokens that divide it into turns, such as "<start_of_turn>"; the answer ends where its
     turn does. ``rules`` say how tokens are chosen, ``seed`` seeds those that are drawn at random; the random
     state of torch is left as it was. ``stop`` is called after each token; if it returns True, the answer ends
-    there. ``sight`` is an image that the language model is given, at the token in ``text`` that begins an
+    there. ``vision`` is an image that the language model is given, at the token in ``text`` that begins an
     image; None without one. Raises ValueError if the tokenizer lacks the tokens for turns, as that of a text
     encoder which cannot write does.
     """
     seen: dict[str, Tensor] = {}
-    if sight is not None:
-        seen, count = image_inputs(sight.parts, sight.image)
-        text = with_soft_tokens(text, sight.parts.generation, count)
+    if vision is not None:
+        seen, count = image_inputs(vision.parts, vision.image)
+        text = with_soft_tokens(text, vision.parts.generation, count)
     ids = tokenizer.conversation_ids(text)
     padding = -len(ids) % MULTIPLE
     device = gemma.model.device
     tokens = torch.tensor([[tokenizer.pad_id] * padding + ids], device=device)
     mask = torch.ones_like(tokens)
     mask[:, :padding] = 0
-    model = _with_head(gemma) if sight is None else with_vision(gemma, sight.parts, tokenizer)
+    model = _with_head(gemma) if vision is None else with_vision(gemma, vision.parts, tokenizer)
     devices = [] if device.type == "cpu" else [device]
-    if sight is not None:
+    if vision is not None:
         seen = {name: tensor.to(device) for name, tensor in seen.items()}
         # Tokens of an image attend to each other in both directions, which this marks.
-        kinds, soft = sight.kinds_name, tokenizer.special[IMAGE_MARKERS[sight.parts.generation][1]]
+        kinds, soft = vision.kinds_name, tokenizer.special[IMAGE_MARKERS[vision.parts.generation][1]]
         seen[kinds] = (tokens == soft).long()
     with torch.random.fork_rng(devices):
         torch.manual_seed(seed)
@@ -100,13 +100,13 @@ def writer_of(
     *,
     seed: int = SEED,
     stop: Callable[[], bool] | None = None,
-    sight: Sight | None = None,
+    vision: VisionInput | None = None,
 ) -> Callable[[str, WritingRules], str]:
     """Make the argument ``write`` of :func:`~.enhance.enhanced`: a function by which ``gemma`` answers.
 
-    ``seed``, ``stop`` and ``sight`` are those of :func:`write_text`.
+    ``seed``, ``stop`` and ``vision`` are those of :func:`write_text`.
     """
-    return lambda text, rules: write_text(gemma, tokenizer, text, rules, seed=seed, stop=stop, sight=sight)
+    return lambda text, rules: write_text(gemma, tokenizer, text, rules, seed=seed, stop=stop, vision=vision)
 
 
 class _Stop:

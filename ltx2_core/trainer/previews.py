@@ -49,7 +49,7 @@ class Previews:
             checkpoints = [tiny.checkpoint]
             files = {"text_encoder": tiny.text_encoder, "upscaler": tiny.upsampler}
         if weights is not None and isinstance(settings, FullSettings):
-            # A full run writes anew the file that holds the transformer.
+            # A full run replaces the file that holds the transformer.
             held = base.path.resolve()
             checkpoints = [weights if path.resolve() == held else path for path in checkpoints]
         elif weights is not None:

@@ -18,7 +18,7 @@ from ltx2_core.text.enhance import WritingRules, conversation, enhanced
 from ltx2_core.text.gemma import find_encoder
 from ltx2_core.text.tokenizer import IMAGE_MARKERS
 from ltx2_core.text.vision import LONG_SIDE, find_vision, image_inputs, takes_images, with_soft_tokens
-from ltx2_core.text.writer import Sight, write_text, writer_of
+from ltx2_core.text.writer import VisionInput, write_text, writer_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -54,8 +54,8 @@ def answer(path: Path, generation: int, image: torch.Tensor | None) -> str:
     assert takes_images(parts, tokenizer)
     assert parts is not None
     text = conversation("a ball rolls", gemma.generation, from_image=True, sees=image is not None)
-    sight = None if image is None else Sight(parts=parts, image=image)
-    return write_text(gemma, tokenizer, text, RULES, sight=sight)
+    vision = None if image is None else VisionInput(parts=parts, image=image)
+    return write_text(gemma, tokenizer, text, RULES, vision=vision)
 
 
 def of_transformers(folder: Path, generation: int) -> str:
@@ -164,7 +164,7 @@ def test_a_prompt_is_enhanced_with_the_image_and_without_a_warning(seeing, caplo
     parts = find_vision(folder, generation)
     assert parts is not None
     gemma = load_gemma(folder, dtype=torch.float32)
-    write = writer_of(gemma, load_tokenizer(folder), sight=Sight(parts=parts, image=IMAGE))
+    write = writer_of(gemma, load_tokenizer(folder), vision=VisionInput(parts=parts, image=IMAGE))
     text = enhanced(
         "a ball", gemma.generation, lambda text, _: write(text, RULES), from_image=True, sees=True
     )

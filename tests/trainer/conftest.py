@@ -13,6 +13,7 @@ from ltx2_core.trainer.buckets import parse_buckets
 from ltx2_core.trainer.dataset import DatasetOptions, encode_dataset, plan_dataset
 from ltx2_core.trainer.models import open_networks
 from ltx2_core.trainer.rows import read_rows
+from ltx2_core.trainer.settings import LoraSettings
 
 OPTIONS = DatasetOptions(buckets=parse_buckets("64x64x9"), trigger="zorb")
 
@@ -50,3 +51,20 @@ def cache(folder, networks, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("cache")
     encode_dataset(Codecs(networks), plan_dataset(read_rows(folder), OPTIONS), OPTIONS, out)
     return out
+
+
+@pytest.fixture
+def short_run(cache, tmp_path) -> LoraSettings:
+    """A LoRA run of three steps without validation, saved after each step."""
+    return LoraSettings(
+        dataset=str(cache),
+        output_dir=str(tmp_path / "run"),
+        device="cpu",
+        rank=2,
+        steps=3,
+        save_every=1,
+        validation_every=0,
+        learning_rate=1e-2,
+        gradient_checkpointing=False,
+        save_precision="float32",
+    )

@@ -19,19 +19,8 @@ from ltx2_core.training.history import History
 
 
 @pytest.fixture
-def settings(cache, tmp_path) -> LoraSettings:
-    return LoraSettings(
-        dataset=str(cache),
-        output_dir=str(tmp_path / "run"),
-        device="cpu",
-        rank=2,
-        steps=4,
-        save_every=2,
-        validation_every=1,
-        learning_rate=1e-2,
-        gradient_checkpointing=False,
-        save_precision="float32",
-    )
+def settings(short_run) -> LoraSettings:
+    return replace(short_run, steps=4, save_every=2, validation_every=1)
 
 
 def history(**curves: list[float]) -> History:

@@ -40,21 +40,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def settings(cache, tmp_path) -> LoraSettings:
-    return LoraSettings(
-        dataset=str(cache),
-        output_dir=str(tmp_path / "run"),
-        device="cpu",
-        rank=2,
-        alpha=4.0,
-        steps=3,
-        save_every=1,
-        validation_every=0,
-        learning_rate=1e-2,
-        gradient_checkpointing=False,
-        save_precision="float32",
-        targets=(r"regex:blocks\.0\..*attn.*to_q$",),
-    )
+def settings(short_run) -> LoraSettings:
+    return replace(short_run, alpha=4.0, targets=(r"regex:blocks\.0\..*attn.*to_q$",))
 
 
 def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(settings, tmp_path) -> None:
