@@ -173,9 +173,9 @@ def test_a_process_of_its_own_makes_the_same_clip_also_after_it_was_killed(setti
     publish = service.board.set
     service.board.set = lambda job_id, snapshot: (seen.append(snapshot), publish(job_id, snapshot))
     try:
-        # So long that it is still sampled when its process is killed.
-        job = service.add("job", spec(steps=60))
-        stopped = service.add("job", spec(steps=200))
+        # So long that both are still sampled when the process is killed and the second is cancelled.
+        job = service.add("job", spec(steps=100))
+        stopped = service.add("job", spec(steps=10_000))
         wrong = service.add("job", spec(image="missing.png"))
         service.start()
         wait_for(lambda: any(one.stage == "stage 1" and one.step >= 1 for one in seen))
@@ -193,7 +193,7 @@ def test_a_process_of_its_own_makes_the_same_clip_also_after_it_was_killed(setti
         assert counts.tokens > 0
         pipeline = models["ltx2"].open(Execution.on("cpu", torch.float32))
         plain = tmp_path / "plain.mp4"
-        pipeline("a red ball", seed=3, **{**SMALL, "steps": 60}).save(plain)
+        pipeline("a red ball", seed=3, **{**SMALL, "steps": 100}).save(plain)
         made = service.folder.results / done.outcome["clips"][0]["file"]
         assert torch.equal(frames_of(made), frames_of(plain))
     finally:
