@@ -41,6 +41,7 @@ def results(folder):
     return [json.loads(line) for line in (folder / "out" / "results.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_lines_become_clips_and_a_second_run_makes_what_failed_and_nothing_twice(tmp_path, photo):
     (tmp_path / "photo.png").write_bytes(photo.read_bytes())
     path = written(
@@ -121,6 +122,7 @@ def test_a_wrong_line_is_named_before_anything_is_made(tmp_path, lines, words, s
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_fails_is_told_ends_the_command_with_1_and_is_tried_again(tmp_path, photo, monkeypatch):
     (tmp_path / "photo.png").write_bytes(photo.read_bytes())
     path = written(tmp_path, {"request": {**REQUEST, "image": "photo.png"}}, {"request": REQUEST})

@@ -166,6 +166,7 @@ def test_a_job_whose_process_is_lost_runs_again_and_fails_after_three_times(serv
     assert "exit code -9" in done.error
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_makes_the_same_clip_also_after_it_was_killed(settings, tmp_path, models):
     runner = ProcessRunner(settings.replica())
     service = Service(settings, [runner])

@@ -18,6 +18,9 @@ from ltx2_core.video_vae.diffusion.triton_check import fault, why_not
 from ltx2_core.video_vae.diffusion.triton_kernel import formula
 from ltx2_core.video_vae.diffusion.windows import Axis, Span, needed
 
+# The kernel is interpreted once, which takes ten seconds, and not once in each worker.
+pytestmark = pytest.mark.xdist_group("neighbourhood attention")
+
 CPU = torch.device("cpu")
 LENGTHS = (5, 5, 9)
 ROUNDING = {torch.float16: 2**-11, torch.bfloat16: 2**-7}
