@@ -22,6 +22,8 @@ MOST_S = 1800
 """Seconds after which a test gives up; a machine that does much else at the same time is slow."""
 SMALL = {"width": 64, "height": 64, "num_frames": 9, "fps": 8, "steps": 2, "stages": 1, "cfg": 1.0}
 """Fields of a request that takes a moment."""
+ENDLESS = 10_000
+"""Steps of a job that is surely still sampled when a test stops it, however late the machine lets it."""
 
 
 @pytest.fixture(scope="session")

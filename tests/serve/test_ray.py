@@ -13,7 +13,7 @@ from ltx2_core.serve.models import read_models
 from ltx2_core.serve.service import Service
 from ltx2_core.serve.store import State
 
-from .conftest import SMALL, ended, settings_in, spec, wait_for
+from .conftest import ENDLESS, SMALL, ended, settings_in, spec, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -63,7 +63,7 @@ def test_a_job_whose_replica_is_killed_is_finished_by_another_with_the_same_fram
             for found in (done, whole)
         )
         assert one == two
-        long = service.add("job", {**spec(steps=500), "model": "ltx2-tiny"})
+        long = service.add("job", {**spec(steps=ENDLESS), "model": "ltx2-tiny"})
         wait_for(lambda: (at := service.board.get(long.id)) and at.step >= 1)
         service.cancel(long.id)
         assert ended(service, long.id).state is State.CANCELED

@@ -25,7 +25,7 @@ from ltx2_core.serve.store import JobStore, State
 from ltx2_core.serve.worker import Worker
 from ltx2_core.tiny import embedded_dir
 
-from .conftest import MOST_S, SMALL, ended, settings_in, spec, wait_for
+from .conftest import ENDLESS, MOST_S, SMALL, ended, settings_in, spec, wait_for
 
 
 def frames_of(path):
@@ -70,7 +70,7 @@ def test_a_job_reports_stages_steps_and_the_time_that_remains(service):
 
 
 def test_a_running_job_is_canceled_between_steps_and_leaves_no_file(service):
-    long = service.add("job", spec(steps=200))
+    long = service.add("job", spec(steps=ENDLESS))
     after = service.add("job", spec())
     service.start()
     wait_for(lambda: (at := service.board.get(long.id)) and at.step >= 2)
@@ -175,8 +175,8 @@ def test_a_process_of_its_own_makes_the_same_clip_also_after_it_was_killed(setti
     service.board.set = lambda job_id, snapshot: (seen.append(snapshot), publish(job_id, snapshot))
     try:
         # So long that both are still sampled when the process is killed and the second is cancelled.
-        job = service.add("job", spec(steps=100))
-        stopped = service.add("job", spec(steps=10_000))
+        job = service.add("job", spec(steps=400))
+        stopped = service.add("job", spec(steps=ENDLESS))
         wrong = service.add("job", spec(image="missing.png"))
         service.start()
         wait_for(lambda: any(one.stage == "stage 1" and one.step >= 1 for one in seen))
@@ -194,7 +194,7 @@ def test_a_process_of_its_own_makes_the_same_clip_also_after_it_was_killed(setti
         assert counts.tokens > 0
         pipeline = models["ltx2"].open(Execution.on("cpu", torch.float32))
         plain = tmp_path / "plain.mp4"
-        pipeline("a red ball", seed=3, **{**SMALL, "steps": 100}).save(plain)
+        pipeline("a red ball", seed=3, **{**SMALL, "steps": 400}).save(plain)
         made = service.folder.results / done.outcome["clips"][0]["file"]
         assert torch.equal(frames_of(made), frames_of(plain))
     finally:
@@ -214,7 +214,7 @@ def test_a_job_that_takes_too_long_fails(settings):
 
 def test_a_drained_service_requeues_a_job_that_takes_longer_and_resumes_it(settings):
     service = Service(settings)
-    job = service.add("job", spec(steps=200))
+    job = service.add("job", spec(steps=ENDLESS))
     service.start()
     wait_for(lambda: (at := service.board.get(job.id)) and at.step >= 1)
     service.drain(0)
@@ -227,7 +227,7 @@ def test_a_drained_service_requeues_a_job_that_takes_longer_and_resumes_it(setti
 
 def test_a_job_that_is_told_to_stop_while_the_service_ends_does_not_run_again(settings):
     service = Service(settings)
-    job = service.add("job", spec(steps=200))
+    job = service.add("job", spec(steps=ENDLESS))
     service.start()
     wait_for(lambda: (at := service.board.get(job.id)) and at.step >= 1)
     # The moment in which the queue knows of it, and the worker does not yet.

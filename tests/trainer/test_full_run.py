@@ -61,10 +61,10 @@ def changed(path: Path) -> set[str]:
     "changes",
     [
         {},
-        {"weights": "bf16", "save_precision": "bf16"},
-        {"weights": "bf16_rounded", "save_precision": "bf16"},
-        {"optimizer": "adafactor", "offload_optimizer": True},
-        {"optimizer": "muon", "ema": 0.9},
+        pytest.param({"weights": "bf16", "save_precision": "bf16"}, marks=pytest.mark.slow),
+        pytest.param({"weights": "bf16_rounded", "save_precision": "bf16"}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "adafactor", "offload_optimizer": True}, marks=pytest.mark.slow),
+        pytest.param({"optimizer": "muon", "ema": 0.9}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: "+".join(map(str, changes.values())) or "plain",
 )
