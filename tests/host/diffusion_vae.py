@@ -41,6 +41,7 @@ def main() -> None:
         "shape": list(whole.shape),
         "tiled": _difference(ours.decode_tiled(latent, tile_x=3, tile_y=3, overlap=1, tile_t=2), whole),
         "bytes": ours.memory_used_decode(latent.shape, torch.float32),
+        "begins with tiles": getattr(ours.first_stage_model, "comfy_decode_estimate_is_reliable", False),
     }
     decoded_frames = importlib.import_module("pack.nodes.host.video").decoded_frames
     for name, parts in (("one part", (latent,)), ("two parts", latent.split((1, 2), dim=2))):

@@ -1,17 +1,19 @@
 """What nodes of hosts after 0.33 hand to ours, by their contract: no such host is installed here.
 
 *LTXVFreezeLatent* sets a mask of zeros on one stream, *LTXVAddGeneratedKeyframes* adds keys to a LATENT that
-a later node reads, and frame rates are floats.
+a later node reads, *LTXVAddLatentGuide* appends a latent that may be smaller than the clip, frame rates are
+floats, and a VAE may say that it divides the decoding itself.
 """
 
 from __future__ import annotations
 
 import pytest
 import torch
-from host_graph import Graph
+from host_graph import Graph, Link
 from host_server import Server
 from node_graphs import our_latent
 from test_masks import NODES, Node, assert_same, bench_of, sampled_by_core
+from test_packs_ltx import LTXBench, assert_as_on_core
 from tiny_models import TinyModels
 
 from ltx2_core.storage.dequantize import GROUP_SCALES, Format, decode
@@ -51,6 +53,71 @@ def test_the_audio_vae_counts_latents_for_any_frame_rate(server: Server, models:
     vae = g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"])[2]
     g.add("LTX2ProbeLatentCount", vae=vae, frames=121, fps=29.97)
     assert server.run(g.prompt).report() == 101
+
+
+LATENT_GUIDES = {
+    "same size": {"latent_idx": 0, "side": 64},
+    "half the size": {"latent_idx": 0, "side": 32},
+    "half the size amid": {"latent_idx": 1, "side": 32, "strength": 0.6},
+    "before the clip": {"latent_idx": -1, "side": 64, "strength": 0.8},
+    "half the size, masked, amplified": {"latent_idx": 1, "side": 32, "strength": 1.7, "masked": True},
+}
+"""Case -> where the guide of *LTXVAddLatentGuide* lies, and how many pixels its frames have."""
+
+
+def add_latent_guide(
+    b: LTXBench, latent_idx: int, side: int, strength: float = 1.0, masked: bool = False
+) -> Link:
+    more = {"attention_mask": b.mask(9)} if masked else {}
+    values = {"latent_idx": latent_idx, "strength": strength, "guiding_latent": b.encoded(9, side)}
+    ends = {"positive": b.text, "negative": b.text[1], "vae": b.vae}
+    return b.g.add("LTX2ProbeLatentGuide", latent=b.video, **ends, **values, **more)
+
+
+@pytest.mark.parametrize("case", LATENT_GUIDES)
+def test_a_latent_guide_acts_as_on_cores_model(
+    server: Server, models: TinyModels, case: str, streams_off: str, guides_of_today: bool
+) -> None:
+    if not guides_of_today:
+        pytest.skip("this ComfyUI spreads no small guides")
+
+    def build(b: LTXBench) -> Link:
+        b.text = add_latent_guide(b, **LATENT_GUIDES[case])
+        return b.with_video(b.text[2])
+
+    assert_as_on_core(server, models, build, streams_off)
+
+
+@pytest.mark.parametrize("case", LATENT_GUIDES)
+def test_our_crop_removes_a_latent_guide(
+    server: Server, models: TinyModels, case: str, guides_of_today: bool
+) -> None:
+    if not guides_of_today:
+        pytest.skip("this ComfyUI spreads no small guides")
+    b = LTXBench(models, server.get("/object_info"), ours=True, streams_off="")
+    before = b.video
+    guided = add_latent_guide(b, **LATENT_GUIDES[case])
+    ends = {"positive": guided, "negative": guided[1]}
+    cropped = b.g.add("LTX2AVCropGuides", latent=guided[2], **ends)
+    plain = b.g.add("LTX2AVCropGuides", positive=b.text, negative=b.text[1], latent=before)
+    b.text = cropped
+    found = b.run(server, cropped=cropped[2], plain=plain[2])
+    assert found["cropped"].keys() == found["plain"].keys()
+    # The holes of a small guide need a mask of all cells, also where the clip had one value a frame.
+    assert all(
+        torch.equal(*torch.broadcast_tensors(value, found["plain"][name]))
+        for name, value in found["cropped"].items()
+    )
+
+
+def test_a_vae_is_decoded_whole_before_it_is_divided(server: Server, models: TinyModels) -> None:
+    """Ours decodes in memory that does not grow with the clip, so no host should begin with tiles."""
+    b = LTXBench(models, server.get("/object_info"), ours=True, streams_off="")
+    b.g.add("LTX2ProbeLaterDecode", vae=b.vae, latent=b.encoded(25))
+    found = server.run(b.g.prompt).report()
+    assert (found["set"], found["own tiling"], found["formatted"]) == ([], False, False)
+    assert found["bytes"] == sorted(found["bytes"], reverse=True)
+    assert found["whole"] == found["tiles"] == [1, 25, 64, 64, 3]
 
 
 @pytest.mark.parametrize("shape", [(32, 64), (48, 128)])
