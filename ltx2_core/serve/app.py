@@ -19,6 +19,7 @@ from .planning import plan_router
 from .routing import CHECKS
 from .seed_routes import seed_router
 from .service import Service
+from .upload_routes import upload_router
 from .video_routes import video_router
 
 _FORM_BYTES = 64 * 2**10
@@ -45,6 +46,7 @@ def application(
     app.include_router(seed_router())
     app.include_router(job_router())
     app.include_router(event_router())
+    app.include_router(upload_router())
     app.include_router(video_router())
     app.include_router(plan_router())
     app.include_router(page_router())

@@ -8,6 +8,7 @@ import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from ..storage.files import JsonObject, ParsedJson
 from ..storage.private import private_folder
@@ -18,13 +19,15 @@ class StateFolder:
     """The folder ``path``, readable by this user only, in which the service stores all its files.
 
     It has the file ``jobs.sqlite``, a folder ``results`` with the files that jobs have made, a folder
-    ``work`` with what unfinished jobs need, and a folder ``uploads`` with what clients have sent.
+    ``work`` with what unfinished jobs need, and a folder ``uploads`` with what clients have sent. Uploads
+    that arrive in pieces are in ``unfinished`` until they are whole.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = private_folder(path.resolve())
         self.results = private_folder(self.path / "results")
         self.uploads = private_folder(self.path / "uploads")
+        self.unfinished = private_folder(self.path / "unfinished")
         self._work = private_folder(self.path / "work")
 
     @property
@@ -102,11 +105,16 @@ class StateFolder:
                 self.remove(job_id)
 
 
+UNFINISHED_S: Final = 86400.0
+"""Seconds after the last byte after which an upload that is not whole is removed."""
+
+
 def expire(store: JobStore, folder: StateFolder, *, age_s: float, most_bytes: int) -> list[str]:
     """Remove jobs that ended more than ``age_s`` seconds ago, and the oldest while results are too large.
 
     ``most_bytes`` is what all results together may take. Uploads that were sent more than ``age_s`` seconds
-    ago, and that no unfinished job needs, are removed too. Returns the ids of the jobs that were removed.
+    ago, and that no unfinished job needs, are removed too, and parts of uploads after at most a day. Returns
+    the ids of the jobs that were removed.
     """
     oldest = time.time() - age_s
     sizes = folder.sizes()
@@ -125,7 +133,16 @@ def expire(store: JobStore, folder: StateFolder, *, age_s: float, most_bytes: in
         with suppress(FileNotFoundError):
             if path.lstat().st_mtime < oldest and not store.is_needed(path.name):
                 path.unlink()
+    _remove_older(folder.unfinished, time.time() - min(age_s, UNFINISHED_S))
     return removed
+
+
+def _remove_older(folder: Path, oldest: float) -> None:
+    for path in folder.iterdir():
+        # One that becomes whole is moved away.
+        with suppress(FileNotFoundError):
+            if path.lstat().st_mtime < oldest:
+                path.unlink()
 
 
 def size_of(path: Path) -> int:

@@ -17,6 +17,8 @@ from .page import PAGE_PATHS
 
 UPLOADS_PATH = "/v1/files"
 """The route of uploads, whose bodies may be larger than others."""
+PIECES_PATH = "/v1/uploads/"
+"""The routes of uploads in pieces, behind which their names stand."""
 IMAGES_PATH = "/v1/inference"
 """The route whose bodies have images in base64 in them."""
 JSON_BYTES = 2**20
@@ -79,7 +81,7 @@ class Guard:
 
     def _most(self, path: str) -> int:
         """The largest body of a route in bytes."""
-        if path == UPLOADS_PATH:
+        if path == UPLOADS_PATH or path.startswith(PIECES_PATH):
             return self._upload_bytes
         return self._body_bytes if path == IMAGES_PATH else min(self._body_bytes, JSON_BYTES)
 

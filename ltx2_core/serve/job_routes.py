@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from typing import Annotated, Final
 
-from fastapi import APIRouter, File, Query, UploadFile
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 
@@ -15,12 +14,10 @@ from ..storage.files import JsonObject
 from .answers import ApiError, Json, iso
 from .checking import check_job
 from .job_request import JobRequest, body_of, spec_of
-from .roots import UPLOADS
 from .routing import added, checked, service_of
 from .service import Service
 from .specs import JobSpec
 from .store import Job, State
-from .uploads import NoRoom
 
 _TYPES: Final = {
     "mp4": "video/mp4",
@@ -148,20 +145,6 @@ def file(job_id: str, request: Request, clip: Annotated[int, Query(ge=0)] = 0) -
     )
 
 
-def upload(request: Request, file: Annotated[UploadFile, File()]) -> Json:
-    """Store a file that later jobs name as "uploads/NAME"."""
-    service = service_of(request)
-    size = file.size or 0
-    # Of the client's name only the kind of file is used.
-    suffix = re.search(r"\.[A-Za-z0-9]{1,5}$", file.filename or "")
-    try:
-        name = service.uploads.add(file.file, size, suffix.group(0).lower() if suffix else "")
-    except NoRoom:
-        message = "the uploads of this server take all their room: try again later"
-        raise ApiError(507, "NO_ROOM", message) from None
-    return Json({"path": f"{UPLOADS}/{name}", "bytes": size}, 201)
-
-
 def schema() -> Json:
     """The JSON schema of the field ``request`` of a job."""
     return Json(ClipRequest.json_schema())
@@ -183,7 +166,6 @@ def job_router() -> APIRouter:
     """The routes of this file."""
     router = APIRouter()
     router.add_api_route("/v1/schema", schema, methods=["GET"])
-    router.add_api_route("/v1/files", upload, methods=["POST"])
     router.add_api_route("/v1/jobs", create, methods=["POST"], status_code=202)
     router.add_api_route("/v1/jobs", jobs, methods=["GET"])
     router.add_api_route("/v1/jobs/{job_id}", job, methods=["GET"])

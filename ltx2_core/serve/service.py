@@ -85,7 +85,7 @@ class Service:
         self.settings = settings
         self.folder = StateFolder(settings.state)
         self.store = JobStore(self.folder.database)
-        self.uploads = Uploads(self.folder.uploads, settings.retention.most_bytes)
+        self.uploads = Uploads(self.folder.uploads, self.folder.unfinished, settings.retention.most_bytes)
         self.board, self.meters = Board(), Meters()
         self.roots = Roots(inputs=settings.inputs, loras=settings.loras, uploads=self.folder.uploads)
         self.checkers = Checkers(settings.models, settings.execution)

@@ -217,6 +217,29 @@ JOB_ROWS = (
     Bad("no such route", 404, None, "GET", "/v1/nothing"),
     Bad("another method", 405, None, "PUT", "/v1/jobs"),
     Bad("an upload without a file", 422, None, "POST", "/v1/files"),
+    Bad("an upload in pieces without the protocol", 412, "WRONG_VERSION", "POST", "/v1/uploads"),
+    Bad(
+        "an upload in pieces without a length",
+        400,
+        "INVALID_PARAMETER",
+        path="/v1/uploads",
+        send={"headers": {"tus-resumable": "1.0.0"}},
+    ),
+    Bad(
+        "a piece of an unknown upload",
+        404,
+        "FILE_NOT_FOUND",
+        "PATCH",
+        "/v1/uploads/none",
+        {
+            "content": b"a",
+            "headers": {
+                "tus-resumable": "1.0.0",
+                "upload-offset": "0",
+                "content-type": "application/offset+octet-stream",
+            },
+        },
+    ),
     Bad(
         "a form of another site",
         403,

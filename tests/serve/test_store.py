@@ -348,7 +348,10 @@ def test_an_upload_expires_by_age_but_not_while_a_job_needs_it(store, tmp_path):
 
 
 def test_files_that_are_sent_at_the_same_time_do_not_share_the_room_of_one(tmp_path):
-    uploads = Uploads(tmp_path, 10)
+    folder, unfinished = tmp_path / "uploads", tmp_path / "unfinished"
+    folder.mkdir()
+    unfinished.mkdir()
+    uploads = Uploads(folder, unfinished, 10)
     assert uploads.add(BytesIO(b"1234"), 4, ".png").endswith(".png")
 
     class Slow(BytesIO):
@@ -364,7 +367,7 @@ def test_files_that_are_sent_at_the_same_time_do_not_share_the_room_of_one(tmp_p
     with pytest.raises(TypeError):
         uploads.add(StringIO("1"), 1, "")
     uploads.add(BytesIO(b"1"), 1, "")
-    assert sorted(path.stat().st_size for path in tmp_path.iterdir()) == [1, 4, 5]
+    assert sorted(path.stat().st_size for path in folder.iterdir()) == [1, 4, 5]
 
 
 def test_a_clip_that_was_not_recorded_is_cleared_before_it_is_made_again(tmp_path):
