@@ -5,7 +5,7 @@ Letters: N frames, H W pixel rows and columns.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -164,10 +164,13 @@ class ToHdr:
             channels, rate = len(self.source.audio[0]), self.source.audio[1]
         track = self.source.track(channels, rate, self.frame_count / self.source.fps)
         own = {"high_quality": self.high_quality, "whole_stage2": self.whole_stage2}
+
+        def frames() -> Iterator[Tensor]:
+            chunks = cropped(sampled.frames(), (width, height))
+            return self._recoded(every_second(chunks) if self.high_quality else chunks)
+
         return Edit(
-            frame_chunks=lambda: self._recoded(
-                self._every_second(cropped(sampled.frames(), (width, height)))
-            ),
+            frame_chunks=frames,
             audio_chunks=lambda: iter((track,)),
             frame_count=self.frame_count,
             width=width,
@@ -176,15 +179,6 @@ class ToHdr:
             rate=rate,
             settings={**sampled.settings(), "to_hdr": own},
         )
-
-    def _every_second(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Leave out every second frame of the chunks (N, 3, H, W) if the clip has twice the frames."""
-        position = 0
-        for chunk in chunks:
-            chosen = chunk[position % 2 :: 2] if self.high_quality else chunk
-            position += len(chunk)
-            if len(chosen):
-                yield chosen
 
     def _recoded(self, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
         """Convert frames (N, 3, H, W) in [-1, 1] from log codes of ``curve`` to those of ACEScct.
@@ -203,6 +197,16 @@ class ToHdr:
             f"result is HDR ({self.hdr}), generated in {self.curve}, with the audio of the source"
             f"{twice if self.high_quality else ''}"
         )
+
+
+def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Leave out the 2nd, 4th, ... frame of a clip, whose consecutive ``chunks`` (N, 3, H, W) are given."""
+    position = 0
+    for chunk in chunks:
+        chosen = chunk[position % 2 :: 2]
+        position += len(chunk)
+        if len(chosen):
+            yield chosen
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from comfy_api.latest import io, ui
 from einops import rearrange
 from torch import Tensor
 
+from ...ltx2_core.editing.to_hdr import every_second
 from ...ltx2_core.media.exr import SUFFIX, exr_primaries, is_exr, open_exr, read_exr
 from ...ltx2_core.media.hdr_space import HDR_SPACES, HdrCurve, light_of
 from ..conditioning.attached import refuse_guides
@@ -96,6 +97,13 @@ class LTX2AVDecodeHDR(io.ComfyNode):
                 ),
                 colours_input("Colours of the images; acescct are log codes and not light."),
                 iclora_parameters_input(),
+                io.Boolean.Input(
+                    "every_second_frame",
+                    default=False,
+                    optional=True,
+                    tooltip="On with double_frames of LTX-2 Add Guide: the 2nd, 4th, ... frame of the clip "
+                    "is left out.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="Linear light, not limited to 1."),
@@ -111,13 +119,19 @@ class LTX2AVDecodeHDR(io.ComfyNode):
         curve: str,
         colours: str,
         iclora_parameters: Mapping[str, object] | None = None,
+        every_second_frame: bool = False,
     ) -> io.NodeOutput:
         refuse_guides(latent, "LTX-2 Decode HDR")
         codes = read_curve(iclora_parameters) if curve == BY_LORA else cast(HdrCurve, curve)
         vae, space = in_float32(video_vae), HDR_SPACES[colours]
         clips = video_of(latent)["samples"].split(1)
-        chunks = (chunk for clip in clips for chunk in decoded_frames(vae, (clip,)))
-        light = [light_of((chunk.float().cpu() + 1) / 2, codes, space) for chunk in chunks]
+        light = []
+        for clip in clips:
+            chunks = decoded_frames(vae, (clip,))
+            light += [
+                light_of((chunk.float().cpu() + 1) / 2, codes, space)
+                for chunk in (every_second(chunks) if every_second_frame else chunks)
+            ]
         return io.NodeOutput(image_from_frames(torch.cat(light)), colours)
 
 

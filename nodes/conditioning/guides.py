@@ -88,6 +88,14 @@ class LTX2AVAddGuide(io.ComfyNode):
                     "attention strength.",
                 ),
                 iclora_parameters_input(),
+                io.Boolean.Input(
+                    "double_frames",
+                    default=False,
+                    optional=True,
+                    tooltip="For HDR that flickers less, in twice the time: every frame of the clip but the "
+                    "last is there twice, and N frames guide a clip of 2N - 1. every_second_frame of LTX-2 "
+                    "Decode HDR then returns N.",
+                ),
             ],
             outputs=[
                 *conditioning_outputs("For the sampler's positive.", "For the sampler's negative."),
@@ -111,7 +119,11 @@ class LTX2AVAddGuide(io.ComfyNode):
         downscale: int,
         attention_mask: Tensor | None = None,
         iclora_parameters: Mapping[str, object] | None = None,
+        double_frames: bool = False,
     ) -> io.NodeOutput:
+        if double_frames:
+            # As in the official HDR pipeline: the clip ends with a frame of the source, not with its copy.
+            image = image.repeat_interleave(2, dim=0)[:-1]
         crf, compressed = chosen_crf(video_vae, crf, len(image))
         guide = AttachedGuide(
             image=compress(image, crf),

@@ -9,7 +9,16 @@ import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Result, Server
-from node_graphs import FPS, checkpoint, our_latent, sound_of
+from node_graphs import (
+    FPS,
+    assert_equal,
+    checkpoint,
+    image,
+    our_latent,
+    prompt,
+    sound_of,
+    text_encoder,
+)
 from tiny_models import TinyModels
 
 from ltx2_core.media.exr import read_exr, write_exr
@@ -33,8 +42,8 @@ def plates(server: Server) -> list[torch.Tensor]:
         torch.rand(3, SIDE, SIDE, generator=torch.Generator().manual_seed(n)) ** 4 * BRIGHT
         for n in range(FRAMES)
     ]
-    for number, image in enumerate(drawn):
-        write_exr(folder / f"p{number:03}.exr", image, HDR_SPACES["acescg"], {})
+    for number, plate in enumerate(drawn):
+        write_exr(folder / f"p{number:03}.exr", plate, HDR_SPACES["acescg"], {})
     return [read_exr(folder / f"p{number:03}.exr")[0] for number in range(FRAMES)]
 
 
@@ -90,6 +99,51 @@ def test_a_latent_is_decoded_to_light(
         logc3_decode(codes).clamp(min=0) if curve == "logc3" else HDR_SPACES["srgb-linear"].of_codes(codes)
     )
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_guide_with_every_frame_twice_is_that_of_twice_the_frames(
+    server: Server, models: TinyModels
+) -> None:
+    g = Graph()
+    vae, text = checkpoint(g, models)[1], prompt(g, text_encoder(g, models))
+    clip = image(g, frames=FRAMES, width=SIDE)
+    at = [g.add("ImageFromBatch", image=clip, batch_index=n, length=1) for n in range(FRAMES)]
+    twice = at[0]
+    for frame in [at[n // 2] for n in range(1, 2 * FRAMES - 1)]:
+        twice = g.add("ImageBatch", image1=twice, image2=frame)
+    place = {"positive": text, "negative": text[1], "video_vae": vae, "latent": our_latent(g, 2 * FRAMES - 1)}
+    place |= {"frame": 0, "strength": 1.0, "attention_strength": 0.0, "crf": 0, "downscale": 1}
+    for name, images, doubled in (("ours", clip, True), ("core", twice, False), ("once", clip, False)):
+        guided = g.add("LTX2AVAddGuide", image=images, double_frames=doubled, **place)
+        g.dump(name, latent=guided[2])
+    result = server.run(g.prompt, timeout_s=120)
+    assert_equal(result)
+    frames = {name: result.tensors(name)["latent/video"].shape[2] for name in ("ours", "once")}
+    assert frames == {"ours": 3 + 3, "once": 3 + 2}
+
+
+def test_every_second_frame_of_each_clip_is_decoded_to_light(
+    server: Server, models: TinyModels, plates: list[torch.Tensor]
+) -> None:
+    g = Graph()
+    vae = checkpoint(g, models)[1]
+    encoded = g.add("VAEEncode", vae=vae, pixels=loaded(g)[1])
+    two = g.add("RepeatLatentBatch", samples=encoded, amount=2)
+    for name, second in (("all", False), ("second", True)):
+        light = g.add(
+            "LTX2AVDecodeHDR",
+            video_vae=vae,
+            latent=two,
+            curve="acescct",
+            colours="acescg",
+            every_second_frame=second,
+        )
+        g.dump(name, image=light)
+    result = server.run(g.prompt, timeout_s=120)
+    every, second = (result.tensors(name)["image"] for name in ("all", "second"))
+    assert len(every) == 2 * FRAMES
+    # An odd number of frames: both clips begin anew.
+    assert torch.equal(second, torch.cat([clip[::2] for clip in every.split(FRAMES)]))
 
 
 def test_inputs_of_sdr_images_refuse_light(
