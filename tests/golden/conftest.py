@@ -31,9 +31,13 @@ SHARED = ("golden", "golden_ltx25", "golden_training", "golden_ltxv")
 def golden_dirs() -> list[Path]:
     if named := os.environ.get("LTX2_GOLDEN_DIR"):
         return [Path(folder).expanduser() for folder in named.split(os.pathsep) if folder]
+    return shared_dirs() or [HERE / "data"]
+
+
+def shared_dirs() -> list[Path]:
+    """The folders of fixtures next to the checkout that are there."""
     shared = HERE.parents[2] / "shared"
-    present = [shared / name for name in SHARED if (shared / name).is_dir()]
-    return present or [HERE / "data"]
+    return [shared / name for name in SHARED if (shared / name).is_dir()]
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,25 @@ class Golden:
         return any(test(name) for name in self.names)
 
     def sibling(self, name: str) -> Golden:
-        """The fixture ``name`` of the same folder, else of the folder ``golden`` next to that one."""
-        file = f"{name}.safetensors"
-        own, beside = self.path.with_name(file), self.path.parent.parent / "golden" / file
-        return Golden(own if own.is_file() or not beside.is_file() else beside)
+        """The fixture ``name`` of its folder, of the folder ``golden`` beside it, or of any other."""
+        return Golden(self._found(Path(f"{name}.safetensors")))
+
+    def model(self, name: str) -> Path:
+        """The file of the model ``name`` in ``models`` of the fixture's folder, or of another folder."""
+        return self._found(Path("models", f"{name}.safetensors"))
+
+    def _found(self, file: Path) -> Path:
+        own = self.path.parent
+        places = [own / file, own.parent / "golden" / file]
+        # Fixtures may come without the weights that others of their folder hold.
+        for folder in (*golden_dirs(), *shared_dirs(), HERE / "data"):
+            places += sorted(folder.rglob(str(file)))
+        return next((place for place in places if place.is_file()), places[0])
+
+    def beside(self) -> list[Golden]:
+        """The fixtures of the same folder, then those of the other folders."""
+        folders = [self.path.parent, *golden_dirs(), *shared_dirs()]
+        return [Golden(path) for folder in folders for path in sorted(folder.glob("*.safetensors"))]
 
     def source(self, role: str) -> Golden:
         """The fixture that the sidecar names as ``role`` (``weights``, ``inputs_from``), else this one."""

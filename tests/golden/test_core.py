@@ -84,11 +84,9 @@ def schedules(steps: int, tokens: int) -> list[Tensor]:
 @pytest.mark.golden("core")
 def test_a_run_gives_what_the_host_gives(golden) -> None:
     tensors, case = golden.tensors(), golden.metadata["case"]
-    models = golden.path.parent / "models"
-    checkpoint = open_checkpoint(models / f"{case['checkpoint']}.safetensors")
+    checkpoint = open_checkpoint(golden.model(case["checkpoint"]))
     strength = case["lora_strength"]
-    lora = models / f"{case.get('lora', 'tiny_lora')}.safetensors"
-    loras = [open_lora(lora, strength)] if strength else []
+    loras = [open_lora(golden.model(case.get("lora", "tiny_lora")), strength)] if strength else []
 
     state = conditioned(case, tensors)
     torch.testing.assert_close(state.latent.video, tensors["in/video_latent"], atol=0, rtol=0)
@@ -132,10 +130,9 @@ def test_a_run_gives_what_the_host_gives(golden) -> None:
 @pytest.mark.golden("core_decode")
 def test_upscaled_latents_frames_and_audio_are_what_the_host_gives(golden) -> None:
     tensors, case = golden.tensors(), golden.metadata["case"]
-    models = golden.path.parent / "models"
     named = case.get("checkpoint", f"tiny_ltx{case['generation'].replace('.', '')}")
-    checkpoint = open_checkpoint(models / f"{named}.safetensors")
-    upscaler = open_checkpoint(models / "tiny_upsampler.safetensors")
+    checkpoint = open_checkpoint(golden.model(named))
+    upscaler = open_checkpoint(golden.model(case.get("upscaler", "tiny_upsampler")))
     latent = tensors["in/video_latent"]
 
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from ltx2_core.conditioning.patchify import patchify_audio, patchify_video, unpa
 from ltx2_core.conditioning.slots import KeyframeSlots, generated_keyframes, spread_keyframes
 from ltx2_core.conditioning.state import drop_guides
 from ltx2_core.run.dfr_layout import plan_canvas
-from ltx2_core.run.dfr_plan import plan_dfr
+from ltx2_core.run.dfr_plan import ETA, plan_dfr
 from ltx2_core.run.recipes import recipe_for
 from ltx2_core.run.request import Request
 from ltx2_core.sampling.denoiser import Denoiser
@@ -60,7 +60,10 @@ def test_the_state_with_slots_is_the_official_one(golden):
     )
     guide, initial = golden.sidecar["guide_at"], tensors.get("in/slot_initials")
     if guide is not None:
-        item = GuideFrames(latent=tensors["in/guide_latent"], frame=guide, strength=0.9, single_frame=True)
+        latents = tensors["in/guide_latent"]
+        first = latent.video[0, 0].numel()
+        strength = 1 - tensors["in/video_mask_tokens"][0, first, 0].item()
+        item = GuideFrames(latent=latents, frame=guide, strength=strength, single_frame=latents.shape[2] == 1)
         state = item.apply(state)
     target = state.latent.video.shape[2]
     state = with_slots(golden, state, initial)
@@ -89,17 +92,34 @@ def test_the_state_with_slots_is_the_official_one(golden):
 
 
 def state_of(golden, tensors):
-    """The conditioned state of a trajectory: an image in place with strength 0.9, then its slots."""
+    """The conditioned state of a trajectory: an image in place, if there is one, then its slots."""
     frames, *_ = golden.sidecar["video_grid_FHW"]
-    image = tensors["in/image_latent"]
     video = grid(golden, tensors["in/video_clean"])[:, :, :frames]
     latent = AVLatent(video, unpatchify_audio(torch.zeros_like(tensors["in/audio_start"])))
     state = LatentState(latent=latent, mask=mask_like(latent), fps=golden.sidecar["fps"])
-    return with_slots(golden, ImageInPlace(latent=image, strength=0.9).apply(state))
+    if "in/image_latent" in tensors:
+        strength = 1 - tensors["in/video_mask_tokens"][0, 0, 0].item()
+        state = ImageInPlace(latent=tensors["in/image_latent"], strength=strength).apply(state)
+    return with_slots(golden, state)
 
 
 def latent_of(golden, video, audio):
     return AVLatent(grid(golden, video), unpatchify_audio(audio))
+
+
+def stage_of(sigmas, eta, recipe):
+    """The names of schedule and sampler of the stage that a trajectory with ``sigmas`` and ``eta`` is of."""
+    stages = {
+        (len(FIXED_SIGMAS[recipe.sigmas]), recipe.eta): (recipe.sigmas, recipe.sampler),
+        (len(FIXED_SIGMAS[recipe.stage2_sigmas]), None): (recipe.stage2_sigmas, recipe.stage2_sampler),
+        # The graphs that ComfyUI publishes sample both stages alike.
+        (len(FIXED_SIGMAS[recipe.node_stage2_sigmas]), recipe.eta): (
+            recipe.node_stage2_sigmas,
+            recipe.sampler,
+        ),
+        (len(FIXED_SIGMAS["temporal_round"]), ETA): ("temporal_round", recipe.sampler),
+    }
+    return stages[len(sigmas), eta]
 
 
 @pytest.mark.golden("trajectory")
@@ -111,13 +131,9 @@ def test_a_distilled_run_passes_through_the_official_states(golden):
     )
     eta = golden.sidecar["eta"]
     recipe = recipe_for("2.5", "distilled")
-    ancestral = eta is not None
-    sampler = recipe.sampler if ancestral else recipe.stage2_sampler
-    schedule = recipe.sigmas if ancestral else recipe.stage2_sigmas
+    schedule, sampler = stage_of(tensors["in/sigmas"], eta, recipe)
     torch.testing.assert_close(FIXED_SIGMAS[schedule], tensors["in/sigmas"], atol=1e-7, rtol=0)
-    if ancestral:
-        assert recipe.eta == eta
-        assert recipe.noise_by_token
+    assert recipe.noise_by_token
     denoise = Denoiser(
         model_of(golden),
         state,

@@ -27,7 +27,7 @@ def case_of(golden):
 
 
 def model_file(golden):
-    return golden.path.parent / "models" / f"{case_of(golden)['model'].split('+')[0]}.safetensors"
+    return golden.model(case_of(golden)["model"].split("+")[0])
 
 
 def as_spans(starts: Tensor) -> Tensor:

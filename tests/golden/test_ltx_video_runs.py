@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -170,7 +171,7 @@ def check_two_passes(golden):
     first = run(golden, state, tensors, settings["first"], settings["first"]["timesteps"], draws)
     assert_close(first.video, tensors["out/first"])
     checkpoint = open_checkpoint(model_file(golden))
-    upscaler = open_checkpoint(golden.path.parent / "models" / "tiny_ltxv_upscaler.safetensors")
+    upscaler = open_checkpoint(golden.model("tiny_ltxv_upscaler"))
     statistics = checkpoint.load(Component.VIDEO_ENCODER, dtype=torch.float32).per_channel_statistics
     with torch.inference_mode():
         network_ = upscaler.load(Component.UPSAMPLER, dtype=torch.float32)
@@ -202,9 +203,9 @@ def test_runs_of_comfyui_match(golden):
     guides = tuple(host_guides(case, tensors, state.fps))
     state = replace(state, latent=AVLatent(latent, None), mask=AVLatent(mask, None), guides=guides)
     loras = ()
-    if "lora" in golden.name:
-        path = golden.path.parent / "models" / "tiny_ltxv_lora_comfyui.safetensors"
-        loras = (open_lora(path, strength=0.7),)
+    if "+" in case["model"]:
+        name, strength = re.match(r"(\S+) at (\d+\.?\d*)", case["note"]).groups()
+        loras = (open_lora(golden.model(name), strength=float(strength)),)
     cfg = StreamGuidance(cfg=case["cfg"])
     denoise = Denoiser(
         network(golden, Numerics.COMFY, loras),

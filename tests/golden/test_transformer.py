@@ -53,8 +53,7 @@ def weights_fixtures(golden):
     """The fixture that the sidecar names, or every one in the folder that holds transformer weights."""
     if golden.sidecar.get("weights"):
         return [golden.source("weights")]
-    siblings = [golden.sibling(path.stem) for path in sorted(golden.path.parent.glob("*.safetensors"))]
-    return [s for s in [golden, *siblings] if s.has(f"{PREFIX}patchify_proj.weight")]
+    return [g for g in [golden, *golden.beside()] if g.has(f"{PREFIX}patchify_proj.weight")]
 
 
 def model_of(golden, numerics=Numerics.OFFICIAL):
