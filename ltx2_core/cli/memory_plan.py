@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..run.options import by_name
 from .options import Chosen, command
 
 if TYPE_CHECKING:
@@ -29,6 +30,10 @@ def plan(chosen: Chosen) -> None:
     if chosen["picture"] is not None:
         # Before the plans are computed, so that a wrong path costs no time.
         _check_plot(chosen["picture"])
+    if chosen["choose"] is not None:
+        _choose(chosen)
+        return
+    _check_used(chosen)
     clips = _clips(chosen)
     if chosen["train"]:
         _plan_training(chosen, clips[-1])
@@ -46,6 +51,61 @@ def plan(chosen: Chosen) -> None:
     click.echo(f"\n{_advice(plans)}")
     if chosen["picture"] is not None:
         _draw(plans, chosen["picture"])
+
+
+_OF_CHOICE = ("choose", "for_image", "for_lora", "system_memory")
+_WITH_CHOICE = (*_OF_CHOICE, "seconds", "budgets")
+
+
+def _check_used(chosen: Chosen) -> None:
+    """Raise ValueError for an option that has an effect with --choose alone."""
+    for name in _OF_CHOICE:
+        if name in chosen.explicit and chosen[name]:
+            raise ValueError(f"{by_name(name).flag} needs --choose, which it is for")
+
+
+def _choose(chosen: Chosen) -> None:
+    """Print what to run within each budget, and why.
+
+    Raises ValueError for an option that is chosen here, and if there is one budget that no clip fits.
+    """
+    from ..memory import parse_size, size_text
+    from ..run.choice import choose_run
+    from ..shapes import AUTO
+
+    for name in chosen.explicit:
+        if name not in _WITH_CHOICE:
+            flag = by_name(name).flag
+            raise ValueError(f"--choose chooses the run, so that {flag} has no effect: leave one of them out")
+    seconds, text = chosen["seconds"], chosen["system_memory"]
+    try:
+        system = None if text is None else parse_size(text)
+    except ValueError as error:
+        raise ValueError(f"--system-memory: {error}") from error
+    if seconds == AUTO:
+        raise ValueError("--seconds auto depends on the prompt, which a plan has not: give a number")
+    budgets = _budgets(chosen["budgets"])
+    for budget in budgets:
+        try:
+            found = choose_run(
+                budget,
+                seconds=5.0 if seconds is None else seconds,
+                quality=chosen["choose"],
+                image=chosen["for_image"],
+                lora=chosen["for_lora"],
+                system_memory=system,
+            )
+        except ValueError as error:
+            # With several budgets the others may have an answer.
+            if len(budgets) == 1:
+                raise
+            click.echo(f"{error}\n")
+            continue
+        click.echo(f"within {size_text(budget)}")
+        for reason in found.reasons:
+            click.echo(f"  {reason}")
+        click.echo(f"  steps: {found.steps} and {found.stage2_steps} in two stages")
+        click.echo(f"  {found.command}\n")
 
 
 def _plan_training(chosen: Chosen, clip: ClipPlan) -> None:

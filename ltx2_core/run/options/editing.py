@@ -328,6 +328,43 @@ def plans_options() -> Iterator[Option]:
         "budget.",
     )
     yield Option(
+        name="choose",
+        flags=("--choose",),
+        kind="choice",
+        group=group,
+        command=command,
+        choices=("fast", "balanced", "best"),
+        help="Choose model, files, size, length and steps for each budget instead, and say why: fast and "
+        "balanced take distilled weights, best full weights with guidance. Only --seconds, --max-memory, "
+        "--system-memory, --for-image and --for-lora go with it.",
+    )
+    yield Option(
+        name="for_image",
+        flags=("--for-image",),
+        kind="flag",
+        group=group,
+        command=command,
+        default=False,
+        help="With --choose: for a clip that begins with an image.",
+    )
+    yield Option(
+        name="for_lora",
+        flags=("--for-lora",),
+        kind="choice",
+        group=group,
+        command=command,
+        choices=("2.0", "2.3", "2.5"),
+        help="With --choose: the generation of LTX-2 that a LoRA was trained for.",
+    )
+    yield Option(
+        name="system_memory",
+        flags=("--system-memory",),
+        kind="text",
+        group="execution",
+        command=command,
+        help="With --choose: the most that may be offloaded to system memory, such as 32GB.",
+    )
+    yield Option(
         name="picture",
         flags=("--picture",),
         kind="path",
