@@ -201,7 +201,7 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     The sizes of its networks are known, so that no file is read except that of --video-decoder. ``clips`` are
     the plans of size and length of each sampling stage.
     """
-    from ..memory import plan_memory, released_size
+    from ..memory import plan_memory, plan_or_propose, released_size
     from .values import DTYPES
 
     size = released_size(chosen["model"], chosen["stored"])
@@ -209,7 +209,13 @@ def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
     dtype, batch = DTYPES[chosen["dtype"] or "bfloat16"], chosen["passes_per_call"]
     if chosen["video_decoder"] is not None:
         size = _with_decoder(size, chosen["video_decoder"], dtype)
-    return lambda budget: plan_memory(budget, size, clips=clips, dtype=dtype, batch=batch)
+
+    def planned(budget: int) -> MemoryPlan:
+        return plan_or_propose(
+            lambda tried: plan_memory(budget, size, clips=tried, dtype=dtype, batch=batch), clips
+        )
+
+    return planned
 
 
 def _with_decoder(size: ModelSize, path: str, dtype: torch.dtype) -> ModelSize:

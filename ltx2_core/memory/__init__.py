@@ -5,6 +5,7 @@ from .decode_choice import DecodeChoice, choose_decode
 from .decoder_memory import DecoderMemory
 from .decoding import decoder_memory
 from .estimate import MemoryEstimate, estimate_memory
+from .fitting import plan_or_propose
 from .plan import (
     PRESETS,
     MemoryPlan,
@@ -53,6 +54,7 @@ __all__ = [
     "parse_budget",
     "parse_size",
     "plan_memory",
+    "plan_or_propose",
     "released_size",
     "size_text",
     "source_host_bytes",

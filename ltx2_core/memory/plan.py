@@ -91,6 +91,7 @@ class MemoryPlan:
     chunk_tokens: int | None
     decode: DecodeChoice
     stages: tuple[PlannedStage, ...]
+    fitting: ClipPlan | None = None
 
     @property
     def peak(self) -> int:
@@ -153,6 +154,8 @@ class MemoryPlan:
         # The text takes the same memory for any clip.
         of_text = largest.stage == "text"
         smaller = "use files with weights of fewer bits" if of_text else "make a smaller clip"
+        if (clip := self.fitting) is not None:
+            smaller = f"make {clip.frames} frames of {clip.width}x{clip.height}, which fit"
         return (
             f"does not fit: the run needs {size_text(self.peak)}, in {largest.stage}, and may use "
             f"{size_text(usable(self.budget))} of {size_text(self.budget)}; {smaller}, or allow at "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
@@ -18,6 +19,7 @@ from ..memory import (
     choose_decode,
     encoder_bytes,
     plan_memory,
+    plan_or_propose,
     source_host_bytes,
     text_stages,
     usable,
@@ -53,7 +55,7 @@ class NetworkSizes(ModelFiles):
         decoded; None is the last of ``clips``. ``decode_dtype`` is the number format in which the video is
         decoded, None for that of the run. ``changed`` says that LoRAs change the transformer, which makes
         blocks of a GGUF file larger. Only headers of files are read. If no plan fits into the budget,
-        the result is the one with the lowest peak, whose ``fits`` is False.
+        the result is the one with the lowest peak, whose ``fits`` is False, with a smaller clip that fits.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER, changed=changed)
@@ -73,19 +75,22 @@ class NetworkSizes(ModelFiles):
             text=self.text_size(),
             audio=self.audio_size(),
         )
-        reading = None if source is None else self._source_stage(source, clips[-1])
-        return plan_memory(
+        plan = partial(
+            plan_memory,
             budget,
             size,
-            clips=clips,
-            finished=finished,
             dtype=self.dtype,
             batch=batch,
             text_keys=text_keys,
-            source=reading,
             decode_dtype=decode_dtype,
             means=means_on(self.device),
         )
+        # The size of an edit is that of its source, and one with doubled frames is decoded longer than it is
+        # sampled, so that a smaller clip is proposed for neither.
+        if source is None and finished in (None, clips[-1]):
+            return plan_or_propose(lambda smaller: plan(clips=smaller), clips)
+        reading = None if source is None else self._source_stage(source, clips[-1])
+        return plan(clips=clips, finished=finished, source=reading)
 
     def _source_stage(self, size: tuple[int, int], clip: ClipPlan) -> PlannedStage:
         """The memory needs, as a stage of a plan, of reading a source video and encoding its frames.

@@ -12,11 +12,13 @@ from ...ltx2_core.memory import (
     PRESETS,
     RELEASED,
     STORED,
+    MemoryPlan,
     ModelSize,
     Released,
     Stored,
     draw_plans,
     plan_memory,
+    plan_or_propose,
     released_size,
 )
 from ...ltx2_core.shapes import ClipPlan, Snap, plan_clip
@@ -98,7 +100,11 @@ class LTX2AVMemoryPlan(io.ComfyNode):
         size, dtype = (size, torch.bfloat16) if model is None else _of_model(size, model)
         # Both stages are planned, since the second one has four times the tokens and decides the memory.
         clips = [plan] if stages == "1" else [plan.half(), plan]
-        plans = [plan_memory(room, size, clips=clips, dtype=dtype) for room in _budgets(budget)]
+
+        def planned(room: int) -> MemoryPlan:
+            return plan_or_propose(lambda tried: plan_memory(room, size, clips=tried, dtype=dtype), clips)
+
+        plans = [planned(room) for room in _budgets(budget)]
         tables = ["\n".join((f"within {one.budget / 1e9:.3g} GB", *one.lines())) for one in plans]
         report = "\n\n".join((f"{plan.width} x {plan.height}, {plan.frames} frames", *tables, *plan.changes))
         picture = draw_plans(plans)[None]
