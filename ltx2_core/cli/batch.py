@@ -13,7 +13,7 @@ from .options import Chosen, command
 
 if TYPE_CHECKING:
     from ..serve.batch_jobs import Variants
-    from ..serve.models import ServedModel
+    from ..serve.served_model import ServedModel
 
 DEFAULT: Final = "default"
 """The id of the model that the options of the command name."""
@@ -32,6 +32,7 @@ def batch(chosen: Chosen) -> None:
     from ..serve.batch_jobs import read_jobs
     from ..serve.service import Settings
     from .ray import ray_runners
+    from .serve import holding_of
     from .values import execution_of
 
     if chosen["jobs"] is None:
@@ -44,7 +45,7 @@ def batch(chosen: Chosen) -> None:
         state=state_of(folder),
         models=models,
         execution=execution_of(chosen),
-        held=chosen["held_models"],
+        holding=holding_of(chosen),
         retention=forever(chosen["job_seconds"]),
     )
     run = Batch(folder, jobs, settings, ray_runners(chosen, settings))
@@ -63,7 +64,8 @@ def batch(chosen: Chosen) -> None:
 
 def _models(chosen: Chosen) -> dict[str, ServedModel]:
     """The models of the jobs: those of --models, and the one that the other options name."""
-    from ..serve.models import ServedModel, read_models
+    from ..serve.models import read_models
+    from ..serve.served_model import ServedModel
     from .values import naming
 
     checkpoints = chosen["checkpoints"]

@@ -14,6 +14,7 @@ from .options import Chosen, command
 from .ray import ray_runners
 
 if TYPE_CHECKING:
+    from ..serve.pool import Holding
     from ..serve.server import Address
     from ..serve.service import Settings
 
@@ -26,7 +27,8 @@ _PACKAGES: Final = ("fastapi", "uvicorn", "python_multipart")
 def serve(chosen: Chosen) -> None:
     """Serve models over HTTP: the API of ai-toolkit-inference, jobs of every command, and a page.
 
-    Without --models it serves the tiny set of the package. Needs the optional packages of the extra "serve".
+    Without --models it serves what ltx2 models get has downloaded, or else the tiny set of the package. Needs
+    the optional packages of the extra "serve".
     """
     missing = [name for name in _PACKAGES if not _is_installed(name)]
     if missing:
@@ -86,7 +88,7 @@ def settings_of(chosen: Chosen) -> Settings:
         execution=execution_of(chosen),
         inputs=tuple(chosen["input_folders"]),
         loras=tuple(chosen["lora_folders"]),
-        held=chosen["held_models"],
+        holding=holding_of(chosen),
         limits=Limits(
             body_bytes=chosen["max_body"] * 2**20,
             upload_bytes=chosen["max_upload"] * 2**20,
@@ -100,6 +102,19 @@ def settings_of(chosen: Chosen) -> Settings:
             job_s=chosen["job_seconds"],
         ),
     )
+
+
+def holding_of(chosen: Chosen) -> Holding:
+    """Which models stay loaded. Raises ValueError that names the flag."""
+    from ..memory import parse_size
+    from ..serve.pool import Holding
+    from .values import naming
+
+    most, text = chosen["held_models"], chosen["held_memory"]
+    with naming("--held-memory"):
+        memory = None if text is None else parse_size(text)
+    # The replicas of a machine do not know of each other.
+    return Holding(most=1 if most is None and chosen["ray"] else most, memory=memory)
 
 
 def _state_folder() -> Path:

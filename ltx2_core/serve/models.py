@@ -1,13 +1,11 @@
-"""The models that the service offers by id, and the pipelines that are open for them."""
+"""The models that the service offers by id, and the pipelines by which requests for them are checked."""
 
 from __future__ import annotations
 
-import gc
 import json
 import os
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Final
@@ -15,45 +13,18 @@ from typing import Final
 import torch
 from pydantic import BaseModel, Field, ValidationError
 
+from ..released.table import model_of
 from ..run.execution import Execution
 from ..run.pipeline import LTX2Pipeline
-from ..sampling.previews import Previews
 from ..tiny import embedded_set
-from .previews import fitted_to
+from .released import found_models, released_model
+from .served_model import ServedModel, shared
 
 TINY: Final = "ltx2-tiny"
 """The id of the tiny model set that comes with the package."""
 
-_IDS_FOR_TRIAL: Final = ("ltx2", "ltx2.3", TINY)
-"""Ids that the tiny set answers to if no models are named, so that a client can be tried unchanged."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServedModel:
-    """A model of the service: its id, the name of its weights, and its files.
-
-    ``distilled_lora`` is used in the second stage of videos of the resolution "High", which need an
-    ``upscaler`` too. ``embedded`` says that it is the tiny set of the package, whatever its id.
-    """
-
-    id: str
-    base_model: str
-    checkpoints: tuple[Path, ...]
-    text_encoder: Path | None = None
-    upscaler: Path | None = None
-    video_decoder: Path | None = None
-    distilled_lora: Path | None = None
-    embedded: bool = False
-
-    def open(self, execution: Execution) -> LTX2Pipeline:
-        """Open a pipeline, which reads headers only. Raises what the class of pipelines raises."""
-        return LTX2Pipeline(
-            *self.checkpoints,
-            text_encoder=self.text_encoder,
-            upscaler=self.upscaler,
-            video_decoder=self.video_decoder,
-            execution=execution,
-        )
+_IDS_FOR_TRIAL: Final = ("ltx2", "ltx2.3", "ltx2.5", TINY)
+"""Ids that the tiny set answers to if there is no other model, so that a client can be tried unchanged."""
 
 
 class _Files(BaseModel, extra="forbid"):
@@ -66,26 +37,34 @@ class _Files(BaseModel, extra="forbid"):
 
 
 def read_models(path: Path | None) -> dict[str, ServedModel]:
-    """Read the models of the service from a JSON file: id -> names of its files.
+    """Read the models of the service from a JSON file: id -> names of its files, or name of a released model.
 
-    Names are relative to the folder of the file. The tiny set is always added as "ltx2-tiny". With ``path``
-    None it also answers to the ids "ltx2" and "ltx2.3". Raises ValueError for other JSON, and
-    FileNotFoundError if one of the files is missing.
+    Names of files are relative to the folder of the JSON file. The tiny set is always added as "ltx2-tiny".
+    With ``path`` None the models are those that ``ltx2 models get`` has downloaded, and without any the tiny
+    set answers to "ltx2", "ltx2.3" and "ltx2.5" too. Raises ValueError for other JSON, and FileNotFoundError
+    if one of the files is missing.
     """
     if path is None:
-        return {name: _tiny(name) for name in _IDS_FOR_TRIAL}
+        found = found_models()
+        return {**found, TINY: _tiny(TINY)} if found else {name: _tiny(name) for name in _IDS_FOR_TRIAL}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it must hold an object of ids")
-        files = {str(name): _Files.model_validate(value) for name, value in values.items()}
+        files = {
+            str(name): model_of(value) if isinstance(value, str) else _Files.model_validate(value)
+            for name, value in values.items()
+        }
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise ValueError(f"{path}: {error.title}: {where}: {first['msg']}") from None
     except ValueError as error:
         raise ValueError(f"{path} is no list of models: {error}") from error
-    models = {name: _named(name, one, path.parent) for name, one in files.items()}
+    models = {
+        name: _named(name, one, path.parent) if isinstance(one, _Files) else released_model(name, one)
+        for name, one in files.items()
+    }
     return {**models, TINY: _tiny(TINY)}
 
 
@@ -121,62 +100,6 @@ def _tiny(name: str) -> ServedModel:
     )
 
 
-@dataclass(frozen=True)
-class OpenModel:
-    """A model that is held: its pipeline, and the colours of its previews, None for false colours."""
-
-    pipeline: LTX2Pipeline
-    previews: Previews | None
-
-
-class ModelPool:
-    """Holds the networks of the models that were used last, at most ``most`` models at a time.
-
-    ``execution`` says how they run. Models of the same files share their networks. The worker alone uses it.
-    """
-
-    def __init__(self, models: Mapping[str, ServedModel], execution: Execution, *, most: int = 1) -> None:
-        self._models = models
-        self._execution = replace(execution, keep_loaded=True)
-        self._most = most
-        self._open: OrderedDict[ServedModel, OpenModel] = OrderedDict()
-
-    @property
-    def device(self) -> torch.device:
-        return self._execution.device
-
-    def open(self, model: str) -> OpenModel:
-        """The pipeline of a model, whose networks are loaded by their first use and then held.
-
-        If too many models are held, that which has not been used for longest is freed first. Raises
-        ValueError if the service no longer has this model.
-        """
-        if model not in self._models:
-            raise ValueError(f"this server no longer has the model {model!r}")
-        files = _shared(self._models[model])
-        if files not in self._open:
-            # Before the new one is loaded, because both may not fit.
-            self._keep(self._most - 1)
-            pipeline = files.open(self._execution)
-            self._open[files] = OpenModel(pipeline, fitted_to(pipeline))
-        self._open.move_to_end(files)
-        return self._open[files]
-
-    def close(self) -> None:
-        """Free all models."""
-        self._keep(0)
-
-    def _keep(self, most: int) -> None:
-        """Free the models that have not been used for longest, until at most ``most`` are left."""
-        if len(self._open) <= most:
-            return
-        while len(self._open) > most:
-            self._open.popitem(last=False)
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-
 class Checkers:
     """Pipelines by which requests are checked: they read headers of files, and load no weights.
 
@@ -202,15 +125,10 @@ class Checkers:
 
     def pipeline(self, model: str) -> LTX2Pipeline:
         """The pipeline that checks requests for a model. The caller must hold ``lock``."""
-        files = _shared(self.models[model])
+        files = shared(self.models[model])
         if files not in self._open:
             self._open[files] = files.open(self._execution)
         return self._open[files]
-
-
-def _shared(model: ServedModel) -> ServedModel:
-    """What the pipeline of a model depends on; ids and LoRAs of jobs are no part of it."""
-    return replace(model, id="", base_model="", distilled_lora=None)
 
 
 def device_memory(device: torch.device) -> int | None:

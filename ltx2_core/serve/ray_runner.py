@@ -23,10 +23,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ..run.progress import Stopped
 from ..storage.files import JsonObject, ParsedJson
 from .lost import CannotStart, ReplicaLost
-from .models import ServedModel
 from .progress import Reports
 from .replica import ReplicaPlan, SentReports, received, run_job
 from .runner import JobRunner
+from .served_model import ServedModel
 from .store import ClaimedJob
 
 _LOOK_S: Final = 0.2
@@ -179,7 +179,9 @@ class _Replica:
 def _bytes_of(plan: ReplicaPlan) -> int:
     """System memory that a replica reserves on its machine: the files of the largest models that it holds."""
     sizes = sorted((_files_bytes(model) for model in plan.models), reverse=True)
-    return sum(sizes[: plan.held])
+    # Without a limit those that are needed at a time: one.
+    held = sum(sizes[: plan.holding.most or 1])
+    return held if plan.holding.memory is None else max(sizes[0], min(held, plan.holding.memory))
 
 
 def _files_bytes(model: ServedModel) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,9 +15,10 @@ from ..run.progress import Stopped
 from ..storage.files import JsonObject, ParsedJson
 from .files import StateFolder
 from .lost import JobFailed
-from .models import ModelPool, ServedModel
+from .pool import Holding, ModelPool
 from .progress import ClipMeter, Preview, Reports, Snapshot
 from .runner import Runner
+from .served_model import ServedModel
 from .store import ClaimedJob, State
 
 _TRACE: Final = 20_000
@@ -28,17 +29,17 @@ _TRACE: Final = 20_000
 class ReplicaPlan:
     """What a process needs to run jobs: the state folder, the models, and how networks are executed.
 
-    ``held`` models stay loaded. The value can be sent to another process.
+    ``holding`` says which models stay loaded. The value can be sent to another process.
     """
 
     state: Path
     models: tuple[ServedModel, ...]
     execution: Execution
-    held: int = 1
+    holding: Holding = field(default_factory=Holding)
 
     def runner(self) -> Runner:
         models = {model.id: model for model in self.models}
-        return Runner(StateFolder(self.state), ModelPool(models, self.execution, most=self.held))
+        return Runner(StateFolder(self.state), ModelPool(models, self.execution, self.holding))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..editing import Edit, long_video
 from ..editing.long_video import first_window, planned_long
 from ..media import Encoding
 from ..media.save import audio_clip, save_clip
+from ..out_of_memory import is_out_of_memory
 from ..run.generation import METADATA_KEY, Generation
 from ..run.job import job_parts
 from ..run.pipeline import LTX2Pipeline
@@ -25,7 +27,7 @@ from ..run.saved_latents import SUFFIX, resume, save_latents
 from ..run.stages import Stage
 from ..storage.files import JsonObject
 from .files import StateFolder
-from .models import ModelPool
+from .pool import ModelPool
 from .previews import Drawing
 from .progress import ClipMeter, Reports, Tracker
 from .specs import ClipSpec, JobSpec
@@ -91,8 +93,9 @@ class Runner(JobRunner):
                 loading_s += time.monotonic() - since
                 if tracker is None:
                     tracker = Tracker(reports, Drawing(model.previews))
-                making = _Making(self.folder, model.pipeline, tracker, job.id, index)
-                outcome, meter = making.make(clip, len(spec.clips))
+                room = partial(self.pool.make_room, spec.model)
+                making = _Making(self.folder, model.pipeline, tracker, job.id, index, room)
+                outcome, meter = self._made(making, clip, spec)
                 self.folder.record_clip(job.id, index, outcome)
                 reports.finished(replace(meter, device_bytes=_reserved(self.pool.device)))
             clips.append(dict(outcome))
@@ -105,23 +108,35 @@ class Runner(JobRunner):
     def close(self) -> None:
         self.pool.close()
 
+    def _made(self, making: _Making, clip: ClipSpec, spec: JobSpec) -> tuple[JsonObject, ClipMeter]:
+        """Make a clip; if memory runs out while other models are held, free them and make it again."""
+        try:
+            return making.make(clip, len(spec.clips))
+        except Exception as error:
+            if not is_out_of_memory(error) or not self.pool.keep_only(spec.model):
+                raise
+            _log.warning("memory ran out: other models are freed, and the clip is made again")
+        return making.make(clip, len(spec.clips))
+
 
 @dataclass(frozen=True)
 class _Making:
-    """Makes clip number ``index`` of the job called ``job_id``."""
+    """Makes clip number ``index`` of the job ``job_id``; ``make_room`` frees memory for its stages."""
 
     folder: StateFolder
     pipeline: LTX2Pipeline
     tracker: Tracker
     job_id: str
     index: int
+    make_room: Callable[[Sequence[Stage]], None]
 
     def make(self, clip: ClipSpec, clips: int) -> tuple[JsonObject, ClipMeter]:
         """Sample, decode and write the clip; returns what it is (size, length, seed ...) and what it took."""
         path = self.folder.result(self.job_id, self.index, clip.suffix)
         before = self.pipeline.networks.clock.seconds()
         began = time.monotonic()
-        stages, windows = self._stages(clip)
+        stages, windows = _stages(self.pipeline, clip)
+        self.make_room(stages)
         tokens = windows * sum(map(_work, stages))
         self.tracker.start(self.index + 1, clips, job_parts(stages, windows=windows))
         # A run that was killed before the clip was recorded may have left a folder of EXR images, which is
@@ -139,14 +154,6 @@ class _Making:
         total = round(time.monotonic() - began, 3)
         about: JsonObject = {"file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
         return {**made, **about}, ClipMeter(seconds=seconds, tokens=tokens)
-
-    def _stages(self, clip: ClipSpec) -> tuple[Sequence[Stage], int]:
-        """The stages of the clip, or those of one window of a long clip, and how many windows it has."""
-        if clip.command != "long":
-            return self.pipeline.stages(clip.whole_request()), 1
-        prompts, how, fields = clip.long()
-        plan, request, _ = planned_long(self.pipeline, prompts, how, **fields)
-        return self.pipeline.stages(first_window(request, plan)), len(plan.windows)
 
     def _generated(self, clip: ClipSpec, path: Path) -> JsonObject:
         generation = self._saved(path)
@@ -217,6 +224,15 @@ class _Making:
                 _log.warning("job %s is sampled again: %s", self.job_id, error)
                 file.unlink(missing_ok=True)
         return None
+
+
+def _stages(pipeline: LTX2Pipeline, clip: ClipSpec) -> tuple[Sequence[Stage], int]:
+    """The stages of a clip, or those of one window of a long clip, and how many windows it has."""
+    if clip.command != "long":
+        return pipeline.stages(clip.whole_request()), 1
+    prompts, how, fields = clip.long()
+    plan, request, _ = planned_long(pipeline, prompts, how, **fields)
+    return pipeline.stages(first_window(request, plan)), len(plan.windows)
 
 
 def _reserved(device: torch.device) -> int:

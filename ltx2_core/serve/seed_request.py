@@ -19,8 +19,8 @@ from ..sampling.guidance import Guidance, StreamGuidance
 from ..shapes import SPATIAL_SCALE
 from ..text.prompt import TRIGGER
 from .answers import ApiError
-from .models import ServedModel
 from .roots import OutsideRoots, Roots
+from .served_model import ServedModel
 from .specs import ClipSpec, JobSpec
 
 DIVISOR: Final = SPATIAL_SCALE

@@ -117,6 +117,8 @@ def serve(settings: Settings, address: Address, runners: Sequence[JobRunner] | N
     ):
         # Wrong files are told now, and not to the first client.
         service.checkers.open_all()
+        for model in settings.models.values():
+            _log.info("model %s: %s, %s", model.id, model.base_model, ", ".join(map(str, model.checkpoints)))
         app = application(service, tokens=address.tokens, hosts=address.names(), base_url=address.base_url)
         config = uvicorn.Config(
             app,

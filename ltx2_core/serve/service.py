@@ -14,11 +14,13 @@ from ..storage.files import JsonObject
 from .expiry import Expiry, Retention
 from .files import StateFolder
 from .meters import Meters
-from .models import Checkers, ServedModel
+from .models import Checkers
+from .pool import Holding
 from .progress import Board
 from .replica import ReplicaPlan
 from .roots import Roots
 from .runner import JobRunner
+from .served_model import ServedModel
 from .store import Job, JobStore, Quota, State
 from .uploads import Uploads
 from .worker import Worker
@@ -50,8 +52,8 @@ class Draining(Exception):
 class Settings:
     """How the service runs: its private folder, its models and what clients may do.
 
-    ``inputs`` and ``loras`` are folders of which clients may name files. ``models`` are by id, of which
-    ``held`` stay loaded.
+    ``inputs`` and ``loras`` are folders of which clients may name files. ``models`` are by id, and
+    ``holding`` says which of them stay loaded.
     """
 
     state: Path
@@ -59,7 +61,7 @@ class Settings:
     execution: Execution
     inputs: tuple[Path, ...] = ()
     loras: tuple[Path, ...] = ()
-    held: int = 1
+    holding: Holding = field(default_factory=Holding)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
 
@@ -69,7 +71,7 @@ class Settings:
             state=self.state.resolve(),
             models=tuple(self.models.values()),
             execution=self.execution,
-            held=self.held,
+            holding=self.holding,
         )
 
 

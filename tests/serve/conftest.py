@@ -26,6 +26,13 @@ ENDLESS = 10_000
 """Steps of a job that is surely still sampled when a test stops it, however late the machine lets it."""
 
 
+@pytest.fixture(autouse=True)
+def no_released_models(monkeypatch, tmp_path_factory) -> None:
+    """Without the released models of the machine that runs the tests."""
+    monkeypatch.delenv("LTX2_MODELS", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "no-cache"))
+
+
 @pytest.fixture(scope="session")
 def models(tiny_set) -> dict[str, ServedModel]:
     files = ServedModel(

@@ -249,7 +249,7 @@ def test_the_models_are_listed_with_their_defaults(client):
 
 def test_without_named_models_the_tiny_set_answers_to_the_ids_of_clients(tmp_path):
     models = read_models(None)
-    assert set(models) == {"ltx2", "ltx2.3", TINY}
+    assert set(models) == {"ltx2", "ltx2.3", "ltx2.5", TINY}
     assert all(model.embedded for model in models.values())
 
 
@@ -261,6 +261,8 @@ def test_without_named_models_the_tiny_set_answers_to_the_ids_of_clients(tmp_pat
         ('{"a": {"checkpoints": []}}', "checkpoints"),
         ('{"a": {"checkpoint": ["x"]}}', "checkpoints"),
         ('{"a": {"checkpoints": ["none.safetensors"]}}', "none.safetensors of model 'a' is missing"),
+        ('{"a": "ltx-3"}', "'ltx-3' is no released model: use ltx-2.0"),
+        ('{"a": "ltx-2.3-fp8"}', "ltx2 models get ltx-2.3-fp8"),
     ],
 )
 def test_a_wrong_list_of_models_is_refused(tmp_path, text, says):

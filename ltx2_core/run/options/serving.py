@@ -169,7 +169,8 @@ def workers_options() -> Iterator[Option]:
         flags=("--models",),
         kind="path",
         group=group,
-        help="JSON file of models: id -> checkpoints, text_encoder, upscaler.",
+        help="JSON file of models: id -> checkpoints, text_encoder, upscaler, or the name of a released "
+        "model; by default those that ltx2 models get has downloaded.",
     )
     yield Option(
         name="held_models",
@@ -177,8 +178,17 @@ def workers_options() -> Iterator[Option]:
         kind="int",
         group=group,
         range=(1, 64),
-        default=1,
-        help="Most models that stay loaded; the one that was not used for longest is freed first.",
+        help="Most models that stay loaded; the one that was not used for longest is freed first. By default "
+        "as many as fit; one with --ray.",
+    )
+    yield Option(
+        name="held_memory",
+        flags=("--held-memory",),
+        kind="text",
+        group=group,
+        metavar="SIZE",
+        help="Most memory for the weights of all models that stay loaded, such as 40GB. By default what the "
+        "device has, or the machine with --max-memory, less what the job at hand computes in.",
     )
     yield Option(
         name="job_seconds",
