@@ -239,7 +239,7 @@ def test_without_the_extra_one_line_says_what_to_install():
         (["--base-url", "https://gpu.example/?a=1"], "--base-url"),
         (["--held-memory", "much"], "--held-memory: 'much' is not a size"),
         (["--held-memory", "0GB"], "--held-memory: '0GB' is not a size"),
-        (["--held-models", "0"], "0 is not in the range"),
+        (["--held-models", "0"], "--held-models 0 must be a whole number"),
     ],
 )
 def test_a_wrong_option_ends_the_command_in_one_line(tmp_path, options, says):
