@@ -1,4 +1,4 @@
-"""Every script in ``examples/`` runs on the embedded model set and writes a clip with video and audio."""
+"""Every script in ``examples/`` runs on a tiny model set and writes a clip, with the audio of the model."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "examples").glob("*.py"))
 SIZES = {"two_stages": 256}
 """Width of the clip where it is not the 128 pixels of the embedded set."""
+SILENT = {"ltx_video"}
+"""Scripts with a model of video alone."""
 
 
-def test_there_are_five_examples():
-    assert len(SCRIPTS) == 5
+def test_there_are_six_examples():
+    assert len(SCRIPTS) == 6
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ def test_there_are_five_examples():
         for path in SCRIPTS
     ],
 )
-def test_an_example_writes_a_clip_with_audio(script, tmp_path):
+def test_an_example_writes_a_clip(script, tmp_path):
     output = tmp_path / "clip.mp4"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     ran = subprocess.run(
@@ -40,7 +42,7 @@ def test_an_example_writes_a_clip_with_audio(script, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     with av.open(str(output)) as container:
-        video, audio = container.streams.video[0], container.streams.audio[0]
+        video, audio = container.streams.video[0], container.streams.audio
         assert video.width == SIZES.get(script.stem, 128)
         assert sum(1 for _ in container.decode(video)) >= 25
-        assert audio.rate > 0
+        assert [stream.rate > 0 for stream in audio] == ([] if script.stem in SILENT else [True])
