@@ -26,7 +26,7 @@ from ..ltx2_core.shapes import (
     SPATIAL_SCALE,
     VIDEO_CHANNELS,
 )
-from .host.latents import Latent, concat_av, each_stream, to_av
+from .host.latents import Latent, check_shapes, concat_av, each_stream, to_av
 from .host.values import Audio
 
 BRIGHTEST = 1.2
@@ -60,6 +60,8 @@ def split(latent: Latent) -> Streams:
     Raises ValueError if the samples do not have the shape of latents of LTX-2.
     """
     samples = to_av(latent)
+    if samples.video is not None and samples.audio is not None:
+        check_shapes([samples.video.shape, samples.audio.shape])
     for name, stream in (("video", samples.video), ("audio", samples.audio)):
         if stream is not None and not _is_of_family(stream):
             raise ValueError(

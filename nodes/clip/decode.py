@@ -12,10 +12,11 @@ from ...ltx2_core.run.generation import as_long_as
 from ...ltx2_core.shapes import ClipPlan, frames_of
 from ..conditioning.attached import refuse_guides
 from ..convert import audio_from_decoder, audio_of, track_of, video_of
+from ..host.audio_vae import audio_rate_of
 from ..host.latents import Latent
 from ..host.values import Audio, Vae
 from ..host.video import write_video
-from ..host.video_vae import decoder_noise
+from ..host.video_vae import checked_video_vae, decoder_noise
 from ..inputs import ceiling_input, decoder_seed_input, file_crf_input, fps_input, plan_input
 from ..numbers import real_input
 from ..sampling.checks import CROP, check_audio
@@ -182,7 +183,7 @@ def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:
     """
     # Through the host's VAE, which loads weights, frees memory and falls back to tiles as for its own
     # networks.
-    images: Tensor = video_vae.decode(video_of(latent)["samples"])
+    images: Tensor = checked_video_vae(video_vae).decode(video_of(latent)["samples"])
     return rearrange(images, "b f h w c -> (b f) h w c")
 
 
@@ -191,6 +192,7 @@ def decoded_audio(audio_vae: Vae, latent: Latent) -> Audio:
 
     Raises ValueError if the LATENT has no audio.
     """
+    audio_rate_of(audio_vae)
     decoded = audio_vae.decode(audio_of(latent)["samples"])
     return audio_from_decoder(decoded, audio_vae.first_stage_model.output_sample_rate)
 

@@ -17,6 +17,7 @@ from ..host.guides import Entry, guide_frames_of, with_guide, without_guides
 from ..host.latents import Latent
 from ..host.masks import frame_mask
 from ..host.values import Conditioning, Vae
+from ..host.video_vae import checked_video_vae
 from .attached import AttachedGuide, marked_guides, remember
 
 
@@ -42,7 +43,9 @@ def add_guide(
     # The LoRA was trained with every n-th frame of its reference.
     guide_image = guide.image[:: guide.every]
     placed = place_guide(len(guide_image), guide.frame, samples.shape[2] - before)
-    encoded = placed.latent(video_vae.encode(_pixels(guide_image, placed, rows // scale, columns // scale)))
+    encoded = placed.latent(
+        checked_video_vae(video_vae).encode(_pixels(guide_image, placed, rows // scale, columns // scale))
+    )
     item = GuideFrames(
         latent=encoded,
         frame=placed.frame,

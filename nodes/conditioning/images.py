@@ -14,6 +14,7 @@ from ..host.latents import Latent, concat_av
 from ..host.masks import frame_mask
 from ..host.recipe import recipe_of_vae
 from ..host.values import Audio, Vae
+from ..host.video_vae import checked_video_vae
 from ..inputs import BY_MODEL, image_crf_input, start_input
 from ..quantity import quantity
 from .attached import AttachedImage, remember
@@ -243,7 +244,7 @@ def place_image(video_vae: Vae, latent: Latent, attached: AttachedImage) -> Late
             f"{video['samples'].shape[2]}: use fewer images or plan a longer clip"
         )
     # At the size of this stage, as ComfyUI does: an upscaled latent of the image would be less exact.
-    encoded = video_vae.encode(image_at_stage(attached.image, video, attached.crf))
+    encoded = checked_video_vae(video_vae).encode(image_at_stage(attached.image, video, attached.crf))
     joined = Streams(put_in_place(video, encoded, attached.strength), split(latent).audio).joined()
     return remember(joined, attached)
 

@@ -20,6 +20,7 @@ from ..host.latents import Latent
 from ..host.masks import frame_mask
 from ..host.slots import INDICES, NUM_FRAMES, guided_frames, slots_of, with_slots, without_slots
 from ..host.values import Conditioning, Vae
+from ..host.video_vae import checked_video_vae
 from .attached import marked_guides
 
 PRESERVED = 1 - 1e-4
@@ -210,7 +211,7 @@ def encoded_at(video_vae: Vae, keyframe: Tensor, samples: Tensor) -> Tensor:
     again: (1, C, 1, H, W).
     """
     rows, columns = (SPATIAL_SCALE * size for size in samples.shape[3:])
-    image = video_vae.decode(keyframe[:1])
+    image = checked_video_vae(video_vae).decode(keyframe[:1])
     frames = frames_from_image(image.reshape(-1, *image.shape[-3:])[:1])
     encoded: Tensor = video_vae.encode(image_from_frames(fit_image(frames, columns, rows, mode="comfy")))
     return encoded

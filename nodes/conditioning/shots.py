@@ -29,6 +29,7 @@ from ..host.guides import guide_frames_of
 from ..host.latents import Latent, concat_av
 from ..host.recipe import recipe_of_vae
 from ..host.values import Clip, Conditioning, Vae
+from ..host.video_vae import checked_video_vae
 from ..inputs import BY_MODEL, Plan, text_encoder_input
 from .attached import AttachedGuide, AttachedImage, remember
 from .guide_latents import attach_guide
@@ -175,7 +176,7 @@ def _with_keyframe(video_vae: Vae, texts: Texts, latent: Latent, image: ImageAt)
         1, image.frame, video["samples"].shape[2] - guide_frames_of(texts[0], video["samples"])
     )
     item = GuideFrames(
-        latent=video_vae.encode(image_at_stage(picture, video, crf)),
+        latent=checked_video_vae(video_vae).encode(image_at_stage(picture, video, crf)),
         frame=placed.frame,
         strength=image.strength,
         single_frame=True,

@@ -18,6 +18,7 @@ from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from
 from ..host.audio_vae import audio_rate_of, encode_audio
 from ..host.values import Audio, Vae
 from ..host.video import decoded_frames
+from ..host.video_vae import checked_video_vae
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +36,7 @@ class HostCodecs:
 
         The latent is (1, 128, k + 1, height / 32, width / 32).
         """
-        latent: Tensor = self.video_vae.encode(image_from_frames(frames[:]))
+        latent: Tensor = checked_video_vae(self.video_vae).encode(image_from_frames(frames[:]))
         return latent
 
     def encode_audio(self, waveform: Tensor, sample_rate: int, *, latent_frames: int | None = None) -> Tensor:
@@ -73,6 +74,7 @@ class HostCodecs:
         """
         if self.audio_vae is None:
             raise ValueError("the audio was sampled with the clip: connect the audio VAE that decodes it")
+        audio_rate_of(self.audio_vae)
         rate = self.audio_vae.first_stage_model.output_sample_rate
         return waveform_of(audio_from_decoder(self.audio_vae.decode(latent), rate))
 

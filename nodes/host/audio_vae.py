@@ -153,8 +153,8 @@ def audio_rate_of(audio_vae: Vae) -> int:
     network: Any = getattr(audio_vae, "first_stage_model", None)
     if not hasattr(network, "num_of_latents_from_frames"):
         raise ValueError(
-            f"audio_vae is a {type(network).__name__} and no audio VAE of LTX-2: connect audio_vae of LTX-2 "
-            "Load Checkpoint or LTX-2 Load All, or ComfyUI's Load LTXV Audio VAE"
+            f"audio_vae is {type(network).__name__}, which is no audio VAE of LTX-2: connect audio_vae of "
+            "LTX-2 Load Checkpoint or LTX-2 Load All, or ComfyUI's Load LTXV Audio VAE"
         )
     return int(network.sample_rate)
 

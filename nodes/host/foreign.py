@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import comfy.ldm.lightricks.av_model
@@ -14,6 +15,7 @@ from torch import nn
 
 from ...ltx2_core.transformer.layers import FeedForward
 from .host_blocks import HostAttention, HostBlock
+from .latents import check_shapes
 from .notices import USE_CORE, notice_once
 
 KEY = "ltx2_foreign"
@@ -36,7 +38,13 @@ def refuse_changes_without_effect(patcher: Any) -> None:
 
 def _check(executor: Callable[..., Any], *args: Any, **more: Any) -> Any:
     # The wrapper of a bound method: its class object is the guider, whose MODEL this is.
-    check_object_patches(executor.class_obj.model_patcher)  # type: ignore[attr-defined]
+    guider: Any = executor.class_obj  # type: ignore[attr-defined]
+    check_object_patches(guider.model_patcher)
+    shapes = more.get("latent_shapes") or ()
+    if shapes:
+        check_shapes(shapes, guider.model_patcher.model.diffusion_model.in_channels)
+    if len(shapes) > 1:
+        check_no_areas(guider.conds)
     for change in changed_classes():
         notice_once(f"{change}, which does not change this network. {USE_CORE}")
     return executor(*args, **more)
@@ -55,6 +63,24 @@ def check_object_patches(patcher: Any) -> None:
                 f"{origin(value)} replaces {name}, which the network LTX-2 does not call: set network to "
                 "ComfyUI in LTX-2 Load Checkpoint or LTX-2 Load All"
             )
+
+
+def check_no_areas(conds: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Raise ValueError if a conditioning of ``conds``, by name, is for an area or a mask of the frames.
+
+    ComfyUI cannot apply these to a latent of video and audio together, which it samples as one row of values.
+    """
+    for name, entries in conds.items():
+        for entry in entries:
+            area = entry.get("area")
+            # An area in shares of the frame selects everything there.
+            limits = "mask" if entry.get("mask") is not None else "area" if area else ""
+            if limits and not (area and area[0] == "percentage"):
+                raise ValueError(
+                    f"the {name} conditioning is for {'an' if limits == 'area' else 'a'} {limits} of the "
+                    "frames, which ComfyUI cannot apply to video and audio together: take the node that sets "
+                    f"the {limits} out, or sample the video alone (LTX-2 Separate AV Latent)"
+                )
 
 
 def patched_parts(patcher: Any) -> dict[str, str]:
@@ -97,9 +123,12 @@ def changed_classes() -> Iterator[str]:
 def _acts(network: nn.Module, path: str, value: Any) -> bool:
     """Whether ``network`` uses what a pack put at ``path``, the dotted name of an attribute inside it.
 
-    ``value`` is what the pack put there.
+    ``value`` is what the pack put there. An attribute that ComfyUI's own network does not have is taken to be
+    used: whatever reads it is the pack itself, or nothing there as here.
     """
     owner_path, _, attribute = path.rpartition(".")
+    if not owner_path and attribute not in _names_in_core():
+        return True
     try:
         owner = network.get_submodule(owner_path)
     except AttributeError:
@@ -110,3 +139,10 @@ def _acts(network: nn.Module, path: str, value: Any) -> bool:
     # The forward of the whole network is called by the host itself, that of a layer by whoever holds it.
     plain = owner is network or not any(True for _ in owner.children())
     return attribute == "forward" and (plain or isinstance(owner, CALLED))
+
+
+@cache
+def _names_in_core() -> frozenset[str]:
+    """All names in the code of ComfyUI's LTX-2 network, which are all attributes that it could read."""
+    modules = (comfy.ldm.lightricks.av_model, comfy.ldm.lightricks.model)
+    return frozenset(word for module in modules for word in re.findall(r"\w+", inspect.getsource(module)))

@@ -15,7 +15,8 @@ from .call import NAG, TILES
 from .core_guidance import core_switches, with_core_guidance, with_negative_text
 from .foreign import patched_parts
 from .forking import FORK, Fork, Late
-from .latents import check_noise
+from .latents import check_noise, check_shapes
+from .masks import streams_of
 from .network import HostTransformer
 from .perturbing import PERTURBATIONS
 from .streams import Packing
@@ -47,6 +48,7 @@ class AVGuider(comfy.samplers.CFGGuider):
                 model, stg=Pass.PERTURBED in passes, apart=Pass.APART in passes, nag=nag
             )
         super().__init__(model)
+        self.channels: int = model.model.latent_format.latent_channels
         if nag is not None and Pass.NEGATIVE in passes:
             raise ValueError("nag takes the place of cfg: set cfg to 1 in both streams, or nag_scale to 1")
         self._steps, self._nag = GuidedSteps(guidance), nag
@@ -54,8 +56,11 @@ class AVGuider(comfy.samplers.CFGGuider):
     def sample(self, noise: Any, latent_image: Any, *args: Any, **options: Any) -> Any:
         """Sample as ComfyUI's guiders do, with the same arguments.
 
-        Raises ValueError if ``noise`` has another shape than ``latent_image``.
+        Raises ValueError if ``noise`` has another shape than ``latent_image``, or if that is no latent of
+        LTX-2.
         """
+        # The host packs both streams before a check of the MODEL could see them.
+        check_shapes([stream.shape for stream in streams_of(latent_image)], self.channels)
         check_noise(noise, latent_image)
         return super().sample(noise, latent_image, *args, **options)
 

@@ -33,6 +33,16 @@ class HostVAE(comfy.sd.VAE):
         offload = comfy.model_management.vae_offload_device()
         self.patcher = make_patcher(network, self.device, offload, dynamic=dynamic)
 
+    def encode(self, pixel_samples: Tensor, *args: Any, **options: Any) -> Tensor:
+        self._check_content(pixel_samples)
+        encoded: Tensor = super().encode(pixel_samples, *args, **options)
+        return encoded
+
+    def encode_tiled(self, pixel_samples: Tensor, *args: Any, **options: Any) -> Tensor:
+        self._check_content(pixel_samples)
+        encoded: Tensor = super().encode_tiled(pixel_samples, *args, **options)
+        return encoded
+
     def decode(self, samples_in: Any, *args: Any, **options: Any) -> Tensor:
         decoded: Tensor = super().decode(self._own_stream(samples_in), *args, **options)
         return decoded
@@ -81,12 +91,41 @@ class HostVAE(comfy.sd.VAE):
     def _own_stream(self, samples: Any) -> Tensor:
         """Take the tensor that this VAE decodes, video or audio, from a nested audio-video latent.
 
-        A tensor that is not nested is returned unchanged.
+        A tensor that is not nested is returned unchanged. Raises ValueError if it is no latent of this VAE.
         """
         streams: Sequence[Tensor] = samples.unbind() if getattr(samples, "is_nested", False) else (samples,)
         # The video comes first, as in ComfyUI's nodes: VAE Decode takes the first stream and the audio node
         # the last.
-        return streams[0] if self.latent_dim == 3 else streams[-1]
+        own = streams[0] if self._is_video else streams[-1]
+        if own.ndim != self.latent_dim + 2 or own.shape[1] != self.latent_channels:
+            form = "frames, rows, columns" if self._is_video else f"frames, {self.extra_1d_channel}"
+            raise ValueError(
+                f"this is {self._name}, whose latents are (batch, {self.latent_channels}, {form}), and it "
+                f"was given {tuple(own.shape)}: {self._hint}"
+            )
+        return own
+
+    def _check_content(self, content: Tensor) -> None:
+        """Raise ValueError if ``content``, as ComfyUI hands it to ``encode``, is not what this VAE encodes.
+
+        That is images (frames, height, width, channels), also in a batch, or a waveform (B, samples,
+        channels).
+        """
+        if (content.ndim == 3) == self._is_video:
+            what = ("audio", "images")[content.ndim != 3]
+            raise ValueError(f"this is {self._name}, and it was given {what} to encode: {self._hint}")
+
+    @property
+    def _is_video(self) -> bool:
+        return bool(self.latent_dim == 3)
+
+    @property
+    def _name(self) -> str:
+        return "the video VAE" if self._is_video else "the audio VAE"
+
+    @property
+    def _hint(self) -> str:
+        return "connect video_vae for images and video latents, and audio_vae for audio"
 
 
 @contextmanager

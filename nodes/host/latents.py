@@ -6,11 +6,13 @@ latent frames, H W latent rows and columns, T audio latent frames.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from comfy.nested_tensor import NestedTensor
 
+from ...ltx2_core.shapes import AUDIO_BINS, AUDIO_CHANNELS, VIDEO_CHANNELS
 from ...ltx2_core.types import AVLatent
 from .masks import masks_of, streams_of
 from .values import Latent as Latent
@@ -105,6 +107,33 @@ def check_noise(noise: Any, samples: Any) -> None:
         raise ValueError(
             f"noise is of {_listed(of_noise)} and latent_image is of {_listed(of_samples)}: the node that "
             "makes the noise was given another latent. Connect Random Noise, which fits any latent"
+        )
+
+
+def check_shapes(shapes: Sequence[Sequence[int]], channels: int = VIDEO_CHANNELS) -> None:
+    """Raise ValueError if ``shapes``, those of a latent that is to be sampled, are not those of LTX-2.
+
+    Allowed are a video (B, ``channels``, F, H, W), alone or followed by an audio (B, 8, T, 16) of as many
+    clips.
+    """
+    found = [tuple(shape) for shape in shapes]
+    wanted = [len(shape) == 5 and shape[1] == channels for shape in found[:1]]
+    wanted += [(len(shape), *shape[1::2]) == (4, AUDIO_CHANNELS, AUDIO_BINS) for shape in found[1:]]
+    if [len(shape) for shape in found] == [4, 5]:
+        raise ValueError(
+            "this latent has audio where its video belongs and video where its audio belongs: swap the two "
+            "inputs of the node that joins them"
+        )
+    if not all(wanted) or len(found) > 2:
+        raise ValueError(
+            f"LTX-2 samples video (batch, {channels}, frames, rows, columns), alone or joined with audio "
+            f"(batch, {AUDIO_CHANNELS}, frames, {AUDIO_BINS}), and this latent is {_listed(found)}: connect "
+            "the latent of LTX-2 Clip Plan or LTX-2 Empty AV Latent"
+        )
+    if len({shape[0] for shape in found}) > 1:
+        raise ValueError(
+            f"the video of this latent is a batch of {found[0][0]} and its audio of {found[1][0]}: repeat "
+            "both to the same batch size before they are joined"
         )
 
 

@@ -15,6 +15,7 @@ from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.shapes import SPATIAL_SCALE
 from ...ltx2_core.upsampler import LatentUpsampler, upsample_latent
 from .values import UpscaleModel, Vae
+from .video_vae import checked_video_vae
 
 BYTES_PER_VALUE = 3000.0
 """Working memory per value of the latent: the host's own estimate."""
@@ -28,7 +29,7 @@ def upscale_video(upscale_model: UpscaleModel, samples: Tensor, video_vae: Vae) 
     factor would give a fraction of a latent row or column.
     """
     # Upscalers work on raw latents, and only the VAE has the statistics that convert to them.
-    statistics = video_vae.first_stage_model.per_channel_statistics
+    statistics = checked_video_vae(video_vae).first_stage_model.per_channel_statistics
     with _on_device(upscale_model, prod(samples.shape) * BYTES_PER_VALUE) as (network, device, dtype):
         _check_grid(network, samples)
         larger = attempt(

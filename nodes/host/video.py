@@ -20,6 +20,7 @@ from ...ltx2_core.run.generation import as_long_as
 from ...ltx2_core.shapes import SPATIAL_SCALE, frames_of
 from .progress import check_interrupted, count_bar
 from .values import Vae
+from .video_vae import checked_video_vae
 
 
 def write_video(
@@ -85,7 +86,7 @@ def decoded_frames(video_vae: Vae, pieces: Iterable[Tensor], *, as_bytes: bool =
     chunk with all frames. With ``as_bytes`` frames of a VAE that streams are uint8 in 0 to 255 instead, on
     the CPU.
     """
-    network = video_vae.first_stage_model
+    network = checked_video_vae(video_vae).first_stage_model
     # The VAE may come from the host's own loader.
     if not hasattr(network, "decode_parts"):
         # The host's VAE returns (B, F, H, W, 3) in [0, 1].

@@ -24,7 +24,7 @@ from ...ltx2_core.loading import diffusion_vae
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.memory import DecodeChoice, choose_decode, decoder_memory
 from ...ltx2_core.out_of_memory import attempt
-from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, ClipPlan, latent_frames_of
+from ...ltx2_core.shapes import SPATIAL_SCALE, TEMPORAL_SCALE, VIDEO_CHANNELS, ClipPlan, latent_frames_of
 from ...ltx2_core.video_vae import (
     DiffusionVAE,
     FrameNoise,
@@ -85,6 +85,17 @@ def load_video_vae(
     vae.memory_used_decode = lambda shape, dtype: _decode_bytes(config, tuple(shape), dtype)
     vae.memory_used_encode = lambda shape, dtype: _encode_bytes(config, tuple(shape), dtype)
     vae.patcher.cached_patcher_init = (_video_vae_patcher, tuple(map(str, paths)))
+    return vae
+
+
+def checked_video_vae(vae: Vae) -> Vae:
+    """Return ``vae``. Raises ValueError if it is no video VAE of LTX-2, from whichever loader."""
+    if (getattr(vae, "latent_dim", None), getattr(vae, "latent_channels", None)) != (3, VIDEO_CHANNELS):
+        raise ValueError(
+            f"video_vae is {type(getattr(vae, 'first_stage_model', vae)).__name__}, which is no video VAE of "
+            "LTX-2: connect video_vae of LTX-2 Load Checkpoint or LTX-2 Load All, or VAE of ComfyUI's Load "
+            "Checkpoint"
+        )
     return vae
 
 

@@ -32,6 +32,7 @@ from ..host.prompt_parts import has_parts
 from ..host.recipe import recipe_of_model
 from ..host.upscaling import check_temporal
 from ..host.values import Conditioning, Model, UpscaleModel, Vae
+from ..host.video_vae import checked_video_vae
 from ..inputs import BY_MODEL, Plan, model_input, positive_input
 from ..quantity import quantity
 from .dfr_stages import HostDfr
@@ -262,7 +263,7 @@ def _image_items(
     video = video_of(empty_latent(stage.clip, 1))
 
     def encoded(one: Tensor) -> Tensor:
-        latent: Tensor = video_vae.encode(image_at_stage(one, video, crf))
+        latent: Tensor = checked_video_vae(video_vae).encode(image_at_stage(one, video, crf))
         return latent
 
     items: list[ConditioningItem] = []

@@ -160,6 +160,15 @@ def test_a_change_that_would_have_no_effect_is_refused_by_name(
     assert server.log().count(LOADING) == loads, "the network was loaded before the refusal"
 
 
+def test_an_attribute_that_cores_network_does_not_have_changes_nothing(
+    server: Server, models: TinyModels
+) -> None:
+    """As nodes for other models leave it in any MODEL, such as that for the caches of Flux."""
+    found = sampled(server, models, "2.3", PLAIN, way("attribute default_ref_method"))
+    for whose in ("core", "ours"):
+        assert distance(found[f"{whose} plain"], found[whose]) == 0
+
+
 def test_conditioning_without_effect_is_named_once(server: Server, models: TinyModels) -> None:
     g = Graph()
     loaded = load(g, models, "2.3", model="ours", vae="core")
