@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     "proportions that is not longer, then the longest, then the largest.",
 )
 @click.option(
+    "--max-pixels",
+    type=click.IntRange(32 * 32, 2**26),
+    help="Give each clip its own size, shrunk to at most so many pixels and cut to multiples of 32; of "
+    "--buckets only the lengths are used.",
+)
+@click.option(
     "--fps",
     type=click.FloatRange(1, 240),
     help="Resample videos to this frame rate by nearest time [default: that of each file].",
@@ -87,6 +93,7 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     checkpoints: tuple[Path, ...],
     text_encoder: Path | None,
     buckets: str,
+    max_pixels: int | None,
     fps: float | None,
     chunks: bool,
     trigger: str | None,
@@ -105,9 +112,9 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
 
     SOURCE is a folder of videos, images or audio files with a caption file each (clip.mp4, clip.txt), or a
     csv, json or jsonl file with the columns video, caption, and optionally audio, reference_video,
-    reference_audio and video_mask. A report comes first. What is encoded already is not encoded again, so the
-    same command continues an interrupted call; after a change of clips, captions, options or models only what
-    changed is encoded.
+    reference_audio, video_mask, and repeats, how often an epoch has the clip. A report comes first. What is
+    encoded already is not encoded again, so the same command continues an interrupted call; after a change of
+    clips, captions, options or models only what changed is encoded.
     """
     from ..trainer.buckets import parse_buckets
     from ..trainer.dataset import DatasetOptions, plan_dataset
@@ -118,6 +125,7 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         raise click.UsageError("name the folder of the encoded dataset with --out, or use --check")
     options = DatasetOptions(
         buckets=parse_buckets(buckets),
+        max_pixels=max_pixels,
         fps=fps,
         chunks=chunks,
         trigger=trigger,

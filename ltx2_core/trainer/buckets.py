@@ -82,6 +82,19 @@ def choose_bucket(buckets: Sequence[Bucket], width: int, height: int, frames: in
     )
 
 
+def own_buckets(
+    buckets: Sequence[Bucket], width: int, height: int, max_pixels: int, multiple: int
+) -> list[Bucket]:
+    """Buckets of the size of a clip of ``width`` x ``height`` pixels, with the lengths of ``buckets``.
+
+    The size is shrunk to at most ``max_pixels`` and cut to multiples of ``multiple``. Only clips with a side
+    below ``multiple`` are enlarged.
+    """
+    scale = min(1.0, math.sqrt(max_pixels / (width * height)))
+    columns, rows = (max(multiple, int(size * scale) // multiple * multiple) for size in (width, height))
+    return [Bucket(columns, rows, frames) for frames in sorted({bucket.frames for bucket in buckets})]
+
+
 class Crop(NamedTuple):
     """The size in pixels that frames are resized to, and the corner of what is cut out of them."""
 

@@ -32,7 +32,8 @@ class Entry:
 
     ``file`` is its name in the cache, ``where`` the place in the dataset. ``bucket`` is the size of its
     frames, "" for audio alone. ``texts`` are the files of its captions, ``captions`` what they say.
-    ``sources`` has size in bytes and time of change of each media file.
+    ``sources`` has size in bytes and time of change of each media file. ``repeats`` is how often an epoch has
+    the clip.
     """
 
     file: str
@@ -45,6 +46,7 @@ class Entry:
     captions: tuple[str, ...]
     texts: tuple[str, ...]
     sources: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    repeats: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,11 @@ class Index:
     @property
     def fingerprint(self) -> str:
         """A digest of all entries in their order: 32 hexadecimal digits."""
-        names = [(entry.file, entry.texts) for entry in self.entries]
+        # A clip that is not repeated has the digest of versions that could not repeat.
+        names = [
+            (entry.file, entry.texts, *([entry.repeats] if entry.repeats > 1 else []))
+            for entry in self.entries
+        ]
         return digest({"entries": names})
 
     def save(self, folder: Path) -> None:
@@ -124,7 +130,16 @@ def _entry(values: Mapping[str, Any]) -> Entry:
         captions=tuple(_a(str, text) for text in _list(values["captions"])),
         texts=tuple(_a(str, name) for name in _list(values["texts"])),
         sources={name: (int(size), int(time)) for name, (size, time) in values["sources"].items()},
+        # Of an index that was written before clips could be repeated.
+        repeats=_count(values.get("repeats", 1)),
     )
+
+
+def _count(value: object) -> int:
+    """The number ``value``, which must be from 1 on."""
+    if _a(int, value) < 1:
+        raise ValueError(f"{value} is no number of repeats")
+    return _a(int, value)
 
 
 def _list(value: object) -> list[Any]:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..loading import Component
 from ..run.codecs import Codecs
-from ..shapes import AUDIO_LATENTS_PER_SECOND, audio_latents_of
+from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_SCALE, audio_latents_of
 from ..storage.identity import identity
-from .buckets import Bucket, latent_mask
+from .buckets import Bucket, latent_mask, own_buckets
 from .cache import VERSION, Entry, Index, digest, is_whole, state_of, write_clip
 from .captions import prepared
 from .media_clips import (
@@ -46,9 +46,12 @@ class DatasetOptions:
     ``missing_audio`` says what happens to them otherwise: they train the video alone, or are skipped.
     ``downscale`` and ``temporal`` are how much smaller and slower reference videos are. ``audio_lengths`` are
     the lengths in seconds of clips of audio alone. ``official`` groups masks as the official trainer does.
+    With ``max_pixels`` each clip has its own size, shrunk to at most so many pixels, and only the lengths of
+    ``buckets`` count.
     """
 
     buckets: tuple[Bucket, ...]
+    max_pixels: int | None = None
     fps: float | None = None
     chunks: bool = False
     trigger: str | None = None
@@ -77,8 +80,7 @@ def plan_dataset(rows: Sequence[Row], options: DatasetOptions, on_item: OnItem |
     Raises ValueError for files that cannot be read, for clips without audio where it is required, for
     references that some entries lack, and if no clip is left.
     """
-    for bucket in options.buckets:
-        bucket.reference(options.downscale, options.temporal)
+    _check_references(options)
     sources: dict[str, Source] = {}
     clips: list[PlannedClip] = []
     skipped: list[str] = []
@@ -96,14 +98,7 @@ def plan_dataset(rows: Sequence[Row], options: DatasetOptions, on_item: OnItem |
         if row.video is not None and source.audio_s is None and options.missing_audio == "skip":
             skipped.append(f"{row.where}: it has no audio")
             continue
-        found = plan_clips(
-            row,
-            source,
-            options.buckets,
-            fps=options.fps,
-            chunks=options.chunks,
-            audio_lengths=options.audio_lengths,
-        )
+        found = _clips_of(row, source, options)
         if not found:
             skipped.append(f"{row.where}: {_too_short(source, options)}")
         clips += [without_audio(clip) if options.audio == "off" and row.video else clip for clip in found]
@@ -113,6 +108,35 @@ def plan_dataset(rows: Sequence[Row], options: DatasetOptions, on_item: OnItem |
     if not clips:
         raise ValueError("no clip is left:\n" + "\n".join(skipped))
     return Plan(rows=tuple(rows), sources=sources, clips=tuple(clips), skipped=tuple(skipped))
+
+
+def _check_references(options: DatasetOptions) -> None:
+    """Raise ValueError for a bucket whose references would not lie on the latent grid."""
+    for bucket in options.buckets:
+        # Of own sizes only the lengths are those of the buckets.
+        own = (
+            bucket if options.max_pixels is None else Bucket(_least(options), _least(options), bucket.frames)
+        )
+        own.reference(options.downscale, options.temporal)
+
+
+def _clips_of(row: Row, source: Source, options: DatasetOptions) -> tuple[PlannedClip, ...]:
+    buckets: Sequence[Bucket] = options.buckets
+    if options.max_pixels is not None and row.video is not None:
+        buckets = own_buckets(buckets, source.width, source.height, options.max_pixels, _least(options))
+    return plan_clips(
+        row,
+        source,
+        buckets,
+        fps=options.fps,
+        chunks=options.chunks,
+        audio_lengths=options.audio_lengths,
+    )
+
+
+def _least(options: DatasetOptions) -> int:
+    """Pixels that the sides of clips are multiples of, so that their references lie on the latent grid."""
+    return SPATIAL_SCALE * options.downscale
 
 
 def without_audio(clip: PlannedClip) -> PlannedClip:
@@ -180,6 +204,7 @@ def encode_dataset(
                     captions=spoken,
                     texts=tuple(texts[text] for text in spoken),
                     sources={str(path.resolve()): state_of(path) for path in clip.row.files.values()},
+                    repeats=clip.row.repeats,
                 )
             )
     index = Index(

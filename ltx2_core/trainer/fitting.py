@@ -95,7 +95,7 @@ def check_parameters(base: Checkpoint, settings: FullSettings) -> None:
 def _problems(samples: Samples) -> Iterator[str]:
     for objective, entries in samples.by_objective():
         needed = _needed(objective)
-        for entry in entries:
+        for entry in {entry.file: entry for entry in entries}.values():
             damaged = [n for n in (entry.file, *entry.texts) if not is_whole(samples.folder / n)]
             if damaged:
                 yield f"{samples.folder / damaged[0]} is missing or cut short: run ltx2 dataset again"

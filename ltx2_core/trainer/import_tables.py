@@ -210,6 +210,6 @@ REASONS: Mapping[str, str] = {
     "sample.num_frames": "preview_options: num_frames=...",
     "validation.video_dims": "preview_options: width=..., height=..., num_frames=...",
     "datasets.0.mask_path": "loss masks are not built; video_mask marks known content",
-    "datasets.0.num_repeats": "name a clip several times in a csv or jsonl file",
+    "datasets.0.num_repeats": "the column repeats of a csv or jsonl file",
 }
 """Why a key has no counterpart; others have none without a reason."""

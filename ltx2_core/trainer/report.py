@@ -24,6 +24,8 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
     for name, count in sorted(counts.items()):
         seconds = sum(clip.seconds for clip in clips if clip.name == name)
         yield f"  {name:16} {count:5} clips  {seconds:8.1f} s"
+    repeated = [f"{row.where}: {row.repeats} times" for row in plan.rows if row.repeats > 1]
+    yield from _listed("repeated in each epoch", repeated)
     rates = Counter(f"{clip.source.fps:.6g}" for clip in clips if clip.bucket is not None)
     if rates:
         own = "" if options.fps is None else f", resampled to {options.fps:g}"

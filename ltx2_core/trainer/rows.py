@@ -21,9 +21,12 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "reference_video": ("reference_video", "ref_media_path", "in_context_videos"),
     "reference_audio": ("reference_audio",),
     "video_mask": ("video_mask",),
+    "repeats": ("repeats", "num_repeats"),
 }
 """What a column holds -> its names, the first one preferred. Other columns are ignored."""
 
+_NO_FILES = ("caption", "repeats")
+"""Columns that hold no path."""
 _MOST_ERRORS = 20
 
 
@@ -32,7 +35,8 @@ class Row:
     """One entry of a dataset.
 
     ``where`` is the place that errors name: file and line, or the media file of a folder. ``video`` may be an
-    image. ``captions`` are alternatives, one of which is drawn in each step.
+    image. ``captions`` are alternatives, one of which is drawn in each step. ``repeats`` is how often an
+    epoch has the clip.
     """
 
     where: str
@@ -42,11 +46,12 @@ class Row:
     reference_video: Path | None = None
     reference_audio: Path | None = None
     video_mask: Path | None = None
+    repeats: int = 1
 
     @property
     def files(self) -> dict[str, Path]:
         """The media files of this entry, by the name of their column."""
-        named = {name: getattr(self, name) for name in COLUMNS if name != "caption"}
+        named = {name: getattr(self, name) for name in COLUMNS if name not in _NO_FILES}
         return {name: path for name, path in named.items() if path is not None}
 
 
@@ -121,14 +126,14 @@ def _of_folder(folder: Path, caption_ext: str) -> Iterator[Row | str]:
         if not captions:
             yield f"{caption}: the caption is empty"
             continue
-        names = ("reference_video", "reference_audio", "video_mask")
-        beside = {name: _media_of(folder / name, stem) for name in names}
         yield Row(
             where=str((videos or audio)[0]),
             captions=captions,
             video=videos[0] if videos else None,
             audio=audio[0] if audio else None,
-            **beside,
+            reference_video=_media_of(folder / "reference_video", stem),
+            reference_audio=_media_of(folder / "reference_audio", stem),
+            video_mask=_media_of(folder / "video_mask", stem),
         )
 
 
@@ -169,9 +174,12 @@ def _row(
             if caption_column is None
             else f"the column {caption_column!r} is missing or empty"
         )
+    repeats = _count(values.get("repeats"))
+    if repeats is None:
+        problems.append(f"repeats must be a whole number from 1 on, not {values.get('repeats')!r}")
     paths: dict[str, Path] = {}
     for role, value in values.items():
-        if role == "caption" or not value:
+        if role in _NO_FILES or not value:
             continue
         # DiffSynth writes a list even for a single reference.
         names = value if isinstance(value, list) else [value]
@@ -186,7 +194,15 @@ def _row(
     if problems:
         yield from (f"{where}: {problem}" for problem in problems)
     else:
-        yield Row(where=where, captions=captions, **paths)
+        yield Row(where=where, captions=captions, repeats=repeats or 1, **paths)
+
+
+def _count(value: Any) -> int | None:
+    """How often an epoch has a clip, by its column: 1 if that is empty, None if it is no such number."""
+    if value is None or value == "":
+        return 1
+    text = str(value).strip()
+    return int(text) if text.isdecimal() and 1 <= len(text) <= 6 and int(text) else None
 
 
 def _entries(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | str]]:

@@ -66,7 +66,7 @@ class Samples:
                 continue
             # A stream that the objective lacks makes no difference.
             key = (entry.bucket or f"{entry.seconds:g}s", entry.fps, fitting.audio is not None)
-            self.groups.setdefault(key, []).append(entry)
+            self.groups.setdefault(key, []).extend([entry] * entry.repeats)
             self._objectives[key] = fitting
         if not self.groups:
             raise ValueError("no clip of the dataset has the streams of this task: it needs frames or audio")
@@ -93,7 +93,7 @@ class Samples:
         return sum(count for count, audio in counts if audio) / sum(count for count, _ in counts)
 
     def by_objective(self) -> list[tuple[Objective, list[Entry]]]:
-        """The clips that are trained, with the objective that fits their streams."""
+        """The clips that are trained, as often as an epoch has them, with the objective of their streams."""
         return [(self._objectives[key], entries) for key, entries in self.groups.items()]
 
     def batch(self, number: int, generator: torch.Generator) -> Batch:
@@ -106,8 +106,9 @@ class Samples:
 
     def first(self, count: int) -> list[Batch]:
         """The first ``count`` clips, each as a batch of its own, with their first captions."""
-        found = [(key, entry) for key, entries in self.groups.items() for entry in entries][:count]
-        return [self._loaded(key, [entry], None) for key, entry in found]
+        # By file, because repeated clips are in their group several times.
+        found = {entry.file: (key, entry) for key, entries in self.groups.items() for entry in entries}
+        return [self._loaded(key, [entry], None) for key, entry in [*found.values()][:count]]
 
     def _order(self, epoch: int) -> list[tuple[tuple[str, float, bool], list[Entry]]]:
         """The batches of an epoch: clips of a group in random order, then batches of all groups."""

@@ -68,6 +68,7 @@ OTHERS: tuple[Row, ...] = (
     ("dataset", "{text}", "--out"),
     ("dataset", "{text} --check --buckets 768x500x49", "multiples of 32"),
     ("dataset", "{text} --check --fps 0", "--fps"),
+    ("dataset", "{text} --check --max-pixels 1000", "--max-pixels"),
     ("train", "lora", "dataset is missing"),
     ("train", "lora --dataset out", "ltx2 dataset SOURCE"),
     ("train", "lora --dataset out --rank 0", "rank=0"),

@@ -26,6 +26,8 @@ from ltx2_core.trainer.dataset import encode_dataset, plan_dataset
 from ltx2_core.trainer.media_clips import plan_clips, probe, read_clip_audio, read_frames
 from ltx2_core.trainer.report import report
 from ltx2_core.trainer.rows import paragraphs, read_rows
+from ltx2_core.trainer.samples import Samples
+from ltx2_core.training.objective.objective import objective_of
 
 from .conftest import OPTIONS
 
@@ -223,6 +225,79 @@ def test_a_damaged_index_is_refused_by_the_name_of_its_file(cache, tmp_path, cha
     (tmp_path / "dataset.json").write_text(json.dumps(values))
     with pytest.raises(ValueError, match=r"dataset\.json is damaged"):
         Index.load(tmp_path)
+
+
+@pytest.mark.parametrize("repeats", [0, -1, "two"])
+def test_an_index_with_an_impossible_number_of_repeats_is_damaged(cache, tmp_path, repeats) -> None:
+    values = json.loads((cache / "dataset.json").read_text())
+    values["entries"][0]["repeats"] = repeats
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"dataset\.json is damaged"):
+        Index.load(tmp_path)
+
+
+def test_an_index_from_before_repeats_is_read(cache, tmp_path) -> None:
+    values = json.loads((cache / "dataset.json").read_text())
+    for entry in values["entries"]:
+        del entry["repeats"]
+    (tmp_path / "dataset.json").write_text(json.dumps(values))
+    found, written = Index.load(tmp_path), Index.load(cache)
+    assert (found, found.fingerprint) == (written, written.fingerprint)
+
+
+@pytest.mark.parametrize("column", ["repeats", "num_repeats"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_epoch_has_a_clip_as_often_as_it_is_repeated(folder, cache, tmp_path, kind, column) -> None:
+    loud, mute = (str(folder / name) for name in ("loud.mp4", "mute.mp4"))
+    rows = [{"video": loud, "caption": "a", column: "3"}, {"video": mute, "caption": "b", column: ""}]
+    lines = {
+        "csv": [",".join(rows[0]), *(",".join(row.values()) for row in rows)],
+        "jsonl": [json.dumps(rows[0] | {column: 3}), json.dumps(rows[1])],
+    }[kind]
+    (tmp_path / f"d.{kind}").write_text("\n".join(lines))
+    found = read_rows(tmp_path / f"d.{kind}")
+    assert [row.repeats for row in found] == [3, 1]
+    plan = plan_dataset(found, OPTIONS)
+    assert any("loud.mp4" in line or "3 times" in line for line in report(plan, OPTIONS))
+    index = Index.load(cache)
+    whole = replace(index, entries=(replace(index.entries[0], repeats=3), index.entries[1]))
+    samples = Samples(cache, whole, objective_of("t2v"))
+    assert samples.per_epoch == 4
+    names = [samples.batch(number, torch.Generator()).names[0] for number in range(4)]
+    assert sorted(map(names.count, {*names})) == [1, 3]
+    assert len(samples.first(9)) == 2
+    assert whole.fingerprint != index.fingerprint
+
+
+@pytest.mark.parametrize("repeats", ["0", "-2", "1.5", "often", "10000000"])
+def test_an_impossible_number_of_repeats_is_named_with_its_line(folder, tmp_path, repeats) -> None:
+    text = f"video,caption,repeats\n{folder / 'loud.mp4'},a,{repeats}\n"
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"d\.csv:2: repeats must be a whole number from 1 on, not"):
+        read_rows(tmp_path / "d.csv")
+
+
+@pytest.mark.parametrize(
+    ("max_pixels", "downscale", "size"),
+    [
+        (96 * 64, 1, (96, 64)),
+        (10**6, 1, (96, 64)),
+        (64 * 64, 1, (64, 32)),
+        (32 * 32, 1, (32, 32)),
+        (10**6, 2, (64, 64)),
+    ],
+)
+def test_clips_of_their_own_size_have_at_most_so_many_pixels(folder, max_pixels, downscale, size) -> None:
+    options = replace(OPTIONS, max_pixels=max_pixels, downscale=downscale)
+    plan = plan_dataset(read_rows(folder), options)
+    assert {clip.bucket for clip in plan.clips} == {(*size, 9)}
+    (clip, _) = plan.clips
+    assert read_frames(clip).shape[-2:] == size[::-1]
+
+
+def test_of_the_buckets_only_lengths_count_for_clips_of_their_own_size(folder) -> None:
+    options = replace(OPTIONS, buckets=parse_buckets("512x512x9;32x32x1"), max_pixels=10**6)
+    assert {clip.bucket.name for clip in plan_dataset(read_rows(folder), options).clips} == {"96x64x9"}
 
 
 def test_a_long_name_of_any_script_is_encoded(folder, networks, tmp_path) -> None:
