@@ -61,7 +61,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVDecodeAudio",
             display_name="LTX-2 Decode Audio",
-            search_aliases=["vae decode", "latent to audio", "sound", "vocoder"],
+            search_aliases=["vae decode", "latent to audio", "sound", "vocoder", "audio decode"],
             category=CATEGORY,
             description="Decodes the audio of a latent to a stereo waveform.",
             inputs=[

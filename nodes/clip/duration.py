@@ -29,7 +29,7 @@ class LTX2AVDurationPredictor(io.ComfyNode):
             node_id="LTX2AVDurationPredictor",
             has_intermediate_output=True,
             display_name="LTX-2 Duration Predictor",
-            search_aliases=["length", "duration", "auto length", "seconds"],
+            search_aliases=["length", "duration", "auto length", "seconds", "auto duration"],
             category=CATEGORY,
             description="Predicts how long the clip of a prompt should be, with the duration head of "
             "LTX-2.5. Connect seconds to length of LTX-2 Clip Plan.",

@@ -79,7 +79,7 @@ class LTX2AVSeparateLatent(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVSeparateLatent",
             display_name="LTX-2 Separate AV Latent",
-            search_aliases=["split latent", "separate audio video", "unpack"],
+            search_aliases=["split latent", "separate audio video", "unpack", "split audio"],
             category=CATEGORY,
             description="Separates an audio-video latent. Each part has its own noise mask.",
             inputs=[io.Latent.Input("latent", tooltip="Latent that holds video and audio.")],

@@ -36,7 +36,16 @@ class LTX2AVMemoryPlan(io.ComfyNode):
             node_id="LTX2AVMemoryPlan",
             is_output_node=True,
             display_name="LTX-2 Memory Plan",
-            search_aliases=["low vram", "vram", "memory", "out of memory", "oom", "fits"],
+            search_aliases=[
+                "low vram",
+                "vram",
+                "memory",
+                "out of memory",
+                "oom",
+                "fits",
+                "offload",
+                "how much vram",
+            ],
             category="LTX-2/utils",
             description="Reports how much memory a clip of this size needs in each stage, and how much of "
             "the model can stay on the GPU. Loads nothing.",

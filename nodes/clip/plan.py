@@ -51,6 +51,10 @@ class LTX2AVClipPlan(io.ComfyNode):
                 "aspect ratio",
                 "text to video",
                 "t2v",
+                "frame count",
+                "num_frames",
+                "16:9",
+                "batch",
             ],
             category=CATEGORY,
             description="Sets size, length, frame rate and audio of a clip in one place, reports what had to "

@@ -22,7 +22,15 @@ class LTX2AVPromptByTime(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVPromptByTime",
             display_name="LTX-2 Prompt By Time",
-            search_aliases=["prompt relay", "prompt schedule", "several shots", "timed prompt", "timeline"],
+            search_aliases=[
+                "prompt relay",
+                "prompt schedule",
+                "several shots",
+                "timed prompt",
+                "timeline",
+                "multi prompt",
+                "prompt travel",
+            ],
             category="LTX-2/conditioning",
             description="Encodes a prompt for the whole clip and prompts for its parts, each for the frames "
             "and the audio of its time. In place of LTX-2 Prompt.",

@@ -42,6 +42,13 @@ class LTX2AVAddGuide(io.ComfyNode):
                 "ic-lora",
                 "pose",
                 "depth",
+                "reference video",
+                "controlnet",
+                "ic lora",
+                "video to video",
+                "v2v",
+                "transition",
+                "morph",
             ],
             category=CATEGORY,
             description="Conditions the video on an image or a clip: a keyframe at any frame, or a control "

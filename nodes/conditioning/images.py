@@ -28,7 +28,14 @@ class LTX2AVPreprocess(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVPreprocess",
             display_name="LTX-2 Preprocess Image",
-            search_aliases=["compress image", "crf", "still image", "frozen video", "no motion"],
+            search_aliases=[
+                "compress image",
+                "crf",
+                "still image",
+                "frozen video",
+                "no motion",
+                "image compression",
+            ],
             category=CATEGORY,
             description="Makes still images look like video frames by compressing them once with H.264: the "
             "model tends to leave images without compression artefacts frozen.",
@@ -65,6 +72,8 @@ class LTX2AVImgToVideoInplace(io.ComfyNode):
                 "start frame",
                 "animate image",
                 "photo",
+                "ti2v",
+                "reference image",
             ],
             category=CATEGORY,
             description="Replaces the first frames of the latent by an image or by a clip of 8k + 1 frames. "
@@ -143,6 +152,11 @@ class LTX2AVSetAudio(io.ComfyNode):
                 "singing",
                 "own audio",
                 "dub",
+                "avatar",
+                "talking avatar",
+                "dialogue",
+                "song",
+                "add audio",
             ],
             category=CATEGORY,
             description="Sets the audio of the clip: the video is generated to match it, and the audio "

@@ -48,6 +48,9 @@ class LTX2AVTimeMask(io.ComfyNode):
                 "freeze video",
                 "temporal mask",
                 "extend",
+                "audio mask",
+                "mask audio",
+                "latent noise mask",
             ],
             category=CATEGORY,
             description="Regenerates some seconds of a clip and preserves the rest, with separate regions "

@@ -35,6 +35,9 @@ class LTX2AVDub(io.ComfyNode):
                 "translate speech",
                 "new voice line",
                 "talking head",
+                "lipdub",
+                "language",
+                "replace voice",
             ],
             category=CATEGORY,
             description="Prepares a clip for new speech: its frames are the reference in both stages, its "

@@ -42,6 +42,8 @@ class LTX2AVLongVideo(io.ComfyNode):
                 "looping sampler",
                 "prompt schedule",
                 "timeline",
+                "loop video",
+                "seamless",
             ],
             category=CATEGORY,
             description="Samples a clip of any length in overlapping windows, video and audio together. "

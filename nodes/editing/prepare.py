@@ -33,7 +33,15 @@ class LTX2AVExtend(io.ComfyNode):
         return prepared_schema(
             node_id="LTX2AVExtend",
             display_name="LTX-2 Extend",
-            search_aliases=["continue", "extend", "longer", "video extension", "add seconds"],
+            search_aliases=[
+                "continue",
+                "extend",
+                "longer",
+                "video extension",
+                "add seconds",
+                "extend video",
+                "prepend",
+            ],
             description="Prepares a clip to be extended: its last frames and the audio under them are "
             "preserved, and both continue. LTX-2 Finish Edit joins the result to the clip.",
             inputs=[
@@ -158,6 +166,8 @@ class LTX2AVSound(io.ComfyNode):
                 "add sound",
                 "silent video",
                 "music",
+                "sfx",
+                "mmaudio",
             ],
             description="Prepares a clip for generated audio: the model is conditioned on its frames and "
             "does not change them. LTX-2 Finish Edit returns the images themselves with the audio.",

@@ -38,7 +38,15 @@ class LTX2AVLoadCheckpoint(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVLoadCheckpoint",
             display_name="LTX-2 Load Checkpoint",
-            search_aliases=["load model", "checkpoint", "unet loader", "diffusion model", "vae loader"],
+            search_aliases=[
+                "load model",
+                "checkpoint",
+                "unet loader",
+                "diffusion model",
+                "vae loader",
+                "fp8",
+                "load vae",
+            ],
             category=CATEGORY,
             description="Loads the model, the video VAE and the audio VAE of LTX-2 from one checkpoint, from "
             "a diffusers folder or from split files.",

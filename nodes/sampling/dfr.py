@@ -46,7 +46,16 @@ class LTX2AVSampleDFR(io.ComfyNode):
             node_id="LTX2AVSampleDFR",
             has_intermediate_output=True,
             display_name="LTX-2 Sample DFR",
-            search_aliases=["dfr", "fidelity", "high frame rate", "48 fps", "60 fps", "temporal upscale"],
+            search_aliases=[
+                "dfr",
+                "fidelity",
+                "high frame rate",
+                "48 fps",
+                "60 fps",
+                "temporal upscale",
+                "interpolate",
+                "temporal upscaler",
+            ],
             category=CATEGORY,
             description="The DFR pipeline of LTX-2.5 in one node: two stages with generated keyframes, then "
             "rounds that each double the frame rate. For distilled weights or a distilled LoRA.",

@@ -84,7 +84,16 @@ class LTX2AVStreamGuidance(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVStreamGuidance",
             display_name="LTX-2 Stream Guidance",
-            search_aliases=["video cfg", "audio cfg", "multimodal", "stg", "modality guidance", "guidance"],
+            search_aliases=[
+                "video cfg",
+                "audio cfg",
+                "multimodal",
+                "stg",
+                "modality guidance",
+                "guidance",
+                "apg",
+                "cfg star",
+            ],
             category=CATEGORY,
             description="The scales of one stream, video or audio. A value that is off costs nothing.",
             inputs=[

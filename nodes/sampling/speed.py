@@ -18,7 +18,16 @@ class LTX2AVSpeed(io.ComfyNode):
         return io.Schema(
             node_id="LTX2AVSpeed",
             display_name="LTX-2 Speed",
-            search_aliases=["speed", "cache", "teacache", "fast", "fused", "torch compile", "acceleration"],
+            search_aliases=[
+                "speed",
+                "cache",
+                "teacache",
+                "fast",
+                "fused",
+                "torch compile",
+                "acceleration",
+                "easycache",
+            ],
             category="LTX-2/sampling",
             description="Makes the model faster with the same result, up to the rounding of kernels. Lower "
             "precision depends on the checkpoint: ComfyUI multiplies one in fp8 as it is stored, if the GPU "

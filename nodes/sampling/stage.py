@@ -101,7 +101,7 @@ class LTX2AVSampleStage(io.ComfyNode):
             node_id="LTX2AVSampleStage",
             has_intermediate_output=True,
             display_name="LTX-2 Sample Stage",
-            search_aliases=["ksampler", "sampler", "sampling", "generate", "denoise"],
+            search_aliases=["ksampler", "sampler", "sampling", "generate", "denoise", "seed", "refine"],
             category=CATEGORY,
             description="One sampling stage of video and audio together: noise, schedule, guidance and "
             "sampler.",

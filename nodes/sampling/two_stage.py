@@ -45,7 +45,15 @@ class LTX2AVNextStage(io.ComfyNode):
             node_id="LTX2AVNextStage",
             has_intermediate_output=True,
             display_name="LTX-2 Next Stage",
-            search_aliases=["second stage", "hires", "upscale", "two stages"],
+            search_aliases=[
+                "second stage",
+                "hires",
+                "upscale",
+                "two stages",
+                "2 stage",
+                "multi-stage",
+                "refine",
+            ],
             category=CATEGORY,
             description="Everything between two stages: removes guide frames, upscales the video, and adds "
             "images, guides and a preserved source again at the larger size. The audio stays as it is, with "

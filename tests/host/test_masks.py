@@ -25,6 +25,10 @@ FORMS = (
     "nested",
     "nested images",
     "nested of one",
+    "half precision",
+    "larger images",
+    "every frame in channels",
+    "nested of another length",
 )
 
 

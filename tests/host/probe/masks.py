@@ -118,6 +118,12 @@ def _mask(form: str, streams: list[torch.Tensor]) -> Any:
         "nested images": lambda: comfy.nested_tensor.NestedTensor(
             [values(2, 48, 64), *(values(1, *one.shape[2:]) for one in streams[1:])]
         ),
+        "half precision": lambda: values(1, 1, frames, *space).half(),
+        "larger images": lambda: values(batch, 160, 96),
+        "every frame in channels": lambda: values(1, frames, 6, 4),
+        "nested of another length": lambda: comfy.nested_tensor.NestedTensor(
+            [values(1, 1, frames + 3, 1, 1), *(values(1, 1, one.shape[2] + 5, 1) for one in streams[1:])]
+        ),
         "nested of one": lambda: comfy.nested_tensor.NestedTensor([values(1, 1, frames, 1, 1)]),
     }[form]()
 
