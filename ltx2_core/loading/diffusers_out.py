@@ -107,13 +107,17 @@ def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
         base *= factor
         channels.append(base)
     padding = c.get("spatial_padding_mode", "zeros")
+    downs = [_KINDS[str(kind).removesuffix("_res")] for kind, _ in encoder[1::2]]
     return {
         "latent_channels": latent,
+        # Diffusers would take each of four levels for one of space and time, and make clips of half the size.
+        "spatial_compression_ratio": c.get("patch_size", 4) * 2 ** sum(one != "temporal" for one in downs),
+        "temporal_compression_ratio": 2 ** sum(one != "spatial" for one in downs),
         # A key of this library, which is left out where the rule of diffusers gives the same number.
         **({} if first == latent else {"encoder_base_channels": first}),
         "block_out_channels": widths,
         "layers_per_block": [_options(options)["num_layers"] for _, options in encoder[::2]],
-        "downsample_type": [_KINDS[str(kind).removesuffix("_res")] for kind, _ in encoder[1::2]],
+        "downsample_type": downs,
         "spatio_temporal_scaling": [True] * len(widths),
         "decoder_block_out_channels": channels,
         "decoder_layers_per_block": [_options(options)["num_layers"] for _, options in decoder[::2]],

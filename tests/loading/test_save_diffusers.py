@@ -36,6 +36,13 @@ def test_a_saved_folder_gives_the_same_clip_bit_for_bit(tiny, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_the_saved_video_vae_states_how_much_it_compresses(tiny, tmp_path):
+    save_diffusers(tmp_path / "folder", [open_checkpoint(tiny.checkpoint)])
+    config = json.loads((tmp_path / "folder" / "vae" / "config.json").read_text())
+    # Diffusers computes 64 from the four levels of LTX-2.3, of which one is of time and one of space alone.
+    assert (config["spatial_compression_ratio"], config["temporal_compression_ratio"]) == (32, 8)
+
+
 def test_every_tensor_has_the_name_of_diffusers(tiny, tmp_path):
     save_diffusers(tmp_path / "folder", [open_checkpoint(tiny.checkpoint)])
     index = json.loads((tmp_path / "folder" / "model_index.json").read_text())
