@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,29 +45,43 @@ needs_proc = pytest.mark.skipif(
 )
 
 
-def findings(kind: str, first: int, count: int, folder: Path) -> list[str]:
-    """The files of a kind that were not refused well."""
+def lines_of(kind: str, first: int, count: int, folder: Path) -> list[dict[str, Any]]:
+    """What a process that reads damaged files prints; what it printed beside that closes the list."""
     command = [sys.executable, str(HERE / "worker.py"), kind, str(first), str(count), str(folder)]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False
     )
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    if not lines or lines[-1] != {"done": count}:
-        return [f"the process ended with {done.returncode}: {done.stderr[-2000:]}"]
-    return [f"{line['kind']} {line['case']} {line['file']}: {line['problem']}" for line in lines[:-1]]
+    return [*lines, {"ended": f"the process ended with {done.returncode}: {done.stderr[-2000:]}"}]
+
+
+def findings(kind: str, count: int, lines: list[dict[str, Any]]) -> list[str]:
+    """The files of a kind that were not refused well."""
+    own = [line for line in lines if line.get("kind") == kind]
+    if not own or own[-1] != {"kind": kind, "done": count}:
+        return [lines[-1]["ended"]]
+    return [f"{line['kind']} {line['case']} {line['file']}: {line['problem']}" for line in own[:-1]]
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> list[dict[str, Any]]:
+    """The lines of one process for all kinds: a process for each would mostly import."""
+    return lines_of("every kind", 0, FEW, tmp_path_factory.mktemp("few"))
 
 
 @needs_proc
+@pytest.mark.xdist_group("damaged files")
 @pytest.mark.parametrize("kind", CASES)
-def test_a_few_damaged_files_are_refused_well(kind, tmp_path):
-    assert findings(kind, 0, FEW, tmp_path) == []
+def test_a_few_damaged_files_are_refused_well(kind, few):
+    assert findings(kind, FEW, few) == []
 
 
 @needs_proc
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 def test_damaged_files_are_refused_well(kind, tmp_path):
-    assert findings(kind, FEW, CASES[kind] - FEW, tmp_path) == []
+    count = CASES[kind] - FEW
+    assert findings(kind, count, lines_of(kind, FEW, count, tmp_path)) == []
 
 
 def test_there_are_a_thousand_files_of_every_kind():

@@ -1,13 +1,14 @@
 """A process that reads damaged files of one kind, and prints a JSON line for each that is not refused well.
 
-``python worker.py KIND FIRST COUNT FOLDER``: a file is refused well if reading it ends, within ``SECONDS`` of
-processor time and ``EXTRA_MB`` of memory beyond the file, without an error or with a ValueError or a
-FileNotFoundError of one line.
+``python worker.py KIND FIRST COUNT FOLDER``, with "every kind" for all of them: a file is refused well if
+reading it ends, within ``SECONDS`` of processor time and ``EXTRA_MB`` of memory beyond the file, without an
+error or with a ValueError or a FileNotFoundError of one line.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 import re
 import shutil
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinds import KINDS
+from kinds import KINDS, pipeline
 
 SECONDS = 10
 EXTRA_MB = 64
+EVERY = "every kind"
 MEMORY = "took"
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -63,7 +65,21 @@ def main(name: str, first: int, count: int, root: Path) -> None:
             print(json.dumps({"kind": name, "case": number, "file": inner, "problem": problem}), flush=True)
         (shutil.rmtree if path.is_dir() else Path.unlink)(path)
         path.with_suffix(".mp4").unlink(missing_ok=True)
-    print(json.dumps({"done": count}), flush=True)
+    print(json.dumps({"kind": name, "done": count}), flush=True)
+
+
+def of_every_kind(first: int, count: int, root: Path) -> None:
+    """``main`` for each kind, in forks of one process that has imported what they need."""
+    from transformers import Gemma3TextModel, PreTrainedTokenizerFast  # noqa: F401 as the text encoder does
+
+    torch.set_num_threads(1)
+    pipeline()
+    for number, name in enumerate(KINDS):
+        folder = root / str(number)
+        folder.mkdir()
+        process = multiprocessing.get_context("fork").Process(target=main, args=(name, first, count, folder))
+        process.start()
+        process.join()
 
 
 def read(use: Any, path: Path, size_mb: float) -> str | None:
@@ -90,4 +106,8 @@ def read(use: Any, path: Path, size_mb: float) -> str | None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    chosen, numbers, below = sys.argv[1], map(int, sys.argv[2:4]), Path(sys.argv[4])
+    if chosen == EVERY:
+        of_every_kind(*numbers, below)
+    else:
+        main(chosen, *numbers, below)
