@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +177,14 @@ KINDS: dict[str, Callable[[Golden], bool]] = {
 }
 
 
+@cache
 def kinds_of(golden: Golden) -> list[str]:
     return [kind for kind, test in KINDS.items() if test(golden)]
 
 
+@cache
 def all_goldens() -> list[Golden]:
+    """Every fixture; read once, not by each test that asks for some of them."""
     return [Golden(path) for folder in golden_dirs() for path in sorted(folder.rglob("*.safetensors"))]
 
 
