@@ -28,6 +28,15 @@ SOME = (
     *("phone", "screen", "edit list", "late video", "late audio"),
 )
 """Kinds for the doors that read as the others do and take longer."""
+FEW = ("mp4", "mov", "gif", "folder", "phone", "edit list", "late audio")
+"""Kinds for the doors that read through the same class as ``extend``."""
+
+
+def and_slow(few, names):
+    """Of ``names`` those that are not among ``few`` are marked slow."""
+    return [pytest.param(name, marks=() if name in few else pytest.mark.slow) for name in names]
+
+
 QUICK = {"steps": 1, "cfg": 1.0, "seed": 3}
 CLICK_ROUNDING_S = 2e-3
 """Containers round the times of blocks, and lossy codecs blur the first samples of a click."""
@@ -58,6 +67,12 @@ def flash_of(frames: torch.Tensor) -> int:
     return int(bright.float().argmax())
 
 
+def click_of(waveform: torch.Tensor, rate: int, after_s: float = 0.0) -> float:
+    """The second of the first loud sample of (channels, samples), ``after_s`` or later."""
+    first = round(after_s * rate)
+    return (first + int((waveform[0, first:].abs() > 0.2).float().argmax())) / rate
+
+
 def assert_times(path: Path, kind: Kind, *, own_audio: bool = True, after_s: float = 0.0) -> None:
     """The flash and, ``after_s`` seconds or later, the click of the source are when they were."""
     clip = read_video(path)
@@ -66,13 +81,19 @@ def assert_times(path: Path, kind: Kind, *, own_audio: bool = True, after_s: flo
     audio = clip.audio()
     assert audio is not None
     if kind.has_audio and own_audio:
-        waveform, rate = audio
-        first = round(after_s * rate)
-        click = (first + int((waveform[0, first:].abs() > 0.2).float().argmax())) / rate
-        assert click == pytest.approx(FLASH_S, abs=half_frame_s + CLICK_ROUNDING_S)
+        assert click_of(*audio, after_s) == pytest.approx(FLASH_S, abs=half_frame_s + CLICK_ROUNDING_S)
 
 
 @pytest.mark.parametrize("name", [*KINDS])
+def test_what_an_edit_reads(file_of, name):
+    source = Footage.read(file_of(name))
+    at = flash_of(source.frames[:]) / source.fps
+    assert at == pytest.approx(FLASH_S, abs=0.5 / source.fps + 1e-3)
+    if KINDS[name].has_audio:
+        assert click_of(*source.audio) == pytest.approx(at, abs=0.5 / source.fps + CLICK_ROUNDING_S)
+
+
+@pytest.mark.parametrize("name", and_slow(SOME, KINDS))
 def test_extend(pipeline, file_of, tmp_path, name):
     source = Footage.read(file_of(name))
     edit = extend(pipeline, "x", source, frames=8, keep_frames=1, fade_frames=0, **QUICK)
@@ -81,7 +102,7 @@ def test_extend(pipeline, file_of, tmp_path, name):
     assert read_video(tmp_path / "out.mp4").frame_count == len(source.frames) + 8
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", and_slow(FEW, SOME))
 def test_retake(pipeline, file_of, tmp_path, name):
     source = Footage.read(file_of(name))
     # At 10 fps a latent frame is 0.8 s, and the one of this region ends before the flash.
@@ -92,7 +113,7 @@ def test_retake(pipeline, file_of, tmp_path, name):
     assert_times(tmp_path / "out.mp4", KINDS[name], after_s=0.4)
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize("name", and_slow(FEW, SOME))
 def test_sound(pipeline, file_of, tmp_path, name):
     # ProRes, of which the packets are copied, fits no MP4.
     out = tmp_path / ("out.mov" if name == "mov" else "out.mp4")
@@ -111,7 +132,7 @@ def test_the_source_of_a_long_clip(file_of, name):
 
 
 @pytest.mark.parametrize("name", [*KINDS])
-def test_a_control_or_reference_video(pipeline, file_of, name):
+def test_a_control_or_reference_video(file_of, name):
     path = file_of(name)
     clip = read_video(path)
     frames = frames_of(latent_frames_of(clip.frame_count))
@@ -122,7 +143,6 @@ def test_a_control_or_reference_video(pipeline, file_of, name):
 
         def encode_video(self, frames):
             seen.append(frames[:])
-            return pipeline.encode_video(frames)
 
     plan = ClipPlan(width=64, height=64, frames=frames, fps=clip.fps)
     _video_reference(Codecs(), VideoReference(source=path), plan, Inputs())
