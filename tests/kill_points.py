@@ -59,7 +59,7 @@ def run(
     os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
     process = context.Process(target=_child, args=(work, arguments, folder, log, printed, kill_at, after))
     process.start()
-    process.join(timeout=100)
+    process.join(timeout=1800)
     if process.is_alive():
         process.kill()
         raise AssertionError(f"still running after {log.read_text()}")

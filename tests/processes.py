@@ -35,11 +35,11 @@ def run_processes(count: int, work: Callable[..., Any], *arguments: Any) -> list
     try:
         for process in processes:
             process.start()
-        results = dict(queue.get(timeout=300) for _ in processes)
+        results = dict(queue.get(timeout=1800) for _ in processes)
     finally:
         gc.unfreeze()
         for process in processes:
-            process.join(timeout=30)
+            process.join(timeout=300)
             process.kill()
     failures = [result for ok, result in results.values() if not ok]
     assert not failures, failures[0]

@@ -29,7 +29,7 @@ sys.exit(", ".join(heavy) or 0)
 @pytest.mark.parametrize("command", SUBCOMMANDS)
 def test_help_does_not_import_torch(command):
     code = HELP.format(arguments=[command, "--help"])
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stderr
     assert "Usage" in run.stdout, run.stderr
 
@@ -40,7 +40,7 @@ def test_completion_does_not_import_torch():
         "os.environ.update(_LTX2_COMPLETE='bash_complete', COMP_WORDS='ltx2 generate --st', COMP_CWORD='2')\n"
         + HELP.format(arguments=[])
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=1800)
     assert run.returncode == 0, run.stderr
     assert "--steps" in run.stdout, run.stderr
 

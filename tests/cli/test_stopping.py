@@ -13,10 +13,15 @@ import pytest
 
 from ltx2_core.media import read_video
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+if os.name != "posix":
+    pytest.skip("signals are those of POSIX", allow_module_level=True)
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = {signal.SIGTERM: 143, signal.SIGINT: 130, signal.SIGHUP: 129}
+MOST_S = 1800
+"""Seconds after which a test gives up; a machine that does much else at the same time is slow."""
+ENDLESS = 10_000
+"""Steps of a run that is surely still sampled when a signal reaches it, however late."""
 SIZE = ["--width", "64", "--height", "64", "--fps", "8"]
 
 
@@ -53,13 +58,15 @@ def left_over(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("number", CODES)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_signal_while_sampling_leaves_nothing(tmp_path, number) -> None:
-    words = ["generate", "--prompt", "x", *SIZE, "--frames", "9", "--steps", "2000", "--stages", "1"]
+    words = ["generate", "--prompt", "x", *SIZE, "--frames", "9", "--steps", ENDLESS, "--stages", "1"]
     process = start([*words, "-o", tmp_path / "clip.mp4"], tmp_path, stdout=subprocess.PIPE)
     wait_for(process, b"stage 1 1/")
     process.send_signal(number)
-    printed, shown = process.communicate(timeout=120)[::-1]
+    printed, shown = process.communicate(timeout=MOST_S)[::-1]
     assert process.returncode == CODES[number], printed
     assert f"stopped by {number.name}" in printed.decode()
     assert b"Traceback" not in printed
@@ -90,7 +97,7 @@ def test_a_signal_while_encoding_leaves_the_old_file_and_names_the_latents(tmp_p
     wait_for(process, b"decode, encode ")
     assert any(path.suffix == ".part" for path in tmp_path.iterdir())
     process.send_signal(signal.SIGTERM)
-    printed = process.communicate(timeout=300)[1].decode()
+    printed = process.communicate(timeout=MOST_S)[1].decode()
     assert process.returncode == 143, printed
     assert f"ltx2 generate --resume -o {out} decodes them" in printed
     assert out.read_bytes() == b"the old film"
@@ -108,7 +115,7 @@ def test_a_reader_that_does_not_read_can_be_left_by_a_signal(tmp_path) -> None:
     # The rest is larger than the pipe, so that the process soon waits in the middle of a write.
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
-    process.wait(timeout=120)
+    process.wait(timeout=MOST_S)
     assert process.stderr is not None
     printed = process.stderr.read().decode()
     assert process.returncode == 143, printed
@@ -133,10 +140,10 @@ def test_a_long_clip_that_was_told_to_stop_continues(tmp_path) -> None:
     process = start(words, tmp_path, stdout=subprocess.PIPE)
     wait_for(process, b"window 1 of")
     process.send_signal(signal.SIGTERM)
-    printed = process.communicate(timeout=120)[1].decode()
+    printed = process.communicate(timeout=MOST_S)[1].decode()
     assert process.returncode == 143, printed
     assert "the same command with --resume continues" in printed
     assert not [path for path in tmp_path.iterdir() if path.is_file()]
     again = start([*words, "--resume", "-q"], tmp_path, stdout=subprocess.PIPE)
-    assert again.communicate(timeout=300)[0].decode().strip() == str(tmp_path / "clip.mp4")
+    assert again.communicate(timeout=MOST_S)[0].decode().strip() == str(tmp_path / "clip.mp4")
     assert read_video(tmp_path / "clip.mp4").frame_count == 33

@@ -128,7 +128,7 @@ except ValueError as error:
 
 
 def test_the_terminal_is_no_output() -> None:
-    run = subprocess.run([sys.executable, "-c", TERMINAL], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", TERMINAL], capture_output=True, text=True, timeout=1800)
     assert "the output - is the terminal" in run.stderr
 
 

@@ -6,9 +6,7 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +32,11 @@ from ltx2_core.trainer.samples import Samples
 from ltx2_core.trainer.settings import LoraSettings
 from ltx2_core.training.objective.objective import objective_of
 
-from .conftest import write_clip
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-ROOT = Path(__file__).resolve().parents[2]
+from kill_points import Ran, ltx2, run, spread
+
+from .conftest import write_clip
 
 
 @pytest.fixture
@@ -313,22 +313,26 @@ def test_a_preview_equals_a_later_generation_with_the_saved_lora(settings) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork and no SIGKILL")
 def test_a_run_that_is_killed_at_any_point_ends_with_the_same_weights(settings, tmp_path) -> None:
     whole = train_lora(open_run(settings))
-    out = tmp_path / "killed"
     command = [
-        *(sys.executable, "-m", "ltx2_core.cli.main", "train", "lora", "-q", "--no-gradient-checkpointing"),
-        *("--dataset", settings.dataset, "--output-dir", str(out), "--device", "cpu", "--rank", "2"),
+        *("train", "lora", "-q", "--no-gradient-checkpointing"),
+        *("--dataset", settings.dataset, "--device", "cpu", "--rank", "2"),
         *("--alpha", "4", "--steps", "3", "--save-every", "1", "--validation-every", "0"),
         *("--learning-rate", "0.01", "--save-precision", "float32", "--targets", settings.targets[0]),
     ]
-    log = out / "log.jsonl"
-    for lines in (1, 2, 3):
-        process = subprocess.Popen(command, cwd=ROOT)
-        while process.poll() is None:
-            if log.is_file() and len(log.read_text().splitlines()) >= lines:
-                process.send_signal(signal.SIGKILL)
-            time.sleep(0.01)
-        assert process.wait() == -signal.SIGKILL
-    subprocess.run(command, cwd=ROOT, check=True)
-    check_equal(whole, out / "lora.safetensors")
+
+    def ran(name: str, kill_at: int | None = None) -> Ran:
+        words = [*command, "--output-dir", str(tmp_path / name)]
+        return run(ltx2, *words, folder=tmp_path / f"files of {name}", kill_at=kill_at)
+
+    undisturbed = ran("undisturbed")
+    assert undisturbed.code == 0, undisturbed.output
+    for kill_at in spread(undisturbed.events, 5):
+        name = f"at {kill_at}"
+        killed = ran(name, kill_at)
+        assert killed.code == -signal.SIGKILL, (undisturbed.events[kill_at], killed.output)
+        again = ran(name)
+        assert again.code == 0, (undisturbed.events[kill_at], again.output)
+        check_equal(whole, tmp_path / name / "lora.safetensors")
