@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ SPLITS = {
 """Layout -> (file -> names, whether the header has its configuration)."""
 
 
+@pytest.fixture(scope="module")
+def plain_state(generations) -> Callable[[str, Component], dict[str, Tensor]]:
+    """The weights of a component in the single file of a generation; read once."""
+    return cache(lambda generation, part: open_checkpoint(generations[generation]).load(part).state_dict())
+
+
+@pytest.fixture(scope="module")
+def plain_velocities(generations, velocities) -> Callable[[str], tuple[Tensor, Tensor]]:
+    """What the transformer of a generation computes as it is; computed once."""
+    return cache(lambda name: velocities(open_checkpoint(generations[name]).load(Component.TRANSFORMER)))
+
+
 def split(source: Path, folder: Path, files: dict[str, Rename], *, metadata: bool) -> list[Path]:
     tensors = load_file(source)
     stated = {"config": json.dumps(open_checkpoint(source).config)} if metadata else None
@@ -82,11 +95,11 @@ def split(source: Path, folder: Path, files: dict[str, Rename], *, metadata: boo
 
 @pytest.mark.parametrize("generation", GENERATIONS)
 @pytest.mark.parametrize("layout", SPLITS)
-def test_split_layouts_load_as_the_single_file_does(layout, generation, generations, tmp_path):
+def test_split_layouts_load_as_the_single_file_does(layout, generation, generations, plain_state, tmp_path):
     source = generations[generation]
     files, metadata = SPLITS[layout]
     opened = [open_checkpoint(path) for path in split(source, tmp_path, files, metadata=metadata)]
-    whole, found = open_checkpoint(source), set()
+    found = set()
     for checkpoint in opened:
         for component in checkpoint.components:
             found.add(component)
@@ -94,7 +107,7 @@ def test_split_layouts_load_as_the_single_file_does(layout, generation, generati
                 with pytest.raises(ValueError, match=r"\.safetensors: .*(does not follow|belong together)"):
                     checkpoint.load(component)
                 continue
-            ours, plain = (c.load(component).state_dict() for c in (checkpoint, whole))
+            ours, plain = checkpoint.load(component).state_dict(), plain_state(generation, component)
             assert ours.keys() == plain.keys()
             assert all(torch.equal(ours[name], plain[name]) for name in plain)
     assert found == PARTS
@@ -117,18 +130,20 @@ def test_the_generation_is_detected_from_tensors_alone(generation, generations, 
 
 
 @pytest.mark.parametrize("generation", GENERATIONS)
-def test_a_folder_of_split_files_is_one_checkpoint(generation, generations, tmp_path, velocities):
+def test_a_folder_of_split_files_is_one_checkpoint(
+    generation, generations, tmp_path, velocities, plain_state, plain_velocities
+):
     split(generations[generation], tmp_path, REPACKAGE, metadata=True)
-    folder, whole = open_checkpoint(tmp_path), open_checkpoint(generations[generation])
+    folder = open_checkpoint(tmp_path)
     assert folder.components == PARTS
     assert folder.generation == generation
     for component in PARTS:
-        ours, plain = (c.load(component).state_dict() for c in (folder, whole))
+        ours, plain = folder.load(component).state_dict(), plain_state(generation, component)
         assert ours.keys() == plain.keys()
         assert all(torch.equal(ours[name], plain[name]) for name in plain)
     # Products of matrices begin their sums elsewhere where the memory is aligned otherwise, as it is in
     # another file, so equal weights give velocities that are equal but for rounding.
-    ours, plain = (velocities(c.load(Component.TRANSFORMER)) for c in (folder, whole))
+    ours, plain = velocities(folder.load(Component.TRANSFORMER)), plain_velocities(generation)
     for a, b in zip(ours, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
 
@@ -188,9 +203,15 @@ def quantised(
     return stored, decoded, metadata
 
 
+def of_mixture(kind: str) -> tuple[pytest.MarkDecorator, ...]:
+    """The mark slow for the rows whose format a row of the mixture has too."""
+    return (pytest.mark.slow,) if kind in ("fp8 scaled", "int8 rotated", "nvfp4") else ()
+
+
 CASES = [
-    *((kind, "tensors", generation) for kind in FORMATS for generation in GENERATIONS),
-    *((kind, "header", "2.3") for kind in FORMATS),
+    *((kind, "tensors", generation) for kind in FORMATS for generation in ("2.0", "2.3")),
+    *(pytest.param(kind, "tensors", "2.5", marks=of_mixture(kind)) for kind in FORMATS),
+    *(pytest.param(kind, "header", "2.3", marks=of_mixture(kind)) for kind in FORMATS),
     ("fp8 scaled", "older", "2.0"),
     *((kind, "none", "2.3") for kind in ("fp8 scaled", "mxfp8", "nvfp4", "int8")),
 ]
@@ -198,7 +219,7 @@ CASES = [
 
 @pytest.mark.parametrize(("kind", "style", "generation"), CASES)
 def test_quantised_transformers_give_the_velocity_of_their_decoded_weights(
-    kind, style, generation, generations, tmp_path, velocities
+    kind, style, generation, generations, tmp_path, velocities, plain_velocities
 ):
     source = generations[generation]
     forms, tolerance = FORMATS[kind]
@@ -211,7 +232,7 @@ def test_quantised_transformers_give_the_velocity_of_their_decoded_weights(
     assert isinstance(network.transformer_blocks[0].attn1.to_q, QuantizedLinear)
     ours = velocities(network)
     exact = velocities(open_checkpoint(tmp_path / "decoded.safetensors").load(Component.TRANSFORMER))
-    plain = velocities(open_checkpoint(source).load(Component.TRANSFORMER))
+    plain = plain_velocities(generation)
     for a, b, c in zip(ours, exact, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
         assert 0 < (a - c).norm() / c.norm() < tolerance
