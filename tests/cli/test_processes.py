@@ -33,7 +33,7 @@ def together(folder, count, more):
     return generate(Path(folder) / f"of rank {dist.get_rank()}.mp4", *more)
 
 
-@pytest.mark.parametrize(("count", "groups"), [(2, 1), (2, 2), (4, 2)])
+@pytest.mark.parametrize(("count", "groups"), [(2, 1), (2, 2), pytest.param(4, 2, marks=pytest.mark.slow)])
 def test_several_processes_make_the_clip_of_one_and_the_first_writes_it(tmp_path, count, groups):
     guidance = ["--cfg", "3", "--stg", "1", "--stg-blocks", "1"]
     assert generate(tmp_path / "one.mp4", *guidance)[0] == 0

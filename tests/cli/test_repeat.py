@@ -54,6 +54,16 @@ def clips(tmp_path):
     return {"CLIP": write_clip(tmp_path / "clip.mp4", 17), "LONG": write_clip(tmp_path / "long.mp4", 40)}
 
 
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory) -> Path:
+    """A file that ``ltx2 extend`` made."""
+    folder = tmp_path_factory.mktemp("extended")
+    clip = write_clip(folder / "clip.mp4", 17)
+    words = [clip if word == "CLIP" else word for word in MADE["extend"]]
+    assert ltx2(*words, "--prompt", "a", *QUICK, "-o", folder / "first.mp4").exit_code == 0
+    return folder / "first.mp4"
+
+
 KINDS = [pytest.param(kind, marks=pytest.mark.slow) if kind in ("long", "extend") else kind for kind in MADE]
 
 
@@ -145,11 +155,8 @@ def test_images_and_control_videos_are_repeated_and_guarded(clips, photo, tmp_pa
         (["extend", "--resume"], ["--resume", "--from-file"]),
     ],
 )
-def test_a_file_is_not_repeated_by_another_command(words, parts, clips, tmp_path):
-    first = tmp_path / "first.mp4"
-    made = [clips.get(word, word) for word in MADE["extend"]]
-    assert ltx2(*made, "--prompt", "a", *QUICK, "-o", first).exit_code == 0
-    ran = ltx2(*words, "--from-file", first, "-o", tmp_path / "x.mp4")
+def test_a_file_is_not_repeated_by_another_command(words, parts, extended, tmp_path):
+    ran = ltx2(*words, "--from-file", extended, "-o", tmp_path / "x.mp4")
     assert ran.exit_code == 2, ran.output
     assert all(part in ran.output for part in parts), ran.output
     assert not (tmp_path / "x.mp4").exists()

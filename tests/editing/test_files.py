@@ -60,7 +60,9 @@ def packets(path: Path) -> list[tuple[float, str]]:
     [
         (extend, {"frames": 10, "keep_frames": 9, "fade_frames": 4}),
         (retake, {"video": [(1.3, 2.0)], "audio": [(1.5, 2.0)]}),
-        (retake, {"video": [(5.2, 6.0)], "paste": False, "allow_past_end": True}),
+        pytest.param(
+            *(retake, {"video": [(5.2, 6.0)], "paste": False, "allow_past_end": True}), marks=pytest.mark.slow
+        ),
         (add_audio, {}),
     ],
 )
@@ -102,9 +104,18 @@ def test_memory_does_not_grow_with_the_source(tmp_path):
     assert peaks[1] - peaks[0] < 40
 
 
-@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
-@pytest.mark.parametrize("size", [(853, 479), (128, 96)])
-@pytest.mark.parametrize("varying", [False, True])
+# By default each two of the three values meet, not all three.
+@pytest.mark.parametrize(
+    ("suffix", "size", "varying"),
+    [
+        pytest.param(
+            suffix, size, varying, marks=() if (suffix == "mkv") ^ large ^ varying else pytest.mark.slow
+        )
+        for suffix in ("mp4", "mkv")
+        for size, large in (((853, 479), True), ((128, 96), False))
+        for varying in (False, True)
+    ],
+)
 def test_added_audio_leaves_every_video_packet_as_it_is(pipeline, tmp_path, suffix, size, varying):
     path, saved = tmp_path / f"a.{suffix}", tmp_path / "out.mp4"
     times = [n / 10 for n in range(9)] + [0.9 + n / (30 if varying else 10) for n in range(9)]

@@ -199,7 +199,7 @@ def test_a_trigger_word_is_put_into_the_prompt_alone():
 # LoRAs
 
 
-@pytest.mark.parametrize("options", [SMALL, TWO])
+@pytest.mark.parametrize("options", [SMALL, pytest.param(TWO, marks=pytest.mark.slow)])
 def test_loras_of_a_live_pipeline_give_the_latents_of_a_new_one(pipeline, options):
     run = {"seed": 3, "cfg": 1.0, **options}
     plain = pipeline("a ball", **run).latents

@@ -110,7 +110,7 @@ def test_averages_are_what_is_saved_and_a_stopped_run_keeps_them(settings, tmp_p
     "changes",
     [
         {"kind": "dora", "dropout": 0.3},
-        {"kind": "lokr", "rank_stabilized": True},
+        pytest.param({"kind": "lokr", "rank_stabilized": True}, marks=pytest.mark.slow),
         {"offload_optimizer": True, "optimizer": "muon"},
         {"epochs": 2, "audio_learning_rate": 1e-6, "key_style": "kohya", "save_minutes": 1e-6},
     ],
@@ -153,7 +153,7 @@ def test_a_preset_lora_is_under_the_trained_one_and_belongs_to_the_run(settings,
         open_run(replace(run, preset_loras=("gone.safetensors",)))
 
 
-@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("dora", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("changes", [{"activation_offload": True}, {"blocks_to_swap": 2}])
 def test_offloaded_activations_and_swapped_blocks_change_no_number(settings, tmp_path, kind, changes) -> None:
     run = replace(settings, steps=2, kind=kind, gradient_checkpointing=True, validation_every=2)
