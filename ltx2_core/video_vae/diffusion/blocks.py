@@ -44,8 +44,10 @@ class Block(nn.Module):
         for start in range(*rows, step):
             strip = Span(start, min(start + step, rows.stop))
             keys.cover(needed(strip, x.shape[2], min(self.kernel[1], x.shape[2])), step)
-            h = self._strip_of(x, place, strip, keys, masks, modulation)
-            out[:, :, start - rows.start : strip.stop - rows.start] = self._feed_forward(h, modulation)
+            # Without a name, which would hold this strip while the next one is computed.
+            out[:, :, start - rows.start : strip.stop - rows.start] = self._feed_forward(
+                self._strip_of(x, place, strip, keys, masks, modulation), modulation
+            )
         return out
 
     def _strip_of(

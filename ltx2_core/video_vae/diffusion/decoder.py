@@ -157,16 +157,17 @@ def _gathered(pieces: Iterable[Tensor], frames: int) -> Iterator[Tensor]:
     The last chunk may be shorter.
     """
     held: list[Tensor] = []
-    room = frames
+    count = 0
     for piece in pieces:
-        for part in (piece[:, :, :room], *piece[:, :, room:].split(frames, dim=2)):
-            if not part.shape[2]:
-                continue
-            held.append(part)
-            room -= part.shape[2]
-            if room == 0:
-                yield torch.cat(held, dim=2)
-                held, room = [], frames
+        held.append(piece)
+        count += piece.shape[2]
+        del piece
+        while count >= frames:
+            whole = [torch.cat(held, dim=2) if len(held) > 1 else held[0]]
+            # Copies, since a view would hold all of it; and no name here may hold what is yielded.
+            held, count = [whole[0][:, :, frames:].clone()] if count > frames else [], count - frames
+            chunk = [whole.pop()[:, :, :frames].clone()]
+            yield chunk.pop()
     if held:
         yield torch.cat(held, dim=2)
 
