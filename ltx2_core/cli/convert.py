@@ -48,7 +48,7 @@ def convert(
     from ..media.atomic import check_output, replacing
 
     opened = [open_checkpoint(source) for source in sources]
-    check_sources(opened)
+    check_sources(opened, both_decoders=layout == "diffusers")
     if layout == "diffusers":
         if fp8 or overwrite:
             raise ValueError(

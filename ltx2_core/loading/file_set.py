@@ -62,21 +62,26 @@ def check_generations(checkpoints: Iterable[Checkpoint]) -> None:
                 raise _of_two(trained, checkpoint)
 
 
-def check_sources(sources: Sequence[Checkpoint]) -> None:
+def check_sources(sources: Sequence[Checkpoint], *, both_decoders: bool = False) -> None:
     """Raise ValueError if files cannot be joined to one model.
 
     They cannot if they are of different generations, or if one holds no component that is in none before it,
-    as each component is taken from the first file that has it.
+    as each component is taken from the first file that has it. ``both_decoders`` says that the
+    convolutional and the diffusion video decoder are two components, as in a diffusers pipeline.
     """
     check_generations(sources)
-    held: set[Component] = set()
+    held: set[tuple[Component, bool]] = set()
     for index, source in enumerate(sources):
-        if index and source.components <= held:
+        parts = {
+            (one, both_decoders and one is Component.VIDEO_DECODER and source.has_diffusion_decoder)
+            for one in source.components
+        }
+        if index and parts <= held:
             names = ", ".join(str(component) for component in Component if component in source.components)
             raise ValueError(
                 f"{source.path} adds nothing: a file before it has the same parts ({names}); leave it out"
             )
-        held |= source.components
+        held |= parts
 
 
 def _of_two(one: Checkpoint, other: Checkpoint) -> ValueError:

@@ -47,17 +47,27 @@ REFERRING_FORMATS = frozenset(
 _PLAYLISTS = ((b"#EXTM3U", "an HLS playlist"), (b"ffconcat", "a concat list"), (b"<MPD", "a DASH manifest"))
 
 
+def check_file(path: Path, kind: str) -> None:
+    """Raise FileNotFoundError unless ``path`` is a file, and ValueError if it is a folder.
+
+    ``kind`` is the word for the file in the message, such as "audio".
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: give one {kind} file of it")
+    if not path.is_file():
+        raise FileNotFoundError(f"no {kind} file at {path}")
+
+
 @contextmanager
 def open_media(path: str | os.PathLike[str], kind: str = "media") -> Iterator[Any]:
     """A context that opens a local file with PyAV and yields its container.
 
     ``kind`` is the word for the file in error messages, such as "audio". Raises FileNotFoundError unless
-    ``path`` is a file, and ValueError for a file that cannot be read. Playlists are refused too, because they
-    open other files: a playlist from the internet could name any file of this machine.
+    ``path`` is a file, and ValueError for a folder and for a file that cannot be read. Playlists are refused
+    too, because they open other files: a playlist from the internet could name any file of this machine.
     """
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no {kind} file at {file}")
+    check_file(file, kind)
     # FFmpeg detects formats by content, so that a playlist may have any extension.
     _refuse_playlist(file)
     try:

@@ -17,7 +17,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .container import check_pixels, first_bytes
+from .container import check_file, check_pixels, first_bytes
 from .hdr_space import CHROMATICITIES, HdrSpace, Primaries
 
 SUFFIX: Final = ".exr"
@@ -61,11 +61,10 @@ def is_exr_folder(source: object) -> bool:
 def check_exr_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of the visible part of an EXR image (its display window), from its header.
 
-    Raises FileNotFoundError for a missing file; ValueError for a damaged one, for one of too many pixels, and
-    without the library.
+    Raises FileNotFoundError for a missing file; ValueError for a folder, for a damaged file, for one of too
+    many pixels, and without the library.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no image file at {path}")
+    check_file(path, "image")
     low, high = _opened(path, header_only=True).header()["displayWindow"]
     width, height = (int(size) for size in high - low + 1)
     check_pixels(path, width, height)

@@ -21,7 +21,7 @@ from PIL import Image, ImageCms, ImageColor, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .bright_files import refuse_bright, refuse_exr, refuse_unreadable
-from .container import check_pixels
+from .container import check_file, check_pixels
 
 ITU_709 = 1
 """FFmpeg's number for the colour primaries, the transfer function and the matrix of BT.709."""
@@ -77,8 +77,7 @@ def load_image(source: ImageSource, *, background: Colour = BLACK) -> Tensor:
     if isinstance(source, Image.Image):
         return _from_pillow(source, background)
     path = Path(source)
-    if not path.is_file():
-        raise FileNotFoundError(f"no image file at {path}")
+    check_file(path, "image")
     refuse_exr(path)
     try:
         # The limit below replaces that of Pillow, whose warning would come after the image is decoded.

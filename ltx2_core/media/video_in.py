@@ -198,8 +198,9 @@ def _open(file: Path, background: Colour, hdr: str | None, fps: float | None) ->
     if is_exr_folder(file):
         if hdr is None:
             raise ValueError(
-                f"{file} is a folder of EXR images, whose light is not limited to white: say what colours "
-                f"they have with hdr (--hdr), one of {', '.join(HDR_SPACES)}, or convert them to PNG"
+                f"{file} is a folder of EXR images, whose light is not limited to white: convert them to "
+                "PNG, or edit them by ltx2 retake, which is told what colours they have with hdr (--hdr), "
+                f"one of {', '.join(HDR_SPACES)}"
             )
         return ExrFolder.open(file, fps)
     if hdr is not None and is_exr(file):

@@ -114,9 +114,10 @@ def dfr_stages(
         )
     if detail is not None:
         if detail != enlargement:
+            other = f", or an upscaler x{detail}" if detail > 1 else ""
             raise ValueError(
                 f"the detail LoRA takes a reference {detail} times smaller, and the upscaler enlarges by "
-                f"{float(enlargement):g}: use an upscaler x{detail}"
+                f"{float(enlargement):g}: use a detail LoRA for {float(enlargement):g}{other}"
             )
         second = replace(second, reference_tokens=first.clip.video_tokens)
     tiles = (
@@ -202,7 +203,7 @@ def check_pipeline(request: Request, upscaler: Checkpoint | None, lora: Lora | N
         return
     if rounds and upscaler is None:
         raise ValueError(
-            f"temporal_rounds={rounds} need a temporal upscaler: name it with --temporal-upscaler"
+            f"temporal_rounds={rounds} needs a temporal upscaler: name it with --temporal-upscaler"
         )
 
 

@@ -38,7 +38,10 @@ def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None
     if enhancer is None:
         check_writer(generation, path)
     # This refuses the tokenizer of a text encoder that is no language model.
-    load_tokenizer(path).conversation_ids(conversation("", generation))
+    try:
+        load_tokenizer(path).conversation_ids(conversation("", generation))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return generation
 
 

@@ -8,7 +8,7 @@ from .bad_row import Row
 
 FILES: tuple[Row, ...] = (
     ("generate", "B --image {missing}", "missing.bin"),
-    ("generate", "B --image {folder}", "folder"),
+    ("generate", "B --image {folder}", "is a folder: give one image file of it"),
     ("generate", "B --image {text}", "text.txt"),
     ("generate", "B --image {empty}", "empty.bin"),
     ("generate", "B --image {sound}", "sound.wav"),
@@ -37,7 +37,7 @@ FILES: tuple[Row, ...] = (
     ("generate", "B --keyframe {missing}@0", "missing.bin"),
     ("generate", "B --keyframe {missing}@0 --dry-run", "missing.bin"),
     ("generate", "B --keyframe {text}@0", "text.txt"),
-    ("generate", "B --keyframe {folder}@0", "folder"),
+    ("generate", "B --keyframe {folder}@0", "is a folder: give one image file of it"),
     ("generate", "B --keyframe {bomb}@0", "13000 x 13000"),
     ("generate", "B --keyframe @0", "--keyframe"),
     ("generate", "B --control {missing}", "missing.bin"),
@@ -51,7 +51,7 @@ FILES: tuple[Row, ...] = (
     ("generate", "B --frames 801 --control {clip} --dry-run", "801"),
     ("generate", "B --audio {missing}", "missing.bin"),
     ("generate", "B --audio {missing} --dry-run", "missing.bin"),
-    ("generate", "B --audio {folder}", "folder"),
+    ("generate", "B --audio {folder}", "is a folder: give one audio file of it"),
     ("generate", "B --audio {text}", "text.txt"),
     ("generate", "B --audio {photo}", "photo.png"),
     ("generate", "B --audio {silent}", "silent.mp4"),

@@ -15,6 +15,7 @@ from ltx2_core.config import video_vae_config
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.convert import convert, single_parts
 from ltx2_core.loading.describe import describe
+from ltx2_core.loading.file_set import check_sources
 from ltx2_core.loading.save_diffusers import WEIGHTS, save_diffusers
 from ltx2_core.tiny.write import write_tiny_set
 from ltx2_core.video_vae import DiffusionVideoDecoder
@@ -133,6 +134,30 @@ def test_a_saved_diffusers_folder_has_both_decoders(diffusion_vae, tiny_set, tmp
     assert equal(folder, diffusion_vae)
     with pytest.raises(ValueError, match="also holds the convolutional video decoder: add its file"):
         save_diffusers(tmp_path / "other", [open_checkpoint(source)])
+
+
+@pytest.mark.parametrize(
+    ("order", "both_decoders", "refused"),
+    [
+        (("whole", "diffusion"), True, None),
+        (("diffusion", "whole"), True, None),
+        (("whole", "diffusion"), False, "diffusion"),
+        (("diffusion", "whole"), False, None),
+        (("whole", "diffusion", "diffusion"), True, "diffusion"),
+        (("whole", "diffusion", "whole"), True, "whole"),
+    ],
+)
+def test_a_second_video_decoder_adds_something_to_a_diffusers_pipeline_alone(
+    diffusion_vae, tiny_set, order, both_decoders, refused
+):
+    paths = {"whole": tiny_set.checkpoint, "diffusion": diffusion_vae}
+    files = [open_checkpoint(paths[name]) for name in order]
+    if refused is None:
+        check_sources(files, both_decoders=both_decoders)
+        return
+    with pytest.raises(ValueError, match="adds nothing") as raised:
+        check_sources(files, both_decoders=both_decoders)
+    assert str(raised.value).startswith(str(paths[refused]))
 
 
 def test_tensors_tell_the_decoder_whatever_the_header_calls_it(diffusion_vae, tmp_path):

@@ -170,9 +170,13 @@ def test_the_command_line_plans_makes_and_repeats_it(tiny25, detail_lora, tmp_pa
 @pytest.mark.parametrize(
     ("options", "more", "message"),
     [
-        ({"temporal_rounds": 1}, {}, "temporal_rounds=1 need a temporal upscaler"),
+        ({"temporal_rounds": 1}, {}, "temporal_rounds=1 needs a temporal upscaler"),
         ({"pipeline_kind": None}, {"detail_lora": "lora"}, "has no effect without pipeline_kind='dfr'"),
-        ({}, {"detail_lora": "lora"}, "takes a reference 1 times smaller, and the upscaler enlarges by 2"),
+        (
+            {},
+            {"detail_lora": "lora"},
+            "takes a reference 1 times smaller, and the upscaler enlarges by 2: use a detail LoRA for 2$",
+        ),
         ({"num_frames": 1}, {}, "8k \\+ 1 frames, at least 9; got 1"),
         ({"width": 64}, {}, "64x64 is too small for the DFR pipeline"),
     ],
