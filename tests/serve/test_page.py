@@ -148,6 +148,11 @@ def test_a_clip_is_made_watched_and_used_again_on_the_page(tmp_path, models, pho
         page.locator(".job:nth-child(1) video").wait_for()
         page.select_option("#language", "ja")
         assert page.locator("#submit").inner_text() == "生成"
+        # What was said about clips and of the plan follows, and what screen readers say of buttons.
+        expect(page.locator("#plan")).to_contain_text("フレーム")
+        expect(page.locator(".job .about").first).to_contain_text("フレーム")
+        name = page.locator(".job button").first.get_attribute("aria-label")
+        assert name.startswith(page.locator(".job button").first.inner_text())
         page.screenshot(path=tmp_path / "done.png", full_page=True)
         page.get_by_role("button", name=re.compile("^削除|^Löschen")).first.click()
         wait_for(lambda: len(client.get("/v1/jobs").json()["jobs"]) == 1)

@@ -2,7 +2,7 @@
 /** Starts the page: language, token, models, form and queue. */
 
 import { plan, problem, setUpForm } from "./form.js";
-import { refresh } from "./queue.js";
+import { refresh, relabel } from "./queue.js";
 import { json, Refused, setToken } from "./server.js";
 import { applyTexts, LANGUAGES, language, setLanguage } from "./texts.js";
 
@@ -28,7 +28,7 @@ async function start() {
 
 at("language").append(...Object.entries(LANGUAGES).map(([code, name]) => new Option(name, code)));
 at("language").value = language();
-at("language").addEventListener("change", () => { setLanguage(at("language").value); plan(); });
+at("language").addEventListener("change", () => { setLanguage(at("language").value); plan(); relabel().catch(() => {}); });
 at("token-form").addEventListener("submit", (/** @type {Event} */ event) => {
   event.preventDefault();
   setToken(at("token").value);

@@ -24,6 +24,20 @@ export async function refresh() {
   /** @type {HTMLElement} */ (document.getElementById("empty")).hidden = jobs.length > 0;
 }
 
+/** Gives all jobs the words of the chosen language. */
+export function relabel() {
+  for (const item of items.values()) item.label();
+  return refresh();
+}
+
+/** An element whose text follows the chosen language. @param {string} name */
+function worded(name) {
+  const made = element("span");
+  made.dataset.text = name;
+  made.textContent = text(name);
+  return made;
+}
+
 /** @param {string} name @param {string} [kind] */
 function element(name, kind = "") {
   const made = document.createElement(name);
@@ -53,7 +67,7 @@ class Item {
     this.last = "";
     this.bar.max = 1;
     this.canvas.hidden = this.levels.hidden = true;
-    this.canvas.setAttribute("role", "img");
+    for (const one of [this.canvas, this.levels]) one.setAttribute("role", "img");
     list.prepend(this.root);
     items.set(id, this);
     this.named();
@@ -73,9 +87,16 @@ class Item {
   async named() {
     this.body = await json(`v1/jobs/${this.id}/request`);
     this.words.textContent = this.body.request.prompt;
-    const name = `${text("preview")}: ${this.body.request.prompt.slice(0, 80)}`;
-    this.canvas.setAttribute("aria-label", name);
-    for (const one of [this.again, this.cancel, this.discard]) one.setAttribute("aria-label", `${one.textContent}: ${this.body.request.prompt.slice(0, 80)}`);
+    this.label();
+  }
+
+  /** Gives what is not read aloud by its own text a name in the chosen language. */
+  label() {
+    const prompt = this.body?.request.prompt.slice(0, 80) ?? "";
+    this.canvas.setAttribute("aria-label", `${text("preview")}: ${prompt}`);
+    this.bar.setAttribute("aria-label", text("progress"));
+    this.levels.setAttribute("aria-label", text("loudness"));
+    for (const one of [this.again, this.cancel, this.discard]) one.setAttribute("aria-label", `${one.textContent}: ${prompt}`);
   }
 
   /** @param {any} job */
@@ -86,7 +107,6 @@ class Item {
     this.state.textContent = text(job.stopping ? "stopping" : job.state) + (at ? ` · ${at.stage} ${at.step}/${at.steps}${left}` : "");
     this.state.dataset.text = ended ? job.state : "";
     this.bar.hidden = ended;
-    this.bar.setAttribute("aria-label", text("progress"));
     if (at) this.bar.value = at.fraction;
     else this.bar.removeAttribute("value");
     this.error.textContent = job.error ?? "";
@@ -148,8 +168,6 @@ class Item {
     const { levels: canvas } = this;
     canvas.width = levels.length * 4;
     canvas.height = 32;
-    canvas.setAttribute("role", "img");
-    canvas.setAttribute("aria-label", text("loudness"));
     const context = canvas.getContext("2d");
     if (!context) return;
     context.fillStyle = getComputedStyle(this.root).color;
@@ -169,8 +187,8 @@ class Item {
     save.download = clip.file;
     save.dataset.text = "save";
     save.textContent = text("save");
-    const about = element("p");
-    about.textContent = clip.width ? `${clip.width} × ${clip.height} · ${clip.num_frames} ${text("frames")} · ${text("seed")} ${clip.seed} · ` : "";
+    const about = element("p", "about");
+    if (clip.width) about.append(`${clip.width} × ${clip.height} · ${clip.num_frames} `, worded("frames"), " · ", worded("seed"), ` ${clip.seed} · `);
     about.append(save);
     this.player.replaceChildren(player, about);
   }
