@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -88,6 +89,7 @@ def settings_of(chosen: Chosen) -> Settings:
         execution=execution_of(chosen),
         inputs=tuple(chosen["input_folders"]),
         loras=tuple(chosen["lora_folders"]),
+        url_hosts=_hosts(chosen["url_hosts"]),
         holding=holding_of(chosen),
         limits=Limits(
             body_bytes=chosen["max_body"] * 2**20,
@@ -102,6 +104,16 @@ def settings_of(chosen: Chosen) -> Settings:
             job_s=chosen["job_seconds"],
         ),
     )
+
+
+def _hosts(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The hosts of --allow-urls. Raises ValueError for what is none, such as a whole URL."""
+    for name in names:
+        if not re.fullmatch(r"\*|(\*\.)?[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", name):
+            raise ValueError(
+                f"--allow-urls {name} must be a host, such as example.com, *.example.com, or * for any"
+            )
+    return tuple(name.lower() for name in names)
 
 
 def holding_of(chosen: Chosen) -> Holding:

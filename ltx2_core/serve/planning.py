@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -29,7 +31,9 @@ def _planned(body: JobRequest, service: Service) -> Json:
         message = f"only generate is planned without its source, and not {body.command}: post it as a job"
         raise ApiError(422, "INVALID_PARAMETER", message)
     try:
-        request = spec_of(body, service.roots).clips[0].whole_request()
+        # Nothing is fetched for a plan, which needs no input.
+        roots = replace(service.roots, fetch=Path if service.fetcher else None)
+        request = spec_of(body, roots).clips[0].whole_request()
         with service.checkers.lock:
             pipeline = service.checkers.pipeline(body.model)
             stages = pipeline.stages(request)

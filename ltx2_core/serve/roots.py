@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, Protocol
@@ -38,9 +38,13 @@ class Roots:
     inputs: tuple[Path, ...]
     loras: tuple[Path, ...]
     uploads: Path
+    fetch: Callable[[str], Path] | None = None
+    """Fetches a file by its URL. Raises ValueError for one that may not be fetched; None fetches none."""
 
     def input(self, name: str) -> Path:
-        """The file of an image, audio or video. Raises :class:`OutsideRoots` if there is none."""
+        """The file of an image, audio or video. Raises ValueError if there is none."""
+        if self.fetch is not None and re.match("https?://", name, re.IGNORECASE):
+            return self.fetch(name)
         first, _, rest = name.replace("\\", "/").partition("/")
         if first == UPLOADS and rest:
             return _inside(rest, (self.uploads,), name)

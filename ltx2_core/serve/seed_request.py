@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -136,7 +136,7 @@ def checked_lora(body: InferenceRequest, models: Collection[str], roots: Roots) 
         raise _wrong("LORA_NOT_FOUND", str(error), lora_path=lora.path) from None
     strength = 1.0 if lora.network_multiplier is None else lora.network_multiplier
     for index, prompt in enumerate(body.prompts):
-        if any(image.startswith("http") for image in prompt.control_images()):
+        if roots.fetch is None and any(image.startswith("http") for image in prompt.control_images()):
             raise ApiError(
                 422,
                 "INVALID_PARAMETER",
@@ -146,14 +146,21 @@ def checked_lora(body: InferenceRequest, models: Collection[str], roots: Roots) 
     return str(path), strength
 
 
-def job_of(body: InferenceRequest, model: ServedModel, lora: tuple[str, float], folder: Path) -> JobSpec:
+def job_of(
+    body: InferenceRequest,
+    model: ServedModel,
+    lora: tuple[str, float],
+    folder: Path,
+    fetch: Callable[[str], Path] | None = None,
+) -> JobSpec:
     """Make the job of a request; control images are written into ``folder``, the work of the job.
 
-    ``model`` is the one that it names, and ``lora`` what :func:`checked_lora` returned.
+    ``model`` is the one that it names, and ``lora`` what :func:`checked_lora` returned. ``fetch`` is that of
+    :class:`Roots`. Raises what it raises.
     """
     clips = (
         _clip(item, dict(fields), model, lora)
-        for item, fields in zip(body.prompts, _requests(body, folder), strict=True)
+        for item, fields in zip(body.prompts, _requests(body, folder, fetch), strict=True)
     )
     return JobSpec(model=body.model, clips=tuple(clips))
 
@@ -178,7 +185,9 @@ def _clip(
     )
 
 
-def _requests(body: InferenceRequest, folder: Path) -> Iterator[dict[str, object]]:
+def _requests(
+    body: InferenceRequest, folder: Path, fetch: Callable[[str], Path] | None
+) -> Iterator[dict[str, object]]:
     for index, item in enumerate(body.prompts):
         word = body.word(item)
         # At a scale of 1 or less diffusers leaves the negative prompt out.
@@ -201,8 +210,11 @@ def _requests(body: InferenceRequest, folder: Path) -> Iterator[dict[str, object
         images = item.control_images()
         # Several images are ignored, like there.
         if len(images) == 1:
-            path = folder / f"image_{index}"
-            path.write_bytes(_decoded(images[0]))
+            if fetch is not None and images[0].startswith("http"):
+                path = fetch(images[0])
+            else:
+                path = folder / f"image_{index}"
+                path.write_bytes(_decoded(images[0]))
             fields |= {"image": str(path), "image_strength": 1.0, "image_crf": 0, "fit": "stretch"}
         made = Request(**fields, guidance=Guidance(video=stream, audio=stream))  # type: ignore[arg-type]
         settings = made.settings()

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from ..storage.files import JsonObject
 from .answers import ApiError, Json, iso
 from .checking import TooLarge, check_size
+from .fetching import NotFetched
 from .routing import added, base_of, checked, service_of
 from .seed_request import DIVISOR, FPS, FRAMES, GUIDANCE, STEPS, InferenceRequest, checked_lora, job_of
 from .store import Job, State
@@ -63,7 +64,7 @@ def _add_clips(body: InferenceRequest, request: Request) -> Json:
     job_id = str(uuid4())
     try:
         model = service.settings.models[body.model]
-        spec = job_of(body, model, lora, service.folder.work(job_id))
+        spec = job_of(body, model, lora, service.folder.work(job_id), service.roots.fetch)
         try:
             check_size(service.checkers, spec, service.settings.limits)
         except TooLarge as error:
@@ -72,6 +73,9 @@ def _add_clips(body: InferenceRequest, request: Request) -> Json:
             # What else is wrong makes the job fail, and does not refuse it.
             pass
         job = added(request, "inference", spec.json(), job_id=job_id)
+    except NotFetched as error:
+        shutil.rmtree(service.folder.work(job_id), ignore_errors=True)
+        raise ApiError(422, "INVALID_PARAMETER", str(error)) from None
     except BaseException:
         shutil.rmtree(service.folder.work(job_id), ignore_errors=True)
         raise

@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Event
 
 from ..run.execution import Execution
 from ..storage.files import JsonObject
 from .expiry import Expiry, Retention
+from .fetching import Fetcher, NotFetched
 from .files import StateFolder
 from .meters import Meters
 from .models import Checkers
@@ -22,7 +24,7 @@ from .roots import Roots
 from .runner import JobRunner
 from .served_model import ServedModel
 from .store import Job, JobStore, Quota, State
-from .uploads import Uploads
+from .uploads import NoRoom, Uploads, suffix_of
 from .worker import Worker
 
 _log = logging.getLogger(__name__)
@@ -52,7 +54,8 @@ class Draining(Exception):
 class Settings:
     """How the service runs: its private folder, its models and what clients may do.
 
-    ``inputs`` and ``loras`` are folders of which clients may name files. ``models`` are by id, and
+    ``inputs`` and ``loras`` are folders of which clients may name files, ``url_hosts`` the hosts from which
+    they may have files fetched. ``models`` are by id, and
     ``holding`` says which of them stay loaded.
     """
 
@@ -61,6 +64,7 @@ class Settings:
     execution: Execution
     inputs: tuple[Path, ...] = ()
     loras: tuple[Path, ...] = ()
+    url_hosts: tuple[str, ...] = ()
     holding: Holding = field(default_factory=Holding)
     limits: Limits = field(default_factory=Limits)
     retention: Retention = field(default_factory=Retention)
@@ -89,7 +93,13 @@ class Service:
         self.store = JobStore(self.folder.database)
         self.uploads = Uploads(self.folder.uploads, self.folder.unfinished, settings.retention.most_bytes)
         self.board, self.meters = Board(), Meters()
-        self.roots = Roots(inputs=settings.inputs, loras=settings.loras, uploads=self.folder.uploads)
+        self.fetcher = Fetcher(settings.url_hosts, settings.limits.upload_bytes)
+        self.roots = Roots(
+            inputs=settings.inputs,
+            loras=settings.loras,
+            uploads=self.folder.uploads,
+            fetch=self._fetched if self.fetcher else None,
+        )
         self.checkers = Checkers(settings.models, settings.execution)
         self.draining = Event()
         """Set when the service takes no new jobs, because it is about to end."""
@@ -110,6 +120,17 @@ class Service:
         self.folder.remove_orphans(
             unfinished=self.store.ids(State.QUEUED), succeeded=self.store.ids(State.SUCCEEDED)
         )
+
+    def _fetched(self, url: str) -> Path:
+        """Fetch a file, which becomes an upload. Raises :class:`NotFetched`."""
+        with TemporaryFile(dir=self.folder.path) as file:
+            name = self.fetcher.fetch(url, file)
+            size = file.tell()
+            file.seek(0)
+            try:
+                return self.folder.uploads / self.uploads.add(file, size, suffix_of(name))
+            except NoRoom:
+                raise NotFetched("the uploads of this server take all their room: try again later") from None
 
     def start(self) -> None:
         self.expiry.start()

@@ -240,6 +240,9 @@ def test_without_the_extra_one_line_says_what_to_install():
         (["--held-memory", "much"], "--held-memory: 'much' is not a size"),
         (["--held-memory", "0GB"], "--held-memory: '0GB' is not a size"),
         (["--held-models", "0"], "--held-models 0 must be a whole number"),
+        (["--allow-urls", "https://example.com"], "--allow-urls https://example.com must be a host"),
+        (["--allow-urls", "*.*"], "must be a host"),
+        (["--allow-urls", ""], "--allow-urls is empty"),
     ],
 )
 def test_a_wrong_option_ends_the_command_in_one_line(tmp_path, options, says):

@@ -56,6 +56,16 @@ def _address() -> Iterator[Option]:
         help="Folder of which clients may name LoRAs.",
     )
     yield Option(
+        name="url_hosts",
+        flags=("--allow-urls",),
+        kind="text",
+        group=group,
+        multiple=True,
+        metavar="HOST",
+        help="Host from which clients may have images, audio and video fetched by https, such as "
+        "example.com, *.example.com, or * for any. By default nothing is fetched.",
+    )
+    yield Option(
         name="token_file",
         flags=("--token-file",),
         kind="path",
