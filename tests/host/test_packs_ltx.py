@@ -81,7 +81,7 @@ class LTXBench(PackBench):
 def _default(kind: Any, settings: Json | None = None) -> Any:
     settings = settings or {}
     choices = kind if isinstance(kind, list) else settings.get("options", [None])
-    return settings.get("default", choices[0])
+    return settings.get("default", (choices or [None])[0])
 
 
 Build = Callable[[LTXBench], Link]

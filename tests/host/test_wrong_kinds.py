@@ -204,6 +204,19 @@ def test_a_vae_of_the_other_stream_is_named(server: Server, models: TinyModels, 
     assert_refused(server, bench, words, **build(bench))
 
 
+def test_a_pack_that_replaces_layers_of_cores_vae_says_that_ours_has_none(
+    server: Server, models: TinyModels
+) -> None:
+    definitions = server.get("/object_info")
+    if "PatchTritonVAE" not in definitions:
+        pytest.skip("set COMFYUI_PACKS to a folder with ComfyUI-KJNodes")
+    bench = LTXBench(models, definitions, True, "")
+    patched = bench.add("PatchTritonVAE", vae=bench.vae)
+    bench.g.dump("x", image=bench.g.add("VAEDecode", vae=patched, samples=bench.video))
+    with pytest.raises(GraphError, match="No fusable norm layers found"):
+        server.run(bench.g.prompt)
+
+
 def assert_refused(server: Server, bench: Bench, words: str, **what: Link) -> None:
     bench.g.dump("x", **what)
     with pytest.raises(GraphError, match=words) as failed:
