@@ -76,7 +76,7 @@ def test_lines_become_clips_and_a_second_run_makes_what_failed_and_nothing_twice
 
 def test_seeds_prompts_and_grids_multiply_the_lines_and_a_sheet_shows_them(tmp_path):
     (tmp_path / "prompts.txt").write_text("a red circle\na blue square\n")
-    path = written(tmp_path, {"name": "c", "request": {**SMALL, "width": 32, "height": 32}})
+    path = written(tmp_path, {"name": "c", "request": {**SMALL, "width": 32, "height": 32, "fps": 24}})
     ran = run(
         *(path, "--prompts-file", tmp_path / "prompts.txt", "--seeds", "1-2", "--grid", "steps=1,2"),
         "--contact-sheet",
