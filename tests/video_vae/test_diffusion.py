@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 from ltx2_core.config import video_vae_config
 from ltx2_core.memory import Trace
@@ -15,6 +16,7 @@ from ltx2_core.tiny.weights import random_weights
 from ltx2_core.video_vae import FrameNoise, SpaceTiles, VolumeNoise, field_of_view
 from ltx2_core.video_vae.diffusion.decoder import DiffusionVideoDecoder
 from ltx2_core.video_vae.diffusion.noise import ClipShape
+from ltx2_core.video_vae.diffusion.runs import _newest
 from ltx2_core.video_vae.diffusion.windows import Span
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
@@ -190,3 +192,21 @@ def test_the_decoder_can_be_trained():
         decoder.decode(latent_of(3, 3, 5).clone()).square().mean().backward()
         missing = [n for n, p in decoder.decoder.named_parameters() if p.grad is None]
     assert not missing
+
+
+@pytest.mark.parametrize("frames", [0, 2, 5])
+@pytest.mark.parametrize("before", [0, 1, 2, 4, 5])
+@pytest.mark.parametrize("arrived", [0, 1, 3, 8])
+def test_a_block_caches_the_newest_frames_without_joining_all(before, arrived, frames):
+    def made(count: int) -> Tensor:
+        # As the stages hand it on: channels last, in the memory of channels first.
+        return torch.randn(2, 4, count, 3, 5).permute(0, 2, 3, 4, 1)
+
+    past, piece = (made(min(before, frames)).contiguous() if before else None), made(arrived)
+    joined = piece if past is None else torch.cat((past, piece), dim=1)
+    expected = joined[:, max(0, joined.shape[1] - frames) :].clone()
+    with torch.inference_mode(), Trace() as trace:
+        found = _newest(past, piece, frames)
+    assert torch.equal(found, expected)
+    assert found.is_contiguous()
+    assert trace.peak <= expected.numel() * expected.element_size()

@@ -14,7 +14,6 @@ T, H, W); inside of a stage channels come last.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from ..streaming import Stream
@@ -134,8 +133,14 @@ def _newest(past: Tensor | None, piece: Tensor, frames: int) -> Tensor:
     copy.
     """
     if past is None or past.shape[1] < frames:
-        whole = piece if past is None else torch.cat((past, piece), dim=1)
-        return whole[:, max(0, whole.shape[1] - frames) :].clone(memory_format=torch.contiguous_format)
+        # Of each part only what is cached: both together are larger than all else that a block holds.
+        after = piece[:, max(0, piece.shape[1] - frames) :]
+        held = 0 if past is None else min(past.shape[1], frames - after.shape[1])
+        newest = piece.new_empty((piece.shape[0], held + after.shape[1], *piece.shape[2:]))
+        if past is not None and held:
+            newest[:, :held] = past[:, past.shape[1] - held :]
+        newest[:, held:] = after
+        return newest
     fresh = min(frames, piece.shape[1])
     # Frame by frame, since frames that overlap cannot be copied at once, and without a copy in between:
     # nothing here may run out of memory when the cache has already changed.
