@@ -103,7 +103,8 @@ def video_vae_out(config: Json, shapes: Shapes) -> Json:  # noqa: ARG001 names o
     factors = [one.get("multiplier", 2) for one in ups]
     base = c.get("decoder_base_channels", latent)
     channels = list[int]()
-    for factor in reversed(factors):
+    # Files list the blocks from the output, which has the base width, to the input.
+    for factor in factors:
         base *= factor
         channels.append(base)
     padding = c.get("spatial_padding_mode", "zeros")

@@ -72,6 +72,19 @@ def test_every_tensor_has_the_name_of_diffusers(tiny, tmp_path):
     assert not [name for held in names.values() for name in held if name.startswith(official)]
 
 
+@pytest.mark.parametrize(
+    ("generation", "channels", "factors"),
+    [("2.0", [8, 16, 32], [2, 2, 2]), ("2.3", [8, 16, 16, 32], [2, 2, 1, 2])],
+)
+def test_the_widths_of_the_decoder_are_those_that_diffusers_counts(
+    generation, channels, factors, tiny20, tiny23, tmp_path
+):
+    tiny = {"2.0": tiny20, "2.3": tiny23}[generation]
+    save_diffusers(tmp_path / "folder", [open_checkpoint(tiny.checkpoint)])
+    config = json.loads((tmp_path / "folder" / "vae" / "config.json").read_text())
+    assert (config["decoder_block_out_channels"], config["upsample_factor"]) == (channels, factors)
+
+
 def test_the_command_writes_a_folder_that_inspect_and_convert_read(tiny, tmp_path):
     folder, back = tmp_path / "folder", tmp_path / "back.safetensors"
     words = ["convert", str(tiny.checkpoint), str(folder), "--to", "diffusers"]
