@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -28,6 +29,11 @@ MOST_CONNECTIONS = 256
 """Connections and requests at the same time, of which 64 may follow jobs."""
 _CLOSE_S = 5
 """Seconds that connections have to end after the last job."""
+_IDLE_S = 30
+"""Seconds that a connection may be idle. Clients that ask every five seconds, and those of Python, which keep
+theirs for five, must not send on one that is being closed."""
+_SWITCH_S = 0.0005
+"""Seconds that a thread which checks a request may compute while the thread that answers waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +126,8 @@ def serve(settings: Settings, address: Address, runners: Sequence[JobRunner] | N
         for model in settings.models.values():
             _log.info("model %s: %s, %s", model.id, model.base_model, ", ".join(map(str, model.checkpoints)))
         app = application(service, tokens=address.tokens, hosts=address.names(), base_url=address.base_url)
+        # The default is 5 ms, for each of the several times that an answer lets go of the interpreter.
+        sys.setswitchinterval(_SWITCH_S)
         config = uvicorn.Config(
             app,
             # The root logger writes on stderr; stdout holds nothing but results, here as in other commands.
@@ -127,6 +135,7 @@ def serve(settings: Settings, address: Address, runners: Sequence[JobRunner] | N
             log_level="info",
             server_header=False,
             timeout_graceful_shutdown=_CLOSE_S,
+            timeout_keep_alive=_IDLE_S,
             # More connections are answered 503, so that clients that send nothing take no memory without end.
             limit_concurrency=MOST_CONNECTIONS,
             # A proxy may set these headers, and so may any client.
