@@ -1,114 +1,69 @@
 """The service on this machine: overhead, many clients, kills, refusals. Exit code 1 if a limit is exceeded.
 
-    python benchmarks/service.py overhead clients kills refusals
+    python benchmarks/service.py --folder FOLDER
+    python benchmarks/service.py overhead clients kills refusals --folder FOLDER
 
-Each case starts ``ltx2 serve`` with the embedded set in a folder of its own. ``overhead`` compares the time
-between the ends of queued jobs with that of the pipeline alone in one process, alternating. ``clients`` sends
-tiny jobs from many connections that poll all the time, while one more connection measures how long the answer
-for a state takes. ``kills`` ends the server by SIGKILL again and again, and counts clips. ``refusals`` sends
-the bad requests of the tests.
+Each case starts ``ltx2 serve`` with the embedded set. What is measured is kept in ``--folder`` part by part,
+so that a run that was stopped is resumed; ``--show`` prints what there is.
+
+``overhead`` compares a job in the queue with the pipeline alone in one process, in pairs that take turns.
+``clients`` sends tiny jobs from many clients, each of which asks for the state of its job until its end and
+sends the next, while one more connection measures how long the answer for a state takes, and another one that
+of an empty server. ``kills`` ends the server by SIGKILL at random moments, and counts clips; the job that was
+interrupted is made before the next kill, as one that ends three processes fails by design. ``refusals`` sends
+the bad requests of the tests. The load of the machine is told with each: more than its number of cores means
+that all processes wait for a core.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import contextlib
 import json
 import os
 import random
 import re
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.client import HTTPConnection
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from service_load import ROOT, TINY, Server, measured_answers, served, start_clients
+
 sys.path.insert(0, str(ROOT))
 
-TINY = {"width": 64, "height": 64, "num_frames": 9, "fps": 8, "steps": 1, "stages": 1, "cfg": 1.0}
-OVERHEAD_LIMIT, STATUS_LIMIT_S, GROWTH_LIMIT = 1.02, 0.05, 1.1
+OVERHEAD_LIMIT, STATUS_LIMIT_S, GROWTH_LIMIT, REFUSALS = 1.02, 0.05, 1.1, 300
+LARGER = {"width": 256, "height": 256, "num_frames": 41, "fps": 24, "steps": 12, "stages": 1}
+"""Fields of the jobs of ``overhead``, which take some seconds."""
 
 
-class Server:
-    """A running ``ltx2 serve`` whose state is in ``folder``."""
+class Parts:
+    """What was measured so far, as JSON lines in a folder."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
-        command = [sys.executable, "-m", "ltx2_core.cli.main", "serve", "--port", "0", "--dtype", "float32"]
-        command += ["--state", str(folder / "state"), "--max-queue", "5000", *options]
-        self.log = (folder / "log").open("ab")
-        at = (folder / "log").stat().st_size
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=self.log)
-        while True:
-            text = (folder / "log").read_bytes()[at:].decode()
-            found = re.search(r"listening on http://127\.0\.0\.1:(\d+)", text)
-            if found:
-                self.port = int(found[1])
-                break
-            if self.process.poll() is not None:
-                raise RuntimeError(text)
-            time.sleep(0.05)
-        self.connection = HTTPConnection("127.0.0.1", self.port, timeout=120)
+    def __init__(self, folder: Path) -> None:
+        self.folder, self._path = folder, folder / "parts.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
 
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """The JSON that comes back; raises RuntimeError for an error."""
-        status, text = self.answer(method, path, body)
-        if status >= 400:
-            raise RuntimeError(f"{status} {text}")
-        return json.loads(text) if text else None
+    def of(self, case: str) -> list[dict[str, Any]]:
+        lines = self._path.read_text().splitlines() if self._path.exists() else []
+        return [part for part in map(json.loads, lines) if part["case"] == case]
 
-    def answer(self, method: str, path: str, body: Any = None) -> tuple[int, str]:
-        send = None if body is None else json.dumps(body)
-        self.connection.request(method, path, send, {"content-type": "application/json"})
-        response = self.connection.getresponse()
-        return response.status, response.read().decode()
-
-    def add(self, seed: int, **fields: Any) -> str:
-        request = {"prompt": "a red circle bounces", "seed": seed, **fields}
-        job: str = self.ask("POST", "/v1/jobs", {"model": "ltx2-tiny", "request": request})["id"]
-        return job
-
-    def counts(self) -> dict[str, int]:
-        text = self.answer("GET", "/metrics")[1]
-        return {state: int(n) for state, n in re.findall(r'ltx2_jobs\{state="(\w+)"\} (\d+)', text)}
-
-    def memory(self) -> dict[str, int]:
-        text = self.answer("GET", "/metrics")[1]
-        return {n: int(b) for n, b in re.findall(r'ltx2_resident_bytes\{process="([\w ]+)"\} (\d+)', text)}
-
-    def wait(self, ended: int) -> None:
-        """Wait until so many jobs have ended."""
-        while (counts := self.counts())["queued"] + counts["running"] or sum(counts.values()) < ended:
-            time.sleep(0.2)
-
-    def end(self, number: int = signal.SIGTERM) -> None:
-        self.connection.close()
-        self.process.send_signal(number)
-        self.process.wait()
-        self.log.close()
+    def add(self, case: str, **part: Any) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"case": case, "load": os.getloadavg()[0], **part}) + "\n")
 
 
-@contextmanager
-def served(*options: str) -> Iterator[Server]:
-    with tempfile.TemporaryDirectory(prefix="ltx2_service_") as name:
-        server = Server(Path(name), *options)
-        try:
-            yield server
-        finally:
-            if server.process.poll() is None:
-                server.end()
-
-
-def overhead(arguments: argparse.Namespace) -> bool:
-    """The time of a job in a queue over that of the pipeline alone."""
+def overhead(parts: Parts, arguments: argparse.Namespace) -> None:
+    """Measure pairs: a job in a queue, and the pipeline alone."""
+    missing = range(len(parts.of("overhead")), arguments.pairs)
+    if not missing:
+        return
     import torch
 
     from ltx2_core.run.execution import Execution
@@ -117,177 +72,216 @@ def overhead(arguments: argparse.Namespace) -> bool:
 
     execution = Execution(device=torch.device("cpu"), dtype=torch.float32, keep_loaded=True)
     pipeline = read_models(None)[NAME].open(execution)
-    fields = {"width": 256, "height": 256, "num_frames": 41, "fps": 24, "steps": 12, "stages": 1}
-    ratios, direct, queued = [], [], []
-    with served() as server, tempfile.TemporaryDirectory() as folder:
 
-        def alone(seed: int) -> float:
-            began = time.perf_counter()
-            pipeline("a red circle bounces", seed=seed, **fields).save(Path(folder) / f"{seed}.mp4")
-            return time.perf_counter() - began
+    with served(parts.folder / "overhead") as server, tempfile.TemporaryDirectory() as folder:
 
-        def in_queue(seed: int) -> float:
-            began = time.perf_counter()
-            job = server.add(seed, **fields)
-            with contextlib.suppress(KeyError):
-                while server.ask("GET", f"/v1/jobs/{job}")["finished_at"] is None:
-                    time.sleep(0.05)
-            found = server.ask("GET", f"/v1/jobs/{job}")
-            del began
-            return seconds_between(found["created_at"], found["finished_at"])
+        def alone(seed: int) -> dict[str, float]:
+            wall, cpu = time.perf_counter(), time.process_time()
+            pipeline("a red circle bounces", seed=seed, **LARGER).save(Path(folder) / f"{seed}.mp4")
+            return {"alone": time.perf_counter() - wall, "alone_cpu": time.process_time() - cpu}
+
+        def in_queue(seed: int) -> dict[str, float]:
+            cpu = server.cpu_seconds()
+            job = server.ended(server.add(seed, **LARGER))
+            seconds = seconds_between(job["created_at"], job["finished_at"])
+            # What the job's process measured as the work of the pipeline, by its parts.
+            pipeline_s = sum(sum(clip["seconds"].values()) for clip in job["clips"])
+            return {
+                "queued": seconds,
+                "queued_cpu": server.cpu_seconds() - cpu,
+                "beside": seconds - pipeline_s,
+                "pipeline": pipeline_s,
+            }
 
         alone(0), in_queue(0)
-        for seed in range(1, arguments.pairs + 1):
-            pair = (alone(seed), in_queue(seed)) if seed % 2 else (in_queue(seed), alone(seed))[::-1]
-            direct.append(pair[0])
-            queued.append(pair[1])
-            ratios.append(pair[1] / pair[0])
-    ratio = statistics.median(ratios)
-    print("| a job | seconds, median |\n|---|---|")
-    print(f"| the pipeline alone | {statistics.median(direct):.2f} |")
-    print(f"| from its arrival in the queue to its end | {statistics.median(queued):.2f} |")
-    print(f"| ratio, median of {len(ratios)} pairs (at most {OVERHEAD_LIMIT}) | {ratio:.3f} |")
-    return ratio <= OVERHEAD_LIMIT
+        for pair in missing:
+            runs = (alone, in_queue) if pair % 2 else (in_queue, alone)
+            parts.add("overhead", **runs[0](pair + 1), **runs[1](pair + 1))
+
+
+def show_overhead(found: Sequence[dict[str, Any]]) -> bool:
+    def middle(of: Callable[[dict[str, Any]], float]) -> float:
+        return median(map(of, found))
+
+    ratio = middle(lambda part: part["queued_cpu"] / part["alone_cpu"])
+    beside = middle(lambda part: 1 + part["beside"] / part["pipeline"])
+    print(f"| a job of 256 x 256, 41 frames, 12 steps; medians of {len(found)} pairs | |\n|---|---|")
+    print(f"| the pipeline alone, s of processor time (s by the clock) | {both(middle, 'alone')} |")
+    print(f"| from its arrival in the queue to its end | {both(middle, 'queued')} |")
+    print(f"| processor time of all of the service over that of the pipeline (at most 1.02) | {ratio:.3f} |")
+    print(f"| time by the clock over that of sampling, decoding and encoding (at most 1.02) | {beside:.3f} |")
+    print(f"| {load_of(found)} |")
+    return max(ratio, beside) <= OVERHEAD_LIMIT
+
+
+def both(middle: Callable[[Callable[[dict[str, Any]], float]], float], name: str) -> str:
+    return f"{middle(lambda part: part[f'{name}_cpu']):.2f} ({middle(lambda part: part[name]):.2f})"
+
+
+def clients(parts: Parts, arguments: argparse.Namespace) -> None:
+    """Measure rounds of tiny jobs from many clients."""
+    missing = range(len(parts.of("clients")), arguments.rounds)
+    if not missing:
+        return
+    share = arguments.jobs // arguments.clients // arguments.rounds
+    with served(parts.folder / "clients") as server:
+        warm = server.add(0, **TINY)
+        server.ended(warm)
+        for number in missing:
+            before, began = server.counts(), time.perf_counter()
+            with measured_answers(server, warm) as times:
+                many = start_clients(server.port, arguments.clients, share, number * arguments.jobs)
+                failed = many.wait() != 0
+            succeeded = server.counts()["succeeded"] - before["succeeded"]
+            parts.add(
+                "clients",
+                jobs=share * arguments.clients,
+                succeeded=succeeded,
+                failed=failed,
+                seconds=time.perf_counter() - began,
+                times=times,
+                memory=server.memory(),
+                pid=server.process.pid,
+            )
+
+
+def show_clients(found: Sequence[dict[str, Any]]) -> bool:
+    total, lost = (
+        sum(part["jobs"] for part in found),
+        sum(part["jobs"] - part["succeeded"] for part in found),
+    )
+    own, bare = (sorted(t for part in found for t in part["times"][name]) for name in ("server", "bare"))
+    growth = 1.0
+    for part in found:
+        first = next(one for one in found if one["pid"] == part["pid"])["memory"]
+        growth = max(growth, *(part["memory"].get(name, 0) / size for name, size in first.items()))
+    print("| tiny jobs of clients that ask for their state all the time | the service | an empty server |")
+    print(f"|---|---|---|\n| jobs | {total} | |\n| jobs lost | {lost} | |")
+    print(f"| seconds | {sum(part['seconds'] for part in found):.0f} | |")
+    print(f"| answers measured beside them | {len(own)} | {len(bare)} |")
+    for name, share in (("median", 0.5), ("p99", 0.99), ("longest", 1.0)):
+        print(f"| {name} of an answer, ms | {1000 * at(own, share):.1f} | {1000 * at(bare, share):.1f} |")
+    for name in found[0]["memory"]:
+        sizes = ", ".join(f"{part['memory'].get(name, 0) / 2**20:.0f}" for part in found)
+        print(f"| MiB of the {name.split()[0]} after each {found[0]['jobs']} jobs | {sizes} | |")
+    print(f"| {load_of(found)} | |")
+    failed = any(part["failed"] for part in found)
+    return not failed and lost == 0 and at(own, 0.99) < STATUS_LIMIT_S and growth <= GROWTH_LIMIT
+
+
+def at(times: Sequence[float], share: float) -> float:
+    return times[min(int(len(times) * share), len(times) - 1)]
+
+
+def kills(parts: Parts, arguments: argparse.Namespace) -> None:
+    """Kill the server at random moments, and then look at what the jobs became."""
+    drawn = random.Random(arguments.seed)
+    moments = [drawn.uniform(0.0, arguments.within) for _ in range(arguments.kills)]
+    fields = {**TINY, "steps": 8, "num_frames": 17}
+    folder, before = parts.folder / "kills", parts.of("kills")
+    folder.mkdir(exist_ok=True)
+    jobs = [job for part in before for job in part["jobs"]]
+    for number in range(len(before), arguments.kills):
+        with served(folder) as server:
+            for interrupted in [job for job in jobs[-4:] if attempts(server, job) > 1]:
+                server.ended(interrupted)
+            # Two with the same seed, so that a clip that was resumed is compared with another one.
+            jobs += (new := [server.add(number, **fields) for _ in range(2)])
+            time.sleep(moments[number])
+            server.end(signal.SIGKILL)
+        parts.add("kills", jobs=new, within=moments[number])
+    if parts.of("clips") and parts.of("clips")[-1]["jobs"] == len(jobs):
+        return
+    with served(folder) as server:
+        states = [server.ended(job) for job in jobs]
+    results = folder / "state" / "results"
+    files = [sorted(results.glob(f"{job}_output_*")) for job in jobs]
+    content = [b"".join(path.read_bytes() for path in made) for made in files]
+    parts.add(
+        "clips",
+        jobs=len(jobs),
+        lost=sum(state["state"] != "succeeded" for state in states),
+        doubled=sum(len(made) != 1 for made in files),
+        different=sum(one != two for one, two in zip(content[::2], content[1::2], strict=True)),
+        again=sum(state["attempts"] > 1 for state in states),
+    )
+
+
+def attempts(server: Server, job: str) -> int:
+    return int(server.ask("GET", f"/v1/jobs/{job}")["attempts"])
+
+
+def show_kills(found: Sequence[dict[str, Any]], clips: dict[str, Any]) -> bool:
+    print(f"| {clips['jobs']} jobs, {len(found)} times SIGKILL | |\n|---|---|")
+    print(f"| jobs lost | {clips['lost']} |\n| jobs without exactly one clip | {clips['doubled']} |")
+    print(f"| pairs of equal requests with different files | {clips['different']} of {clips['jobs'] // 2} |")
+    print(f"| jobs that were begun more than once | {clips['again']} |")
+    print(f"| {load_of(found)} |")
+    return not clips["lost"] and not clips["doubled"] and not clips["different"]
+
+
+def refusals(parts: Parts, _: argparse.Namespace) -> None:
+    """Send the bad requests of ``tests/serve``."""
+    if parts.of("refusals"):
+        return
+    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/serve/test_bad_requests.py"]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    passed, failed = (re.search(rf"(\d+) {word}", ran.stdout) for word in ("passed", "failed"))
+    counts = {"passed": int(passed[1]) if passed else 0, "failed": int(failed[1]) if failed else 0}
+    parts.add("refusals", **counts, ok=ran.returncode == 0)
+
+
+def show_refusals(found: dict[str, Any]) -> bool:
+    print("| bad requests | |\n|---|---|")
+    print(f"| answered with the promised status and code, of at least {REFUSALS} | {found['passed']} |")
+    print(f"| answered in another way | {found['failed']} |")
+    return bool(found["ok"]) and found["passed"] >= REFUSALS
+
+
+def load_of(found: Sequence[dict[str, Any]]) -> str:
+    loads = sorted(part["load"] for part in found)
+    cores, span = os.cpu_count(), f"{loads[0]:.1f} to {loads[-1]:.1f}"
+    return f"load of the machine ({cores} cores), median (range) | {median(loads):.1f} ({span})"
 
 
 def seconds_between(first: str, last: str) -> float:
-    from datetime import datetime
-
     return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds()
 
 
-def clients(arguments: argparse.Namespace) -> bool:
-    """Tiny jobs from many clients: none lost, quick answers, no growing memory."""
-    share = arguments.jobs // arguments.clients
-    total = share * arguments.clients
-    with served() as server:
-        seen = {"early": {}, "late": {}}
-        times: list[float] = []
-        done = threading.Event()
-        prober = threading.Thread(target=probe, args=(server.port, times, done))
-        warm = server.add(0, **TINY)
-        while server.ask("GET", f"/v1/jobs/{warm}")["finished_at"] is None:
-            time.sleep(0.1)
-        # The clients are another process, whose own waiting is no time of the server.
-        began = time.perf_counter()
-        many = subprocess.Popen(
-            [sys.executable, __file__, "--one", str(server.port), str(arguments.clients), str(share)]
-        )
-        prober.start()
-        while many.poll() is None:
-            ended = server.counts()["succeeded"]
-            if ended >= total * 0.3 and not seen["early"]:
-                seen["early"] = server.memory()
-            time.sleep(0.5)
-        server.wait(total + 1)
-        done.set()
-        prober.join()
-        seconds, counts, seen["late"] = time.perf_counter() - began, server.counts(), server.memory()
-    times.sort()
-    p99 = times[int(len(times) * 0.99)]
-    growth = max(seen["late"][name] / size for name, size in seen["early"].items())
-    lost = total + 1 - counts["succeeded"]
-    print(f"| {total} jobs of {arguments.clients} clients that poll all the time | |\n|---|---|")
-    print(f"| jobs lost | {lost} |")
-    print(f"| seconds | {seconds:.0f} |")
-    print(f"| answers for a state, measured beside them | {len(times)} |")
-    for name, value in (("median", times[len(times) // 2]), ("p99", p99), ("longest", times[-1])):
-        print(f"| {name} of an answer, ms | {1000 * value:.1f} |")
-    print(f"| memory at the end over that after 30 % of the jobs | {growth:.3f} |")
-    print(f"| load of the machine at the end | {os.getloadavg()[0]:.1f} |")
-    return lost == 0 and p99 < STATUS_LIMIT_S and growth <= GROWTH_LIMIT
-
-
-def probe(port: int, times: list[float], done: threading.Event) -> None:
-    """Ask for the state of a job twenty times a second, and add the seconds that each answer took."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("GET", "/v1/jobs?limit=1")
-    job = json.loads(connection.getresponse().read())["jobs"][0]["id"]
-    while not done.wait(0.05):
-        began = time.perf_counter()
-        connection.request("GET", f"/v1/jobs/{job}")
-        connection.getresponse().read()
-        times.append(time.perf_counter() - began)
-
-
-async def send_jobs(port: int, count: int, share: int) -> None:
-    """Each of ``count`` clients adds ``share`` jobs, one after the other, and asks for each until its end."""
-    import httpx
-
-    async def client(number: int) -> None:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=600) as http:
-            for index in range(share):
-                request = {"prompt": "a red circle", "seed": number * share + index, **TINY}
-                answer = await http.post("/v1/jobs", json={"model": "ltx2-tiny", "request": request})
-                job = answer.raise_for_status().json()["id"]
-                for _ in range(5):
-                    await asyncio.sleep(0.5)
-                    (await http.get(f"/v1/jobs/{job}")).raise_for_status()
-
-    await asyncio.gather(*map(client, range(count)))
-
-
-def kills(arguments: argparse.Namespace) -> bool:
-    """The server is killed at random moments; each job has one clip, and equal requests equal ones."""
-    drawn = random.Random(arguments.seed)
-    fields = {**TINY, "steps": 8, "num_frames": 17}
-    with tempfile.TemporaryDirectory(prefix="ltx2_service_") as name:
-        folder = Path(name)
-        jobs: list[str] = []
-        for number in range(arguments.kills):
-            server = Server(folder)
-            # Two with the same seed, so that a clip that was resumed is compared with another one.
-            jobs += [server.add(seed, **fields) for seed in (number, number)]
-            time.sleep(drawn.uniform(0.0, arguments.within))
-            server.end(signal.SIGKILL)
-        server = Server(folder)
-        server.wait(len(jobs))
-        states = {job: server.ask("GET", f"/v1/jobs/{job}") for job in jobs}
-        server.end()
-        results = folder / "state" / "results"
-        lost = [job for job in jobs if states[job]["state"] != "succeeded"]
-        doubled = [job for job in jobs if len(list(results.glob(f"{job}_output_*"))) > 1]
-        content = [b"".join(path.read_bytes() for path in results.glob(f"{job}_*")) for job in jobs]
-        different = sum(one != two for one, two in zip(content[::2], content[1::2], strict=True))
-        again = sum(states[job]["attempts"] > 1 for job in jobs)
-    print(f"| {len(jobs)} jobs, {arguments.kills} times SIGKILL | |\n|---|---|")
-    print(f"| jobs lost | {len(lost)} |\n| jobs with more than one clip | {len(doubled)} |")
-    print(f"| pairs of equal requests with different files | {different} of {len(jobs) // 2} |")
-    print(f"| jobs that were begun more than once | {again} |")
-    return not lost and not doubled and not different
-
-
-def refusals(_: argparse.Namespace) -> bool:
-    """The bad requests of ``tests/serve``, each answered with the promised status."""
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/serve/test_bad_requests.py"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    print(f"bad requests, each with the promised status: {ran.stdout.strip().splitlines()[-1]}")
-    return ran.returncode == 0
-
-
-CASES = {"overhead": overhead, "clients": clients, "kills": kills, "refusals": refusals}
+CASES = {
+    "overhead": (overhead, lambda parts: show_overhead(parts.of("overhead"))),
+    "clients": (clients, lambda parts: show_clients(parts.of("clients"))),
+    "kills": (kills, lambda parts: show_kills(parts.of("kills"), parts.of("clips")[-1])),
+    "refusals": (refusals, lambda parts: show_refusals(parts.of("refusals")[0])),
+}
 
 
 def main() -> int:
-    if sys.argv[1:2] == ["--one"]:
-        asyncio.run(send_jobs(*map(int, sys.argv[2:])))
-        return 0
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("cases", nargs="*", choices=CASES, default=[*CASES])
+    parser.add_argument("--folder", type=Path, help="where parts are kept; without it they are not")
+    parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--pairs", type=int, default=7, help="pairs of jobs of overhead")
     parser.add_argument("--jobs", type=int, default=1000, help="jobs of clients")
     parser.add_argument("--clients", type=int, default=50, help="how many clients")
+    parser.add_argument("--rounds", type=int, default=5, help="parts of the jobs of clients")
     parser.add_argument("--kills", type=int, default=20, help="how often the server is killed")
-    parser.add_argument("--within", type=float, default=6.0, help="most seconds until a kill")
+    parser.add_argument("--within", type=float, default=20.0, help="most seconds until a kill")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     arguments = parser.parse_args()
     ok = True
-    for number, name in enumerate(arguments.cases):
-        if number:
-            print()
-        ok = CASES[name](arguments) and ok
+    folder = tempfile.TemporaryDirectory() if arguments.folder is None else nullcontext(arguments.folder)
+    with folder as name:
+        parts = Parts(Path(name))
+        for number, case in enumerate(arguments.cases):
+            measure, show = CASES[case]
+            if not arguments.show:
+                measure(parts, arguments)
+            if number:
+                print()
+            ok = show(parts) and ok
     return 0 if ok else 1
 
 
