@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 
@@ -133,9 +133,18 @@ class NetworkSizes(ModelFiles):
         Only tensors whose name begins with ``within`` are counted, such as ``transformer_blocks.``. The
         number format ``dtype`` is by default that of the run. ``changed`` says that LoRAs change all layers.
         """
-        infos = (item for c in components for item in self.file(c).infos(c).items())
-        counted = (info for name, info in infos if name.startswith(within))
-        return loaded_bytes(counted, dtype or self.dtype, changed=changed)
+        asked = (components, within, dtype or self.dtype, changed)
+        if asked not in self._sizes:
+            infos = (item for c in components for item in self.file(c).infos(c).items())
+            counted = (info for name, info in infos if name.startswith(within))
+            self._sizes[asked] = loaded_bytes(counted, dtype or self.dtype, changed=changed)
+        return self._sizes[asked]
+
+    @cached_property
+    def _sizes(self) -> dict[tuple[tuple[Component, ...], str, torch.dtype, bool], int]:
+        """Results of :meth:`component_bytes` so far: headers of checkpoints are read once."""
+        # A server plans each request, and a large model has thousands of tensors.
+        return {}
 
     def _connector_bytes(self) -> int:
         """Bytes that the text connectors take once they are loaded; 0 for a model without them."""

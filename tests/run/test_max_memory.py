@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
-from ltx2_core.loading import Component
+from ltx2_core.loading import Checkpoint, Component
 from ltx2_core.memory import BlockStreaming
 from ltx2_core.run.request import Request, plan_stages
 from ltx2_core.storage.quantized import loaded_bytes
@@ -71,6 +71,20 @@ def test_a_text_encoder_that_does_not_fit_computes_on_the_cpu(deep):
     plan = whole.networks.plan([plan_stages(REQUEST, whole.numerics)[0].clip], budget=encoder)
     assert (plan.stages[0].weights, plan.stages[0].host) == (connectors, encoder)
     assert any("system memory" in line for line in plan.lines())
+
+
+def test_another_plan_counts_no_tensor_of_a_checkpoint_again(deep, monkeypatch):
+    networks, counted = pipeline(deep).networks, []
+    infos = Checkpoint.infos
+    monkeypatch.setattr(Checkpoint, "infos", lambda *of: counted.append(of) or infos(*of))
+    first = networks.plan([plan_stages(REQUEST)[0].clip], budget=2**34)
+    assert counted
+    counted.clear()
+    assert networks.plan([plan_stages(REQUEST)[0].clip], budget=2**34) == first
+    assert not counted
+    assert networks.component_bytes(Component.VIDEO_DECODER, dtype=torch.bfloat16) * 2 == (
+        networks.component_bytes(Component.VIDEO_DECODER)
+    )
 
 
 def test_blocks_and_the_rest_make_the_whole_transformer(deep):
