@@ -224,7 +224,7 @@ def refusals(parts: Parts, _: argparse.Namespace) -> None:
     """Send the bad requests of ``tests/serve``."""
     if parts.of("refusals"):
         return
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-q", "tests/serve/test_bad_requests.py"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", "tests/serve/test_bad_requests.py"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     passed, failed = (re.search(rf"(\d+) {word}", ran.stdout) for word in ("passed", "failed"))
     counts = {"passed": int(passed[1]) if passed else 0, "failed": int(failed[1]) if failed else 0}
