@@ -260,7 +260,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("cases", nargs="*", choices=CASES, default=[*CASES])
+    # What is left out is checked too, and is an empty list.
+    parser.add_argument("cases", nargs="*", metavar="case", choices=[*CASES, []], help=f"all of {[*CASES]}")
     parser.add_argument("--folder", type=Path, help="where parts are kept; without it they are not")
     parser.add_argument("--show", action="store_true", help="measure nothing")
     parser.add_argument("--pairs", type=int, default=7, help="pairs of jobs of overhead")
@@ -275,7 +276,7 @@ def main() -> int:
     folder = tempfile.TemporaryDirectory() if arguments.folder is None else nullcontext(arguments.folder)
     with folder as name:
         parts = Parts(Path(name))
-        for number, case in enumerate(arguments.cases):
+        for number, case in enumerate(arguments.cases or CASES):
             measure, show = CASES[case]
             if not arguments.show:
                 measure(parts, arguments)
