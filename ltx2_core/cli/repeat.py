@@ -20,6 +20,7 @@ from ..run.flat_options import RequestOptions
 from ..run.generation import METADATA_KEY
 from ..run.input_files import found, with_found_files
 from ..run.pipeline import LTX2Pipeline
+from ..run.replacing import without
 from ..run.request import Request
 from ..run.request_json import from_json
 from ..storage.files import JsonObject, ParsedJson
@@ -38,22 +39,6 @@ _EDITS = {
 """Key that only an edit or a long clip writes into a file's settings -> the command that makes it."""
 
 # Without this table a repeated run would hold both its old sigmas and new steps, and a request refuses both.
-_REPLACES = {
-    "cfg": ("guidance",),
-    "audio_cfg": ("guidance",),
-    "distilled": (
-        *("guidance", "steps", "cfg", "audio_cfg", "sigmas", "schedule"),
-        *("sampler", "eta", "stage2_sampler"),
-    ),
-    "seconds": ("num_frames",),
-    "num_frames": ("seconds",),
-    "steps": ("sigmas",),
-    "sigmas": ("steps", "schedule"),
-    "schedule": ("sigmas",),
-    "sampler": ("eta",),
-}
-"""Field of a request that the user changes -> the recorded fields that it replaces."""
-
 _SIZE = frozenset({"width", "height", "num_frames", "seconds", "fps", "snap", "video"})
 """Fields of a request that the source of an edit decides."""
 
@@ -260,16 +245,6 @@ def check_files(settings: ParsedJson, pipeline: LTX2Pipeline, *, named_loras: bo
 def _with_files(settings: ParsedJson, changes: Iterable[str]) -> JsonObject:
     """Return the recorded request with the current paths of its files, except fields in ``changes``."""
     return with_found_files(settings["request"], settings.get("inputs", {}), replaced={*changes})
-
-
-def without(request: ParsedJson, changes: Iterable[str]) -> JsonObject:
-    """Return the recorded fields of a request without those that ``changes`` replace or exclude.
-
-    ``changes`` are names of fields; a change of sigmas excludes steps, for example.
-    """
-    changed = {*changes}
-    replaced = {name for change in changed for name in _REPLACES.get(change, ())}
-    return {name: value for name, value in request.items() if name not in changed | replaced}
 
 
 def _named_fields(settings: ParsedJson, changes: set[str]) -> RequestOptions:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from ..run.pipeline import LTX2Pipeline
     from ..run.shots import Shots
     from ..run.shots.mapping import Find
-    from ..shapes import ClipPlan
     from ..text.schedule import PromptSchedule
     from .own_inputs import NamedFile
 
@@ -44,18 +43,16 @@ def with_shots(chosen: Chosen, pipeline: LTX2Pipeline, fields: RequestFields) ->
     """
     if chosen["shots"] is None:
         return fields
-    from ..run.shots import mapped
-    from .repeat import without
+    from ..run.shots.request import request_of
 
     shots, find = _read(chosen)
     try:
-        made = mapped(shots, _clip(shots, pipeline, fields), find)
+        made, notes = request_of(shots, pipeline, fields, find)
     except (ValueError, OSError) as error:
         raise ValueError(f"{chosen['shots']}: {error}") from None
-    for note in made.notes:
+    for note in notes:
         click.echo(f"rounded: {note}", err=True)
-    own = without({**made.fields, "prompt": made.prompt}, fields)
-    return cast("RequestFields", {**own, **fields})
+    return made
 
 
 def long_shots(
@@ -66,6 +63,7 @@ def long_shots(
     Raises ValueError for control videos and two stages, which a long clip does not have.
     """
     from ..run.shots import long_prompts
+    from ..run.shots.request import clip_of
 
     shots, _ = _read(chosen)
     if shots.control:
@@ -74,7 +72,7 @@ def long_shots(
         raise ValueError(f"{chosen['shots']}: a window is sampled in one stage: set stages to 1")
     made = with_shots(chosen, pipeline, fields)
     try:
-        prompts = long_prompts(shots, _clip(shots, pipeline, fields))
+        prompts = long_prompts(shots, clip_of(shots, pipeline, fields))
     except ValueError as error:
         raise ValueError(f"{chosen['shots']}: {error}") from None
     apart = ("prompt", "prompts_at", "prompt_fade", "stages")
@@ -97,18 +95,3 @@ def _read(chosen: Chosen) -> tuple[Shots, Find]:
 
     path: Path = chosen["shots"]
     return read_shots(path), beside(path)
-
-
-def _clip(shots: Shots, pipeline: LTX2Pipeline, fields: RequestFields) -> ClipPlan:
-    """The size and length of the clip, from the shot list, the user's options and the recipe."""
-    from ..run.request import Request
-    from ..run.shots.mapping import clip_fields
-    from .repeat import without
-
-    names = ("width", "height", "num_frames", "seconds", "fps", "snap", "stages")
-    written = {name: value for name, value in fields.items() if name in names}
-    own = without(clip_fields(shots.clip), written)
-    size = {name: value for name, value in {**own, **written}.items() if name in names}
-    stages = size.pop("stages", 1)
-    plan = pipeline.stages(pipeline.resolve(Request(prompt="", stages=stages, **size)))  # type: ignore[arg-type]
-    return plan[-1].finished

@@ -78,15 +78,18 @@ class JobRequest(BaseModel, extra="forbid"):
     """The body of ``POST /v1/jobs``.
 
     ``request`` has the fields of a request, such as ``{"prompt": "a ball", "width": 768}``: see
-    ``/v1/schema``. Files in it are named relative to the folders of the server, or "uploads/NAME".
+    ``/v1/schema``. Files in it are named relative to the folders of the server, or "uploads/NAME". ``shots``
+    is a shot list in place of them, in which ``request`` replaces single values.
     """
 
     command: Command = "generate"
     model: str
-    request: dict[str, JsonValue]
+    request: dict[str, JsonValue] = {}
+    shots: dict[str, JsonValue] | None = None
     arguments: JobArguments = JobArguments()
     source: str | None = None
     loras: Annotated[list[JobLora], Field(max_length=16)] = []
+    stage2_loras: Annotated[list[JobLora], Field(max_length=16)] = []
     format: Literal["mp4", "mov", "mkv", "webm", "gif", "webp", "wav", "flac", "mp3", "m4a"] | None = None
     encoding: JobEncoding = JobEncoding()
 
@@ -101,8 +104,11 @@ class JobRequest(BaseModel, extra="forbid"):
             raise ValueError(f"{self.command} {needs}")
         if self.command == "audio" and self.arguments.seconds is None:
             raise ValueError("audio needs arguments.seconds, its length")
-        if not _finite(self.request):
-            raise ValueError("request: numbers must be finite")
+        if self.shots is not None and self.command != "generate":
+            raise ValueError(f"{self.command} takes no shots: they are for generate")
+        for name, values in (("request", self.request), ("shots", self.shots)):
+            if not _finite(values):
+                raise ValueError(f"{name}: numbers must be finite")
         for name in ("source_clip", "noise", "latents", "prompt_embeds"):
             if self.request.get(name) is not None:
                 raise ValueError(f"request.{name} cannot be set by a client: leave it out")
@@ -117,8 +123,10 @@ def spec_of(body: JobRequest, roots: NamedFiles) -> JobSpec:
     """Make the spec of a job, in which files have whole paths and a seed is drawn.
 
     Raises :class:`OutsideRoots` for files that no client may read, and ValueError or TypeError for values
-    that no request has.
+    that no request has, and for a shot list, which has to be converted before.
     """
+    if body.shots is not None:
+        raise ValueError("shots are read by POST /v1/jobs alone: give the fields of a request")
     fields: dict[str, Any] = _with_paths(body.request, lambda name: str(roots.input(name)))
     own = body.own()
     for name in ("video", "audio"):
@@ -132,7 +140,8 @@ def spec_of(body: JobRequest, roots: NamedFiles) -> JobSpec:
         request=fields,
         own=own,
         source=None if body.source is None else str(roots.input(body.source)),
-        loras=tuple((str(roots.lora(lora.path)), lora.strength) for lora in body.loras),
+        loras=_with_strengths(body.loras, roots),
+        stage2_loras=_with_strengths(body.stage2_loras, roots),
         suffix=body.format or ("wav" if body.command == "audio" else "mp4"),
         encoding=body.encoding.model_dump(exclude_none=True),
     )
@@ -140,6 +149,10 @@ def spec_of(body: JobRequest, roots: NamedFiles) -> JobSpec:
     made: dict[str, Any] = {**clip.fields()}
     seed = Request(prompt="", seed=made.get("seed", 0)).seed
     return JobSpec(model=body.model, clips=(replace(clip, request={**clip.request, "seed": seed}),))
+
+
+def _with_strengths(loras: list[JobLora], roots: NamedFiles) -> tuple[tuple[str, float], ...]:
+    return tuple((str(roots.lora(lora.path)), lora.strength) for lora in loras)
 
 
 def body_of(spec: JobSpec) -> JsonObject:
@@ -153,6 +166,7 @@ def body_of(spec: JobSpec) -> JsonObject:
         "arguments": dict(clip.own),
         "source": clip.source,
         "loras": [{"path": path, "strength": strength} for path, strength in clip.loras],
+        "stage2_loras": [{"path": path, "strength": strength} for path, strength in clip.stage2_loras],
         "format": clip.suffix,
         "encoding": dict(clip.encoding),
     }

@@ -13,11 +13,14 @@ from ..run.request import Request as ClipRequest
 from ..storage.files import JsonObject
 from .answers import ApiError, Json, iso
 from .checking import check_job
-from .job_request import JobRequest, body_of, spec_of
+from .job_request import JobLora, JobRequest, body_of, spec_of
 from .routing import added, checked, service_of
 from .service import Service
+from .shots import listed
 from .specs import JobSpec
 from .store import Job, State
+from .upload_routes import no_room
+from .uploads import NoRoom
 
 _TYPES: Final = {
     "mp4": "video/mp4",
@@ -71,11 +74,35 @@ def add_job(body: JobRequest, request: Request) -> Job:
         message = f"there is no model {body.model!r}"
         raise ApiError(422, "MODEL_NOT_FOUND", message, details={"supported_models": known})
     try:
-        spec = spec_of(body, service.roots)
+        spec = spec_of(_without_shots(body, service), service.roots)
         check_job(service.checkers, spec, service.settings.limits)
+    except NoRoom:
+        raise no_room() from None
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         raise ApiError(422, "INVALID_PARAMETER", service.roots.shown(str(error))) from error
     return added(request, "job", spec.json())
+
+
+def _without_shots(body: JobRequest, service: Service) -> JobRequest:
+    """The body of a job with the fields of a request in place of its shot list.
+
+    Raises ValueError and :class:`NoRoom` as :func:`listed` does.
+    """
+    if body.shots is None:
+        return body
+    made = listed(
+        body.shots,
+        body.request,
+        model=body.model,
+        checkers=service.checkers,
+        roots=service.roots,
+        uploads=service.uploads,
+    )
+    # What the client states itself replaces that of the list.
+    loras = body.loras or [JobLora(path=path, strength=strength) for path, strength in made.loras]
+    second = body.stage2_loras or [JobLora(path=path, strength=s) for path, s in made.stage2_loras]
+    changes = {"shots": None, "request": made.fields, "loras": loras, "stage2_loras": second}
+    return body.model_copy(update=changes)
 
 
 def jobs(

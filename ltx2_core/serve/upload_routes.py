@@ -30,7 +30,7 @@ def upload(request: Request, file: Annotated[UploadFile, File()]) -> Json:
     try:
         name = service_of(request).uploads.add(file.file, size, suffix_of(file.filename))
     except NoRoom:
-        raise _no_room() from None
+        raise no_room() from None
     return Json({"path": f"{UPLOADS}/{name}", "bytes": size}, 201)
 
 
@@ -52,7 +52,7 @@ def begin(request: Request) -> Json:
     try:
         name = service.uploads.begin(length, suffix)
     except NoRoom:
-        raise _no_room() from None
+        raise no_room() from None
     headers = {**_TUS, "Location": f"{base_of(request)}/v1/uploads/{name}"}
     return Json({"path": f"{UPLOADS}/{name}", "bytes": length}, 201, headers)
 
@@ -94,7 +94,7 @@ async def append(name: str, request: Request) -> Response:
     except OSError as error:
         if error.errno != errno.ENOSPC:
             raise
-        raise _no_room() from None
+        raise no_room() from None
     return Response(status_code=204, headers={**_TUS, "Upload-Offset": str(piece.offset)})
 
 
@@ -165,7 +165,8 @@ def _busy() -> ApiError:
     return ApiError(423, "UPLOAD_BUSY", "another piece of this upload arrives: try again later", headers=_TUS)
 
 
-def _no_room() -> ApiError:
+def no_room() -> ApiError:
+    """The answer where the uploads of the server have no room for a file."""
     return ApiError(507, "NO_ROOM", "the uploads of this server take all their room: try again later")
 
 

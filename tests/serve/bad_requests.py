@@ -9,6 +9,8 @@ LORA = {"path": "style.safetensors"}
 SEED = {"model": "ltx2", "loras": [LORA], "prompts": [{"prompt": "a ball"}]}
 JOB = {"model": "ltx2", "request": {"prompt": "a ball", "width": 64, "height": 64, "num_frames": 9}}
 
+SHOTS = {"format": "ltx2.shots/1", "prompt": "a ball", "clip": {"width": 64, "height": 64, "frames": 9}}
+
 
 @dataclass(frozen=True)
 class Bad:
@@ -168,6 +170,37 @@ JOB_ROWS = (
         for name in ("width", "num_frames", "fps", "cfg", "steps", "seed")
     ),
     job("a number of 400 digits in a list", "finite", None, request={"prompt": "a", "sigmas": [10**400]}),
+    job("shots of another command", "takes no shots", None, command="long", shots=SHOTS),
+    job("shots that are none", "a shot list begins with", request={}, shots={"prompt": "a"}),
+    job("shots with an unknown key", "colour", request={}, shots={**SHOTS, "colour": 1}),
+    job("shots with a number of 400 digits", "finite", None, request={}, shots={**SHOTS, "fade": 10**400}),
+    job(
+        "shots with a file outside of the folders",
+        "no file '../a.png'",
+        request={},
+        shots={**SHOTS, "images": [{"file": "../a.png"}]},
+    ),
+    job(
+        "shots with an image after the end",
+        "images 1, at",
+        request={},
+        shots={**SHOTS, "images": [{"file": "text.png", "at": 1000}]},
+    ),
+    job(
+        "shots with a LoRA of two strengths",
+        "leave audio out",
+        request={},
+        shots={**SHOTS, "loras": [{"file": "a.safetensors", "audio": 0.5}]},
+    ),
+    Bad(
+        "a plan of shots",
+        422,
+        "INVALID_PARAMETER",
+        "POST",
+        "/v1/plan",
+        {"json": {"model": "ltx2", "shots": SHOTS}},
+        says="shots are read by POST /v1/jobs alone",
+    ),
     job("an unknown format", code=None, format="exe"),
     job("a codec of another format", "video_codec", format="webm", encoding={"video_codec": "prores"}),
     job("frames in a file of audio", format="wav", encoding={"crf": 20}),
