@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,20 @@ class Runs:
             tensors = load_file(TinySet.in_folder(trained).edges)
             path = server.base / "models" / "loras" / self.half_size_lora
             save_file(tensors, path, {"reference_downscale_factor": "2"})
+            self._wait_for_list()
+
+    def _wait_for_list(self) -> None:
+        """Wait until the host lists the new files: for half a second it answers with an earlier list."""
+        end = time.monotonic() + 60
+        while not all(
+            any("trained" in one for one in self._names(kind)) for kind in ("loras", "checkpoints")
+        ):
+            assert time.monotonic() < end, "the host does not list the trained set"
+            time.sleep(0.2)
+
+    def _names(self, kind: str) -> list[str]:
+        names: list[str] = self.server.get(f"/models/{kind}")
+        return names
 
     def prompt(self, name: str) -> Json:
         """The workflow in API format, on the set that tests look at."""
