@@ -67,7 +67,9 @@ def free(run):
     ("operation", "times"), [*((name, 1) for name in sorted(OPERATIONS)), ("conv3d", 2), ("conv3d", 3)]
 )
 @pytest.mark.parametrize(
-    "which", [("third", "last"), pytest.param(("first", "two thirds"), marks=pytest.mark.slow)], ids="-".join
+    "which",
+    [("third", "last"), pytest.param(("first", "third", "two thirds", "last"), marks=pytest.mark.slow)],
+    ids="-".join,
 )
 def test_memory_that_runs_out_changes_nothing(run, free, operation, times, which) -> None:
     """A second lack of memory in the video autoencoder makes its pieces smaller."""
