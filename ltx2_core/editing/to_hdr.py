@@ -200,7 +200,7 @@ class ToHdr:
 
 
 def every_second(chunks: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Leave out the 2nd, 4th, ... frame of a clip, whose consecutive ``chunks`` (N, 3, H, W) are given."""
+    """Leave out the 2nd, 4th, ... frame of a clip that arrives in consecutive ``chunks`` (N, 3, H, W)."""
     position = 0
     for chunk in chunks:
         chosen = chunk[position % 2 :: 2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Final
 
 from ..shapes import SPATIAL_SCALE, ClipPlan, plan_clip, size_like
@@ -11,7 +12,8 @@ from .plan import MemoryPlan
 
 _SHARES: Final = (1.0, 0.75, 0.5, 0.35, 0.25)
 """Shares of the pixels that are tried in turn, before the clip becomes shorter."""
-_SHORTEST_S: Final = 1.0
+SHORTEST_S: Final = 1.0
+"""Seconds below which no clip is proposed."""
 
 
 def plan_or_propose(
@@ -37,13 +39,17 @@ def plan_or_propose(
 
 def _smaller(clip: ClipPlan, *, stages: int) -> Iterator[ClipPlan]:
     """Yield smaller and then shorter clips than ``clip``, for a run of ``stages`` stages."""
-    seconds, multiple = clip.seconds, SPATIAL_SCALE * stages
-    while True:
-        for share in _SHARES:
-            width, height = size_like(clip.width, clip.height, share * clip.width * clip.height, multiple)
-            smaller = plan_clip(width, height, seconds=seconds, fps=clip.fps, stages=stages)
-            if smaller.video_tokens < clip.video_tokens:
-                yield smaller
-        if seconds <= _SHORTEST_S:
-            return
-        seconds = max(seconds / 2, _SHORTEST_S)
+    pixels = clip.width * clip.height
+    for seconds, share in product(shorter(clip.seconds), _SHARES):
+        width, height = size_like(clip.width, clip.height, share * pixels, SPATIAL_SCALE * stages)
+        smaller = plan_clip(width, height, seconds=seconds, fps=clip.fps, stages=stages)
+        if smaller.video_tokens < clip.video_tokens:
+            yield smaller
+
+
+def shorter(seconds: float) -> Iterator[float]:
+    """Yield ``seconds``, and then halves of it, down to the shortest length that is proposed."""
+    yield seconds
+    while seconds > SHORTEST_S:
+        seconds = max(seconds / 2, SHORTEST_S)
+        yield seconds

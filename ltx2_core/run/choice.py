@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Final, Literal, TypeAlias
 
 import torch
 
 from ..memory import MemoryPlan, Released, Stored, plan_memory, released_size, size_text
+from ..memory.fitting import SHORTEST_S, shorter
 from ..shapes import ClipPlan, plan_clip
 from .recipes import Kind, recipe_for
 
@@ -16,8 +18,6 @@ Quality: TypeAlias = Literal["fast", "balanced", "best"]
 
 SIZES: Final = ((1920, 1088), (1536, 896), (1280, 704), (960, 576), (768, 512), (512, 320), (384, 256))
 """Widths and heights that are tried in turn: multiples of 64, as two stages need."""
-SHORTEST_S: Final = 1.0
-"""Seconds below which no clip is proposed."""
 TRAINED_S: Final = 20.0
 """Seconds of the longest clips that the models are released for."""
 
@@ -148,16 +148,15 @@ def choose_run(
     room = _Room(budget, system_memory)
     level = QUALITIES[quality]
     models = _models_for(level.kind, lora)
-    for files in models:
-        for length in _lengths(seconds):
-            for width, height in (size for size in SIZES if size[0] <= level.largest[0]):
-                clip = plan_clip(width, height, seconds=length, stages=2)
-                plans = [(one, room.plan(one, clip)) for one in files]
-                fitting = [pair for pair in plans if room.fault(pair[1]) is None]
-                whole = [pair for pair in fitting if not pair[1].streamed] if level.whole else []
-                for one, memory in whole or fitting:
-                    reasons = _reasons(room, level, plans, one, clip, memory, seconds, lora)
-                    return _choice(one, clip, memory, reasons, image=image)
+    sizes = [size for size in SIZES if size[0] <= level.largest[0]]
+    for files, length, (width, height) in product(models, shorter(seconds), sizes):
+        clip = plan_clip(width, height, seconds=length, stages=2)
+        plans = [(one, room.plan(one, clip)) for one in files]
+        fitting = [pair for pair in plans if room.fault(pair[1]) is None]
+        whole = [pair for pair in fitting if not pair[1].streamed] if level.whole else []
+        for one, memory in whole or fitting:
+            reasons = _reasons(room, level, plans, one, clip, memory, seconds, lora)
+            return _choice(one, clip, memory, reasons, image=image)
     least = plan_clip(*SIZES[-1], seconds=SHORTEST_S, stages=2)
     plans = [(one, room.plan(one, least)) for files in models for one in files]
     smallest, memory = min(plans, key=lambda pair: pair[1].peak)
@@ -203,14 +202,6 @@ def _models_for(kind: Kind, lora: Released | None) -> list[list[_Files]]:
         of_kind = [one for one in usable if (one.kind == kind) == same]
         models.append([one for one in of_kind if one.generation == of_kind[0].generation])
     return [files for files in models if files]
-
-
-def _lengths(seconds: float) -> Iterator[float]:
-    """Yield ``seconds``, and then halves of it, down to the shortest that is proposed."""
-    yield seconds
-    while seconds > SHORTEST_S:
-        seconds = max(seconds / 2, SHORTEST_S)
-        yield seconds
 
 
 def _choice(

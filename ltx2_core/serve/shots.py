@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from torch import Tensor
@@ -22,19 +22,19 @@ from .roots import UPLOADS, Roots
 from .uploads import Uploads
 
 _FLOAT_WAV = 3
-"""The number of 32-bit samples in the header of a WAV file."""
+"""The code in the header of a WAV file for samples that are 32-bit floats."""
 
 
+@dataclass(frozen=True)
 class Listed:
-    """What a shot list asks for: the ``fields`` of a request in JSON, and pairs (file, strength) of LoRAs.
+    """The content of a shot list: ``fields`` of a request in JSON, and pairs (file, strength) of LoRAs.
 
     ``stage2_loras`` are added in the second stage.
     """
 
-    def __init__(self, fields: JsonObject) -> None:
-        self.fields = fields
-        self.loras: list[tuple[str, float]] = []
-        self.stage2_loras: list[tuple[str, float]] = []
+    fields: JsonObject
+    loras: tuple[tuple[str, float], ...]
+    stage2_loras: tuple[tuple[str, float], ...]
 
 
 def listed(
@@ -53,6 +53,10 @@ def listed(
     the mixed audio.
     """
     whole = parse_shots(json.dumps(shots))
+    # Before any audio is mixed and stored.
+    for number, lora in enumerate(whole.loras, start=1):
+        if lora.audio is not None:
+            raise ValueError(f"shots: loras {number}: a job has one strength of a LoRA: leave audio out")
     names: dict[str, str] = {}
 
     def find(name: str) -> str:
@@ -70,13 +74,12 @@ def listed(
     for name, value in made.items():
         if name not in fields:
             values[name] = _plain(value, names, uploads)
-    result = Listed(values)
-    for number, lora in enumerate(whole.loras, start=1):
-        if lora.audio is not None:
-            raise ValueError(f"shots: loras {number}: a job has one strength of a LoRA: leave audio out")
-        pairs = result.loras if lora.stage is None else result.stage2_loras
-        pairs.append((lora.file, lora.strength))
-    return result
+    loras = [(lora.stage, (lora.file, lora.strength)) for lora in whole.loras]
+    return Listed(
+        fields=values,
+        loras=tuple(pair for stage, pair in loras if stage is None),
+        stage2_loras=tuple(pair for stage, pair in loras if stage is not None),
+    )
 
 
 def _plain(value: Any, names: ParsedJson, uploads: Uploads) -> Any:
