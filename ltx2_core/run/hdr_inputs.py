@@ -26,9 +26,9 @@ def check_hdr(request: Request) -> None:
     """Check the option ``hdr`` of a request, the colour space of its EXR images, before any work.
 
     Raises ValueError for EXR images in a request without ``hdr``. For a request with ``hdr``, raises it for
-    EXR images next to SDR ones, for EXR images with another ``fit`` than "crop", for a clip of audio alone,
-    and if the library OpenEXR is missing. Warns in the log of SDR images, and of an EXR image that states
-    other primaries than those of ``hdr``.
+    EXR images next to SDR ones, for a folder in the place of an image, for EXR images with another ``fit``
+    than "crop", for a clip of audio alone, and if the library OpenEXR is missing. Warns in the log of SDR
+    images, and of an EXR image that states other primaries than those of ``hdr``.
     """
     hdr, sources = request.inputs.hdr, tuple(_sources(request))
     bright = [one for one in sources if is_exr(one) or is_exr_folder(one)]
@@ -46,6 +46,13 @@ def check_hdr(request: Request) -> None:
     if bright and plain:
         raise ValueError(
             f"hdr={hdr}: {bright[0]} is EXR and {plain[0]} is not: give all images of a run as EXR, or none"
+        )
+    stills = (request.inputs.image.source, *(image.source for image in request.inputs.images))
+    folder = next((one for one in stills if is_exr_folder(one)), None)
+    if folder is not None:
+        raise ValueError(
+            f"{folder} is a folder of EXR images: give one image of it, or the folder as a reference "
+            "(--control), or as the source of ltx2 retake"
         )
     if bright and request.inputs.fit != "crop":
         raise ValueError(f"fit={request.inputs.fit} works on 8-bit colours: use crop with EXR images")

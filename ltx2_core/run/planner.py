@@ -19,6 +19,7 @@ from ..types import Numerics
 from .codecs import Codecs
 from .components import Components
 from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, plan_dfr
+from .distilled_weights import check_distilled
 from .distributed import Processes
 from .execution import Execution
 from .file_recipe import recipe_of_file
@@ -220,6 +221,7 @@ class Planner(Codecs):
         if not self.networks.has_audio:
             check_silent(request)
         check_pipeline(request, self.temporal_upscaler, self.detail_lora)
+        check_distilled(request, self.networks.file(Component.TRANSFORMER).path, self.loras)
         check_inputs(request, stages, self.loras)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         check_components(self.networks, request, stages, further=further)

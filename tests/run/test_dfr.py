@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -190,6 +192,52 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(pipeline.networks, "use", lambda *args, **more: pytest.fail("a network was loaded"))
     with pytest.raises(ValueError, match=message):
         pipeline("a ball", **{**SMALL, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "lora", "refused", "warned"),
+    [
+        ("ltx-2.5-22b-dev-transformer-bf16", None, True, ""),
+        ("ltx-2.5-22b-dev-transformer-bf16", "ltx-2.5-22b-distilled-lora-450", False, ""),
+        ("ltx-2.5-22b-dev-transformer-bf16", "style", False, "has full weights"),
+        ("ltx-2.5-22b-distilled-transformer-bf16", None, False, ""),
+        ("renamed", None, False, "no name of a file says"),
+        ("renamed", "distilled", False, ""),
+    ],
+)
+def test_full_weights_without_the_distilled_lora_are_refused_or_said(
+    tiny25, tmp_path, name, lora, refused, warned, caplog
+):
+    checkpoint = tmp_path / f"{name}.safetensors"
+    checkpoint.symlink_to(tiny25.checkpoint)
+    loras = []
+    if lora is not None:
+        loras = [tmp_path / f"{lora}.safetensors"]
+        loras[0].symlink_to(tiny25.lora)
+    pipeline = LTX2Pipeline(
+        checkpoint, text_encoder=tiny25.text_encoder, upscaler=tiny25.upsampler, loras=loras
+    )
+    with caplog.at_level(logging.WARNING, "ltx2_core"):
+        if refused:
+            with pytest.raises(ValueError, match=f"those of {name}.safetensors are full: name a distilled"):
+                pipeline.check(Request(prompt="a ball", **SMALL))
+        else:
+            pipeline.check(Request(prompt="a ball", **SMALL))
+    said = [record.getMessage() for record in caplog.records if "weights" in record.getMessage()]
+    assert len(said) == bool(warned)
+    assert warned in "".join(said)
+
+
+def test_a_plain_run_is_told_of_full_weights_only_where_it_is_for_distilled_ones(tiny25, tmp_path, caplog):
+    checkpoint = tmp_path / "ltx-2.5-22b-dev.safetensors"
+    checkpoint.symlink_to(tiny25.checkpoint)
+    pipeline = LTX2Pipeline(checkpoint, text_encoder=tiny25.text_encoder)
+    plain = {"prompt": "a ball", "width": 64, "height": 64, "num_frames": 9}
+    with caplog.at_level(logging.WARNING, "ltx2_core"):
+        pipeline.check(Request(**plain))
+        assert "full weights" not in caplog.text
+        pipeline.check(Request(**plain, distilled=True))
+    assert "ltx-2.5-22b-dev.safetensors has full weights, which burn" in caplog.text
 
 
 @pytest.mark.parametrize(

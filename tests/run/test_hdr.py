@@ -105,6 +105,8 @@ def test_a_retake_has_the_light_of_its_source_outside_of_the_region(pipeline, pl
         ({"image": "{plates}/p0.exr", "fit": "pad"}, "fit=pad"),
         ({"video": False}, "audio alone"),
         ({"references": ["{plates}/p0.exr"]}, "folder"),
+        ({"image": "{plates}"}, "give one image of it, or the folder as a reference"),
+        ({"images": [("{plates}", 8)]}, "give one image of it, or the folder as a reference"),
         ({"image": "{missing}.exr"}, "no image file"),
         ({"hdr": "rec2020"}, "hdr="),
     ],

@@ -1,0 +1,50 @@
+"""Whether the weights of a run are distilled, as far as the names of its files say: nothing in them does."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from ..loading import Lora
+from ..loading.lora import DISTILLED, is_distilled
+from .request import Request
+
+_FULL: Final = re.compile(r"(?<![a-z0-9])dev(?![a-z0-9])")
+"""What the names of files with full weights contain, such as ltx-2.5-22b-dev-transformer."""
+
+_log = logging.getLogger(__name__)
+
+
+def check_distilled(request: Request, transformer: Path, loras: Sequence[Lora]) -> None:
+    """Check that a ``request`` for distilled weights has them, by the names of its files.
+
+    ``transformer`` is the file of the transformer, ``loras`` are those of every stage. Raises ValueError for
+    the DFR pipeline if the name of the file says that its weights are full (dev) and there is no LoRA that
+    could distil them. Warns in the log where a DFR run names nothing distilled, and for a plain run of full
+    weights.
+    """
+    named = DISTILLED in str(transformer).lower() or any(
+        is_distilled(lora.path) for lora in loras if lora.strength
+    )
+    if named or not request.sampling.distilled:
+        return
+    full, dfr = bool(_FULL.search(transformer.name.lower())), request.staging.pipeline == "dfr"
+    needed = "name a distilled checkpoint, or the distilled LoRA with --lora (loras in Python)"
+    if full and dfr and not loras:
+        raise ValueError(
+            f"the DFR pipeline samples every stage with distilled weights, and those of {transformer.name} "
+            f"are full: {needed}"
+        )
+    if full:
+        _log.warning(
+            "%s has full weights, which burn in the few steps of distilled ones: %s", transformer.name, needed
+        )
+    elif dfr:
+        _log.warning(
+            "the DFR pipeline needs distilled weights, and no name of a file says that it has them: if those "
+            "of %s are full (dev), %s",
+            *(transformer.name, needed),
+        )
