@@ -23,7 +23,7 @@ from ..config import (
 )
 from ..storage.quantized import QUANTISED_DTYPES
 from ..storage.writing import Entry, as_bytes, write_safetensors
-from ..text.folder import find_tokenizer
+from ..text.folder import class_of, find_tokenizer
 from . import diffusers_out as out
 from . import diffusion_out, diffusion_vae
 from .checkpoint import Checkpoint, open_checkpoint
@@ -202,7 +202,7 @@ def _write(
     index["scheduler"] = ["diffusers", SCHEDULER["_class_name"]]
     if text_encoder is not None:
         _copy_text_encoder(text_encoder, folder)
-        index["text_encoder"] = ["transformers", "Gemma3ForConditionalGeneration"]
+        index["text_encoder"] = ["transformers", class_of(text_encoder)]
         index["tokenizer"] = ["transformers", "GemmaTokenizerFast"]
     # Last, since it makes a pipeline of the folder.
     _write_json(folder / "model_index.json", index)

@@ -22,6 +22,16 @@ _LANGUAGE_KEY = re.compile(rf"^(?:{'|'.join(map(re.escape, PREFIXES))})({_NAME})
 KINDS = ("gemma3_text", "gemma4_text", "gemma4_unified_text")
 """Model types of a text-only Gemma, and of the text part of a multimodal one."""
 
+CLASSES = {
+    "gemma3": "Gemma3ForConditionalGeneration",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma4": "Gemma4ForConditionalGeneration",
+    "gemma4_text": "Gemma4ForCausalLM",
+    "gemma4_unified": "Gemma4UnifiedForConditionalGeneration",
+    "gemma4_unified_text": "Gemma4UnifiedForCausalLM",
+}
+"""Model type of a Gemma -> the class of transformers with the head that predicts tokens."""
+
 
 def language_name(key: str) -> str | None:
     """The name in Gemma's language model of the tensor that a file calls ``key``; None for other tensors.
@@ -78,6 +88,15 @@ def find_config(folder: Path) -> tuple[Path, ParsedJson]:
         f"no Gemma 3 text encoder in {folder}: found {found}; expected a config.json with model_type "
         "'gemma3' or 'gemma3_text'"
     )
+
+
+def class_of(folder: Path) -> str:
+    """The class of transformers that loads the whole model in the folder of a text encoder.
+
+    It is that of a text-only Gemma or of one that reads images too. Raises what :func:`find_config` raises.
+    """
+    path, _ = find_config(folder)
+    return CLASSES[str(read_object(path)["model_type"])]
 
 
 def find_weights(folder: Path, config_path: Path) -> dict[str, TensorInfo]:

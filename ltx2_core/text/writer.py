@@ -12,19 +12,13 @@ from torch import Tensor
 
 from ..torchaudio_import import without_broken_torchaudio
 from .enhance import SEED, WritingRules
+from .folder import CLASSES
 from .gemma import Gemma
 from .tokenizer import IMAGE_MARKERS, Tokenizer
 from .vision import VisionParts, image_inputs, with_soft_tokens, with_vision
 
 MULTIPLE: Final = 8
 """Conversations are padded on the left to a multiple of so many tokens, as in the official pipelines."""
-
-_CLASSES: Final = {
-    "gemma3_text": "Gemma3ForCausalLM",
-    "gemma4_text": "Gemma4ForCausalLM",
-    "gemma4_unified_text": "Gemma4UnifiedForCausalLM",
-}
-"""Model type of a Gemma -> the class of transformers that adds the head that predicts tokens."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +139,7 @@ def _with_head(gemma: Gemma) -> Any:
         import transformers
     config = gemma.model.config
     with torch.device("meta"):
-        model = getattr(transformers, _CLASSES[config.model_type])(config)
+        model = getattr(transformers, CLASSES[config.model_type])(config)
     model.model = gemma.model
     model.lm_head.weight = gemma.model.embed_tokens.weight
     return model.eval()

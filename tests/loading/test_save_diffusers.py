@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -96,6 +97,31 @@ def test_the_command_writes_a_folder_that_inspect_and_convert_read(tiny, tmp_pat
     for component in one.components:
         assert one.shapes(component) == other.shapes(component)
     assert CliRunner().invoke(main, words).exit_code == 2, "the folder is not empty"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("gemma3", "Gemma3ForConditionalGeneration"),
+        ("gemma3_text", "Gemma3ForCausalLM"),
+        ("gemma4", "Gemma4ForConditionalGeneration"),
+        ("gemma4_text", "Gemma4ForCausalLM"),
+        ("gemma4_unified", "Gemma4UnifiedForConditionalGeneration"),
+        ("gemma4_unified_text", "Gemma4UnifiedForCausalLM"),
+    ],
+)
+def test_the_index_names_the_class_of_the_text_encoder(tiny23, kind, name, tmp_path):
+    encoder = tmp_path / "encoder"
+    shutil.copytree(tiny23.text_encoder, encoder)
+    file = encoder / "config.json"
+    config = json.loads(file.read_text())
+    text = {} if kind.endswith("_text") else {"text_config": config}
+    file.write_text(json.dumps({**config, **text, "model_type": kind}))
+    save_diffusers(tmp_path / "folder", [open_checkpoint(tiny23.checkpoint)], encoder)
+    index = json.loads((tmp_path / "folder" / "model_index.json").read_text())
+    assert index["text_encoder"] == ["transformers", name]
+    transformers = pytest.importorskip("transformers")
+    assert kind.startswith("gemma4") or hasattr(transformers, name)
 
 
 def test_quantised_and_half_models_are_refused_and_leave_nothing(tiny23, tmp_path):
