@@ -1,8 +1,10 @@
 // @ts-check
 /** Registers what this pack adds to the page. */
+import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { fitFiles, useReleased } from "./released.js";
 import { showReports } from "./report.js";
+import { showTimeline } from "./timeline/widget.js";
 import {
   countSavedStrength,
   countStrengthOfApiFiles,
@@ -50,6 +52,7 @@ app.registerExtension({
   },
   nodeCreated(/** @type {any} */ node) {
     if (!String(node.comfyClass).startsWith(PREFIX)) return;
+    showTimeline(node, api);
     showReports(node);
     labelTextBoxes(node);
     // First, since it decides what is grey.

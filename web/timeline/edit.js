@@ -1,0 +1,192 @@
+// @ts-check
+/** Edits of a shot list: each takes a list and returns another one, and leaves what it does not touch. */
+import { find, itemsOf, trimOf } from "./items.js";
+import { rounded, secondsOf, written } from "./times.js";
+
+/** @typedef {import("../grid.js").Clip} Clip */
+/** @typedef {import("./list.js").List} List */
+/** @typedef {import("./items.js").Item} Item */
+/** @typedef {import("./items.js").Place} Place */
+/** @typedef {{ list: List, place: Place | null }} Edit a list, and the entry that is selected in it */
+
+/**
+ * @param {List} list
+ * @param {Place} place
+ * @param {Record<string, any>} changes keys to set; undefined removes one
+ * @returns {List}
+ */
+export function changed(list, { track, index }, changes) {
+  const entries = [...list[track]];
+  const entry = { ...entries[index], ...changes };
+  for (const key of Object.keys(changes)) if (changes[key] === undefined) delete entry[key];
+  entries[index] = entry;
+  return { ...list, [track]: entries };
+}
+
+/**
+ * Set keys of ``clip``.
+ * @param {List} list
+ * @param {Record<string, any>} changes keys to set; undefined removes one
+ * @returns {List}
+ */
+export function changedClip(list, changes) {
+  const { clip } = changed({ clip: [list.clip ?? {}] }, { track: "clip", index: 0 }, changes);
+  return { ...list, clip: clip[0] };
+}
+
+/**
+ * Add an entry.
+ * @param {List} list
+ * @param {string} track
+ * @param {Record<string, any>} entry
+ * @returns {Edit}
+ */
+export function added(list, track, entry) {
+  const entries = [...(list[track] ?? []), entry];
+  return { list: { ...list, [track]: entries }, place: { track, index: entries.length - 1 } };
+}
+
+/** @param {List} list @param {Place} place @returns {List} */
+export function removed(list, { track, index }) {
+  return { ...list, [track]: list[track].filter((/** @type {any} */ _, /** @type {number} */ i) => i !== index) };
+}
+
+/**
+ * Move an item so that it starts at ``seconds``; parts keep their length where a part follows.
+ * @param {List} list
+ * @param {Clip} clip
+ * @param {Place} place
+ * @param {number} seconds
+ * @returns {List}
+ */
+export function moved(list, clip, place, seconds) {
+  const item = find(itemsOf(list, clip), place);
+  if (!item || item.track === "control") return list;
+  if (item.track === "parts") return movedPart(list, clip, item, seconds);
+  const start = clamp(seconds, 0, (clip.frames - 1) / clip.fps);
+  const last = Math.round(start * clip.fps) >= clip.frames - 1;
+  const at = item.track === "images" && last ? "end" : written(start, clip, item.entry.at);
+  return changed(list, place, { at });
+}
+
+/** @param {List} list @param {Clip} clip @param {Item} item @param {number} seconds */
+function movedPart(list, clip, item, seconds) {
+  const parts = itemsOf(list, clip).filter((one) => one.track === "parts");
+  const number = parts.findIndex((one) => one.index === item.index);
+  if (number === 0) return list;
+  const next = parts[number + 1];
+  const frame = 1 / clip.fps;
+  const latest = (parts[number + 2]?.start ?? clip.seconds) - frame - (next ? item.end - item.start : 0);
+  const start = clamp(seconds, parts[number - 1].start + frame, latest);
+  let result = begun(list, clip, item, start, parts[number - 1]);
+  if (next) result = begun(result, clip, next, start + item.end - item.start, item);
+  return result;
+}
+
+/** Begin a part at ``start``; ends that were written say nothing any more. @param {List} list @param {Clip} clip
+ * @param {Item} part @param {number} start @param {Item} before */
+function begun(list, clip, part, start, before) {
+  const result = "to" in before.entry ? changed(list, before, { to: undefined }) : list;
+  return changed(result, part, { from: written(start, clip, part.entry.from), to: undefined });
+}
+
+/**
+ * Move one edge of an item to ``seconds``: the start of a part, or what is heard of an audio file.
+ * @param {List} list
+ * @param {Clip} clip
+ * @param {Place} place
+ * @param {"start" | "end"} edge
+ * @param {number} seconds
+ * @param {import("./items.js").Lengths} lengths
+ * @returns {List}
+ */
+export function trimmed(list, clip, place, edge, seconds, lengths = () => undefined) {
+  const items = itemsOf(list, clip, lengths);
+  const item = find(items, place);
+  if (item?.track === "audio") return trimmedAudio(list, clip, item, edge, seconds, lengths);
+  if (item?.track !== "parts") return list;
+  const parts = items.filter((one) => one.track === "parts");
+  const cut = parts.findIndex((one) => one.index === item.index) + (edge === "end" ? 1 : 0);
+  if (cut === 0 || cut >= parts.length) return list;
+  const frame = 1 / clip.fps;
+  const start = clamp(seconds, parts[cut - 1].start + frame, parts[cut].end - frame);
+  return begun(list, clip, parts[cut], start, parts[cut - 1]);
+}
+
+/** @param {List} list @param {Clip} clip @param {Item} item @param {"start" | "end"} edge @param {number} seconds
+ * @param {import("./items.js").Lengths} lengths */
+function trimmedAudio(list, clip, item, edge, seconds, lengths) {
+  const [from, to] = trimOf(item.entry);
+  const frame = 1 / clip.fps;
+  if (edge === "end") {
+    const longest = (lengths(item.label) ?? Infinity) - from;
+    const length = clamp(seconds - item.start, frame, longest);
+    // The end of the file is not written, so that a longer file is heard to its end.
+    return changed(list, item, { trim: length >= longest ? [from, null] : [from, rounded(from + length)] });
+  }
+  const start = clamp(seconds, Math.max(0, item.start - from), item.end - frame);
+  const trim = [rounded(from + start - item.start), to];
+  return changed(list, item, { at: written(start, clip, item.entry.at), trim });
+}
+
+/**
+ * Split a part or an audio piece at ``seconds``.
+ * @param {List} list
+ * @param {Clip} clip
+ * @param {Place} place
+ * @param {number} seconds
+ * @param {import("./items.js").Lengths} lengths
+ * @returns {Edit | null} null where there is nothing to split
+ */
+export function split(list, clip, place, seconds, lengths = () => undefined) {
+  const item = find(itemsOf(list, clip, lengths), place);
+  const frame = 1 / clip.fps;
+  if (!item || seconds < item.start + frame / 2 || seconds > item.end - frame / 2) return null;
+  if (item.track === "parts") {
+    const { to: _, ...entry } = item.entry;
+    return added(changed(list, place, { to: undefined }), "parts", { ...entry, from: written(seconds, clip, entry.from) });
+  }
+  if (item.track !== "audio") return null;
+  const [from, to] = trimOf(item.entry);
+  const middle = rounded(from + seconds - item.start);
+  const second = { ...item.entry, at: written(seconds, clip, item.entry.at), trim: [middle, to] };
+  return added(changed(list, place, { trim: [from, middle] }), "audio", second);
+}
+
+/**
+ * An entry as a shot list of its own, which can be pasted into another one.
+ * @param {List} list
+ * @param {Place} place
+ * @returns {List}
+ */
+export function copied(list, { track, index }) {
+  return { format: "ltx2.shots/1", [track]: [list[track][index]] };
+}
+
+/**
+ * Add all entries of another list, the first of them at ``seconds``.
+ * @param {List} list
+ * @param {Clip} clip
+ * @param {List} other
+ * @param {number} seconds
+ * @returns {Edit | null} null where there is nothing to add
+ */
+export function pasted(list, clip, other, seconds) {
+  const items = itemsOf(other, clip);
+  const first = Math.min(...items.map((item) => secondsOf(item.entry.from ?? item.entry.at ?? 0, clip)));
+  /** @type {Edit | null} */
+  let result = null;
+  for (const { track, entry } of items) {
+    const key = track === "parts" ? "from" : "at";
+    const at = seconds + secondsOf(entry[key] ?? 0, clip) - first;
+    const { to: _, ...rest } = entry;
+    const timed = track === "control" || Number.isNaN(at) ? rest : { ...rest, [key]: written(at, clip, entry[key]) };
+    result = added(result?.list ?? list, track, timed);
+  }
+  return result;
+}
+
+/** @param {number} value @param {number} least @param {number} most */
+export function clamp(value, least, most) {
+  return Math.max(least, Math.min(most, value));
+}

@@ -1,0 +1,105 @@
+// @ts-check
+/** What a timeline shows of a shot list: items with a track, a start and an end in seconds. */
+import { secondsOf } from "./times.js";
+
+/** @typedef {import("../grid.js").Clip} Clip */
+/** @typedef {import("./list.js").List} List */
+/** @typedef {{ track: string, index: number }} Place an entry of a list */
+/**
+ * @typedef {object} Item
+ * @property {string} track key of the list
+ * @property {number} index of its entry in that list
+ * @property {number} start in seconds
+ * @property {number} end in seconds; that of an image is its start
+ * @property {boolean} open whether the end is decided by what follows or by the file
+ * @property {string} label
+ * @property {Record<string, any>} entry
+ */
+/** Seconds of files by name, as far as they are known. @typedef {(file: string) => number | undefined} Lengths */
+
+export const TRACKS = [
+  { key: "parts", name: "Prompts" },
+  { key: "images", name: "Images" },
+  { key: "control", name: "Control" },
+  { key: "audio", name: "Audio" },
+];
+
+/**
+ * All items of a list, track by track, each track by its starts.
+ * @param {List} list
+ * @param {Clip} clip
+ * @param {Lengths} lengths of audio files
+ * @returns {Item[]}
+ */
+export function itemsOf(list, clip, lengths = () => undefined) {
+  return TRACKS.flatMap(({ key }) => {
+    const items = (list[key] ?? []).map((/** @type {any} */ entry, /** @type {number} */ index) =>
+      itemOf(key, entry, index, clip, lengths),
+    );
+    items.sort((/** @type {Item} */ a, /** @type {Item} */ b) => a.start - b.start || a.index - b.index);
+    return key === "parts" ? until(items, clip) : items;
+  });
+}
+
+/**
+ * @param {string} track
+ * @param {Record<string, any>} entry
+ * @param {number} index
+ * @param {Clip} clip
+ * @param {Lengths} lengths
+ * @returns {Item}
+ */
+function itemOf(track, entry, index, clip, lengths) {
+  const at = secondsOf((track === "parts" ? entry.from : entry.at) ?? 0, clip);
+  // What cannot be read is shown at the start, and a warning says so.
+  const start = track === "control" || Number.isNaN(at) ? 0 : at;
+  const label = String((track === "parts" ? entry.prompt : entry.file) ?? "");
+  const item = { track, index, start, end: start, open: false, label, entry };
+  if (track === "audio") return { ...item, end: start + heard(entry, lengths, clip.seconds - start), open: true };
+  return track === "control" ? { ...item, end: clip.seconds, open: true } : item;
+}
+
+/**
+ * How long an audio piece is heard, in seconds.
+ * @param {Record<string, any>} entry
+ * @param {Lengths} lengths
+ * @param {number} rest taken where the length of the file is not known yet
+ */
+function heard(entry, lengths, rest) {
+  const [from, to] = trimOf(entry);
+  const end = to ?? lengths(String(entry.file));
+  return end === undefined ? Math.max(0.1, rest) : Math.max(0, end - from);
+}
+
+/**
+ * Start and end of what is used of a file, in seconds of the file.
+ * @param {Record<string, any>} entry
+ * @returns {[number, number | null]}
+ */
+export function trimOf(entry) {
+  const [from, to] = Array.isArray(entry.trim) ? entry.trim : [];
+  return [Number(from) || 0, typeof to === "number" ? to : null];
+}
+
+/** Each part lasts until the next one. @param {Item[]} items @param {Clip} clip */
+function until(items, clip) {
+  return items.map((item, number) => ({
+    ...item,
+    // The first one holds from the start of the clip, whatever it says.
+    start: number === 0 ? 0 : item.start,
+    end: Math.max(item.start, items[number + 1]?.start ?? clip.seconds),
+    open: true,
+  }));
+}
+
+/** @param {Item[]} items @param {Place | null} place */
+export function find(items, place) {
+  return items.find((one) => one.track === place?.track && one.index === place?.index);
+}
+
+/** @param {Item} item @returns {number | undefined} undefined where entries of this kind have none */
+export function strengthOf(item) {
+  if (item.track !== "images" && item.track !== "control") return undefined;
+  const strength = item.entry.strength ?? 1;
+  return typeof strength === "number" ? strength : 1;
+}

@@ -1,0 +1,97 @@
+// @ts-check
+/** The text of a shot list and its JSON: what a tool wrote and this page does not know stays as it is. */
+import { planClip } from "../grid.js";
+
+export const FORMAT = "ltx2.shots/1";
+export const MAX_BYTES = 2 ** 22;
+export const MAX_ENTRIES = 1000;
+export const DEFAULTS = { width: 768, height: 512, fps: 24, frames: 121 };
+
+/** @typedef {Record<string, any>} List */
+/** @typedef {import("../grid.js").Clip} Clip */
+
+/** Lists of a shot list that hold entries. */
+export const LISTS = ["parts", "images", "control", "audio", "regions", "loras"];
+
+// Strings are matched too, so that digits inside of them are left alone.
+const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
+const LITERAL = "\u0000number:";
+
+/**
+ * Read the text of a shot list.
+ * @param {string} text
+ * @returns {{ list: List | null, error: string }} the list, or what is wrong with the text
+ */
+export function parse(text) {
+  if (text.length > MAX_BYTES) return refused(`a shot list has at most ${MAX_BYTES} bytes`);
+  let list;
+  try {
+    list = JSON.parse(text.replace(TOKENS, exact));
+  } catch (error) {
+    return refused(error instanceof SyntaxError ? error.message.replaceAll(LITERAL, "") : "lists are nested too deeply");
+  }
+  if (!isObject(list)) return refused("a JSON object is expected");
+  if (list.format !== FORMAT) return refused(`a shot list begins with "format": "${FORMAT}"`);
+  if (list.clip !== undefined && !isObject(list.clip)) return refused("clip must be an object");
+  for (const name of LISTS) {
+    const entries = list[name];
+    if (entries === undefined) continue;
+    if (!Array.isArray(entries) || !entries.every(isObject)) return refused(`${name} must be a list of objects`);
+    if (entries.length > MAX_ENTRIES) return refused(`${name} has more than ${MAX_ENTRIES} entries`);
+  }
+  return { list, error: "" };
+}
+
+/** @param {string} error */
+function refused(error) {
+  return { list: null, error };
+}
+
+/** A number that JavaScript would round, such as a seed of 64 bits, as text with a mark. @param {string} token */
+function exact(token) {
+  if (token[0] === '"' || Number.isSafeInteger(Number(token)) || !/^-?\d+$/.test(token)) return token;
+  return JSON.stringify(LITERAL + token);
+}
+
+/** @param {unknown} value @returns {value is Record<string, any>} */
+export function isObject(value) {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * The text of a shot list: a line for each key, and for each entry of a list.
+ * @param {List} list
+ */
+export function serialise(list) {
+  const lines = Object.entries(list).map(([key, value]) => `  ${JSON.stringify(key)}: ${block(value)}`);
+  return `{\n${lines.join(",\n")}\n}`;
+}
+
+/** @param {any} value */
+function block(value) {
+  if (!Array.isArray(value) || !value.some(isObject)) return inline(value);
+  return `[\n${value.map((one) => `    ${inline(one)}`).join(",\n")}\n  ]`;
+}
+
+/** @param {any} value @returns {string} */
+function inline(value) {
+  if (typeof value === "string" && value.startsWith(LITERAL)) return value.slice(LITERAL.length);
+  if (Array.isArray(value)) return `[${value.map(inline).join(", ")}]`;
+  if (!isObject(value)) return JSON.stringify(value);
+  return `{${Object.entries(value)
+    .map(([key, one]) => `${JSON.stringify(key)}: ${inline(one)}`)
+    .join(", ")}}`;
+}
+
+/**
+ * The clip of a list on the latent grid; what is missing or wrong is as the recipe of LTX-2 has it.
+ * @param {List} list
+ * @returns {Clip}
+ */
+export function clipOf(list) {
+  const { width, height, fps, frames, seconds, stages } = { ...DEFAULTS, frames: undefined, ...list.clip };
+  const length = Number.isInteger(frames) ? { frames } : seconds > 0 ? { seconds } : { frames: DEFAULTS.frames };
+  const plan = planClip(width, height, length, fps, "nearest", stages === 2 ? 2 : 1);
+  const plain = planClip(DEFAULTS.width, DEFAULTS.height, { frames: DEFAULTS.frames }, DEFAULTS.fps);
+  return plan ?? /** @type {Clip} */ (plain);
+}
