@@ -53,7 +53,7 @@ def plan(chosen: Chosen) -> None:
         _draw(plans, chosen["picture"])
 
 
-_OF_CHOICE = ("choose", "for_image", "for_lora", "system_memory")
+_OF_CHOICE = ("choose", "for_image", "for_lora", "without_audio", "system_memory")
 _WITH_CHOICE = (*_OF_CHOICE, "seconds", "budgets")
 
 
@@ -70,7 +70,7 @@ def _choose(chosen: Chosen) -> None:
     Raises ValueError for an option that is chosen here, and if there is one budget that no clip fits.
     """
     from ..memory import parse_size, size_text
-    from ..run.choice import choose_run
+    from ..run.choice import NothingFits, choose_run
     from ..shapes import AUTO
 
     for name in chosen.explicit:
@@ -92,10 +92,11 @@ def _choose(chosen: Chosen) -> None:
                 seconds=5.0 if seconds is None else seconds,
                 quality=chosen["choose"],
                 image=chosen["for_image"],
+                audio=not chosen["without_audio"],
                 lora=chosen["for_lora"],
                 system_memory=system,
             )
-        except ValueError as error:
+        except NothingFits as error:
             # With several budgets the others may have an answer.
             if len(budgets) == 1:
                 raise
@@ -104,7 +105,8 @@ def _choose(chosen: Chosen) -> None:
         click.echo(f"within {size_text(budget)}")
         for reason in found.reasons:
             click.echo(f"  {reason}")
-        click.echo(f"  steps: {found.steps} and {found.stage2_steps} in two stages")
+        second = f" and {found.stage2_steps} in two stages" if found.stage2_steps else " in one stage"
+        click.echo(f"  steps: {found.steps}{second}")
         click.echo(f"  {found.command}\n")
 
 
@@ -116,6 +118,8 @@ def _plan_training(chosen: Chosen, clip: ClipPlan) -> None:
     for name in ("checkpoints", "picture"):
         if chosen[name]:
             raise ValueError("--train plans for the released models of --model and --stored alone")
+    if chosen["model"].startswith("ltxv"):
+        raise ValueError("--train plans for LTX-2: --model must be 2.0, 2.3 or 2.5")
     size, quantised = released_size(chosen["model"], chosen["stored"]), chosen["stored"] != "bf16"
     click.echo(
         f"LoRA on LTX-{chosen['model']} in {chosen['stored']}: clips of {clip.width}x{clip.height}, "

@@ -9,12 +9,14 @@ from typing import Literal
 from torch import nn
 
 from ..config import (
+    TransformerConfig,
     audio_vae_config,
     text_config,
     transformer_config,
     video_vae_config,
     vocoder_config,
 )
+from ..config.reader import VIDEO_TRANSFORMER
 from ..storage.files import JsonObject, JsonValue
 from ..text.connectors import TextConnectors
 from ..transformer import Transformer
@@ -23,9 +25,10 @@ from .audio_stage import AudioSize
 from .plan import ModelSize
 from .text_stage import TextSize
 
-Released = Literal["2.0", "2.3", "2.5"]
+Released = Literal["2.0", "2.3", "2.5", "ltxv-2b", "ltxv-13b"]
+"""A generation of LTX-2, or one of the two sizes of LTX-Video."""
 Stored = Literal["bf16", "fp8", "int8"]
-RELEASED: tuple[Released, ...] = ("2.0", "2.3", "2.5")
+RELEASED: tuple[Released, ...] = ("2.0", "2.3", "2.5", "ltxv-2b", "ltxv-13b")
 STORED: dict[Stored, int] = {"bf16": 2, "fp8": 1, "int8": 1}
 """How the weights of the transformer's blocks are stored -> bytes per weight."""
 
@@ -60,13 +63,18 @@ _AMP: JsonObject = {
 }
 _VOCODER: JsonObject = {"vocoder": {"vocoder": _AMP, "bwe": _AMP}}
 _UP = (("space", 2, 6), ("time", 2, 4), ("all", 1, 2), ("all", 2, 2))
+_LTXV = {"ltxv-2b": (28, 64), "ltxv-13b": (48, 128)}
+"""Layers, and width of one of the 32 heads, of each size of LTX-Video."""
+_T5 = 4_762_310_656
+"""Parameters of the encoder of T5 v1.1 XXL."""
 
 
 @lru_cache(maxsize=8)
 def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
     """Configurations and bytes of weights of a released model.
 
-    ``generation`` is its release, "2.0", "2.3" or "2.5" (with the convolutional video VAE). ``stored`` says
+    ``generation`` is its release, "2.0", "2.3" or "2.5" (with the convolutional video VAE), or "ltxv-2b" or
+    "ltxv-13b" for LTX-Video from 0.9.5 on with T5 v1.1 XXL. ``stored`` says
     how the weights of the transformer's blocks are stored: "fp8" and "int8" take one byte for each, "bf16"
     two. "int8" are the ConvRot files, in which the text connectors and the text encoder are int8 too. Raises
     ValueError for a generation that is not in ``RELEASED`` or storage that is not in ``STORED``.
@@ -76,13 +84,15 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
             f"no sizes are known of {generation!r} in {stored!r}; "
             f"use one of {', '.join(RELEASED)} in {', '.join(STORED)}"
         )
+    if generation in _LTXV:
+        if stored == _INT8:
+            raise ValueError("LTX-Video is released in bf16 and fp8, and not in int8")
+        return _ltx_video(generation, STORED[stored])
     newest = _NEW_IN_25 if generation == "2.5" else {}
     new: JsonObject = {"transformer": {**NEW_CONFIG, **newest}, "vae": _vae(), **_VOCODER}
     config: JsonObject = {} if generation == "2.0" else new
     transformer, vae, text = transformer_config(config), video_vae_config(config), text_config(config)
-    # A block is the difference of two depths; building all 48 on the meta device would take seconds.
-    one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
-    block = two - one
+    others, block = _others_and_block(transformer)
     # Two bytes a weight for all but the blocks: released fp8 files store only these in eight bits.
     small = STORED[stored] if stored == _INT8 else 2
     connectors = small * _parameters(TextConnectors(text, device="meta"))
@@ -94,10 +104,52 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
         text=TextSize.of(text, hidden=_GEMMA_HIDDEN, intermediate=_GEMMA_INTERMEDIATE),
         connector_weights=connectors,
         text_weights=gemma + 2 * _PROJECTION[generation] + connectors,
-        transformer_weights=2 * (one - block) + STORED[stored] * block * transformer.num_layers,
+        transformer_weights=2 * others + STORED[stored] * block * transformer.num_layers,
         block_weights=STORED[stored] * block,
         decoder_weights=2 * _parameters(VideoDecoder(vae, device="meta")),
     )
+
+
+def _others_and_block(transformer: TransformerConfig) -> tuple[int, int]:
+    """Parameters of a transformer outside of its blocks, and of one block."""
+    # A block is the difference of two depths; building all 48 on the meta device would take seconds.
+    one, two = (_parameters(Transformer(replace(transformer, num_layers=n), device="meta")) for n in (1, 2))
+    return 2 * one - two, two - one
+
+
+def _ltx_video(generation: Released, stored: int) -> ModelSize:
+    """The sizes of LTX-Video, whose blocks take ``stored`` bytes a weight."""
+    layers, head = _LTXV[generation]
+    config: JsonObject = {
+        "transformer": {
+            "_class_name": VIDEO_TRANSFORMER,
+            "num_layers": layers,
+            "num_attention_heads": 32,
+            "attention_head_dim": head,
+            "cross_attention_dim": 32 * head,
+            "caption_channels": 4096,
+            "causal_temporal_positioning": True,
+        },
+        "vae": {"timestep_conditioning": True, "decoder_blocks": _LTXV_DECODER},
+    }
+    transformer, vae = transformer_config(config), video_vae_config(config)
+    others, block = _others_and_block(transformer)
+    return ModelSize(
+        transformer=transformer,
+        vae=vae,
+        text=TextSize.of_t5(hidden=4096, intermediate=10240),
+        text_weights=2 * _T5,
+        transformer_weights=2 * others + stored * block * layers,
+        block_weights=stored * block,
+        decoder_weights=2 * _parameters(VideoDecoder(vae, device="meta")),
+    )
+
+
+_RES: JsonValue = ["res_x", {"num_layers": 5}]
+_LTXV_DECODER: JsonValue = [
+    *[part for _ in range(3) for part in (_RES, ["compress_all", {"multiplier": 2, "residual": True}])],
+    _RES,
+]
 
 
 def _vae() -> JsonObject:

@@ -16,8 +16,8 @@ class ReleasedFile:
     """A file of a repository of Hugging Face.
 
     ``path`` is its name there, and ``folder`` that of ComfyUI's folder for it. ``generations`` are the
-    generations of LTX-2 that use it. ``bytes`` is its size, None if it is not known; ``exact`` is False for a
-    size that is rounded.
+    generations of LTX-2 that use it, or "0.9" for LTX-Video. ``bytes`` is its size, None if it is not known;
+    ``exact`` is False for a size that is rounded.
     """
 
     id: str
@@ -38,17 +38,26 @@ class ReleasedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedModel:
-    """Files that together make clips; ``distilled`` says that they are sampled in few steps."""
+    """Files that together make clips; ``distilled`` says that they are sampled in few steps.
+
+    ``tokenizer`` belongs beside the text encoder; None where that holds it. ``size`` is the generation of
+    LTX-2, or which size of LTX-Video it is, such as "ltxv-2b"; ``stored`` says how the blocks of the
+    transformer are stored, such as "fp8".
+    """
 
     name: str
     checkpoints: tuple[ReleasedFile, ...]
     text_encoder: ReleasedFile
     upscaler: ReleasedFile
     distilled: bool
+    size: str
+    stored: str = "bf16"
+    tokenizer: ReleasedFile | None = None
 
     @property
     def files(self) -> tuple[ReleasedFile, ...]:
-        return (*self.checkpoints, self.text_encoder, self.upscaler)
+        tokenizer = () if self.tokenizer is None else (self.tokenizer,)
+        return (*self.checkpoints, self.text_encoder, *tokenizer, self.upscaler)
 
 
 @cache
@@ -68,6 +77,9 @@ def released_models() -> dict[str, ReleasedModel]:
             text_encoder=files[entry["text_encoder"]],
             upscaler=files[entry["upscaler"]],
             distilled=entry["distilled"],
+            size=entry.get("size") or files[entry["checkpoints"][0]].generations[0],
+            stored=entry.get("stored", "bf16"),
+            tokenizer=files[entry["tokenizer"]] if "tokenizer" in entry else None,
         )
         for name, entry in _table()["models"].items()
     }

@@ -14,6 +14,8 @@ from ..memory import usable
 from ..storage.quantized import loaded_bytes
 from ..text import Gemma, Tokenizer, load_gemma, load_tokenizer
 from ..text.enhance import SEED, Generation, conversation, enhanced
+from ..text.enhance_checks import Enhancement, checked
+from ..text.enhance_drift import vectors_of
 from ..text.gemma import find_encoder
 from ..text.vision import VisionParts, find_vision, takes_images
 from ..text.writer import VisionInput, check_writer, writer_of
@@ -33,9 +35,17 @@ def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None
             "no text encoder is named that could enhance the prompt: give text_encoder (--text-encoder), or "
             "an instruction-tuned Gemma with enhancer (--enhancer)"
         )
+    return _generation_of(path, text_encoder=enhancer is None)
+
+
+def _generation_of(path: Path, *, text_encoder: bool = False) -> Generation:
+    """The generation of the Gemma at ``path``, from headers; ValueError if it cannot write text.
+
+    ``text_encoder`` says that it is that of a model of LTX-2, which in LTX-2.5 cannot.
+    """
     config, _, _ = find_encoder(path)
     generation: Generation = 4 if "gemma4" in str(config.get("model_type", "")) else 3
-    if enhancer is None:
+    if text_encoder:
         check_writer(generation, path)
     # This refuses the tokenizer of a text encoder that is no language model.
     try:
@@ -54,14 +64,16 @@ def enhance_prompt(
     from_image: bool = False,
     seed: int = SEED,
     stop: Callable[[], bool] | None = None,
-) -> str:
+    check: bool = True,
+) -> Enhancement:
     """Rewrite ``prompt`` by a language model, which is loaded for this and freed afterwards.
 
     ``enhancer`` is as for :func:`check_enhancer`. ``image`` (1, 3, H, W) in [0, 1], H W pixel rows and
     columns, is the one that the clip begins with; a language model that takes no images is told of it in
     words, as with ``from_image`` alone.
     ``seed`` decides answers that are drawn at random, those of Gemma 3. ``stop`` is called after each token;
-    if it returns True, the answer ends there. Raises what :func:`check_enhancer` raises.
+    if it returns True, the answer ends there. With ``check`` the result is ``prompt`` itself, with the
+    reason, if the answer has a fault. Raises what :func:`check_enhancer` raises.
     """
     generation = check_enhancer(networks, enhancer)
     parts = None if image is None else vision_of(networks, enhancer, generation)
@@ -69,7 +81,32 @@ def enhance_prompt(
     first = from_image or image is not None
     with _writer(networks, enhancer) as (gemma, tokenizer):
         write = writer_of(gemma, tokenizer, seed=seed, stop=stop, vision=vision)
-        return enhanced(prompt, generation, write, from_image=first, sees=vision is not None)
+        if not check:
+            text = enhanced(prompt, generation, write, from_image=first, sees=vision is not None)
+            return Enhancement(prompt=text)
+        vectors = vectors_of(gemma, tokenizer)
+        return checked(prompt, generation, write, from_image=first, sees=vision is not None, vectors=vectors)
+
+
+def enhance_alone(
+    enhancer: str | os.PathLike[str],
+    prompt: str,
+    *,
+    from_image: bool = False,
+    seed: int = SEED,
+    device: torch.device | str | None = None,
+) -> Enhancement:
+    """Rewrite ``prompt`` by the Gemma in the file or folder ``enhancer``, without any other model file.
+
+    It computes in bfloat16 on ``device``, None for a GPU if there is one; ``from_image`` and ``seed`` are as
+    for :func:`enhance_prompt`. Raises ValueError for a Gemma that cannot write text.
+    """
+    generation = _generation_of(Path(enhancer))
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    gemma = load_gemma(enhancer, dtype=torch.bfloat16, device=device)
+    tokenizer = load_tokenizer(enhancer)
+    write = writer_of(gemma, tokenizer, seed=seed)
+    return checked(prompt, generation, write, from_image=from_image, vectors=vectors_of(gemma, tokenizer))
 
 
 def vision_of(

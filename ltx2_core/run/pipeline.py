@@ -259,6 +259,7 @@ class LTX2Pipeline(Planner):
         from_image: bool = False,
         seed: int = SEED,
         stop: Stop | None = None,
+        check: bool = True,
     ) -> str:
         """Rewrite a short prompt to a full caption by the language model ``enhancer``, or the text encoder.
 
@@ -266,9 +267,10 @@ class LTX2Pipeline(Planner):
         write text. ``image`` is the one that the clip begins with: a file, or an image in memory. It is given
         to a language model that takes images; another one is told in words that there is one, and the log
         warns of it, as with ``from_image`` alone. ``seed`` decides answers that are drawn at random, those of
-        Gemma 3. ``stop`` is called after each token; if it returns True, the answer ends there. The result is
-        ``prompt`` itself if the language model writes nothing. Raises ValueError if there is no language
-        model.
+        Gemma 3. ``stop`` is called after each token; if it returns True, the answer ends there. With
+        ``check`` the answer is checked, and the result is ``prompt`` itself if it has a fault, such as a
+        text that repeats itself or is about something else; the log has the reason. Raises ValueError if
+        there is no language model.
         """
         pixels = None if image is None else read_image(image).clamp(0, 1)
         return enhance_prompt(
@@ -279,7 +281,8 @@ class LTX2Pipeline(Planner):
             from_image=from_image,
             seed=seed,
             stop=stop,
-        )
+            check=check,
+        ).prompt
 
     def save_diffusers(self, folder: str | os.PathLike[str]) -> None:
         """Write the model files of this pipeline, without LoRAs, as a new diffusers folder.

@@ -69,5 +69,62 @@ def shot(*sentences: str) -> str:
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in clean if sentence)
 
 
+def shot_of(parts: Mapping[str, str]) -> str:
+    """Write named parts as the sentences of a shot: camera, subject with action, setting, look, sound.
+
+    Raises ValueError if all parts are empty.
+    """
+    given = {name: parts.get(name, "").strip() for name in fields()}
+    if not any(given.values()):
+        raise ValueError(f"all parts of the prompt are empty: give one of {', '.join(fields())}")
+    seen = " ".join(filter(None, (given["subject"], given["action"])))
+    look = ", ".join(filter(None, (given[name] for name in ("style", "lighting", "atmosphere"))))
+    heard = [given[name] for name, field in fields().items() if field["part"] == "audio"]
+    return shot(given["camera"], seen, given["setting"], look, *heard)
+
+
+def named_size(name: str) -> tuple[int, int]:
+    """Width and height of a named size, such as "720p", on the grid of two stages.
+
+    Raises ValueError for a name that the table does not have.
+    """
+    width, height = _row("sizes", name).split("x")
+    return int(width), int(height)
+
+
+def named_seconds(name: str) -> float:
+    """Seconds of a named length, such as "quick", or of one with its unit, such as "6 s".
+
+    Raises ValueError for a name that the table does not have.
+    """
+    lengths = cast("Mapping[str, str]", tables()["seconds"])
+    by_name = {word: number for number, word in lengths.items()}
+    number = by_name.get(name, name.removesuffix("s").strip())
+    try:
+        return float(number)
+    except ValueError:
+        raise ValueError(f"there is no length {name!r}: use {', '.join(by_name)}, or such as 6 s") from None
+
+
+def named_strength(name: str) -> float:
+    """Strength of a LoRA by its effect: "subtle", "balanced" or "strong", the middle of its range.
+
+    Raises ValueError for a name that the table does not have.
+    """
+    ranges = cast("Mapping[str, str]", tables()["strength of a LoRA"])
+    by_name = {word: span.split(" to ") for span, word in ranges.items() if " to " in span}
+    if name not in by_name:
+        raise ValueError(f"there is no strength {name!r}: use {', '.join(by_name)}")
+    low, high = map(float, by_name[name])
+    return round((low + high) / 2, 2)
+
+
+def _row(title: str, name: str) -> str:
+    table = cast("Mapping[str, str]", tables()[title])
+    if name not in table:
+        raise ValueError(f"there is no {name!r} among the {title}: use {', '.join(table)}")
+    return table[name]
+
+
 def _joined(parts: Iterable[str]) -> str:
     return ", ".join(part.strip() for part in parts if part.strip())

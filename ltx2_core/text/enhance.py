@@ -27,12 +27,13 @@ class WritingRules:
 
     ``max_tokens`` is the largest length of the answer. With a ``temperature`` tokens are drawn at random;
     None always takes the most probable one. A sequence of ``no_repeat`` tokens never occurs twice; 0 allows
-    that.
+    that. ``attempt`` counts answers to one prompt from 0; each draws other tokens.
     """
 
     max_tokens: int
     temperature: float | None = None
     no_repeat: int = 0
+    attempt: int = 0
 
 
 RULES: Final[Mapping[int, WritingRules]] = {

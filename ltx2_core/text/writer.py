@@ -51,11 +51,11 @@ def write_text(
     """Continue the conversation ``text`` and return the answer alone.
 
     ``text`` contains tokens that divide it into turns, such as "<start_of_turn>"; the answer ends where its
-    turn does. ``rules`` say how tokens are chosen, ``seed`` seeds those that are drawn at random; the random
-    state of torch is left as it was. ``stop`` is called after each token; if it returns True, the answer ends
-    there. ``vision`` is an image that the language model is given, at the token in ``text`` that begins an
-    image; None without one. Raises ValueError if the tokenizer lacks the tokens for turns, as that of a text
-    encoder which cannot write does.
+    turn does. ``rules`` say how tokens are chosen; ``seed`` and the attempt seed those that are drawn at
+    random. The random state of torch is left as it was. ``stop`` is called after each token; if it returns
+    True, the answer ends there. ``vision`` is an image that the language model is given, at the token in
+    ``text`` that begins an image; None without one. Raises ValueError if the tokenizer lacks the tokens for
+    turns, as that of a text encoder which cannot write does.
     """
     seen: dict[str, Tensor] = {}
     if vision is not None:
@@ -75,7 +75,7 @@ def write_text(
         kinds, soft = vision.kinds_name, tokenizer.special[IMAGE_MARKERS[vision.parts.generation][1]]
         seen[kinds] = (tokens == soft).long()
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed + rules.attempt)
         made = model.generate(
             tokens,
             attention_mask=mask,

@@ -58,12 +58,18 @@ def test_the_table_names_each_file_once_with_a_place_and_models_of_one_generatio
     assert len(set(places)) == len(places)
     for file in files.values():
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", file.repository), file
-        assert re.fullmatch(r"[\w./-]+\.safetensors", file.path), file
+        ending = "model" if file.kind == "tokenizer" else "safetensors"
+        assert re.fullmatch(rf"[\w./-]+\.{ending}", file.path), file
         assert file.bytes is None or file.bytes > 10**8, file
     for model in released_models().values():
         shared = set.intersection(*(set(file.generations) for file in model.files))
         assert len(shared) == 1, model
-        assert f"ltx-{shared.pop()}" in model.name
+        generation = shared.pop()
+        assert ("ltxv-" if generation == "0.9" else f"ltx-{generation}") in model.name
+        assert ("fp8" in model.name) == (model.stored == "fp8")
+        assert ("distilled" in model.name) == model.distilled
+        # T5 is published without its tokenizer.
+        assert (model.tokenizer is None) == (generation != "0.9")
 
 
 def test_a_model_is_downloaded_found_checked_and_generates(hub, tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ltx2_core.memory import plan_memory, released_size
-from ltx2_core.released.table import model_of
+from ltx2_core.released.table import model_of, released_models
+from ltx2_core.run import choice as choice_module
 from ltx2_core.run.choice import QUALITIES, SIZES, choose_run
 from ltx2_core.run.recipes import recipe_for
 
@@ -17,7 +18,7 @@ GB = 10**9
 @pytest.mark.parametrize("budget", [4, 8, 12, 24, 80])
 def test_the_choice_fits_and_the_next_size_does_not(budget, quality):
     choice = choose_run(budget * GB, quality=quality)
-    size = released_size(choice.model[4:7], choice.stored)
+    size = released_size(choice.release, choice.stored)
     clips = [choice.clip.half(), choice.clip]
     assert plan_memory(budget * GB, size, clips=clips, dtype=torch.bfloat16) == choice.memory
     assert choice.memory.fits
@@ -44,7 +45,7 @@ def test_the_steps_and_the_name_are_those_of_the_released_model():
         choice = choose_run(24 * GB, quality=quality)
         model = model_of(choice.model)
         kind = "distilled" if model.distilled else "dev"
-        assert choice.steps == recipe_for(choice.model[4:7], kind).steps
+        assert choice.steps == recipe_for(choice.release, kind).steps
         assert f"--model {choice.model} " in choice.command
 
 
@@ -60,6 +61,40 @@ def test_files_of_fewer_bits_are_taken_where_more_bits_would_be_copied():
 def test_a_lora_keeps_the_generation_it_was_trained_for():
     assert choose_run(24 * GB, lora="2.0").model.startswith("ltx-2.0")
     assert choose_run(24 * GB, quality="best", lora="2.5").model == "ltx-2.5-distilled"
+
+
+def test_a_clip_without_audio_is_for_ltx_video():
+    small = choose_run(8 * GB, audio=False)
+    assert (small.model, small.release, small.memory.streamed) == ("ltxv-2b-distilled", "ltxv-2b", False)
+    assert any("13B copies" in one for one in small.reasons)
+    assert (small.steps, small.stage2_steps, small.cfg) == (7, 3, 1.0)
+    large = choose_run(24 * GB, audio=False)
+    assert (large.model, large.offload) == ("ltxv-13b-distilled-fp8", "none")
+    assert choose_run(80 * GB, audio=False, quality="fast").release == "ltxv-2b"
+    best = choose_run(8 * GB, audio=False, quality="best")
+    assert (best.model, best.steps, best.stage2_steps) == ("ltxv-13b", 27, 13)
+    one = choose_run(24 * GB, lora="ltxv-2b", quality="best")
+    assert (one.model, one.stage2_steps, len(one.memory.stages)) == ("ltxv-2b", 0, 3)
+
+
+def test_where_no_model_with_audio_fits_ltx_video_is_the_last_resort():
+    choice = choose_run(6 * GB, system_memory=12 * GB)
+    assert choice.model == "ltxv-2b-distilled"
+    assert "no model with audio fits, and this one has none" in choice.reasons[0]
+
+
+def test_every_released_model_can_be_chosen_from():
+    known = {(one.name, one.release, one.kind, one.stored) for one in choice_module._released_files()}
+    assert {name for name, *_ in known} == {*released_models()}
+    for _, release, kind, stored in known:
+        assert released_size(release, stored).transformer_weights > 0
+        assert recipe_for(release, kind).kind == kind
+
+
+@pytest.mark.parametrize(("release", "count"), [("ltxv-2b", 1_923_385_472), ("ltxv-13b", 13_042_569_344)])
+def test_sizes_of_ltx_video_are_those_of_its_files(release, count):
+    size = released_size(release)
+    assert (size.transformer_weights, size.decoder_weights) == (2 * count, 2 * 552_814_641)
 
 
 def test_without_room_for_full_weights_the_distilled_model_is_chosen_and_the_reason_said():
@@ -95,6 +130,7 @@ def test_plain_values_for_other_programs():
         ({"quality": "quick"}, "quality must be one of fast, balanced, best"),
         ({"seconds": 0}, "seconds must be positive"),
         ({"seconds": float("nan")}, "seconds must be positive"),
+        ({"audio": False, "lora": "2.3"}, "a LoRA for 2.3 needs a model with audio"),
     ],
 )
 def test_bad_wishes_are_refused(options, text):

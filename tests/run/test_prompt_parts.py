@@ -6,7 +6,17 @@ import pytest
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
-from ltx2_core.run.prompt_parts import build_prompt, fields, shot, tables, with_sound
+from ltx2_core.run.prompt_parts import (
+    build_prompt,
+    fields,
+    named_seconds,
+    named_size,
+    named_strength,
+    shot,
+    shot_of,
+    tables,
+    with_sound,
+)
 from ltx2_core.shapes import SPATIAL_SCALE
 
 WHOLE = {
@@ -57,6 +67,49 @@ def test_a_shot_is_written_in_sentences():
 def test_named_sizes_lie_on_the_grid():
     for size in tables()["sizes"].values():
         assert all(int(side) % SPATIAL_SCALE == 0 for side in size.split("x"))
+
+
+def test_sizes_lengths_and_strengths_have_names():
+    assert named_size("1080p") == (1920, 1088)
+    assert [named_seconds(name) for name in ("quick", "long", "6 s", "7.5")] == [6, 20, 6, 7.5]
+    assert [named_strength(name) for name in ("subtle", "balanced", "strong")] == [0.4, 0.7, 1.05]
+
+
+@pytest.mark.parametrize(
+    ("named", "text", "says"),
+    [
+        (named_size, "8k", "use 720p, 1080p, 4k"),
+        (named_seconds, "short", "use quick, standard, complex, long, or such as 6 s"),
+        (named_strength, "artefacts", "use subtle, balanced, strong"),
+        (shot_of, {}, "empty"),
+    ],
+)
+def test_unknown_names_are_refused(named, text, says):
+    with pytest.raises(ValueError, match=says):
+        named(text)
+
+
+def test_the_command_adds_sound_to_a_text_and_writes_a_file(tmp_path):
+    file = tmp_path / "prompt.txt"
+    words = ["--text", "a street", "--music", "gentle", "--effects", "a whoosh", "-o", str(file)]
+    made = CliRunner().invoke(main, ["prompt", *words])
+    assert made.output == file.read_text() == "a street, gentle music, a whoosh\n"
+
+
+def test_the_command_enhances_the_prompt(monkeypatch, tmp_path):
+    from ltx2_core.run import enhancer
+    from ltx2_core.text.enhance_checks import Enhancement
+
+    asked = []
+
+    def enhance(path, prompt, **options):
+        asked.append((path.name, prompt, options))
+        return Enhancement(prompt="A red ball rolls.")
+
+    monkeypatch.setattr(enhancer, "enhance_alone", enhance)
+    words = ["--subject", "a ball", "--enhance", "--enhancer", "gemma", "--seed", "7", "--from-image"]
+    assert CliRunner().invoke(main, ["prompt", *words]).output == "A red ball rolls.\n"
+    assert asked == [("gemma", "a ball", {"from_image": True, "seed": 7})]
 
 
 def test_the_command_prints_the_prompt_and_the_words():

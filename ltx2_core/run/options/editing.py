@@ -282,6 +282,10 @@ def windows_options() -> Iterator[Option]:
     )
 
 
+_RELEASES = ("2.0", "2.3", "2.5", "ltxv-2b", "ltxv-13b")
+"""Those of ``memory.RELEASED``, whose module imports torch."""
+
+
 def plans_options() -> Iterator[Option]:
     """Yield the options of the command that predicts memory."""
     group, command = "model", "plan"
@@ -301,10 +305,10 @@ def plans_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         command=command,
-        choices=("2.0", "2.3", "2.5"),
+        choices=_RELEASES,
         default="2.3",
-        help="Released generation of LTX-2 to plan for, with weights and default sizes of the release. It is "
-        "used only if no --checkpoint is named.",
+        help="Released generation of LTX-2, or size of LTX-Video, to plan for, with weights and default "
+        "sizes of the release. It is used only if no --checkpoint is named.",
     )
     yield Option(
         name="stored",
@@ -336,7 +340,7 @@ def plans_options() -> Iterator[Option]:
         choices=("fast", "balanced", "best"),
         help="Choose model, files, size, length and steps for each budget instead, and say why: fast and "
         "balanced take distilled weights, best full weights with guidance. Only --seconds, --max-memory, "
-        "--system-memory, --for-image and --for-lora go with it.",
+        "--system-memory, --for-image, --for-lora and --without-audio go with it.",
     )
     yield Option(
         name="for_image",
@@ -353,8 +357,17 @@ def plans_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         command=command,
-        choices=("2.0", "2.3", "2.5"),
-        help="With --choose: the generation of LTX-2 that a LoRA was trained for.",
+        choices=_RELEASES,
+        help="With --choose: the generation of LTX-2, or size of LTX-Video, that a LoRA was trained for.",
+    )
+    yield Option(
+        name="without_audio",
+        flags=("--without-audio",),
+        kind="flag",
+        group=group,
+        command=command,
+        default=False,
+        help="With --choose: for a clip without audio, which the smaller models of LTX-Video make.",
     )
     yield Option(
         name="system_memory",
