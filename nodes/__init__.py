@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .clip.build_prompt import LTX2AVBuildPrompt
+from .clip.choose_run import LTX2AVChooseRun
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .clip.duration import LTX2AVDurationPredictor
 from .clip.enhance import LTX2AVEnhancePrompt
@@ -50,6 +52,8 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVInspect,
     LTX2AVClipPlan,
     LTX2AVMemoryPlan,
+    LTX2AVChooseRun,
+    LTX2AVBuildPrompt,
     LTX2AVPrompt,
     LTX2AVPromptByTime,
     LTX2AVShotList,

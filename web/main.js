@@ -2,6 +2,7 @@
 /** Registers what this pack adds to the page. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { editResults } from "./edit.js";
 import { fitFiles, useReleased } from "./released.js";
 import { showReports } from "./report.js";
 import { showTimeline } from "./timeline/widget.js";
@@ -54,6 +55,7 @@ app.registerExtension({
     if (!String(node.comfyClass).startsWith(PREFIX)) return;
     showTimeline(node, api);
     showReports(node);
+    editResults(node);
     labelTextBoxes(node);
     // First, since it decides what is grey.
     countSavedStrength(node);

@@ -3,7 +3,7 @@
 
 const PREFIX = "LTX2AV";
 const NAME = "report";
-const OUTPUTS_WITH_REPORT = "report";
+const SHOWN = ["report", "prompt"];
 
 /**
  * The lines to show for a node's output, or null if it reports nothing.
@@ -17,11 +17,11 @@ export function reportOf(output) {
 }
 
 /**
- * Give a node of this pack that has a report output a read-only text below its widgets.
+ * Give a node of this pack that has a report or a prompt as output a read-only text below its widgets.
  * @param {any} node
  */
 export function showReports(node) {
-  const reports = node.outputs?.some((/** @type {{ name: string }} */ o) => o.name === OUTPUTS_WITH_REPORT);
+  const reports = node.outputs?.some((/** @type {{ name: string }} */ o) => SHOWN.includes(o.name));
   if (!reports || !String(node.comfyClass).startsWith(PREFIX)) return;
   const element = document.createElement("div");
   element.style.cssText = "white-space: pre-wrap; overflow: auto; font-size: 12px; line-height: 1.4; opacity: 0.85;";

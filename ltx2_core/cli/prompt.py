@@ -94,9 +94,13 @@ def _built(parts: Mapping[str, str], text: str, *, sentences: bool) -> str:
         for name, field in fields().items():
             if parts[name].strip() and (field["part"] != "audio" or sentences):
                 raise ValueError(f"--text is all that is seen: leave --{name} out, or say it in the text")
-        heard = {name: parts[name] for name in ("dialogue", "music")}
-        lists = {name: [parts[name]] for name in ("ambient", "effects")}
-        return with_sound(text, **heard, **lists)
+        return with_sound(
+            text,
+            dialogue=parts["dialogue"],
+            ambient=[parts["ambient"]],
+            music=parts["music"],
+            effects=[parts["effects"]],
+        )
     if not any(map(str.strip, parts.values())):
         flags = ", ".join(f"--{name}" for name in fields())
         raise ValueError(f"all parts of the prompt are empty: write at least one of {flags}, or --text")

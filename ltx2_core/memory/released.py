@@ -146,10 +146,8 @@ def _ltx_video(generation: Released, stored: int) -> ModelSize:
 
 
 _RES: JsonValue = ["res_x", {"num_layers": 5}]
-_LTXV_DECODER: JsonValue = [
-    *[part for _ in range(3) for part in (_RES, ["compress_all", {"multiplier": 2, "residual": True}])],
-    _RES,
-]
+_DOUBLED: JsonValue = ["compress_all", {"multiplier": 2, "residual": True}]
+_LTXV_DECODER: JsonValue = [_RES, _DOUBLED, _RES, _DOUBLED, _RES, _DOUBLED, _RES]
 
 
 def _vae() -> JsonObject:

@@ -11,7 +11,7 @@ import torch
 
 from ..memory import RELEASED, STORED, MemoryPlan, Released, Stored, plan_memory, released_size, size_text
 from ..memory.fitting import SHORTEST_S, shorter
-from ..released.table import released_models
+from ..released.table import model_of, released_models
 from ..sampling.schedules import FIXED_SIGMAS
 from ..shapes import ClipPlan, plan_clip
 from .recipes import Kind, recipe_for
@@ -108,6 +108,11 @@ class RunChoice:
     reasons: tuple[str, ...]
 
     @property
+    def files(self) -> tuple[str, ...]:
+        """Names of the files of the model, as ComfyUI's folders have them."""
+        return tuple(file.name for file in model_of(self.model).files)
+
+    @property
     def offload(self) -> str:
         """What is offloaded to system memory: "none", "text encoder", or "blocks" of the transformer."""
         if self.memory.streamed:
@@ -131,6 +136,7 @@ class RunChoice:
         return {
             "pipeline": "image to video" if self.image else "text to video",
             "model": self.model,
+            "files": list(self.files),
             "dtype": "bfloat16",
             "stored": self.stored,
             "offload": self.offload,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from importlib import resources
-from typing import TypedDict, cast
+from typing import Final, TypedDict, cast
 
 
 class Field(TypedDict):
@@ -81,6 +81,65 @@ def shot_of(parts: Mapping[str, str]) -> str:
     look = ", ".join(filter(None, (given[name] for name in ("style", "lighting", "atmosphere"))))
     heard = [given[name] for name, field in fields().items() if field["part"] == "audio"]
     return shot(given["camera"], seen, given["setting"], look, *heard)
+
+
+def sound_last(parts: Mapping[str, str]) -> str:
+    """Write named parts as what is seen and the scene, then what is heard; ``music`` is a style.
+
+    Raises ValueError if nothing that is seen is given.
+    """
+    seen = _joined(parts.get(name, "") for name, field in fields().items() if field["part"] != "audio")
+    if not seen:
+        raise ValueError("nothing is seen: give subject, action or another part that is not audio")
+    return with_sound(
+        seen,
+        dialogue=parts.get("dialogue", ""),
+        ambient=[parts.get("ambient", "")],
+        music=parts.get("music", ""),
+        effects=[parts.get("effects", "")],
+    )
+
+
+FORMS: Final[Mapping[str, Callable[[Mapping[str, str]], str]]] = {
+    "parts: audio, visual, scene": build_prompt,
+    "sentences: camera, subject, look": shot_of,
+    "video, then audio": sound_last,
+}
+"""Name of a form of prompts -> the function that writes named parts in it."""
+
+
+def sound_words(part: str) -> list[str]:
+    """The words of the table for "dialogue", "ambient", "music" or "effects"."""
+    return cast("Mapping[str, list[str]]", tables()["sound words"])[part]
+
+
+def camera_moves() -> list[str]:
+    """The camera moves of the table."""
+    return cast("list[str]", tables()["camera moves"])
+
+
+def with_words(
+    parts: Mapping[str, str],
+    *,
+    camera: str = "",
+    dialogue: str = "",
+    ambient: str = "",
+    music: str = "",
+    effects: str = "",
+) -> dict[str, str]:
+    """Copy named parts, with words of the tables put to them; an empty word changes nothing.
+
+    A word of the camera, of music and of effects is added before the part, one of ambient sound describes
+    it, and one of dialogue, such as "whispers", is put before the part in quotes.
+    """
+    made = {name: text.strip() for name, text in parts.items()}
+    for name, word in (("camera", camera), ("music", music), ("effects", effects)):
+        made[name] = _joined((word, made.get(name, "")))
+    made["ambient"] = " ".join(filter(None, (ambient, made.get("ambient", ""))))
+    if dialogue and made.get("dialogue"):
+        speech = made["dialogue"].strip('"')
+        made["dialogue"] = f'{dialogue} "{speech}"'
+    return made
 
 
 def named_size(name: str) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ...ltx2_core.text.enhance import SEED, Generation, WritingRules, enhanced
+from ...ltx2_core.text.enhance_checks import Enhancement, checked
 from ...ltx2_core.text.vision import with_soft_tokens
 from ..host.text_model import HostTextModel
 from ..host.values import Clip
@@ -33,6 +34,7 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
             inputs=[
                 io.Clip.Input(
                     "clip",
+                    lazy=True,
                     tooltip="Language model that writes: Gemma 3, or an instruction-tuned "
                     "Gemma 4 from ComfyUI's Load CLIP.",
                 ),
@@ -69,9 +71,34 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
                     tooltip="First frame of the clip, which the language model sees. It needs a CLIP of "
                     "ComfyUI's own loaders; this pack's loaders read only the text part of Gemma.",
                 ),
+                io.String.Input(
+                    "edited",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="The written text as you changed it; if it is not empty, it is the result and "
+                    "nothing is written anew.",
+                ),
+                io.Boolean.Input(
+                    "check",
+                    default=True,
+                    optional=True,
+                    tooltip="Use the prompt as it is if the written text is empty, repeats itself, lacks "
+                    "speech or names, or is about something else; the report says why.",
+                ),
             ],
-            outputs=[io.String.Output(display_name="prompt", tooltip="For positive of LTX-2 Prompt.")],
+            outputs=[
+                io.String.Output(display_name="prompt", tooltip="For positive of LTX-2 Prompt."),
+                io.String.Output(
+                    display_name="report", tooltip="Where the text is from, and what was wrong."
+                ),
+            ],
         )
+
+    @classmethod
+    def check_lazy_status(cls, edited: str = "", **_: object) -> list[str]:
+        """The language model is not loaded for a text that is there already."""
+        return [] if edited.strip() else ["clip"]
 
     @classmethod
     def execute(
@@ -82,7 +109,11 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
         max_tokens: int,
         seed: int,
         image: Tensor | None = None,
+        edited: str = "",
+        check: bool = True,
     ) -> io.NodeOutput:
+        if edited.strip():
+            return _result(edited.strip(), "as edited")
         generation: Generation = 4 if "gemma4" in getattr(clip.tokenizer, "clip_name", "") else 3
         if generation == 4 and isinstance(clip.cond_stage_model, HostTextModel):
             raise ValueError(
@@ -106,11 +137,22 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
                 top_p=1.0,
                 min_p=0.0,
                 repetition_penalty=REPETITION_PENALTY if rules.no_repeat else 1.0,
-                seed=seed,
+                seed=seed + rules.attempt,
             )
             written: str = clip.decode(ids)
             return written
 
         first = from_image or image is not None
-        text = enhanced(prompt, generation, write, from_image=first, sees=image is not None)
-        return io.NodeOutput(text, ui=ui.PreviewText(text))
+        if check:
+            made = checked(prompt, generation, write, from_image=first, sees=image is not None)
+        else:
+            text = enhanced(prompt, generation, write, from_image=first, sees=image is not None)
+            made = Enhancement(prompt=text)
+        fault = f"the prompt stays as it is: what was written {made.fault}" if made.fault else ""
+        return _result(made.prompt, fault or "written by the language model")
+
+
+def _result(prompt: str, report: str) -> io.NodeOutput:
+    """The outputs, and what the page shows: both texts, and the prompt alone, which can be edited there."""
+    shown = ui.PreviewText(f"{prompt}\n\n({report})").as_dict() | {"prompt": (prompt,)}
+    return io.NodeOutput(prompt, report, ui=shown)

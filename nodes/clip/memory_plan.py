@@ -126,8 +126,13 @@ def _budgets(budget: str) -> list[int]:
         return list(PRESETS.values())
     if budget in PRESETS:
         return [PRESETS[budget]]
+    return [free_budget()]
+
+
+def free_budget() -> int:
+    """Bytes of the GPU that are free now."""
     # Free and not total memory: other programs, and models that ComfyUI cannot unload, have the rest.
-    return [int(comfy.model_management.get_free_memory(comfy.model_management.get_torch_device()))]
+    return int(comfy.model_management.get_free_memory(comfy.model_management.get_torch_device()))
 
 
 def _of_model(size: ModelSize, model: Model) -> tuple[ModelSize, torch.dtype]:

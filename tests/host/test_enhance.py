@@ -20,13 +20,14 @@ def texts(server: Server, g: Graph) -> list[str]:
 
 def enhanced(g: Graph, clip: Link, prompt: str = "a red ball", seed: int = 42) -> Link:
     values = {"prompt": prompt, "from_image": False, "max_tokens": SHORT, "seed": seed}
-    return g.add("LTX2AVEnhancePrompt", clip=clip, **values)
+    return g.add("LTX2AVEnhancePrompt", clip=clip, check=False, **values)
 
 
 def test_a_prompt_is_rewritten_as_core_writes_text(server: Server, models: TinyModels) -> None:
     g = Graph()
     g.add("PreviewAny", source=enhanced(g, text_encoder(g, models)))
     ours, _ = texts(server, g)
+    ours = ours.removesuffix("\n\n(written by the language model)")
     g = Graph()
     sampling = {"sampling_mode": "on", "temperature": 0.7, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     sampling |= {"repetition_penalty": 1.0, "seed": 42, "presence_penalty": 0.0}
@@ -51,6 +52,27 @@ def test_an_empty_prompt_is_refused(server: Server, models: TinyModels) -> None:
     g.add("PreviewAny", source=enhanced(g, text_encoder(g, models), "  "))
     with pytest.raises(GraphError, match="no prompt to enhance"):
         server.run(g.prompt)
+
+
+def test_a_text_that_is_no_caption_is_not_used(server: Server, models: TinyModels) -> None:
+    g = Graph()
+    values = {"prompt": "a red ball", "from_image": False, "max_tokens": SHORT, "seed": 1, "check": True}
+    answer = g.add("LTX2AVEnhancePrompt", clip=text_encoder(g, models), **values)
+    for output in (answer, answer[1]):
+        g.add("PreviewAny", source=output)
+    _, prompt, report = texts(server, g)
+    assert prompt == "a red ball"
+    assert report.startswith("the prompt stays as it is: what was written")
+
+
+def test_an_edited_text_is_used_and_no_language_model_is_loaded(server: Server) -> None:
+    g = Graph()
+    values = {"prompt": "a red ball", "from_image": False, "max_tokens": SHORT, "seed": 1}
+    # Loading these files would fail.
+    clip = g.add("LTX2ProbeLoadClip", text_encoder="gone", ckpt_name="gone")
+    answer = g.add("LTX2AVEnhancePrompt", clip=clip, edited=" A red ball rolls. ", **values)
+    g.add("PreviewAny", source=answer)
+    assert texts(server, g) == ["A red ball rolls.\n\n(as edited)", "A red ball rolls."]
 
 
 def test_an_image_is_refused_where_only_the_text_part_of_gemma_is_loaded(
