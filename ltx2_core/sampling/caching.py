@@ -114,11 +114,11 @@ class Reuse:
         with torch.inference_mode():
             # The embedding of sigma alone: tokens with a mask have other timesteps, but they follow sigma in
             # proportion, so that its change stands for theirs.
-            level = torch.tensor([sigma * scale], device=weight.device)
+            level = torch.full((1,), sigma * scale, device=weight.device)
             embedding = embed(level, weight.dtype if weight.is_floating_point() else torch.float32)[0].float()
         if self._embedding is not None:
             # The sum and not the distance to the last evaluated step, as in TeaCache.
-            self._change += _distance(embedding, self._embedding)
+            self._change += _distance((embedding, self._embedding))
         self._embedding = embedding
 
 
@@ -166,7 +166,7 @@ class _Watch:
         # Taken, so that later forward passes of the step are not compared.
         last, self._last = self._last, None
         pairs = zip(self.residual, last, strict=True)
-        if all(_distance(now, then) < self._threshold for now, then in pairs):
+        if _distance(*pairs) < self._threshold:
             # An exception is the only way out of the forward pass before its last block.
             raise _Unchanged
 
@@ -184,9 +184,11 @@ class _Watch:
             self._input = []
 
 
-def _distance(now: Tensor, last: Tensor) -> float:
-    """Mean L1 distance of ``now`` from ``last``, relative to ``last``; infinite if their shapes differ."""
-    if now.shape != last.shape:
+def _distance(*pairs: tuple[Tensor, Tensor]) -> float:
+    """The largest mean L1 distance of (now, last), relative to last; infinite where their shapes differ."""
+    if any(now.shape != last.shape for now, last in pairs):
         return float("inf")
     # The bound guards against a residual of 0, as in a network whose first block adds nothing.
-    return float((now - last).abs().mean() / last.abs().mean().clamp_min(1e-12))
+    apart = [(now - last).abs().mean() / last.abs().mean().clamp_min(1e-12) for now, last in pairs]
+    # Read once, since the CPU waits for a GPU.
+    return float(torch.stack(apart).max())

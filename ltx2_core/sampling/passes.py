@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..out_of_memory import attempt
 from ..transformer import Hidden, Modality, Network, OnBlock, Perturbations, RopeMemory, TextMemory
-from ..transformer.tiles import evaluate_tiles
+from ..transformer.tiles import TileMemory, evaluate_tiles
 from ..types import AVLatent
 from .guidance import Guidance, Pass
 from .inputs import ClipInputs
@@ -34,7 +34,8 @@ class Passes:
         size = 1 if exact or not clip.joinable else calls.passes_per_call
         self.batching = Batching(size=size, forks=calls.tiles is None, group=calls.pass_group)
         self._rope = RopeMemory()
-        self._tiles, self._texts = calls.tiles, TextMemory(keys=calls.text_keys)
+        self._tiles, self._tile_memory = calls.tiles, TileMemory()
+        self._texts = TextMemory(keys=calls.text_keys)
 
     def velocities(
         self, x: AVLatent, sigma: float, plan: StepPlan, on_block: OnBlock | None = None
@@ -65,7 +66,7 @@ class Passes:
             video, audio = self._clip.modalities(x, sigma, passes)
             # Only the video is cut, since audio has no space.
             if video is not None and self._tiles is not None:
-                return evaluate_tiles(evaluate, self._tiles, video, audio)
+                return evaluate_tiles(evaluate, self._tiles, video, audio, self._tile_memory)
             return evaluate(video, audio)
 
         def evaluated() -> dict[Pass, AVLatent]:

@@ -39,6 +39,21 @@ class Groups:
         """The groups of the same tokens if each of their timesteps is multiplied by ``factor``."""
         return replace(self, timesteps=self.timesteps * factor)
 
+    def of(self, tokens: Tensor) -> Groups:
+        """The groups of those tokens whose numbers are in ``tokens`` (n,), which are on the CPU.
+
+        The CPU waits for the device, as it does in :func:`group_timesteps`. Only groups that
+        :func:`group_timesteps` has found can be divided.
+        """
+        assert self.index is not None
+        if len(self.segments) == 1:
+            return replace(self, segments=((0, len(tokens)),))
+        index = self.index.cpu()
+        if self.segments:
+            lengths = torch.tensor([stop - start for start, stop in self.segments])
+            index = index.T.repeat_interleave(lengths, dim=1)
+        return _with_segments(self.timesteps, index[:, tokens])
+
     def at_most(self, limit: float) -> Groups:
         """The groups of the same tokens with timesteps of at most ``limit``."""
         return replace(self, timesteps=self.timesteps.clamp(max=limit))
@@ -60,11 +75,17 @@ def group_timesteps(timesteps: Tensor, tokens: int, device: torch.device) -> Gro
         return Groups.apart(timesteps)
     values, index = torch.unique(timesteps, return_inverse=True)
     # Each sample has groups of its own, since gates by the noise of the other stream are added to them.
-    index = index + samples[:, None] * len(values)
+    found = _with_segments(values.repeat(batch), index + samples[:, None] * len(values))
+    assert found.index is not None
+    return Groups(found.timesteps.to(device), found.index.to(device), found.segments)
+
+
+def _with_segments(timesteps: Tensor, index: Tensor) -> Groups:
+    """The groups of tokens of which ``index`` (B, N) has the numbers, where ``timesteps`` are."""
     changes = (index[:, 1:] != index[:, :-1]).any(dim=0).nonzero().flatten().tolist()
     starts = [0, *(change + 1 for change in changes)]
     segments: Bounds = ()
     if len(starts) <= _MAX_SEGMENTS:
-        segments = tuple(zip(starts, (*starts[1:], tokens), strict=True))
+        segments = tuple(zip(starts, (*starts[1:], index.shape[1]), strict=True))
         index = index[:, starts].T
-    return Groups(values.repeat(batch).to(device), index.to(device), segments)
+    return Groups(timesteps, index.to(timesteps.device), segments)

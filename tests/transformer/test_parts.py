@@ -73,6 +73,18 @@ def test_timesteps_that_change_often_are_looked_up():
     assert group_timesteps(seldom, 40, seldom.device).segments == ((0, 7), (7, 40))
 
 
+@pytest.mark.parametrize("every", [1, 5, 20], ids=["token by token", "segments", "two segments"])
+def test_groups_of_some_tokens_are_those_that_they_have_among_all(every):
+    timesteps = (torch.arange(40) // every % 7 / 7)[None] * torch.tensor([[1.0], [0.5]])
+    tokens = torch.tensor([3, 4, 11, 12, 30])
+    some = group_timesteps(timesteps, 40, timesteps.device).of(tokens)
+    found = torch.empty(2, len(tokens))
+    for number, (start, stop) in enumerate(some.segments):
+        found[:, start:stop] = some.timesteps[some.index[number]][:, None]
+    assert some.segments
+    assert torch.equal(found, timesteps[:, tokens])
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("grad", [False, True])
 @pytest.mark.parametrize("kind", ["seldom", "often", "apart"])

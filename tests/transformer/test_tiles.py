@@ -10,7 +10,7 @@ import torch
 
 from ltx2_core.conditioning.patchify import guide_positions, video_positions
 from ltx2_core.transformer import GuideWeights
-from ltx2_core.transformer.tiles import Tiles, evaluate_tiles, tile_spans, tile_weights
+from ltx2_core.transformer.tiles import TileMemory, Tiles, evaluate_tiles, tile_spans, tile_weights
 
 
 def test_shares_of_tiles_add_up_to_one_and_neighbours_share_what_is_asked():
@@ -97,3 +97,11 @@ def test_a_guide_is_cut_as_the_video_is(model23, streams, scale):
     assert left.tolist() == grid[:, :per].flatten().tolist()
     assert set(left.tolist()) | set(right.tolist()) == set(weights.tolist())
     assert all(part.positions[0, 2].mean(-1).min() >= 0 for part in seen)
+
+
+def test_tiles_are_found_again_by_the_positions_of_the_clip(model23, streams):
+    memory, tiles = TileMemory(), Tiles(columns=2, overlap=2)
+    video = streams[0](model23.config, tokens=torch.randn(2, 32, 6), positions=video_positions(1, 4, 8, 24.0))
+    first = memory.tiles(video, tiles)
+    assert memory.tiles(replace(video, positions=video.positions.clone()), tiles) is first
+    assert memory.tiles(replace(video, positions=video_positions(1, 8, 4, 24.0)), tiles) is not first

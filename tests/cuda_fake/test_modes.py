@@ -1,0 +1,135 @@
+"""Ways to run on a GPU, without one: graphs, kernels, fp8, streamed blocks, decoders and encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from fake_cuda import pretend
+from fake_runs import SMALL, pipeline_on_device, sample
+
+from ltx2_core.attention import _choice
+from ltx2_core.conditioning.patchify import audio_positions, video_positions
+from ltx2_core.config import TransformerConfig
+from ltx2_core.memory import BlockStreaming
+from ltx2_core.transformer import Modality, RopeMemory, Transformer
+from ltx2_core.video_vae.diffusion import attention
+
+CONFIG = TransformerConfig(
+    num_layers=5,
+    heads=2,
+    head_dim=16,
+    audio_head_dim=8,
+    in_channels=6,
+    out_channels=6,
+    audio_in_channels=10,
+    audio_out_channels=10,
+    caption_channels=12,
+)
+FLOAT32, BFLOAT16 = torch.float32, torch.bfloat16
+
+
+@pytest.fixture
+def device() -> Iterator[Any]:
+    with pretend() as device:
+        yield device
+    _choice.cache_clear()
+
+
+def test_a_clip_is_that_of_the_cpu(tiny_set):
+    on_cpu = pipeline_on_device(tiny_set, device="cpu")("a red circle", **SMALL)
+    with pretend() as device:
+        there = sample(pipeline_on_device(tiny_set), device).clip
+        assert there.latents.video.is_cuda
+        assert torch.equal(there.latents.video.cpu(), on_cpu.latents.video)
+        # The CPU joins operations of the decoder that the device computes one by one.
+        assert abs(there.array().astype(int) - on_cpu.array()).max() <= 1
+        assert torch.allclose(there.audio()[0], on_cpu.audio()[0], atol=1e-5)
+
+
+def test_graphs_are_recorded_once_and_replayed(tiny_set, device):
+    plain = sample(pipeline_on_device(tiny_set), device).clip.latents
+    sampled = sample(pipeline_on_device(tiny_set, cuda_graphs=True), device)
+    assert [graph.replays for graph in device.graphs] == [
+        sum(stage.run for stage in sampled.clip.evaluations) + 1
+    ], "one is a trial"
+    assert torch.equal(sampled.clip.latents.video, plain.video)
+    assert torch.equal(sampled.clip.latents.audio, plain.audio)
+    assert sampled.waits == [{}] * len(sampled.waits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_kernels_wait_for_nothing_after_their_trial(tiny_set, device, dtype):
+    sampled = sample(pipeline_on_device(tiny_set, dtype, fused=True), device)
+    assert sampled.pipeline.speed.fused.problem is None
+    assert sampled.waits == [{}] * len(sampled.waits)
+
+
+def test_cached_keys_of_the_text_wait_for_nothing(tiny_set_20, device):
+    sampled = sample(pipeline_on_device(tiny_set_20, keep_text_keys=True), device)
+    assert sampled.waits == [{}] * len(sampled.waits)
+
+
+def streams() -> list[Modality]:
+    sigma = torch.tensor([0.7], device="cuda")
+    return [
+        Modality(
+            tokens=torch.randn(1, positions.shape[2], channels).to("cuda"),
+            timesteps=sigma[:, None],
+            sigma=sigma,
+            positions=positions,
+            context=torch.randn(1, 5, 12).to("cuda"),
+        )
+        for positions, channels in ((video_positions(2, 2, 3, 24.0), 6), (audio_positions(4), 10))
+    ]
+
+
+def test_streamed_blocks_give_the_same_and_wait_for_nothing(device):
+    torch.manual_seed(0)
+    model, rope = Transformer(CONFIG).requires_grad_(False), RopeMemory()
+    for parameter in model.parameters():
+        parameter.normal_(std=0.25)
+    given = streams()
+
+    def run() -> list[torch.Tensor]:
+        return [*model(*given, rope=rope.tables(model, *given))]
+
+    with torch.inference_mode():
+        streaming = BlockStreaming(model, "cuda", resident=1)
+        first, before = run(), device.waits.copy()
+        second, waits = run(), device.waits - before
+        streaming.close()
+        expected = (model.to("cuda"), run())[1]
+    assert all(torch.equal(a, b) for a, b in zip((*first, *second), (*expected, *expected), strict=True))
+    assert waits == {}
+
+
+def test_fp8_blocks_wait_for_nothing(tiny_set, device):
+    sampled = sample(pipeline_on_device(tiny_set, BFLOAT16, fp8_blocks=True), device)
+    assert sampled.pipeline.networks.fp8_problem is None
+    assert sampled.waits == [{}] * len(sampled.waits)
+
+
+@pytest.mark.parametrize("dtype", [FLOAT32, BFLOAT16])
+def test_codecs_take_and_give_what_is_there(tiny_set, device, dtype, tmp_path):
+    pipeline = pipeline_on_device(tiny_set, dtype)
+    latent = pipeline.encode_video(torch.rand(9, 3, 64, 64))
+    assert latent.is_cuda
+    assert pipeline.encode_audio(torch.zeros(2, 24000), 24000).is_cuda
+    clip = sample(pipeline, device).clip
+    (chunk,) = pipeline.decode_video(latent, as_bytes=True)
+    assert chunk.dtype == torch.uint8
+    assert not chunk.is_cuda
+    clip.save(tmp_path / "clip.mp4")
+    assert (tmp_path / "clip.mp4").stat().st_size > 1000
+
+
+def test_the_diffusion_decoder_decodes(tiny_set, diffusion_vae, device, monkeypatch):
+    # Interpreted, its kernel would take minutes.
+    monkeypatch.setattr(attention, "kernel_for", lambda *_: None)
+    pipeline = pipeline_on_device(tiny_set, video_decoder=diffusion_vae)
+    latent = torch.zeros(1, 128, 2, 2, 2)
+    assert torch.cat(list(pipeline.decode_video(latent))).shape == (9, 3, 64, 64)
