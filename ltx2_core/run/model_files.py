@@ -13,10 +13,10 @@ from ..loading import Checkpoint, Component, Lora, LoraReport, find_component, o
 from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
 from ..loading.text_match import check_text_encoder, text_encoder_files
-from ..storage.files import JsonObject
+from ..storage.files import JsonObject, state_of
 from ..storage.identity import identity
 from ..storage.quantized import check_matmul
-from ..text.find import check_its_tokenizer, find_text_encoder
+from ..text.find import FoundEncoder, check_its_tokenizer, find_text_encoder
 from ..transformer.fp8 import Product, fp8_problem, kernel_product
 from ..types import Numerics, TimeRule
 from .execution import Execution
@@ -74,6 +74,9 @@ class ModelFiles:
         included = next((folder for folder in own if folder is not None), None)
         # A folder is checked only by a run that encodes text, because decoding needs no Gemma.
         self.text_encoder = included if text_encoder is None else Path(text_encoder)
+        # A server plans and checks each request, and the header of Gemma has a thousand entries.
+        self._found_encoder: tuple[object, FoundEncoder] | None = None
+        self._checked_encoder: object = None
         if self.text_encoder is not None and self.text_encoder.is_file():
             # The encoder file of LTX-2.5 also holds the projection.
             packed = open_checkpoint(self.text_encoder)
@@ -175,7 +178,7 @@ class ModelFiles:
             if file is not None:
                 files[str(component)] = identity(info.path for info in file.infos(component).values())
         if self.text_encoder is not None:
-            _, infos, _ = find_text_encoder(self.text_encoder)
+            _, infos, _ = self.found_text_encoder(self.text_encoder)
             files["text encoder"] = identity(info.path for info in infos.values())
         return files
 
@@ -192,14 +195,25 @@ class ModelFiles:
     def check_text_encoder(self) -> None:
         """Raise ValueError unless the text encoder is there, is complete and belongs to the checkpoint.
 
-        Only headers are read.
+        Only headers are read, and again only after a file of it has changed.
         """
         if self.text_encoder is None:
             raise ValueError(
                 f"no text encoder is named: text_encoder must be {text_encoder_files(self.checkpoints)}"
             )
+        state = state_of(self.text_encoder)
+        if state == self._checked_encoder:
+            return
         check_text_encoder(self.checkpoints, self.text_encoder)
         check_its_tokenizer(self.text_encoder)
+        self._checked_encoder = state
+
+    def found_text_encoder(self, path: Path) -> FoundEncoder:
+        """What :func:`find_text_encoder` finds at ``path``, which is read again only after a change."""
+        state = state_of(path)
+        if self._found_encoder is None or self._found_encoder[0] != state:
+            self._found_encoder = state, find_text_encoder(path)
+        return self._found_encoder[1]
 
 
 def open_video_decoder(path: str | os.PathLike[str]) -> Checkpoint:

@@ -26,7 +26,6 @@ from ..memory import (
 )
 from ..shapes import ClipPlan
 from ..storage.quantized import loaded_bytes
-from ..text.find import find_text_encoder
 from ..transformer.fp8 import fp8_saving
 from ..video_vae.diffusion.kernels import means_on
 from .model_files import ModelFiles
@@ -158,7 +157,7 @@ class NetworkSizes(ModelFiles):
         """Bytes that the text encoder takes once it is loaded in the dtype of the run; 0 without one."""
         if self.text_encoder is None:
             return 0
-        _, infos, _ = find_text_encoder(self.text_encoder)
+        _, infos, _ = self.found_text_encoder(self.text_encoder)
         return loaded_bytes(infos.values(), self.dtype)
 
     def text_size(self) -> TextSize | None:
@@ -168,7 +167,7 @@ class NetworkSizes(ModelFiles):
         """
         if self.text_encoder is None:
             return None
-        settings, infos, _ = find_text_encoder(self.text_encoder)
+        settings, infos, _ = self.found_text_encoder(self.text_encoder)
         if not self.has_audio:
             return TextSize.of_t5(hidden=int(settings["d_model"]), intermediate=int(settings["d_ff"]))
         # Quantised layers may be packed along their columns, never along their rows.

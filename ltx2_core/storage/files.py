@@ -54,6 +54,21 @@ def entries(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: (len(path.parts), path))
 
 
+def state_of(path: Path) -> tuple[tuple[Path, int, int], ...]:
+    """Path, size and time of the last change (ns) of the file ``path``, or of a folder and all below it.
+
+    The value is another one after a file was replaced, added or removed. What is missing is left out.
+    """
+    found = []
+    for one in (path, *(entries(path) if path.is_dir() else ())):
+        try:
+            status = one.stat()
+        except OSError:
+            continue
+        found.append((one, status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
 def read_object(path: Path) -> ParsedJson:
     """Read a JSON object from the file ``path``.
 

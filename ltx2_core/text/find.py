@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeAlias
 
 from ..storage.files import ParsedJson
 from ..storage.header import TensorInfo
@@ -11,8 +12,11 @@ from .t5 import find_t5, is_t5
 from .t5_tokenizer import find_t5_tokenizer
 from .tokenizer import check_tokenizer
 
+FoundEncoder: TypeAlias = tuple[ParsedJson, dict[str, TensorInfo], ParsedJson]
+"""Settings, header entries and metadata of a text encoder."""
 
-def find_text_encoder(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], ParsedJson]:
+
+def find_text_encoder(path: Path) -> FoundEncoder:
     """Settings, header entries and metadata of the text encoder at ``path``, from headers only.
 
     They are those of :func:`.t5.find_t5` or :func:`.gemma.find_encoder`; ``model_type`` of the settings tells

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,7 +12,9 @@ from ltx2_core import LTX2Pipeline
 from ltx2_core.loading import Checkpoint, Component
 from ltx2_core.memory import BlockStreaming
 from ltx2_core.run.request import Request, plan_stages
+from ltx2_core.storage.header import read_header
 from ltx2_core.storage.quantized import loaded_bytes
+from ltx2_core.text import folder as folder_module
 
 BLOCKS = 32
 REQUEST = Request(prompt="a ball", width=64, height=64, num_frames=9, fps=8.0, steps=2, seed=4)
@@ -85,6 +90,31 @@ def test_another_plan_counts_no_tensor_of_a_checkpoint_again(deep, monkeypatch):
     assert networks.component_bytes(Component.VIDEO_DECODER, dtype=torch.bfloat16) * 2 == (
         networks.component_bytes(Component.VIDEO_DECODER)
     )
+
+
+def test_a_text_encoder_is_read_again_only_after_a_change(deep, tmp_path, monkeypatch):
+    folder = tmp_path / "gemma"
+    shutil.copytree(deep.text_encoder, folder)
+    networks = LTX2Pipeline(deep.checkpoint, text_encoder=folder, device="cpu").networks
+    networks.check_text_encoder()
+    found = networks.text_encoder_bytes()
+    read: list[Path] = []
+    monkeypatch.setattr(folder_module, "read_header", lambda path: read.append(path) or read_header(path))
+    networks.check_text_encoder()
+    assert networks.text_encoder_bytes() == found
+    assert networks.text_size() is not None
+    assert read == []
+    (weights,) = folder.rglob("*.safetensors")
+    weights.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="not a safetensors file"):
+        networks.check_text_encoder()
+    weights.unlink()
+    with pytest.raises(ValueError, match="no Gemma weights"):
+        networks.text_encoder_bytes()
+    shutil.copy(next(Path(deep.text_encoder).rglob("*.safetensors")), weights)
+    networks.check_text_encoder()
+    assert networks.text_encoder_bytes() == found
+    assert read
 
 
 def test_blocks_and_the_rest_make_the_whole_transformer(deep):
