@@ -17,7 +17,7 @@ from .checking import check_job
 from .expiry import Retention
 from .runner import JobRunner
 from .service import Limits, Service, Settings
-from .store import Job, State
+from .stored_job import Job, State
 
 RESULTS: Final = "results.jsonl"
 _LOOK_S: Final = 0.2

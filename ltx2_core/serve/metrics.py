@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 
 from .routing import service_of
 from .service import Service
-from .store import State
+from .stored_job import State
 
 
 def metrics(request: Request) -> PlainTextResponse:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = """
 CREATE TABLE jobs (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -22,10 +22,13 @@ CREATE TABLE jobs (
     spec TEXT NOT NULL,
     outcome TEXT,
     error TEXT,
-    client TEXT NOT NULL DEFAULT ''
+    client TEXT NOT NULL DEFAULT '',
+    model TEXT NOT NULL DEFAULT ''
 );
 CREATE INDEX jobs_by_state ON jobs (state, number);
 """
+_ADDED = ("client", "model")
+"""The columns that versions 2 and 3 have added."""
 
 
 def open_queue(path: Path) -> sqlite3.Connection:
@@ -84,8 +87,10 @@ def _create(connection: sqlite3.Connection, path: Path) -> None:
         return
     if version > _VERSION:
         raise ValueError(f"{path} was written by a newer version: use that, or another state folder")
-    if version == 1:
-        connection.execute("ALTER TABLE jobs ADD COLUMN client TEXT NOT NULL DEFAULT ''")
+    if version:
+        for name in _ADDED[version - 1 :]:
+            connection.execute(f"ALTER TABLE jobs ADD COLUMN {name} TEXT NOT NULL DEFAULT ''")
+        connection.execute("UPDATE jobs SET model = COALESCE(json_extract(spec, '$.model'), '')")
     else:
         # Not executescript, which would commit before the version is set.
         for statement in filter(str.strip, _SCHEMA.split(";")):

@@ -27,7 +27,7 @@ from .progress import Reports
 from .replica import ReplicaPlan, SentReports, received, run_job
 from .runner import JobRunner
 from .served_model import ServedModel
-from .store import ClaimedJob
+from .stored_job import ClaimedJob
 
 _LOOK_S: Final = 0.2
 """Seconds between two looks at a replica."""

@@ -19,7 +19,7 @@ from .pool import Holding, ModelPool
 from .progress import ClipMeter, Preview, Reports, Snapshot
 from .runner import Runner
 from .served_model import ServedModel
-from .store import ClaimedJob, State
+from .stored_job import ClaimedJob, State
 
 _TRACE: Final = 20_000
 """Most characters of a traceback."""

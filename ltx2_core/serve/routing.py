@@ -11,7 +11,7 @@ from starlette.requests import Request
 from ..storage.files import JsonObject
 from .answers import ApiError, Json
 from .service import Draining, Service
-from .store import ClientFull, Job, QueueFull
+from .stored_job import ClientFull, Job, QueueFull
 
 
 def service_of(request: Request) -> Service:

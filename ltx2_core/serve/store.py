@@ -6,95 +6,23 @@ Times are seconds since 1970 (UTC). The methods may be called from any thread.
 from __future__ import annotations
 
 import json
-import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
-from ..storage.files import JsonObject, ParsedJson
-from .queue_file import connected, open_queue, transaction
+from ..storage.files import JsonObject
+from .job_reads import JobReads
+from .queue_file import open_queue, transaction
+from .stored_job import COLUMNS, ClaimedJob, ClientFull, Job, QueueFull, Quota, State, job_in
 
 MOST_ATTEMPTS = 3
 """How often a job is started; one that ends the process each time would otherwise stop all jobs behind it."""
 
 
-class State(str, Enum):
-    """The state of a job: queued -> running -> succeeded, failed or canceled."""
-
-    QUEUED = "queued"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELED = "canceled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether a job in this state stays in it."""
-        return self not in (State.QUEUED, State.RUNNING)
-
-
-class QueueFull(Exception):
-    """Raised for a new job when the queue has its largest number of jobs."""
-
-
-class ClientFull(Exception):
-    """Raised for a new job when its client has as many as it may have."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Quota:
-    """How many jobs may wait, and how many of one ``client`` may wait or run; None is any number."""
-
-    client: str = ""
-    queue: int | None = None
-    own: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """A job as it is stored.
-
-    ``number`` counts jobs in the order in which they were added. ``kind`` is the route that it came by:
-    "inference" or "job". ``model`` is the id of its model, ``outcome`` what was made (None before the end),
-    and ``error`` why it failed. ``attempts`` is how often it was started, and ``cancel`` whether a running
-    job has been told to stop.
-    """
-
-    number: int
-    id: str
-    kind: str
-    state: State
-    created: float
-    started: float | None
-    finished: float | None
-    attempts: int
-    cancel: bool
-    model: str
-    outcome: ParsedJson | None
-    error: str | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClaimedJob(Job):
-    """A job that is to be run; ``spec`` says what to make."""
-
-    spec: ParsedJson
-
-
-# Without the spec, which may have megabytes, and which clients that ask for a state do not see.
-_COLUMNS = (
-    "number, id, kind, state, created, started, finished, attempts, cancel, outcome, error, "
-    "json_extract(spec, '$.model') AS model"
-)
-
-
-class JobStore:
+class JobStore(JobReads):
     """The table of jobs in the SQLite file ``path``, which is created if it is missing.
 
     Raises ValueError if the file is no such table or is that of a newer version, and OSError if it cannot be
@@ -102,15 +30,14 @@ class JobStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock, self._reading = threading.RLock(), threading.Lock()
-        # Each method takes a lock, so that a connection serves all threads.
+        # Each method that changes jobs takes a lock, so that one connection serves all threads.
+        self._lock = threading.RLock()
         self._db = open_queue(path)
-        # A second connection, so that who asks for a state does not wait until a change is on the disk.
-        self._reader = connected(path)
+        super().__init__(path)
 
     def close(self) -> None:
-        with self._lock, self._reading:
-            self._reader.close()
+        super().close()
+        with self._lock:
             self._db.close()
 
     def add(
@@ -128,39 +55,14 @@ class JobStore:
             if limit.own is not None and self._unfinished(limit.client) >= limit.own:
                 raise ClientFull
             self._db.execute(
-                "INSERT INTO jobs (id, kind, state, created, spec, client) VALUES (?, ?, ?, ?, ?, ?)",
-                (new, kind, State.QUEUED, time.time(), json.dumps(spec), limit.client),
+                "INSERT INTO jobs (id, kind, state, created, spec, model, client) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    *(new, kind, State.QUEUED, time.time()),
+                    *(json.dumps(spec), str(spec.get("model", "")), limit.client),
+                ),
             )
             return self._one(new)
-
-    def get(self, job_id: str) -> Job | None:
-        """The job with this id; None if there is none."""
-        with self._reading:
-            rows = self._reader.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchall()
-        return _job(rows[0]) if rows else None
-
-    def spec(self, job_id: str) -> ParsedJson | None:
-        """What the job with this id is to make; None if there is no such job."""
-        with self._reading:
-            rows = self._reader.execute("SELECT spec FROM jobs WHERE id = ?", (job_id,)).fetchall()
-        spec: ParsedJson | None = json.loads(rows[0]["spec"]) if rows else None
-        return spec
-
-    def jobs(
-        self, *, states: Sequence[State] = tuple(State), before: int | None = None, most: int = 100
-    ) -> list[Job]:
-        """At most ``most`` jobs in any of ``states``, the newest first.
-
-        ``before`` is the number of a job: only older ones are returned; None returns the newest.
-        """
-        marks = ", ".join("?" * len(states))
-        with self._reading:
-            rows = self._reader.execute(
-                f"SELECT {_COLUMNS} FROM jobs WHERE state IN ({marks}) AND number < ? "
-                "ORDER BY number DESC LIMIT ?",
-                (*states, 2**62 if before is None else before, most),
-            ).fetchall()
-        return [_job(row) for row in rows]
 
     def ids(self, *states: State) -> set[str]:
         """The ids of all jobs in any of ``states``."""
@@ -303,10 +205,10 @@ class JobStore:
                 ),
             )
             rows = self._db.execute(
-                f"SELECT {_COLUMNS} FROM jobs WHERE state = ?", (State.RUNNING,)
+                f"SELECT {COLUMNS} FROM jobs WHERE state = ?", (State.RUNNING,)
             ).fetchall()
             self._db.execute("UPDATE jobs SET state = ? WHERE state = ?", (State.QUEUED, State.RUNNING))
-        return [_job(row) for row in rows]
+        return [job_in(row) for row in rows]
 
     def _end(
         self, job_id: str, state: State, *, outcome: str | None = None, error: str | None = None
@@ -331,17 +233,10 @@ class JobStore:
         return int(row[0])
 
     def _one(self, job_id: str) -> Job:
-        return _job(self._db.execute(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone())
+        return job_in(self._db.execute(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", (job_id,)).fetchone())
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
         """A context whose changes are stored all, at its end, or if it raises not at all."""
         with self._lock, transaction(self._db):
             yield
-
-
-def _job(row: sqlite3.Row) -> Job:
-    values: dict[str, Any] = {name: row[name] for name in row.keys()}  # noqa: SIM118
-    values["state"], values["cancel"] = State(values["state"]), bool(values["cancel"])
-    values["outcome"] = None if values["outcome"] is None else json.loads(values["outcome"])
-    return Job(**values)

@@ -17,7 +17,7 @@ from .job_routes import add_job, delete, file, job_of
 from .routing import checked, service_of
 from .service import Service
 from .specs import JobSpec
-from .store import Job, State
+from .stored_job import Job, State
 
 _STATES: Final = {
     State.QUEUED: "queued",

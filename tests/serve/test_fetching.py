@@ -16,7 +16,7 @@ from ltx2_core.serve import fetching
 from ltx2_core.serve.expiry import Retention
 from ltx2_core.serve.fetching import Fetcher, NotFetched, is_public
 from ltx2_core.serve.service import Service
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 
 from .conftest import SMALL, application_client, settings_in
 

@@ -20,7 +20,7 @@ from ltx2_core.serve.guard import Guard
 from ltx2_core.serve.models import read_models
 from ltx2_core.serve.roots import OutsideRoots, Roots
 from ltx2_core.serve.service import Limits, Service
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 from ltx2_core.tiny import embedded_dir
 
 from .conftest import SMALL, application_client, ended, settings_in, spec

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ltx2_core.serve.service import Service
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 
 from .conftest import MOST_S, SMALL, application_client, ended, settings_in, wait_for
 from .test_server import listening

@@ -13,7 +13,7 @@ from ltx2_core.serve.models import ServedModel
 from ltx2_core.serve.pool import Holding, ModelPool, weights_of
 from ltx2_core.serve.runner import Runner
 from ltx2_core.serve.service import Service
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 
 from .conftest import SMALL, ended, settings_in, spec
 

@@ -11,7 +11,7 @@ import pytest
 
 from ltx2_core.serve.models import read_models
 from ltx2_core.serve.service import Service
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 
 from .conftest import ENDLESS, SMALL, ended, settings_in, spec, wait_for
 

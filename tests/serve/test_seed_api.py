@@ -17,7 +17,7 @@ from ltx2_core.sampling.guidance import Guidance, StreamGuidance
 from ltx2_core.serve.models import TINY, ServedModel, read_models
 from ltx2_core.serve.seed_request import InferenceRequest, job_of
 from ltx2_core.serve.service import Service
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 from ltx2_core.tiny import embedded_dir
 
 from .conftest import application_client, ended, settings_in

@@ -21,7 +21,7 @@ from ltx2_core.cli.main import main
 from ltx2_core.serve.app import application
 from ltx2_core.serve.guard import read_tokens
 from ltx2_core.serve.server import LOOPBACK_NAMES, Address, DrainingServer, serve
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 from ltx2_core.storage.private import locked
 
 from .conftest import MOST_S, SMALL, wait_for

@@ -11,7 +11,7 @@ from ltx2_core.media import read_audio, read_video
 from ltx2_core.run.execution import Execution
 from ltx2_core.run.shots import parse_shots
 from ltx2_core.run.shots.request import request_of
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 
 from .conftest import SMALL, ended
 from .test_job_api import post, source

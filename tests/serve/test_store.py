@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from ltx2_core.serve.files import StateFolder, expire
-from ltx2_core.serve.store import MOST_ATTEMPTS, ClientFull, JobStore, QueueFull, Quota, State
+from ltx2_core.serve.store import MOST_ATTEMPTS, JobStore
+from ltx2_core.serve.stored_job import ClientFull, QueueFull, Quota, State
 from ltx2_core.serve.uploads import NoRoom, Uploads
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,14 +124,16 @@ def test_a_client_has_no_more_unfinished_jobs_than_it_may_and_others_have_theirs
     store.add("job", {}, quota=one)
 
 
-def test_a_queue_of_the_version_before_is_taken_over(tmp_path):
+@pytest.mark.parametrize(("version", "newer"), [(1, ("client", "model")), (2, ("model",))])
+def test_a_queue_of_an_earlier_version_is_taken_over(tmp_path, version, newer):
     path = tmp_path / "old.sqlite"
     store = JobStore(path)
     job = store.add("job", {"model": "ltx2"})
     store.close()
     with sqlite3.connect(path) as database:
-        database.execute("ALTER TABLE jobs DROP COLUMN client")
-        database.execute("PRAGMA user_version=1")
+        for name in newer:
+            database.execute(f"ALTER TABLE jobs DROP COLUMN {name}")
+        database.execute(f"PRAGMA user_version={version}")
     database.close()
     again = JobStore(path)
     assert again.get(job.id).model == "ltx2"

@@ -16,7 +16,7 @@ import pytest
 from ltx2_core.serve.expiry import Retention
 from ltx2_core.serve.files import UNFINISHED_S, expire
 from ltx2_core.serve.service import Limits, Service
-from ltx2_core.serve.store import State
+from ltx2_core.serve.stored_job import State
 from ltx2_core.serve.upload_routes import PIECE_TYPE
 from ltx2_core.serve.uploads import MOST_UNFINISHED, NoRoom, Uploads
 
