@@ -9,6 +9,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
+from .access_log import AccessLog
 from .answers import ApiError, answer_error, answer_fault, answer_invalid, answer_store
 from .events import Streams, event_router
 from .guard import Guard
@@ -19,6 +20,7 @@ from .planning import plan_router
 from .routing import CHECKS
 from .seed_routes import seed_router
 from .service import Service
+from .states import StateReads
 from .upload_routes import upload_router
 from .video_routes import video_router
 
@@ -56,6 +58,8 @@ def application(
     app.add_exception_handler(sqlite3.Error, answer_store)
     app.add_exception_handler(Exception, answer_fault)
     limits = service.settings.limits
+    # The last one receives a request first.
+    app.add_middleware(StateReads, service=service)
     app.add_middleware(
         Guard,
         tokens=tuple(tokens),
@@ -63,4 +67,5 @@ def application(
         body_bytes=limits.body_bytes,
         upload_bytes=limits.upload_bytes + _FORM_BYTES,
     )
+    app.add_middleware(AccessLog)
     return app

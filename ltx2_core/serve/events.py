@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from fastapi import APIRouter
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -42,7 +41,7 @@ async def events(job_id: str, request: Request) -> StreamingResponse:
     While it is sampled there are events "preview" too, with frames in base64 and levels of the audio.
     """
     service, streams = service_of(request), request.app.state.streams
-    await run_in_threadpool(job_of, service, job_id)
+    job_of(service, job_id)
     if streams.open >= MOST_STREAMS:
         raise ApiError(
             503, "TOO_MANY_STREAMS", "too many clients follow jobs: read the job from time to time"
@@ -80,7 +79,7 @@ async def _events(service: Service, job_id: str, streams: Streams) -> AsyncItera
         # Asked before the job is: a server that ends has one last look at it.
         closing = streams.closing
         try:
-            job = await run_in_threadpool(job_of, service, job_id)
+            job = job_of(service, job_id)
         except ApiError:
             yield "event: deleted\ndata: {}\n\n"
             return

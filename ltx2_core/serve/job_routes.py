@@ -18,7 +18,7 @@ from .routing import added, checked, service_of
 from .service import Service
 from .shots import listed
 from .specs import JobSpec
-from .store import Job, State
+from .stored_job import Job, State
 from .upload_routes import no_room
 from .uploads import NoRoom
 

@@ -8,19 +8,22 @@ import os
 import signal
 import threading
 from contextlib import suppress
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Final
 
 from ..storage.files import JsonObject, ParsedJson
+from .garbage import spare_present_objects
 from .lost import CannotStart, ReplicaLost
 from .progress import Reports
 from .replica import ReplicaPlan, SentReports, received, run_job
 from .runner import JobRunner
-from .store import ClaimedJob
+from .stored_job import ClaimedJob
 
-_LOOK_S: Final = 0.1
-"""Seconds between two looks whether a job must stop."""
+_LOOK_S: Final = 1.0
+"""Seconds between two looks whether a job has had its time; that it must stop for another reason is told."""
+_NICENESS: Final = 5
+"""How far the process gives way to others, where all wait for a core: above all to the server's answers."""
 _END_S: Final = 10.0
 """Seconds that a process has to end by itself."""
 
@@ -38,6 +41,8 @@ class ProcessRunner(JobRunner):
         self._context = multiprocessing.get_context("spawn")
         self._process: BaseProcess | None = None
         self._connection: Connection[bytes, bytes] | None = None
+        self._looks, self._look = self._context.Pipe(duplex=False)
+        self._looking = threading.Event()
 
     @property
     def pid(self) -> int | None:
@@ -74,6 +79,12 @@ class ProcessRunner(JobRunner):
             code = None if process is None else process.exitcode
             raise ReplicaLost(f"the process of the job ended with exit code {code}") from error
 
+    def look(self) -> None:
+        # One message is enough, and nobody reads them between two jobs.
+        if not self._looking.is_set():
+            self._looking.set()
+            self._look.send_bytes(b"look")
+
     def close(self) -> None:
         """End the process, if it lives."""
         process, connection = self._process, self._connection
@@ -92,7 +103,11 @@ class ProcessRunner(JobRunner):
             if not told and reports.stop():
                 told = True
                 self._send({"stop": True})
-            if connection.poll(_LOOK_S):
+            ready = wait([connection, self._looks], _LOOK_S)
+            if self._looks in ready:
+                self._looks.recv_bytes()
+                self._looking.clear()
+            if connection in ready:
                 outcome = received(json.loads(connection.recv_bytes()), reports)
                 if outcome is not None:
                     return outcome
@@ -120,6 +135,9 @@ def _main(connection: Connection[bytes, bytes], plan: ReplicaPlan) -> None:
         except Exception as error:  # noqa: BLE001 the server tells it
             send({"failed": f"{type(error).__name__}: {error}"})
             return
+        if hasattr(os, "nice"):
+            os.nice(_NICENESS)
+        spare_present_objects()
         jobs = _Incoming(connection)
         send({"ready": True})
         usable = True

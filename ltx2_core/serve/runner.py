@@ -31,7 +31,7 @@ from .pool import ModelPool
 from .previews import Drawing
 from .progress import ClipMeter, Reports, Tracker
 from .specs import ClipSpec, JobSpec
-from .store import ClaimedJob
+from .stored_job import ClaimedJob
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +56,9 @@ class JobRunner(ABC):
         Raises what the pipeline raises, ``Stopped`` if ``reports`` stops the job, and the exceptions of
         :mod:`.lost` if the process that runs it is gone or cannot start.
         """
+
+    def look(self) -> None:  # noqa: B027 others look by themselves
+        """Called by any thread when the running job may have been told to stop."""
 
     def idle(self) -> None:  # noqa: B027 most need not know
         """Called from time to time while there is no job."""

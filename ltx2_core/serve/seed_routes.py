@@ -15,7 +15,8 @@ from .checking import TooLarge, check_size
 from .fetching import NotFetched
 from .routing import added, base_of, checked, service_of
 from .seed_request import DIVISOR, FPS, FRAMES, GUIDANCE, STEPS, InferenceRequest, checked_lora, job_of
-from .store import Job, State
+from .service import Service
+from .stored_job import Job, State
 
 _STATES = {
     State.QUEUED: "in_queue",
@@ -93,17 +94,19 @@ def _add_clips(body: InferenceRequest, request: Request) -> Json:
 
 async def status(request_id: str, request: Request) -> Json:
     """The state of a request."""
-    job = _job(request_id, request)
-    return Json(
-        {
-            "request_id": job.id,
-            "status": _STATES[job.state],
-            "created_at": iso(job.created),
-            "started_at": iso(job.started),
-            "finished_at": iso(job.finished),
-            "error": _error(job, request),
-        }
-    )
+    return Json(status_of(service_of(request), _job(request_id, request)))
+
+
+def status_of(service: Service, job: Job) -> JsonObject:
+    """What clients see of the state of a request."""
+    return {
+        "request_id": job.id,
+        "status": _STATES[job.state],
+        "created_at": iso(job.created),
+        "started_at": iso(job.started),
+        "finished_at": iso(job.finished),
+        "error": _error(service, job),
+    }
 
 
 async def result(request_id: str, request: Request) -> Json:
@@ -114,7 +117,7 @@ async def result(request_id: str, request: Request) -> Json:
             "request_id": job.id,
             "status": _STATES[job.state],
             "outputs": None if job.outcome is None else _outputs(job, request),
-            "error": _error(job, request),
+            "error": _error(service_of(request), job),
             "created_at": iso(job.created),
             "finished_at": iso(job.finished),
             "metadata": None if job.outcome is None else _metadata(job, request),
@@ -159,8 +162,8 @@ def _metadata(job: Job, request: Request) -> JsonObject:
     }
 
 
-def _error(job: Job, request: Request) -> str | None:
-    return None if job.error is None else service_of(request).roots.shown(job.error)
+def _error(service: Service, job: Job) -> str | None:
+    return None if job.error is None else service.roots.shown(job.error)
 
 
 def _job(request_id: str, request: Request) -> Job:

@@ -23,7 +23,8 @@ from .replica import ReplicaPlan
 from .roots import Roots
 from .runner import JobRunner
 from .served_model import ServedModel
-from .store import Job, JobStore, Quota, State
+from .store import JobStore
+from .stored_job import Job, Quota, State
 from .uploads import NoRoom, Uploads, suffix_of
 from .worker import Worker
 
@@ -154,6 +155,8 @@ class Service:
         # A mark for a job that does not run would stay on the board.
         if job is not None and job.cancel and job.state is State.RUNNING:
             self.board.cancel(job_id)
+            for worker in self.workers:
+                worker.look()
         elif job is not None and job.state is State.CANCELED:
             self.folder.remove(job_id)
         return job

@@ -17,7 +17,8 @@ from .meters import Meters
 from .progress import Board, ClipMeter, Preview, Snapshot
 from .replica import leaves_device_unusable
 from .runner import JobRunner
-from .store import ClaimedJob, Job, JobStore
+from .store import JobStore
+from .stored_job import ClaimedJob, Job
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +90,11 @@ class Worker(threading.Thread):
         """Stop the running job too, which goes back to the queue with what it has saved."""
         self._halted.set()
         self.drain()
+        self.look()
+
+    def look(self) -> None:
+        """Have the runner look at once whether its job must stop."""
+        self._runner.look()
 
     def run(self) -> None:
         try:

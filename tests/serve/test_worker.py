@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import signal
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -14,14 +18,17 @@ from safetensors.torch import load_file, save_file
 from ltx2_core.cli.repeat import settings_of
 from ltx2_core.media import VideoWriter, read_video
 from ltx2_core.run.execution import Execution
+from ltx2_core.run.progress import Stopped
+from ltx2_core.serve import process_runner
 from ltx2_core.serve.files import StateFolder
 from ltx2_core.serve.lost import CannotStart, ReplicaLost
 from ltx2_core.serve.models import read_models
 from ltx2_core.serve.process_runner import ProcessRunner
-from ltx2_core.serve.replica import leaves_device_unusable
+from ltx2_core.serve.replica import SentReports, leaves_device_unusable
 from ltx2_core.serve.runner import JobRunner
 from ltx2_core.serve.service import Service
-from ltx2_core.serve.store import JobStore, State
+from ltx2_core.serve.store import JobStore
+from ltx2_core.serve.stored_job import State
 from ltx2_core.serve.worker import Worker
 from ltx2_core.tiny import embedded_dir
 
@@ -350,3 +357,23 @@ def test_a_service_that_is_killed_anywhere_makes_each_clip_once_and_the_same(set
     # At most the clip that was being sampled is sampled again, and no clip is sampled twice as a whole.
     steps = [ran.events.count("step") for ran in (undisturbed, killed, again)]
     assert steps[1] + steps[2] <= steps[0] * 1.5
+
+
+def test_a_job_of_another_process_is_told_to_stop_before_it_reports_anything(settings, monkeypatch):
+    monkeypatch.setattr(process_runner, "_LOOK_S", MOST_S)
+    runner = ProcessRunner(settings.replica())
+    ours, theirs = multiprocessing.Pipe()
+    runner._connection = ours
+    stopping = threading.Event()
+    reports = SentReports(lambda _: None, stopping.is_set)
+    # One before the job begins is no reason to stop it.
+    runner.look()
+    with ThreadPoolExecutor() as pool:
+        followed = pool.submit(runner._followed, ours, reports)
+        wait_for(lambda: not runner._looking.is_set())
+        stopping.set()
+        runner.look()
+        assert json.loads(theirs.recv_bytes()) == {"stop": True}
+        theirs.send_bytes(b'{"stopped": true}')
+        with pytest.raises(Stopped):
+            followed.result()
