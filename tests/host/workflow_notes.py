@@ -65,6 +65,10 @@ SIZE = "**Size and length**: seconds, size and frame rate."
 IMAGE = "**First image**: your image. The prompt says what happens, not what the image already shows."
 CLIP = "**Video file**: your clip."
 SHAPED = "**Size and length**: seconds. The size follows the image; `megapixels` makes it larger or smaller."
+STRENGTH = (
+    "**Image as first frame**: strength -1 preserves 0.7 of the image in the first stage and all of it in "
+    "the second, as the published graphs do; 1 is closer to the image and moves less."
+)
 
 NOTES = {
     "text_to_video_two_stages": Note(
@@ -258,7 +262,7 @@ NOTES = {
         "LTX-2.3: image to video with audio",
         "Your image is the first frame. The distilled LoRA at strength 0.5 in both stages: 8 steps at half "
         "size, 3 at full size.",
-        (IMAGE, PROMPT, SHAPED),
+        (IMAGE, PROMPT, SHAPED, STRENGTH),
         released=True,
     ),
     "ltx25_text_to_video": Note(
@@ -271,7 +275,7 @@ NOTES = {
     "ltx25_image_to_video": Note(
         "LTX-2.5: image to video with audio",
         "Your image is the first frame. 8 ancestral steps at half size, 3 at full size.",
-        (IMAGE, PROMPT, SHAPED),
+        (IMAGE, PROMPT, SHAPED, STRENGTH),
         FILES25,
         released=True,
     ),

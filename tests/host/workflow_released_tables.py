@@ -103,7 +103,8 @@ def image_to_video(name: str, release: Release) -> Workflow:
                 "plan": plan(release, image="@image"),
             },
             "First stage: half size, 8 steps": {
-                "begun": node("LTX2AVImgToVideoInplace", image="@image", latent="@plan"),
+                # -1 is the strength of each stage in the published graphs, with which the clip moves more.
+                "begun": node("LTX2AVImgToVideoInplace", image="@image", latent="@plan", strength=-1.0),
                 "first": release.stage("@begun", 42),
             },
             "Second stage: full size, image again": {
