@@ -106,13 +106,13 @@ class ImageChecks:
         )
         if self.speed < LEAST_SPEED:
             yield (
-                f"the clip hardly moves (below {LEAST_SPEED:g}): lower {self.advice.strength}, add "
-                f"words of motion to the prompt, or raise {self.advice.crf}"
+                f"the clip hardly moves ({self.speed:.1f} % per second, below {LEAST_SPEED:g}): lower "
+                f"{self.advice.strength}, add words of motion to the prompt, or raise {self.advice.crf}"
             )
         if psnr < LEAST_PSNR:
             weak = f"raise {self.advice.last_strength}"
             advice = weak if self.strength < 1 else "look at the image and its size"
-            yield f"the first frame differs from the image (below {LEAST_PSNR:g} dB): {advice}"
+            yield (f"the first frame differs from the image ({psnr:.1f} dB, below {LEAST_PSNR:g}): {advice}")
 
 
 def _psnr(frame: Tensor, image: Tensor) -> float:

@@ -24,7 +24,7 @@ def moved(first: torch.Tensor, frames: int, step: int) -> torch.Tensor:
     ("step", "other", "strength", "warnings"),
     [
         (1, False, 1.0, []),
-        (0, False, 1.0, ["hardly moves"]),
+        (0, False, 1.0, ["hardly moves (0.0 % per second, below 2)"]),
         (1, True, 1.0, ["look at the image"]),
         (1, True, 0.5, ["raise --image-strength"]),
         (0, True, 0.5, ["hardly moves", "raise --image-strength"]),
@@ -40,6 +40,7 @@ def test_the_report_has_both_figures_and_a_warning_for_each_that_is_low(step, ot
     assert len(rest) == len(warnings)
     for line, words in zip(rest, warnings, strict=True):
         assert words in line
+        assert (f"({checks.speed:.1f} %" if "moves" in words else f"({checks.psnr_db:.1f} dB") in line
 
 
 def test_a_run_is_checked_against_the_image_as_it_was_encoded(tiny_set):
