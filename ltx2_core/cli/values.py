@@ -322,10 +322,15 @@ def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> RequestFields:
     If some guidance options are written, the others are filled in from the recipe of ``pipeline``. Raises
     ValueError for values that cannot be parsed and for options that contradict each other.
     """
+    from ..sampling.presets import PRESETS
     from .guidance import guidance_fields
 
     explicit = dict(chosen.explicit)
+    preset = PRESETS.get(explicit.get("preset", ""))
     fields: dict[str, object] = {**guidance_fields(explicit, pipeline), **image_fields(explicit)}
+    if preset is not None and preset.image_strength is not None and "image" in fields:
+        if not {"image_strength"} & {*fields, *explicit}:
+            fields["image_strength"] = preset.image_strength
     for name, value in explicit.items():
         if BY_NAME[name].request and name not in fields:
             with naming(BY_NAME[name].flag):

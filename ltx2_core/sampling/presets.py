@@ -21,6 +21,7 @@ class Preset:
     ``schedule`` is a name of ``FIXED_SIGMAS``, or "ltxv": the schedule of ``ltxv_sigmas`` for ``steps`` steps
     with ``max_shift``, ``base_shift`` and ``terminal``. ``sampler`` is a name of ``SAMPLERS``, ``eta`` its
     share of fresh noise (None: the sampler's default), ``video`` and ``audio`` the guidance of each stream.
+    ``image_strength`` is how much of the first image is preserved; None leaves that to the model.
     """
 
     schedule: str
@@ -32,6 +33,7 @@ class Preset:
     max_shift: float = 2.05
     base_shift: float = 0.95
     terminal: float = 0.1
+    image_strength: float | None = None
 
     def sigmas(self, tokens: int | None = None) -> Tensor:
         """The schedule (steps + 1,).
@@ -86,6 +88,22 @@ PRESETS: Final[dict[str, Preset]] = {
     "distilled 8 ancestral": Preset(schedule="distilled", steps=8, sampler="euler_ancestral", eta=1.0),
     # The second stage of the ComfyUI templates for 2.5; the official one is "distilled 3".
     "distilled 3 ancestral": Preset(schedule="stage2_2.3", steps=3, sampler="euler_ancestral", eta=1.0),
+    # The guide of LTX-Video 2B, for text and for an image.
+    "text euler 25": Preset(
+        schedule=LTXV,
+        steps=25,
+        sampler="euler",
+        video=StreamGuidance(cfg=3.0),
+        audio=StreamGuidance(cfg=3.0),
+    ),
+    "image res_2s 25": Preset(
+        schedule=LTXV,
+        steps=25,
+        sampler="res_2s",
+        video=StreamGuidance(cfg=4.0),
+        audio=StreamGuidance(cfg=4.0),
+        image_strength=0.6,
+    ),
 }
 """Those whose name begins with "distilled" are for distilled weights or a distilled LoRA; of these, the ones
 with 3 steps are second stages."""

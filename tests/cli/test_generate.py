@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 from click.testing import CliRunner, Result
 
 from ltx2_core.cli.main import main
@@ -166,6 +167,21 @@ def test_a_preset_is_shown_in_the_plan(preset, tmp_path) -> None:
     assert result.exit_code == 0, result.output
     expected = {"distilled 8": "8 steps, euler, no", "dev 30 guided": "30 steps, euler, 4 passes"}
     assert expected.get(preset, "15 steps, res_2s, 3 passes") in result.output
+
+
+@pytest.mark.parametrize(
+    ("image", "more", "strength"),
+    [("{}", [], 0.6), ("{}:0.5", [], 0.5), ("{}", ["--image-strength", "0.7"], 0.7), ("{}@8", [], 1)],
+)
+def test_the_preset_for_images_preserves_less_of_the_first_one(image, more, strength, tmp_path) -> None:
+    file = tmp_path / "a.png"
+    Image.new("RGB", (64, 64)).save(file)
+    words = ["--preset", "image res_2s 25", "--image", image.format(file), *more, "--dry-run"]
+    result = generate(*words, "-o", tmp_path / "clip.mp4", *SMALL[:6])
+    assert result.exit_code == 0, result.output
+    assert "25 steps, res_2s, 2 passes" in result.output
+    # A keyframe has the strength that its own text says.
+    assert f"strength {strength}" in result.output
 
 
 @pytest.mark.parametrize(

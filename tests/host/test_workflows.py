@@ -10,6 +10,7 @@ import av
 import pytest
 from host_server import GraphError, Server
 from saved import decoded, saved_video
+from workflow_ltxv_tables import LTXV
 from workflow_released_tables import RELEASED
 from workflow_runs import EXAMPLES, TABLES, Runs, prompt_of
 
@@ -29,8 +30,8 @@ def test_every_table_has_its_files():
     assert {path.stem for path in (EXAMPLES / "api").glob("*.json")} == TABLES.keys() | RELEASED.keys()
 
 
-# DFR needs LTX-2.5 and has a test of its own.
-@pytest.mark.parametrize("name", [name for name in RELEASED if name != "ltx25_dfr"])
+# DFR needs LTX-2.5, and LTX-Video other files; both have tests of their own.
+@pytest.mark.parametrize("name", [name for name in RELEASED if name not in ("ltx25_dfr", *LTXV)])
 def test_a_workflow_of_released_files_runs_on_the_tiny_ones(runs: Runs, name: str):
     graph, tiny = prompt_of(name), runs.prompt("image_to_video_two_stages")
     files = {node["class_type"]: node["inputs"] for node in tiny.values()}

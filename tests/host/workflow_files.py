@@ -84,6 +84,11 @@ UPSCALER25 = File(
     "latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors",
     "latent_upscale_models",
 )
+LTXV2B = File("Lightricks/LTX-Video", "ltxv-2b-0.9.8-distilled.safetensors", "checkpoints")
+T5 = File("comfyanonymous/flux_text_encoders", "t5xxl_fp16.safetensors", "text_encoders")
+UPSCALER_LTXV = File(
+    "Lightricks/LTX-Video", "ltxv-spatial-upscaler-0.9.8.safetensors", "latent_upscale_models"
+)
 FILES = tuple(value for value in list(globals().values()) if isinstance(value, File))
 
 

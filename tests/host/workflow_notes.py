@@ -18,11 +18,14 @@ from workflow_files import (
     GEMMA3,
     GEMMA4,
     HDR23,
+    LTXV2B,
+    T5,
     TEMPORAL23,
     UNION23,
     UPSCALER20,
     UPSCALER23,
     UPSCALER25,
+    UPSCALER_LTXV,
     VIDEO_VAE25,
     File,
 )
@@ -30,6 +33,7 @@ from workflow_files import (
 ONE_STAGE = (DEV23, GEMMA3)
 TWO_STAGES = (DEV23, GEMMA3, UPSCALER23, DISTILLED23)
 FILES25 = (DISTILLED25, GEMMA4, VIDEO_VAE25, AUDIO_VAE25, UPSCALER25)
+LTXV_FILES = (LTXV2B, T5)
 TINY = (
     "Where the tiny test models are installed, this graph is set to them, with clips of 128 x 128; "
     "**LTX-2 > Use released model files** in the menu changes that. Otherwise it opens with the files below, "
@@ -61,6 +65,7 @@ class Note:
 
 
 PROMPT = "**Prompt**: say what moves and what is heard, in the order in which it happens."
+SEEN = "**Prompt**: say what moves, and how the camera does."
 SIZE = "**Size and length**: seconds, size and frame rate."
 IMAGE = "**First image**: your image. The prompt says what happens, not what the image already shows."
 CLIP = "**Video file**: your clip."
@@ -295,6 +300,48 @@ NOTES = {
         (*FILES25, TEMPORAL23),
         released=True,
     ),
+    "ltxv_text_to_video": Note(
+        "LTX-Video: text to video, no audio",
+        "The distilled 2B for small cards: 8 steps without guidance. Video alone: **with_audio** is off.",
+        (SEEN, SIZE),
+        LTXV_FILES,
+        released=True,
+    ),
+    "ltxv_image_to_video": Note(
+        "LTX-Video: image to video, no audio",
+        "Your image is the first frame. The distilled 2B: 8 steps without guidance.",
+        (IMAGE, SEEN, SHAPED),
+        LTXV_FILES,
+        released=True,
+    ),
+    "ltxv_two_stages": Note(
+        "LTX-Video: two passes, no audio",
+        "The recipe of 0.9.8: 7 steps at half size, the latent upscaler, 3 steps at full size.",
+        (SEEN, SIZE),
+        (*LTXV_FILES, UPSCALER_LTXV),
+        released=True,
+    ),
+    "ltxv_keyframes": Note(
+        "LTX-Video: from a first to a last frame, no audio",
+        "An image is the first frame, another one the last. The distilled 2B: 8 steps without guidance.",
+        ("**First frame** and **Last frame**: images of the same shape.", SEEN, SHAPED),
+        LTXV_FILES,
+        released=True,
+    ),
+    "ltxv_segment_edit": Note(
+        "LTX-Video: seconds of a clip anew, no audio",
+        "Seconds of a clip are regenerated, the rest is preserved. 8 steps without guidance.",
+        ("**Video file**: your clip.", "**What to regenerate**: seconds such as `1-2.5`.", SEEN),
+        LTXV_FILES,
+        released=True,
+    ),
+    "ltxv_video_to_video": Note(
+        "LTX-Video: video to video, no audio",
+        "A clip is noised to 0.909 and sampled again by another prompt: 3 steps without guidance.",
+        ("**Video file**: your clip.", SEEN),
+        LTXV_FILES,
+        released=True,
+    ),
 }
 
 TITLES = {
@@ -326,7 +373,7 @@ TITLES = {
     "LTX2AVLongVideo": "Windows",
     "LTX2AVDecodeLongVideo": "Decode to a video",
     "LTX2AVDecodeAudio": "Decode the audio",
-    "LTX2AVDistilledSigmas": "Schedule of the second stage",
+    "LTX2AVDistilledSigmas": "Schedule",
     "LTX2AVCanny": "Find the edges",
     "LTX2AVConcatLatent": "Video and audio together",
     "LoadImage": "First image",

@@ -19,6 +19,7 @@ from workflow_files import (
     File,
 )
 from workflow_format import Node, Workflow, node
+from workflow_ltxv_tables import LTXV
 from workflow_parts import BY_HAND, crop, guide, lora, next_stage, save
 
 PROMPT = (
@@ -196,4 +197,5 @@ RELEASED = {
     "ltx25_image_to_video": image_to_video("ltx25_image_to_video", LTX25),
     "ltx25_first_last_frame": first_last_frame("ltx25_first_last_frame", LTX25),
     "ltx25_dfr": dfr("ltx25_dfr", LTX25),
+    **LTXV,
 }

@@ -28,7 +28,7 @@ LARGER = {
     "hdr_from_video": 13,
 }
 """Workflows that need more than 12 nodes."""
-RELEASED = [name for name in NAMES if name.startswith("ltx2")]
+RELEASED = [name for name in NAMES if name.startswith(("ltx2", "ltxv"))]
 """Workflows with the files of a released generation; all others have the tiny ones."""
 NOTE = "MarkdownNote"
 FOLDERS = {"checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "latent_upscale_models"}

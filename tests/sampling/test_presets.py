@@ -57,11 +57,16 @@ def test_presets_are_the_published_schedules_and_cost_the_published_evaluations(
         "quality res_2s 15": 3,
         "distilled 8 ancestral": 1,
         "distilled 3 ancestral": 1,
+        "text euler 25": 2,
+        "image res_2s 25": 2,
     }
     first, second = PRESETS["distilled 8 ancestral"], PRESETS["distilled 3 ancestral"]
     assert torch.equal(first.sigmas(), DISTILLED_SIGMAS)
     torch.testing.assert_close(second.sigmas(), torch.tensor([0.85, 0.725, 0.4219, 0.0]))
     assert (first.sampler, first.eta, second.sampler, second.eta) == ("euler_ancestral", 1.0) * 2
+    text, image = PRESETS["text euler 25"], PRESETS["image res_2s 25"]
+    assert (text.steps, text.sampler, text.video.cfg, text.image_strength) == (25, "euler", 3.0, None)
+    assert (image.steps, image.sampler, image.video.cfg, image.image_strength) == (25, "res_2s", 4.0, 0.6)
     quality = PRESETS["quality res_2s 15"]
     assert quality.steps * EVALUATIONS[quality.sampler] + 1 == 31
     assert quality.guidance((1,)).stg_blocks == ()

@@ -21,7 +21,7 @@ SAMPLER_NAMES: Final = (
 )
 PRESET_NAMES: Final = (
     *("distilled 8", "distilled 3", "dev 20", "dev 30 guided", "quality res_2s 15"),
-    *("distilled 8 ancestral", "distilled 3 ancestral"),
+    *("distilled 8 ancestral", "distilled 3 ancestral", "text euler 25", "image res_2s 25"),
 )
 STAGE2_PRESETS: Final = ("distilled 3", "distilled 3 ancestral")
 """The presets that are second stages."""
@@ -38,7 +38,7 @@ def sampling_options() -> Iterator[Option]:
         choices=PRESET_NAMES,
         help="Start from a published combination of sampler, schedule and guidance; other options replace "
         "single settings of it. The number in a name is the number of steps; names that begin with distilled "
-        "are for distilled weights or a distilled LoRA.",
+        "are for distilled weights or a distilled LoRA; the two with 25 are those of the guide of LTX-Video.",
     )
     yield Option(
         name="steps",
