@@ -328,9 +328,9 @@ def request_fields(chosen: Chosen, pipeline: LTX2Pipeline) -> RequestFields:
     explicit = dict(chosen.explicit)
     preset = PRESETS.get(explicit.get("preset", ""))
     fields: dict[str, object] = {**guidance_fields(explicit, pipeline), **image_fields(explicit)}
-    if preset is not None and preset.image_strength is not None and "image" in fields:
-        if not {"image_strength"} & {*fields, *explicit}:
-            fields["image_strength"] = preset.image_strength
+    of_preset = None if preset is None else preset.image_strength
+    if of_preset is not None and "image" in fields and "image_strength" not in {*fields, *explicit}:
+        fields["image_strength"] = of_preset
     for name, value in explicit.items():
         if BY_NAME[name].request and name not in fields:
             with naming(BY_NAME[name].flag):

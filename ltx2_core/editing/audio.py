@@ -20,7 +20,7 @@ from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .arguments import check_source, checked
 from .audio_windows import WINDOW_FRAMES, audio_windows, sampled_audio
-from .conditioning import WholeVideo
+from .conditioning import WholeVideo, check_audio
 from .edit import finished, make_edit, sampled_clip
 from .footage import Footage
 from .protocols import Encoders, LongPipeline, Pipeline, SampledClip, StageInput, Waveform
@@ -76,7 +76,9 @@ def plan_audio_of(pipeline: Pipeline, source: Footage, ceiling_db: float = CEILI
 
     Frames with more pixels than the default size of that checkpoint are scaled down before the model is
     conditioned on them. Audio with a higher peak than ``ceiling_db`` (dB of full scale) will be scaled down.
+    Raises ValueError for a model without audio.
     """
+    check_audio(pipeline, "audio is to be generated for a clip")
     usual = pipeline.resolve(Request(prompt=""))
     assert usual.width is not None
     assert usual.height is not None

@@ -88,6 +88,12 @@ class SourceFrames:
         return f"the source, except {int(self.regenerate.sum())} of {len(self.regenerate)} latent frames"
 
 
+def check_audio(codecs: Encoders, what: str) -> None:
+    """Raise ValueError, which begins with ``what`` is asked for, if the model has no audio."""
+    if not codecs.has_audio:
+        raise ValueError(f"{what}: LTX-Video has no audio; use a model of LTX-2")
+
+
 def first_audio(codecs: Encoders, audio: Waveform, latents: int) -> Encoded:
     """Encode the audio with which a clip begins; it is preserved.
 

@@ -85,9 +85,12 @@ def finished(plan: EditPlan, sampled: SampledClip) -> Edit:
     """Join the sampled clip of a planned edit with its source.
 
     The settings of the result also name the file of the source (None unless the source is a whole video
-    file), and have the notes of the source, which say what was changed when it was read.
+    file), and have the notes of the source, which say what was changed when it was read. A result of a model
+    without audio has none where the source has none.
     """
     edit, source = plan.finish(sampled), plan.source.file
+    if plan.source.audio is None and isinstance(sampled, Generation) and sampled.silent:
+        edit = edit.silent()
     settings = {**edit.settings, "source_file": None if source is None else file_record(source.path)}
     if plan.source.notes:
         settings["source_notes"] = [*plan.source.notes]

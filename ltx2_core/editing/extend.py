@@ -148,7 +148,7 @@ class Extension:
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
         # 8k + 1 frames, because the run encodes them as the beginning of a clip.
         items: list[StageInput] = [FirstFrames(self.source.on_grid(self.clip).part(-self.keep_frames))]
-        if self.source.audio is not None and self.audio_latents:
+        if codecs.has_audio and self.source.audio is not None and self.audio_latents:
             items.append(first_audio(codecs, last_audio(self.source, self.keep_s), self.audio_latents))
         return items
 

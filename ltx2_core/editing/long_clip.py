@@ -203,7 +203,10 @@ class SampledWindows:
         Memory does not grow with its length. ``codecs`` decode the latents. ``settings`` are JSON values for
         the tags of a file; None for none.
         """
-        rate = _decoded_rate(codecs) if self.audio is None else audio_rate(self.audio)
+        silent = self.audio is None and not codecs.has_audio
+        rate = 0
+        if not silent:
+            rate = _decoded_rate(codecs) if self.audio is None else audio_rate(self.audio)
 
         def frames(*, as_bytes: bool = False) -> Iterator[Tensor]:
             return codecs.decode_video(video_pieces(self.windows, self.store), as_bytes=as_bytes)
@@ -214,7 +217,7 @@ class SampledWindows:
             pieces = audio_pieces(self.windows, self.store)
             return decoded_audio(lambda latent: codecs.decode_audio(latent)[0], pieces, self.clip, rate)
 
-        return Edit(
+        edit = Edit(
             frame_chunks=frames,
             audio_chunks=audio,
             frame_count=self.clip.frames,
@@ -225,6 +228,7 @@ class SampledWindows:
             settings=settings or {},
             byte_chunks=lambda: frames(as_bytes=True),
         )
+        return edit.silent() if silent else edit
 
     def describe(self) -> str:
         folder = self.store.folder

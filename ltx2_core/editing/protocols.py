@@ -36,6 +36,11 @@ class Encoders(Protocol):
     In the library :class:`~ltx2_core.run.codecs.Codecs` does so, in ComfyUI a class around its VAEs.
     """
 
+    @property
+    def has_audio(self) -> bool:
+        """Whether the model has audio; LTX-Video has none."""
+        ...
+
     def encode_video(self, frames: Frames | TwiceFrames) -> Tensor:
         """Encode frames (8k + 1, 3, H, W) in [0, 1] to a normalised latent (1, 128, k + 1, H/32, W/32)."""
         ...
@@ -50,6 +55,11 @@ class Encoders(Protocol):
 
 class Decoders(Protocol):
     """Decodes latents to frames and audio; frames come in chunks."""
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the model has audio; LTX-Video has none."""
+        ...
 
     def decode_video(self, latent: Tensor | Iterable[Tensor], *, as_bytes: bool = False) -> Iterator[Tensor]:
         """Decode a normalised latent (1, 128, F, h, w), whole or in pieces along F, to chunks of frames.

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ from ..media import Destination, Encoding, VideoClip
 from ..media.recut import Recut, write_recut
 from ..media.remux import CannotCopy, check_copy, copy_with_audio
 from ..media.save import Clip, Timed, save_clip
-from ..run.generation import METADATA_KEY
+from ..run.generation import METADATA_KEY, SILENCE_HZ
 from .protocols import Waveform
 from .renamed import renamed
 
@@ -38,7 +38,8 @@ class Edit:
 
     Attributes:
         frame_chunks: a function that yields the frames in chunks (frames, 3, height, width) in [-1, 1].
-        audio_chunks: a function that yields chunks (channels, samples) of audio at ``rate`` Hz.
+        audio_chunks: a function that yields chunks (channels, samples) of audio at ``rate`` Hz; a rate of 0
+            is a clip without audio.
         frame_count, width, height, fps: number of frames, their size in pixels, and frames per second.
         byte_chunks: as ``frame_chunks``, but in uint8, converted before they leave the device; None if the
             decoder cannot do that.
@@ -65,6 +66,10 @@ class Edit:
         """The colour space of an HDR clip, whose frames are codes of ACEScct; None for an SDR clip."""
         hdr: str | None = self.settings.get("request", {}).get("hdr")
         return hdr
+
+    def silent(self) -> Edit:
+        """This clip without audio."""
+        return replace(self, audio_chunks=lambda: iter((torch.zeros(2, 0),)), rate=0)
 
     def frames(self) -> Tensor:
         """Decode all frames at once: (frames, 3, height, width) in [-1, 1]."""
@@ -142,7 +147,7 @@ class Edit:
             fps=self.fps,
             frame_count=self.frame_count,
             frames=frames,
-            audio=lambda: (self.audio_chunks(), self.rate),
+            audio=(lambda: (self.audio_chunks(), self.rate)) if self.rate else None,
             tags=self._tags(),
             hdr=self.hdr,
         )
@@ -162,7 +167,10 @@ class Edit:
                 if on_frames is not None:
                     on_frames(done, self.frame_count)
 
-        write_recut(recut, destination, reported(), *self.audio(), metadata=self._tags(), encoding=chosen)
+        # A file of copied packets always has an audio track.
+        silence = torch.zeros(2, round(self.frame_count / self.fps * SILENCE_HZ)), SILENCE_HZ
+        track = self.audio() if self.rate else silence
+        write_recut(recut, destination, reported(), *track, metadata=self._tags(), encoding=chosen)
 
     def _tags(self) -> dict[str, str]:
         return {METADATA_KEY: json.dumps(dict(self.settings))}

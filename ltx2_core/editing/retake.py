@@ -22,7 +22,7 @@ from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject
 from ..types import AVLatent, Numerics
 from .arguments import check_source, checked, checked_rounding
-from .conditioning import SourceFrames, source_audio
+from .conditioning import SourceFrames, check_audio, source_audio
 from .edit import make_edit
 from .extend import FADE_S, matched_audio
 from .footage import Footage
@@ -121,9 +121,11 @@ class Retake:
         return len(self.weights)
 
     def conditioning(self, codecs: Encoders) -> list[StageInput]:
+        if self.settings["audio"]:
+            check_audio(codecs, "audio is to be regenerated (--audio-region)")
         frames = self.source.on_grid(self.clip).part(0, self.usable_frames)
         items: list[StageInput] = [SourceFrames(frames, self.video)]
-        if self.source.audio is not None:
+        if codecs.has_audio and self.source.audio is not None:
             items.append(source_audio(codecs, self.source.audio, self.audio))
         return items
 

@@ -55,6 +55,11 @@ class Codecs:
         self.loras = loras
 
     @property
+    def has_audio(self) -> bool:
+        """Whether the model has audio; LTX-Video has none."""
+        return self.networks.has_audio
+
+    @property
     def tone_map(self) -> float:
         """How far latents are compressed before they are decoded, from 0 (not) to 1."""
         return 0.0

@@ -130,6 +130,11 @@ class Generation:
             return torch.zeros(2, round(self.clip.seconds * SILENCE_HZ)), SILENCE_HZ
         return self.codecs.decode_audio(self.latents.audio)
 
+    @property
+    def silent(self) -> bool:
+        """Whether there is neither sampled nor input audio (LTX-Video)."""
+        return self.input_audio is None and self.latents.audio is None
+
     def settings(self) -> ParsedJson:
         """The settings from which the same clip can be generated again, as JSON values."""
         if self.recorded is not None:

@@ -30,6 +30,7 @@ class HostCodecs:
 
     video_vae: Vae
     audio_vae: Vae | None = None
+    has_audio = True
 
     def encode_video(self, frames: Frames | TwiceFrames) -> Tensor:
         """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import av
 import pytest
-from PIL import Image
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from ltx2_core.cli.main import main
 

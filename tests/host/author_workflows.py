@@ -201,7 +201,11 @@ def thumbnail(name: str, output: Path) -> None:
 def released_thumbnail(name: str) -> None:
     """The thumbnail of a workflow with released files: that of the tiny workflow of the same form."""
     forms = {"image": "image_to_video_distilled", "first_last": "first_last_frame"}
-    forms |= {"keyframes": "first_last_frame", "segment": "retake_two_stages", "video_to_video": "video_to_video"}
+    forms |= {
+        "keyframes": "first_last_frame",
+        "segment": "retake_two_stages",
+        "video_to_video": "video_to_video",
+    }
     form = next((form for part, form in forms.items() if part in name), "text_to_video_distilled")
     shutil.copy(OUTPUT / f"{form}.jpg", OUTPUT / f"{name}.jpg")
 

@@ -125,7 +125,11 @@ LTXV = {
             "Encoded, with the seconds to regenerate": {
                 "encoded": node("VAEEncode", pixels="@clip.images"),
                 "edit": node(
-                    "LTX2AVTimeMask", latent="@encoded", video_regions="0.6-1.3", audio_regions="", fps="@clip"
+                    "LTX2AVTimeMask",
+                    latent="@encoded",
+                    video_regions="0.6-1.3",
+                    audio_regions="",
+                    fps="@clip",
                 ),
             },
             "Prompt of the whole clip": {"text": text(fps="@clip")},
