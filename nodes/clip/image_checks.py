@@ -13,7 +13,7 @@ from ..host.latents import Latent
 
 _NODE: Final = "LTX-2 Img To Video Inplace"
 ADVICE: Final = Advice(
-    strength=f"strength of {_NODE}",
+    strength=f"strength of {_NODE} (image_strength of LTX-2 Sample DFR)",
     last_strength=f"strength (after LTX-2 Next Stage: next_strength) of {_NODE}",
     crf="its crf",
 )

@@ -21,7 +21,7 @@ from ...ltx2_core.run.stages import Stage
 from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.types import Numerics
 from ..clip.plan import empty_latent
-from ..conditioning.attached import marked_guides
+from ..conditioning.attached import AttachedImage, marked_guides, remember
 from ..conditioning.iclora import downscale_of
 from ..conditioning.images import chosen_crf
 from ..conditioning.keyframe_latents import parse_frames
@@ -160,6 +160,10 @@ class LTX2AVSampleDFR(io.ComfyNode):
         lines += [f"image guides frame {guide.frame}, strength {guide.strength:g}" for guide in guides]
         report = "\n".join(lines)
         clip, finished = marked_guides(from_av(latents, {"type": "audio"}), 0), stages[0].finished
+        if image is not None:
+            # With it the decode node says how much the clip moves, and how near its first frame is to it.
+            crf, _ = chosen_crf(video_vae, BY_MODEL, 1)
+            clip = remember(clip, AttachedImage(image[:1], stages[1].image_strength, crf))
         return io.NodeOutput(clip, finished, finished.fps, report, ui=ui.PreviewText(report))
 
 

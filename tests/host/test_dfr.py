@@ -77,16 +77,22 @@ def test_rounds_double_the_frame_rate_and_the_audio_ends_with_the_video(
     server: Server, tiny25: TinySet, rounds: int, frames: int, fps: int
 ) -> None:
     g = Graph()
+    models = loaded(g, tiny25)
     made = dfr(
         g,
-        loaded(g, tiny25),
+        models,
         temporal_rounds=rounds,
         image=g.add("LTX2ProbeImage", seed=9, frames=1, width=128, height=64),
         **({"temporal_upscale_model": temporal(g, tiny25)} if rounds else {}),
     )
     g.dump("made", latent=made)
     g.add("PreviewAny", source=made[3])
+    video = g.add("LTX2AVDecodeToVideo", latent=made, video_vae=models[2], fps=made[2], crf=18, batch_index=0)
+    g.add("PreviewAny", source=video[1])
     result = server.run(g.prompt)
+    told = "\n".join(text for output in result.outputs.values() for text in output.get("text", ()))
+    assert "first frame " in told
+    assert " dB to the image as encoded" in told
     latents = result.tensors("made")
     video, audio = latents["latent/video"], latents["latent/audio"]
     assert video.shape == (1, 128, frames, 2, 4)
