@@ -13,13 +13,20 @@ from ltx2_core.tiny.write import TinySet, write_tiny_set
 
 
 def put_tiny_set(base_dir: Path, folder: Path) -> TinySet:
-    """Write a tiny set of LTX-Video to ``folder`` and copy checkpoint and upscaler into the host's models."""
+    """Write a tiny set of LTX-Video to ``folder`` and copy it into the host's models."""
     made = write_tiny_set(folder, generation="ltxv-2b", dtype=torch.float32)
     models = base_dir / "models"
     shutil.copy(made.checkpoint, models / "checkpoints")
     (models / "latent_upscale_models").mkdir(exist_ok=True)
     shutil.copy(made.upsampler, models / "latent_upscale_models" / upscaler_name(made))
+    (models / "loras").mkdir(exist_ok=True)
+    shutil.copy(made.lora, models / "loras" / lora_name(made))
     return made
+
+
+def lora_name(files: TinySet) -> str:
+    """The LoRA's name in the host, apart from that of the tiny LTX-2."""
+    return f"ltxv-{files.lora.name}"
 
 
 def upscaler_name(files: TinySet) -> str:
