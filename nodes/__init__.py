@@ -41,8 +41,9 @@ from .sampling.speed import LTX2AVSpeed
 from .sampling.stage import LTX2AVDistilledSigmas, LTX2AVSampleStage, LTX2AVScheduler
 from .sampling.tiles import LTX2AVSpatialTiles
 from .sampling.two_stage import LTX2AVNextStage
+from .training.train_lora import LTX2AVTrainLora
 
-# In the order of a graph: load, plan, condition, sample, decode, then editing and tools.
+# In the order of a graph: load, plan, condition, sample, decode, then editing, tools and training.
 NODES: list[type[io.ComfyNode]] = [
     LTX2AVLoadAll,
     LTX2AVLoadCheckpoint,
@@ -99,6 +100,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVTextToAudio,
     LTX2AVReferenceAudio,
     LTX2AVCanny,
+    LTX2AVTrainLora,
 ]
 
 

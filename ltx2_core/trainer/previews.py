@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..loading import Component, LoraSpec
 from ..run.pipeline import LTX2Pipeline
+from ..run.progress import Stop, Stopped
 from ..run.request import Request
 from ..tiny import embedded_set
 from .open_run import Opened
 from .preset_loras import preset_loras
 from .settings import FullSettings
+
+OnClip = Callable[[int, Path], None]
 
 _LITERALS = {"true": True, "false": False}
 
@@ -20,9 +23,13 @@ _LITERALS = {"true": True, "false": False}
 class Previews:
     """Makes a clip for each prompt with the weights of a step; prompt and seed are the same every time."""
 
-    def __init__(self, opened: Opened) -> None:
-        """Check prompts and options before anything is trained; raises ValueError."""
-        self.opened = opened
+    def __init__(self, opened: Opened, *, stop: Stop | None = None, on_clip: OnClip | None = None) -> None:
+        """Check prompts and options before anything is trained; raises ValueError.
+
+        ``on_clip`` is called with (step, file of the preview). If ``stop`` returns True, a preview that is
+        being made is left out.
+        """
+        self.opened, self.stop, self.on_clip = opened, stop, on_clip
         settings = opened.settings
         self.options = parse_options(settings.preview_options)
         pipeline = self._pipeline(None)
@@ -36,7 +43,13 @@ class Previews:
         for number, prompt in enumerate(settings.preview_prompts):
             path = files.preview(step, number + 1)
             path.parent.mkdir(parents=True, exist_ok=True)
-            pipeline(self._request(prompt, number)).save(path)
+            try:
+                pipeline(self._request(prompt, number), stop=self.stop).save(path)
+            except Stopped:
+                # The weights are saved, and whoever stops the run has no use for the clip.
+                return
+            if self.on_clip is not None:
+                self.on_clip(step, path)
 
     def _pipeline(self, weights: Path | None) -> LTX2Pipeline:
         settings, networks = self.opened.settings, self.opened.networks

@@ -34,16 +34,20 @@ OnSave = Callable[[int, Path | None], None]
 OnAlarm = Callable[[str], None]
 """Called with a sentence about what goes wrong."""
 
+Stop = Callable[[], bool]
+"""Called after each step; if it returns True, the run is saved and ends, and may be resumed later."""
+
 MakeTrainee = Callable[[Opened, Transformer, Processes], Trainee]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Who is told of a run: of each step, of weights for previews, and of what goes wrong."""
+    """Who is told of a run: of each step, of weights for previews, and of what goes wrong; who stops it."""
 
     on_step: OnStep | None = None
     on_save: OnSave | None = None
     on_alarm: OnAlarm | None = None
+    stop: Stop | None = None
 
 
 def run_training(
@@ -96,6 +100,9 @@ class _Run:
             saved = files.weights(trainer.state.step)
             while trainer.state.step < last:
                 saved = self._step(last) or saved
+                if self._is_stopped():
+                    saved = self._save(trainer.state.step)
+                    break
             if trainer.state.step == settings.steps:
                 trainer.save(files.final)
                 saved = files.final
@@ -115,7 +122,7 @@ class _Run:
 
     def _step(self, last: int) -> Path | None:
         """One optimizer step, with what is logged and saved after it; returns the file if one was saved."""
-        settings, trainer, files = self.settings, self.trainer, self.files
+        settings, trainer = self.settings, self.trainer
         values = trainer.step()
         step = trainer.state.step
         ends = step == last
@@ -127,18 +134,24 @@ class _Run:
         late = self.processes.total(float(self._is_late()))[0] > 0
         if not (step % settings.save_every == 0 or ends or shown or late):
             return None
+        saved = self._save(step)
+        if shown and self.watch.on_save is not None:
+            with trainer.aside():
+                self.watch.on_save(step, saved)
+        self.processes.wait()
+        return saved
+
+    def _save(self, step: int) -> Path:
+        """Write the weights and the state of this step; returns the file of weights."""
+        trainer, files = self.trainer, self.files
         # The state comes last: a run that is killed between the two writes the weights again.
         saved = files.weights(step)
         trainer.save(saved)
         trainer.state.save(files.state, write=self.processes.first)
         if self.processes.first:
-            files.forget_old(settings.keep_last)
+            files.forget_old(self.settings.keep_last)
             plot(trainer.state.history, files.curves)
         self._saved_at = time.monotonic()
-        if shown and self.watch.on_save is not None:
-            with trainer.aside():
-                self.watch.on_save(step, saved)
-        self.processes.wait()
         return saved
 
     def _validate(self, values: dict[str, float]) -> list[str]:
@@ -163,6 +176,11 @@ class _Run:
         for alarm in found if self.watch.on_alarm is not None else ():
             assert self.watch.on_alarm is not None
             self.watch.on_alarm(alarm)
+
+    def _is_stopped(self) -> bool:
+        """Whether one process was told to stop; all must agree, as they share every step."""
+        own = self.watch.stop is not None and self.watch.stop()
+        return self.processes.total(float(own))[0] > 0
 
     def _is_late(self) -> bool:
         limit = self.settings.save_minutes * 60

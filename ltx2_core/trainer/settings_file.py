@@ -70,6 +70,11 @@ def read_settings(file: Path | None, options: Mapping[str, Any], kind: type[T]) 
     return kind(**{**values, **options})
 
 
+def setting_values(values: Mapping[str, Any], kind: type[TrainSettings]) -> dict[str, Any]:
+    """``values`` of settings by name, as the types of their fields; raises ValueError for unknown names."""
+    return {name: _converted(name, value, "settings", kind) for name, value in values.items()}
+
+
 def _parsed(file: Path) -> Mapping[str, Any]:
     """The keys of a configuration file."""
     if not file.is_file():

@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Protocol
 
 from torch import nn
 
 from ..config import TransformerConfig
-from ..memory import ModelSize, size_text
+from ..memory import size_text
 from ..shapes import ClipPlan
 from ..transformer import Transformer
 from .targets import layer_pattern
@@ -35,6 +36,19 @@ _TEXT = 143_000_000
 """Bytes of a text of 1024 tokens, most of it inside a block."""
 
 _CONTEXT, _FRAGMENTS = 700_000_000, 1.1
+
+
+class TransformerSize(Protocol):
+    """The configuration of a transformer, and the bytes of its weights and of one of its blocks."""
+
+    @property
+    def transformer(self) -> TransformerConfig: ...
+
+    @property
+    def transformer_weights(self) -> int: ...
+
+    @property
+    def block_weights(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +97,7 @@ class TrainingMemory:
 
 
 def training_memory(
-    size: ModelSize, clip: ClipPlan, choice: TrainingChoice, *, quantised: bool
+    size: TransformerSize, clip: ClipPlan, choice: TrainingChoice, *, quantised: bool
 ) -> TrainingMemory:
     """Predict the memory of a run with batches of one clip with audio.
 
@@ -110,7 +124,7 @@ def training_memory(
 
 
 def choose_training(
-    budget: int, size: ModelSize, clip: ClipPlan, *, quantised: bool
+    budget: int, size: TransformerSize, clip: ClipPlan, *, quantised: bool
 ) -> tuple[TrainingChoice, TrainingMemory, bool]:
     """The fastest settings that fit ``budget`` bytes, their memory, and whether they do fit.
 

@@ -93,6 +93,7 @@ SIZES = {
     "LTX2AVNextStage": [320, 240],
     "LTX2AVAddGuide": [320, 330],
     "LTX2AVSampleStage": [320, 330],
+    "LTX2AVTrainLora": [440, 780],
 }
 REPORT_ALONE, TEXT_ALONE, BOTH = 72, 36, 110
 REPORTS = {
@@ -102,6 +103,7 @@ REPORTS = {
     "LTX2AVSampleStage": BOTH,
     "LTX2AVSampleDFR": BOTH,
     "LTX2AVLongVideo": 60,
+    "LTX2AVTrainLora": 400,
     "LTX2AVDecodeToVideo": BOTH,
     "LTX2AVDecodeLongVideo": 50,
     "LTX2AVDecodeHDR": 76,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -23,8 +24,13 @@ class Decoded:
 
 
 def saved_video(result: Result) -> Path:
-    (saved,) = (output["images"][0] for output in result.outputs.values() if "images" in output)
+    (saved,) = (output["images"][0] for output in result.outputs.values() if _is_saved(output))
     return result.output / saved["subfolder"] / saved["filename"]
+
+
+def _is_saved(output: dict[str, Any]) -> bool:
+    """Whether a node saved a file; pictures that nodes only show are temporary."""
+    return "images" in output and output["images"][0].get("type") == "output"
 
 
 def decoded(path: Path) -> Decoded:

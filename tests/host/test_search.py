@@ -9,6 +9,8 @@ from browser import ComfyPage, comfy_page
 from host_server import Server
 
 WORDS = {
+    "train": "Train LoRA",
+    "fine-tune": "Train LoRA",
     "image to video": "Img To Video Inplace",
     "i2v": "Img To Video Inplace",
     "first frame": "Img To Video Inplace",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 PACK = Path(__file__).resolve().parents[2]
@@ -34,6 +35,8 @@ SLIDE = sample_scene(
     HELD_OUT + 2, motion="slide_right", kind="square", colour="yellow", background="blue", company=False
 )
 """first.png, middle.png and last.png"""
+SUBJECT, SUBJECT_FRAMES = BOUNCE, 25
+"""zorb_1.mp4 and zorb_2.mp4, a subject with a name of its own, listed in zorb_clips.csv."""
 STILLS = {"first.png": 0, "middle.png": FRAMES // 2, "last.png": FRAMES - 1}
 
 
@@ -59,6 +62,11 @@ def main() -> None:
     write_clip(FOLDER / "edges.mp4", edge_frames(control), None)
     write_wav(FOLDER / "knocks.wav", sound_of(KNOCKS, FRAMES).mean(dim=0, keepdim=True), AUDIO_RATE)
     _still("control_first.png", control[0])
+    for number in (1, 2):
+        subject = replace(SUBJECT, seed=SUBJECT.seed + number)
+        sound = sound_of(subject, SUBJECT_FRAMES)
+        write_clip(FOLDER / f"zorb_{number}.mp4", render_frames(subject, SUBJECT_FRAMES, *SIZE), sound)
+    (FOLDER / "zorb_clips.csv").write_text("video,caption\nzorb_1.mp4,zorb\nzorb_2.mp4,zorb\n")
     slide = render_frames(SLIDE, FRAMES, *SIZE)
     for name, frame in STILLS.items():
         _still(name, slide[frame])

@@ -1,9 +1,9 @@
-"""The workflows made of windows, or of audio alone; each is a table of columns."""
+"""The workflows made of windows, of audio alone, or of training; each is a table of columns."""
 
 from __future__ import annotations
 
 from workflow_format import Workflow, node
-from workflow_parts import BY_HAND, DISTILLED, lora, models, plan, prompt, save, source, stage
+from workflow_parts import BY_HAND, DISTILLED, lora, models, plan, prompt, save, saved, source, stage
 
 PARTS = (
     "0-2.4: a red circle bounces on a blue background, a knock at each bounce\n"
@@ -77,6 +77,33 @@ LONG = {
                 "sound": node("LTX2AVDecodeAudio", latent="@first", seconds="@alone"),
                 "save": node("SaveAudio", audio="@sound", filename_prefix="audio/text_to_audio"),
             },
+        }
+    ),
+    "train_lora": Workflow(
+        {
+            "Models": {"models": models(), "plan": plan()},
+            "Training": {
+                "train": node(
+                    "LTX2AVTrainLora",
+                    model="@models",
+                    ckpt_name="ltx2-tiny-2.3.safetensors",
+                    text_encoder="gemma-tiny/model.safetensors",
+                    dataset="zorb_clips.csv",
+                    name="zorb",
+                    trigger="zorb",
+                    buckets="128x128x17",
+                    preset="24 GB",
+                    steps=100,
+                    learning_rate=3e-3,
+                    seed=42,
+                    preview_prompt="zorb",
+                    preview_every=50,
+                    settings="rank = 16",
+                )
+            },
+            "Prompt with the trigger word": {"text": prompt("zorb")},
+            "One stage with the LoRA": {"first": stage("@plan", model="@train")},
+            "Result": saved("train_lora", "@first"),
         }
     ),
 }

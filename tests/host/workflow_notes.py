@@ -257,6 +257,19 @@ NOTES = {
         ("**Prompt**: what is heard.", "**Length**: seconds."),
         ONE_STAGE,
     ),
+    "train_lora": Note(
+        "Train a LoRA",
+        "Clips and captions become a LoRA, which makes the clip at the end. The node shows a preview beside "
+        "the clip of the untrained model. Stop it whenever you like: the next run continues.",
+        (
+            "**Train LoRA**: dataset, the folder with your clips (clip.mp4, clip.txt) in ComfyUI's input "
+            "folder.",
+            "**Train LoRA**: name, trigger and buckets (width x height x frames of your clips); preset, the "
+            "memory of your GPU.",
+            "**Prompt** and preview_prompt: a sentence with the trigger word.",
+        ),
+        ONE_STAGE,
+    ),
     "ltx23_text_to_video": Note(
         "LTX-2.3: text to video with audio",
         "The distilled LoRA at strength 0.5 in both stages: 8 steps at half size, 3 at full size.",
@@ -375,6 +388,7 @@ TITLES = {
     "LTX2AVDecodeAudio": "Decode the audio",
     "LTX2AVDistilledSigmas": "Schedule",
     "LTX2AVCanny": "Find the edges",
+    "LTX2AVTrainLora": "Train LoRA",
     "LTX2AVConcatLatent": "Video and audio together",
     "LoadImage": "First image",
     "LoadAudio": "Audio",

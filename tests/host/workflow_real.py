@@ -29,6 +29,8 @@ SIZES = {"1": (1024, 576), "2": (1280, 704)}
 SECONDS = 5.0
 TINY_SECONDS = 1.96
 """Length of the tiny clips that are made without another clip; the length of others follows that clip."""
+TRAINING = {"buckets": "768x512x49", "steps": 1000, "learning_rate": 1e-4, "preview_every": 250}
+"""Settings of a LoRA run of real clips."""
 STRENGTH = {"camera": 1.0}
 """Strength of a released LoRA where the tiny workflow has another one."""
 
@@ -79,6 +81,8 @@ def _size(name: str, node: Node) -> dict[str, Change]:
         return {"strength": (tiny["strength"], STRENGTH[name])}
     if node.kind == "LTX2AVTextToAudio":
         return {"seconds": (tiny["seconds"], SECONDS)}
+    if node.kind == "LTX2AVTrainLora":
+        return {widget: (tiny[widget], value) for widget, value in TRAINING.items()}
     if node.kind != "LTX2AVClipPlan":
         return {}
     width, height = SIZES[tiny["stages"]]

@@ -32,7 +32,7 @@ RELEASED = [name for name in NAMES if name.startswith(("ltx2", "ltxv"))]
 """Workflows with the files of a released generation; all others have the tiny ones."""
 NOTE = "MarkdownNote"
 FOLDERS = {"checkpoints", "diffusion_models", "text_encoders", "vae", "loras", "latent_upscale_models"}
-LOADERS = ("LTX2AVLoadAll", "LTX2AVLoadLora", "LTX2AVLoadUpscaler")
+LOADERS = ("LTX2AVLoadAll", "LTX2AVLoadLora", "LTX2AVLoadUpscaler", "LTX2AVTrainLora")
 OURS = "LTX2AV"
 PAGE = "https://huggingface.co"
 CORE = {

@@ -1,0 +1,103 @@
+"""From a folder of clips and captions to a LoRA in one call: what ltx2 dataset and ltx2 train lora do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..run.codecs import Codecs
+from .dataset import DatasetOptions, OnItem, encode_dataset, plan_dataset
+from .lora_run import train_lora
+from .memory_choice import choose_for_files
+from .models import open_networks
+from .open_run import open_run
+from .previews import OnClip, Previews
+from .report import report
+from .rows import read_rows
+from .running import OnAlarm, OnStep
+from .settings import LoraSettings
+from .settings_file import setting_values
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderRun:
+    """What is trained on what.
+
+    ``source`` is a folder of clips or a csv, json or jsonl file; ``folder`` gets the encoded dataset and the
+    run, and resumes both. ``checkpoints`` are model files, none for the embedded set. ``budget`` in bytes
+    chooses the settings that decide the memory; ``settings`` have keys of :class:`LoraSettings` and replace
+    what was chosen.
+    """
+
+    source: Path
+    folder: Path
+    options: DatasetOptions
+    checkpoints: tuple[Path, ...] = ()
+    text_encoder: Path | None = None
+    device: str | None = None
+    budget: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """Who is told of a run: of files that are read and encoded, of steps, of previews, of alarms.
+
+    ``stop`` is asked after each step, and while previews are made.
+    """
+
+    on_item: OnItem | None = None
+    on_step: OnStep | None = None
+    on_clip: OnClip | None = None
+    on_alarm: OnAlarm | None = None
+    stop: Callable[[], bool] | None = None
+
+
+def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
+    """The settings of ``run``, and sentences on what was chosen.
+
+    Raises ValueError for unknown settings, and if the budget is too small.
+    """
+    chosen: dict[str, Any] = {}
+    notes: list[str] = []
+    if run.budget is not None:
+        networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
+        choice, memory, fits = choose_for_files(networks, run.budget, run.options.buckets)
+        if not fits:
+            raise ValueError(f"training needs at least {memory}: use smaller or shorter clips (buckets)")
+        chosen = {
+            "rank": choice.rank,
+            "optimizer": choice.optimizer,
+            "blocks_to_swap": choice.blocks_to_swap,
+            "activation_offload": choice.offload,
+        }
+        notes = [str(memory), ", ".join(f"{name} {value}" for name, value in chosen.items())]
+    fixed = {
+        "dataset": str(run.folder / "dataset"),
+        "output_dir": str(run.folder),
+        "checkpoints": tuple(map(str, run.checkpoints)),
+        "text_encoder": "" if run.text_encoder is None else str(run.text_encoder),
+        "device": run.device or "",
+    }
+    return LoraSettings(**{**chosen, **setting_values(run.settings, LoraSettings), **fixed}), notes
+
+
+def train_folder(run: FolderRun, told: Told) -> tuple[Path, Sequence[str]]:
+    """Encode what is not encoded yet, then train; returns the LoRA and the lines of a report.
+
+    The same call resumes a run that was stopped: a LoRA whose name does not end in ``lora.safetensors`` is
+    that of a run which is not finished. Raises ValueError for clips, settings and files that do not fit.
+    """
+    settings, notes = settings_of(run)
+    plan = plan_dataset(read_rows(run.source), run.options, told.on_item)
+    lines = [*report(plan, run.options), *notes]
+    networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
+    encode_dataset(Codecs(networks), plan, run.options, run.folder / "dataset", told.on_item)
+    opened = open_run(settings)
+    previews = None
+    if settings.preview_prompts:
+        previews = Previews(opened, stop=told.stop, on_clip=told.on_clip)
+    path = train_lora(opened, on_step=told.on_step, on_save=previews, on_alarm=told.on_alarm, stop=told.stop)
+    return path, [*lines, *opened.notes]

@@ -1,0 +1,59 @@
+"""Chooses the settings of a LoRA run that decide its memory, for the user's own model files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import TransformerConfig, transformer_config
+from ..loading import Component
+from ..run.components import Components
+from ..shapes import ClipPlan, plan_clip
+from ..training.memory_plan import TrainingChoice, TrainingMemory, choose_training
+from .buckets import Bucket
+
+PLAIN = {"BF16", "F16", "F32", "F64"}
+"""Number formats of weights that are not decoded while a layer runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileSize:
+    """The configuration of the transformer in a file, and the bytes of its weights and of one block."""
+
+    transformer: TransformerConfig
+    transformer_weights: int
+    block_weights: int
+
+
+def transformer_size(networks: Components) -> tuple[FileSize, bool]:
+    """The sizes of the transformer in the files of ``networks``, and whether its blocks are quantised.
+
+    Headers alone are read.
+    """
+    file = networks.file(Component.TRANSFORMER)
+    config = transformer_config(file.config)
+    infos = file.infos(Component.TRANSFORMER)
+    stored = {info.dtype for name, info in infos.items() if "transformer_blocks." in name}
+    blocks = networks.component_bytes(Component.TRANSFORMER, within="transformer_blocks.")
+    size = FileSize(
+        transformer=config,
+        transformer_weights=networks.component_bytes(Component.TRANSFORMER),
+        block_weights=blocks // config.num_layers,
+    )
+    return size, bool(stored - PLAIN)
+
+
+def clip_of(buckets: tuple[Bucket, ...], fps: float = 24.0) -> ClipPlan:
+    """The clip of the bucket that needs most memory."""
+    largest = max(buckets, key=lambda bucket: bucket.width * bucket.height * bucket.frames)
+    return plan_clip(largest.width, largest.height, frames=largest.frames, fps=fps)
+
+
+def choose_for_files(
+    networks: Components, budget: int, buckets: tuple[Bucket, ...]
+) -> tuple[TrainingChoice, TrainingMemory, bool]:
+    """The fastest settings with which these files train within ``budget`` bytes, as ``ltx2 plan --train``.
+
+    Returns the settings, their memory, and whether they do fit.
+    """
+    size, quantised = transformer_size(networks)
+    return choose_training(budget, size, clip_of(buckets), quantised=quantised)
