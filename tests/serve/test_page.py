@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ltx2_core.run.job import DECODE
 from ltx2_core.serve.service import Service
 from ltx2_core.serve.stored_job import State
 
@@ -55,8 +56,13 @@ def test_the_page_speaks_every_language_of_the_nodes_with_every_text():
             path.read_text(encoding="utf-8"),
         )
     }
-    # States are looked up by their names.
-    assert used | {state.value for state in State} | {"stopping"} == set(found["en"])
+    # States are looked up by their names, and what a job does by those of the library.
+    queue = (PAGE / "queue.js").read_text(encoding="utf-8")
+    table = re.search(r"STAGES = \{ (.*) \}", queue)[1]
+    stages = dict(re.findall(r'(?:^|", )"?([a-z, ]+?)"?: "(\w+)(?=")', table))
+    assert set(stages) == {"text", "windows", DECODE}
+    named = {*stages.values(), "stopping", *(state.value for state in State)}
+    assert used | named == set(found["en"])
 
 
 def test_a_plan_says_what_a_job_would_be_and_queues_nothing(service, client):
@@ -165,6 +171,47 @@ def test_a_clip_is_made_watched_and_used_again_on_the_page(tmp_path, models, pho
         page.close()
         assert problems == []
     service.close()
+
+
+@pytest.mark.slow
+def test_a_large_file_is_sent_in_pieces_and_again_from_where_its_connection_broke(
+    service, photo, tmp_path, browser
+):
+    large = tmp_path / "large.png"
+    large.write_bytes(photo.read_bytes().ljust(20 * 2**20, b"."))
+    with listening(service) as (_, client):
+        page = browser.new_page()
+        page.set_default_timeout(1000 * MOST_S)
+        asked: list[str] = []
+
+        def sent(route) -> None:
+            asked.append(route.request.headers["upload-offset"])
+            # The second piece arrives, and its answer does not; the third one does not arrive the first time.
+            if len(asked) == 2:
+                route.fetch()
+            if len(asked) in (2, 3):
+                route.abort()
+            else:
+                route.continue_()
+
+        page.route(
+            "**/v1/uploads/*",
+            lambda route: sent(route) if route.request.method == "PATCH" else route.continue_(),
+        )
+        page.goto(str(client.base_url))
+        page.locator("#plan[data-size]").wait_for()
+        page.set_input_files("#image", str(large))
+        page.locator("#image-shown").wait_for()
+        assert page.locator("#problem").inner_text() == ""
+        assert asked == [str(at * 2**20) for at in (0, 8, 16, 16)]
+        page.fill("#prompt", "a red ball")
+        page.locator("#submit").click()
+        wait_for(service.store.jobs)
+        (job,) = service.store.jobs()
+        image = service.store.spec(job.id)["clips"][0]["request"]["image"]
+        assert Path(image).read_bytes() == large.read_bytes()
+        service.cancel(job.id)
+        page.close()
 
 
 @pytest.mark.slow

@@ -57,7 +57,8 @@ async function send(name, file) {
   setFile(name, null, text("sending"));
   sending += 1;
   try {
-    setFile(name, await upload(file), file.name);
+    const sent = (/** @type {number} */ share) => setFile(name, null, `${text("sending")} ${Math.floor(100 * share)} %`);
+    setFile(name, await upload(file, sent), file.name);
     const image = at(`${name}-drop`).querySelector("img");
     if (image) {
       image.src = URL.createObjectURL(file);

@@ -30,6 +30,16 @@ export function relabel() {
   return refresh();
 }
 
+/** Names of the library for what a job does, and those of the texts. @type {Record<string, string>} */
+const STAGES = { text: "reading", windows: "windows", "decode, encode": "decoding" };
+
+/** What a job does, in the chosen language: "stage 2" -> "Stufe 2". @param {string} name */
+function stage(name) {
+  const number = /^stage (\d+)$/.exec(name)?.[1];
+  if (number) return `${text("stage")} ${number}`;
+  return STAGES[name] ? text(STAGES[name]) : name;
+}
+
 /** An element whose text follows the chosen language. @param {string} name */
 function worded(name) {
   const made = element("span");
@@ -104,7 +114,7 @@ class Item {
     const ended = !["queued", "running"].includes(job.state);
     const at = job.progress;
     const left = at?.eta_s == null ? "" : ` · ${Math.ceil(at.eta_s)} s`;
-    this.state.textContent = text(job.stopping ? "stopping" : job.state) + (at ? ` · ${at.stage} ${at.step}/${at.steps}${left}` : "");
+    this.state.textContent = text(job.stopping ? "stopping" : job.state) + (at ? ` · ${stage(at.stage)} ${at.step}/${at.steps}${left}` : "");
     this.state.dataset.text = ended ? job.state : "";
     this.bar.hidden = ended;
     if (at) this.bar.value = at.fraction;

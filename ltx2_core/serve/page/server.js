@@ -2,6 +2,13 @@
 /** What the page asks the server for. A token, if the server needs one, is held until the tab is closed. */
 
 const KEY = "ltx2-token";
+/** Bytes of a piece of an upload, and of the largest file that is sent whole. */
+const PIECE = 8 * 2 ** 20;
+const TUS = { "Tus-Resumable": "1.0.0" };
+const TRIES = 8;
+const WAIT_MS = 500;
+/** States of HTTP after which a piece is sent again: another one is still arriving, or a proxy has no server behind it. */
+const AGAIN = [408, 409, 423, 502, 503, 504];
 
 /** An error with the words of the server; `status` is that of HTTP. */
 export class Refused extends Error {
@@ -37,11 +44,45 @@ export async function json(path, body, signal) {
   return (await ask(path, { ...options, signal })).json();
 }
 
-/** Sends a file; the answer is the name by which a request names it. @param {File} file @returns {Promise<string>} */
-export async function upload(file) {
+/**
+ * Sends a file, a large one in pieces; the answer is the name by which a request names it.
+ * @param {File} file @param {(share: number) => void} on called with the share that has arrived
+ * @returns {Promise<string>}
+ */
+export async function upload(file, on) {
+  if (file.size > PIECE) return uploadInPieces(file, on);
   const form = new FormData();
   form.append("file", file);
   return (await (await ask("v1/files", { method: "POST", body: form })).json()).path;
+}
+
+/**
+ * Sends a file by tus. A piece that fails because the connection breaks or the server restarts is sent again from where it ended.
+ * @param {File} file @param {(share: number) => void} on
+ */
+async function uploadInPieces(file, on) {
+  const filename = btoa(String.fromCharCode(...new TextEncoder().encode(file.name)));
+  const begun = { ...TUS, "Upload-Length": String(file.size), "Upload-Metadata": `filename ${filename}` };
+  const { path } = await (await ask("v1/uploads", { method: "POST", headers: begun })).json();
+  for (let at = 0, failed = 0; at < file.size; on(at / file.size)) {
+    const headers = { ...TUS, "Content-Type": "application/offset+octet-stream", "Upload-Offset": String(at) };
+    try {
+      await ask(`v1/${path}`, { method: "PATCH", headers, body: file.slice(at, at + PIECE) });
+      at = Math.min(at + PIECE, file.size);
+      failed = 0;
+    } catch (error) {
+      failed += 1;
+      if (failed > TRIES || (error instanceof Refused && !AGAIN.includes(error.status))) throw error;
+      await new Promise((resolve) => setTimeout(resolve, WAIT_MS * failed));
+      at = await arrived(path).catch(() => at);
+    }
+  }
+  return path;
+}
+
+/** How many bytes of an upload the server has. @param {string} path */
+async function arrived(path) {
+  return Number((await ask(`v1/${path}`, { method: "HEAD", headers: TUS })).headers.get("Upload-Offset"));
 }
 
 /**
