@@ -7,7 +7,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from .block_queue import BlockQueue
 from .forking import FORK, Fork, Late
 from .guides import Entry, GuideTokens, Slots, guide_tokens, single_frame_marks
 from .host_attention import attend_for
+from .known_clip import KnownClip
 from .modalities import audio_modality, velocities_of, video_modality
 from .perturbing import perturbations_of
 from .prompt_parts import PromptParts, timed
@@ -58,6 +59,7 @@ class Call:
         keyframes: latent frames that stand for one pixel frame and not for eight; None if only the first one.
         reference: a reference audio whose tokens are added to those of the clip; None without one.
         prompt_parts: the texts of parts of the clip; None if one text is for all of it.
+        known: what mask and coordinates say, on the CPU.
     """
 
     video: Tensor
@@ -73,13 +75,22 @@ class Call:
     keyframes: Slots | None
     reference: ReferenceAudio | None
     prompt_parts: PromptParts | None = None
+    known: KnownClip = field(default_factory=KnownClip)
 
     def guides(self) -> GuideTokens | None:
         """Which of the video's tokens are guides, and where they lie; None without guides."""
         if self.guide_coordinates is None or not self.guide_coordinates.shape[2]:
             return None
         count = self.video[0, 0].numel()
-        return guide_tokens(self.guide_coordinates, self.denoise_mask, self.entries, count)
+        mask = None if self.denoise_mask is None else self.known.video
+        # The host passes coordinates in the dtype of the network, and the same entries in a new list.
+        keyframes, entries = self.known.keyframes, self.entries
+        assert keyframes is not None
+        dtype = self.guide_coordinates.dtype
+        return self.known.made(
+            ("guides", count, dtype, mask is None, *map(id, entries)),
+            lambda: guide_tokens(keyframes.to(dtype), mask, entries, count),
+        )
 
     def streams(self, guides: GuideTokens | None) -> tuple[Modality, Modality | None]:
         """Convert both latents to the transformer's inputs: tokens with positions, noise levels and text.
@@ -90,7 +101,7 @@ class Call:
         # The mask of the text is one for both streams: their contexts are equally long and were joined by
         # width.
         video = replace(
-            video_modality(self.video, self.timesteps[0], self.fps, self.contexts[0], guides, self.entries),
+            video_modality(self.video, self.timesteps[0], self.fps, self.contexts[0], guides, self.known),
             context_mask=self.context_mask,
             keyframes=single_frame_marks(self.video, self.keyframes, guides),
             enabled=self.options.get("run_vx", True),
@@ -98,7 +109,7 @@ class Call:
         audio = None
         if self.audio is not None and self.audio.numel():
             audio = replace(
-                audio_modality(self.audio, self.timesteps[1], self.contexts[1], self.reference),
+                audio_modality(self.audio, self.timesteps[1], self.contexts[1], self.reference, self.known),
                 context_mask=self.context_mask,
                 enabled=self.options.get("run_ax", True),
             )

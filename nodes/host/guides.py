@@ -6,7 +6,7 @@ Letters: B batch, F latent frames, H W latent rows and columns, N video tokens, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 import node_helpers
@@ -69,6 +69,20 @@ class GuideTokens:
     coordinates: Tensor
     surviving: tuple[int, ...]
     """How many tokens of each entry exist."""
+    attention: GuideWeights | None
+    """The weights of attention between the video and its guides; None if every weight is 1."""
+    entries: Sequence[Entry] = ()
+    """Held, so that no other list gets their identity."""
+    _present: dict[torch.device, Tensor] = field(default_factory=dict, repr=False)
+
+    def present(self, device: torch.device) -> Tensor:
+        """The numbers (tokens,) of the cells that have a token, on ``device``.
+
+        Numbers and no flags, whose number a GPU would have to be asked for in every step.
+        """
+        if device not in self._present:
+            self._present[device] = self.keep.nonzero().flatten().to(device)
+        return self._present[device]
 
     @property
     def count(self) -> int:
@@ -100,7 +114,8 @@ def guide_tokens(
             "crop the guides of one stage before adding those of the next"
         )
     surviving = tuple(int(part.sum()) for part in guides.split(sizes)) if entries else ()
-    return GuideTokens(keep, keyframes[:, :, guides], surviving)
+    attention = guide_attention(int(guides.sum()), surviving, entries)
+    return GuideTokens(keep, keyframes[:, :, guides], surviving, attention, entries)
 
 
 def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens | None) -> Tensor:
@@ -123,20 +138,19 @@ def single_frame_marks(video: Tensor, slots: Slots | None, guides: GuideTokens |
             )
         marks[slots["first_latent_frame"] :][: slots["num_keyframes"]] = 1
     marks = marks.reshape(1, -1, 1)
-    return marks if guides is None else marks[:, guides.keep.to(marks.device)]
+    return marks if guides is None else marks[:, guides.present(marks.device)]
 
 
-def guide_attention(guides: GuideTokens, entries: Sequence[Entry]) -> GuideWeights | None:
+def guide_attention(tokens: int, surviving: Sequence[int], entries: Sequence[Entry]) -> GuideWeights | None:
     """Compute the attention weights between a video and its guides; None if every weight is 1.
 
-    ``entries`` describe the guides in their order. Attention of guides to each other is not weighted, and
+    The guides have ``tokens`` tokens together. ``entries`` describe them in their order, and ``surviving``
+    are the numbers of their tokens. Attention of guides to each other is not weighted, and
     neither is that of guide tokens at the end for which there is no entry.
     """
     # An entry without surviving tokens would leave an empty weight, which has no place in the attention.
-    weights = [
-        _weights(entry, count) for entry, count in zip(entries, guides.surviving, strict=True) if count
-    ]
-    untracked = guides.count - sum(len(weight) for weight in weights)
+    weights = [_weights(entry, count) for entry, count in zip(entries, surviving, strict=True) if count]
+    untracked = tokens - sum(len(weight) for weight in weights)
     if untracked:
         # Guides of other packs may come without entries; their attention is plain.
         weights.append(torch.ones(untracked))

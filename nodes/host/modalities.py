@@ -6,6 +6,9 @@ text tokens.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor
 
 from ...ltx2_core.conditioning.patchify import (
@@ -18,7 +21,9 @@ from ...ltx2_core.conditioning.patchify import (
 )
 from ...ltx2_core.conditioning.reference import beside_reference, reference_audio_positions
 from ...ltx2_core.transformer import Modality
-from .guides import Entry, GuideTokens, guide_attention
+from ...ltx2_core.transformer.timesteps import Groups
+from .guides import GuideTokens
+from .known_clip import KnownClip, groups_of
 from .values import ReferenceAudio
 
 
@@ -28,31 +33,32 @@ def video_modality(
     fps: float,
     context: Tensor,
     guides: GuideTokens | None,
-    entries: list[Entry],
+    known: KnownClip,
 ) -> Modality:
     """Convert a video latent (B, C, F, H, W) to tokens with positions and noise levels.
 
     ``timestep`` has the noise levels, (B,) or one for each token; ``context`` is the text (B, tokens, width).
-    ``guides`` are the last tokens and have coordinates of their own; None without guides. ``entries`` are
-    their attention weights as ComfyUI states them.
+    ``guides`` are the last tokens and have coordinates of their own; None without guides. ``known`` is the
+    clip from step to step.
     """
     _, _, frames, height, width = latent.shape
     tokens = patchify_video(latent)
     # Pixel frames first, seconds afterwards: the host multiplies by the reciprocal of the frame rate, and the
     # top rotary frequency makes that ulp visible.
     positions = video_positions(frames, height, width, fps=1.0)
-    mask = None
+    mask, groups = None, groups_of(timestep)
     if guides is not None:
-        present = guides.keep.to(latent.device)
-        positions = positions.to(latent.device)
+        present = guides.present(latent.device)
         # Repeated for the batch, since the coordinates that ComfyUI attaches to a guide have a batch axis.
-        tokens, positions = tokens[:, present], positions[:, :, present].repeat(len(latent), 1, 1, 1)
+        tokens, positions = tokens[:, present], positions[:, :, guides.keep].repeat(len(latent), 1, 1, 1)
         # The host puts guide tokens at the end; their positions are those of the guide, not of the grid.
         if guides.count:
-            positions[:, :, -guides.count :] = guides.coordinates.to(positions)
+            times = len(latent) // len(guides.coordinates)
+            positions[:, :, -guides.count :] = guides.coordinates.to(positions).repeat(times, 1, 1, 1)
         if timestep.ndim > 1:
             timestep = timestep[:, present]
-        mask = guide_attention(guides, entries)
+            groups = None if groups is None else _of_tokens(groups, guides, known)
+        mask = guides.attention
     positions[:, 0] = positions[:, 0] * (1.0 / fps)
     timesteps = _token_timesteps(timestep)
     return Modality(
@@ -60,20 +66,33 @@ def video_modality(
         timesteps=timesteps,
         # Preserved tokens have lower timesteps, so the largest one is the noise level of the stream.
         sigma=timesteps.amax(dim=1),
+        groups=groups,
         positions=positions,
         context=context,
         attention_mask=mask,
     )
 
 
+def _of_tokens(groups: Groups, guides: GuideTokens, known: KnownClip) -> Groups:
+    """The groups of those tokens that ``guides`` do not lack."""
+    own = known.made(("of tokens", id(groups.index)), lambda: groups.of(guides.present(torch.device("cpu"))))
+    return replace(own, timesteps=groups.timesteps)
+
+
 def audio_modality(
-    latent: Tensor, timestep: Tensor, context: Tensor, reference: ReferenceAudio | None
+    latent: Tensor,
+    timestep: Tensor,
+    context: Tensor,
+    reference: ReferenceAudio | None,
+    known: KnownClip,
 ) -> Modality:
     """Convert an audio latent (B, C, T, bins) to tokens with positions and noise levels.
 
     ``timestep`` has the noise levels, (B,) or one for each token; ``context`` is the text (B, tokens, width).
-    The clean tokens of a ``reference`` audio come first, or last if it says so; None without one.
+    The clean tokens of a ``reference`` audio come first, or last if it says so; None without one. ``known``
+    is the clip from step to step.
     """
+    groups = groups_of(timestep)
     tokens, timesteps = patchify_audio(latent), _token_timesteps(timestep)
     positions = audio_positions(tokens.shape[1])
     if reference is not None:
@@ -81,6 +100,9 @@ def audio_modality(
         length, follows = reference_tokens.shape[1], reference.get("follows", False)
         positions = beside_reference(reference_audio_positions(length), positions, axis=2, follows=follows)
         # The reference is clean, which a timestep of 0 states.
+        groups = (
+            known.beside(timestep, tokens.shape[1], length, follows=follows) if timestep.ndim == 1 else None
+        )
         clean, own = timesteps.new_zeros(len(latent), length), timesteps.expand(-1, tokens.shape[1])
         timesteps = beside_reference(clean, own, axis=1, follows=follows)
         reference_tokens = reference_tokens.expand(len(latent), -1, -1)
@@ -89,6 +111,7 @@ def audio_modality(
         tokens=tokens,
         timesteps=timesteps,
         sigma=timesteps.amax(dim=1),
+        groups=groups,
         positions=positions,
         context=context,
     )
@@ -119,7 +142,7 @@ def velocities_of(
     if guides is not None:
         # A velocity of 0 leaves the cells of a guide's holes as they are at every step.
         whole = tokens.new_zeros(len(video), len(guides.keep), tokens.shape[-1])
-        whole[:, guides.keep.to(tokens.device)] = tokens
+        whole[:, guides.present(tokens.device)] = tokens
         tokens = whole
     velocity = unpatchify_video(tokens, *video.shape[2:])
     if audio is None or not audio.numel():

@@ -26,6 +26,7 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.storage.dequantize import COMPANIONS
 from ...ltx2_core.types import Numerics
 from .foreign import refuse_changes_without_effect
+from .known_clip import KNOWN, KnownClip, at_level, with_groups
 from .ltx_video import is_ltx_video
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
@@ -192,6 +193,12 @@ class LTX2Model(comfy.model_base.LTXAV):
         if mask is not None:
             masks = [mask] if shapes is None else comfy.utils.unpack_latents(mask, shapes)
             out.update(zip(("denoise_mask", "audio_denoise_mask"), map(_regular, masks), strict=False))
+        keyframes = kwargs.get("keyframe_idxs")
+        if mask is not None or keyframes is not None:
+            video, audio = (
+                out[name].cond if name in out else None for name in ("denoise_mask", "audio_denoise_mask")
+            )
+            out[KNOWN] = _constant(KnownClip.of(video, audio, keyframes))
         # The host's own network assumes 25 frames a second where no node states a rate.
         out["frame_rate"] = _constant(kwargs.get("frame_rate", 25))
         for name, wrap in (
@@ -224,12 +231,13 @@ class LTX2Model(comfy.model_base.LTXAV):
         Each is (B,), or (B, tokens) if the mask of the stream is not 1 everywhere: the mask multiplies the
         noise level.
         """
+        known = conds.get(KNOWN) or KnownClip()
+        known = known.fitting(denoise_mask, audio_denoise_mask)
         video = audio = timestep
         if denoise_mask is not None:
-            # All channels of a token share one noise level, so the first channel of the mask decides.
-            video = _masked(timestep, patchify_video(denoise_mask[:, :1]))
+            video = _masked(timestep, patchify_video(denoise_mask[:, :1]), "video", known)
         if audio_denoise_mask is not None:
-            audio = _masked(timestep, patchify_audio(audio_denoise_mask[:, :1, :, :1]))
+            audio = _masked(timestep, patchify_audio(audio_denoise_mask[:, :1, :, :1]), "audio", known)
         return video, audio
 
     def scale_latent_inpaint(self, sigma: Tensor, noise: Tensor, latent_image: Tensor, **more: Any) -> Tensor:
@@ -240,15 +248,16 @@ class LTX2Model(comfy.model_base.LTXAV):
         return latent_image
 
 
-def _masked(timestep: Tensor, mask: Tensor) -> Tensor:
+def _masked(timestep: Tensor, mask: Tensor, stream: str, known: KnownClip) -> Tensor:
     """Multiply timesteps (B,) by a mask of tokens (B, tokens, 1), to timesteps (B, tokens).
 
-    If the mask is 1 everywhere, the timesteps (B,) are returned unchanged.
+    If the mask is 1 everywhere, as ``known`` says of ``stream``, the timesteps (B,) are returned unchanged.
     """
+    levels = known.levels(stream, len(mask), mask.dtype, timestep.device)
     # One value for all tokens lets the modulation be computed once a sample instead of once a token.
-    if bool((mask == 1).all()):
+    if levels is None:
         return timestep
-    return mask[..., 0] * timestep[:, None]
+    return with_groups(mask[..., 0] * timestep[:, None], at_level(levels, timestep))
 
 
 class NetworkArguments(TypedDict):

@@ -29,6 +29,7 @@ from .forking import FORK, Late
 from .guides import Entry, Slots
 from .host_blocks import as_host_block
 from .host_connectors import as_host_connectors
+from .known_clip import KnownClip
 from .notices import USE_CORE, notice_once
 from .prompt_parts import PromptParts
 from .values import ReferenceAudio
@@ -204,6 +205,7 @@ class HostTransformer(Transformer):
         ref_audio: ReferenceAudio | None = None,
         generated_keyframes: Slots | None = None,
         ltx2_prompt_parts: PromptParts | None = None,
+        ltx2_known_clip: KnownClip | None = None,
         **unused: Any,
     ) -> list[Tensor] | Tensor:
         _name_unused(unused)
@@ -230,6 +232,7 @@ class HostTransformer(Transformer):
             keyframes=generated_keyframes,
             reference=ref_audio,
             prompt_parts=ltx2_prompt_parts,
+            known=(ltx2_known_clip or KnownClip()).fitting(denoise_mask, None, keyframe_idxs),
         )
         return velocities(self, call, chunks=self.chunks, rope_memory=self.rope_memory, fused=self.fused)
 
