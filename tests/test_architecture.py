@@ -38,6 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "clock",
         "formats",
         "out_of_memory",
+        "precision",
         "torchaudio_import",
         "config",
         "storage",

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..config import AudioVAEConfig
+from ..precision import NO_COMPLEX
 from .dsp import mel_filter_bank, resample_sinc
 from .layers import in_float32
 
@@ -55,6 +56,9 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
     samples = waveform.shape[-1]
     if samples == 0:
         raise ValueError("the waveform is empty; at least one sample is needed")
+    device = waveform.device
+    if device.type in NO_COMPLEX:
+        waveform = waveform.cpu()
     with in_float32(waveform.device):
         # Padding by reflection needs more samples than it adds, so shorter audio first gets silence.
         padded = F.pad(waveform.float(), (0, max(0, config.n_fft // 2 + 1 - samples)))
@@ -74,7 +78,8 @@ def log_mel(waveform: Tensor, config: AudioVAEConfig) -> Tensor:
         magnitude = rearrange(spectrum.abs(), "(b c) k t -> b c t k", b=waveform.shape[0])
         # The silence that was added for the reflection must not add frames.
         magnitude = magnitude[:, :, : samples // config.hop_length + 1]
-        return (magnitude @ mel_filters(config).to(magnitude.device)).clamp(min=LOG_FLOOR).log()
+        mel: Tensor = (magnitude @ mel_filters(config).to(magnitude.device)).clamp(min=LOG_FLOOR).log()
+        return mel.to(device)
 
 
 def mel_filters(config: AudioVAEConfig) -> Tensor:

@@ -125,9 +125,18 @@ def _devices() -> Fact:
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             found.append(f"{torch.cuda.get_device_name(index)} ({_gib(free)} free of {_gib(total)})")
+        if torch.version.hip is not None:
+            known = "kernels and graphs were never tried on AMD, fp8 and NVFP4 products are off"
+            text = f"ROCm {torch.version.hip}: {', '.join(found)}; {known}"
+            return Fact(name="devices", state="note", text=text)
         return Fact(name="devices", state="ok", text=f"CUDA {torch.version.cuda}: " + ", ".join(found))
     if torch.backends.mps.is_available():
-        return Fact(name="devices", state="ok", text="Apple GPU (mps)")
+        known = "steps of res_2s in float32, no kernels, graphs or fp8 products; never tried on one"
+        return Fact(name="devices", state="note", text=f"Apple GPU (mps): {known}")
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        names = ", ".join(torch.xpu.get_device_name(index) for index in range(torch.xpu.device_count()))
+        known = "no graphs or fp8 products; never tried on one"
+        return Fact(name="devices", state="note", text=f"Intel GPU (xpu), {names}: {known}")
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU"
     return Fact(
         name="devices",

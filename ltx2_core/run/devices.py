@@ -20,6 +20,11 @@ def usable_device(name: torch.device | str) -> torch.device:
     return device
 
 
+def default_device() -> str:
+    """The kind of device on which a run computes if nothing is said: the first GPU there is, else "cpu"."""
+    return next((kind for kind in ("cuda", "mps", "xpu") if _count(kind)), "cpu")
+
+
 def available() -> tuple[str, ...]:
     """The names of all devices of this machine that can compute, such as ("cpu", "cuda", "cuda:1")."""
     found = [f"{kind}:{index}" if index else kind for kind in COMPUTING for index in range(_count(kind))]

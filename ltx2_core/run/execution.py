@@ -12,12 +12,13 @@ import torch
 
 from ..config import TransformerConfig
 from ..memory import MemoryPlan, check_budget, parse_budget
+from ..precision import usual_dtype
 from ..text.connectors import CONTEXT_LENGTH
 from ..transformer import Runner, Transformer, text_keys_bytes
 from ..transformer.fused import Fused
 from ..transformer.graphs import Graphs
 from ..transformer.packed import pack_projections
-from .devices import usable_device
+from .devices import default_device, usable_device
 from .distributed import Processes
 from .options import by_name
 from .stages import Stage
@@ -108,14 +109,13 @@ class Execution:
     ) -> Execution:
         """Make an execution, with defaults for a ``device`` or ``dtype`` that is None.
 
-        The default device is CUDA if there is such a GPU, else the CPU; the default dtype is bfloat16 on CUDA
-        and float32 on other devices. ``options`` are the other fields of the class. Raises what the class
-        raises, and ValueError for a device on which this machine cannot compute.
+        The default device is the first GPU that PyTorch can use (CUDA, which AMD's are too, MPS or XPU), else
+        the CPU; the default dtype is that of :func:`~ltx2_core.precision.usual_dtype`. ``options`` are the
+        other fields of the class. Raises what the class raises, and ValueError for a device on which this
+        machine cannot compute.
         """
-        where = usable_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if dtype is None:
-            # Weights are published in bfloat16, which most CPUs compute more slowly than float32.
-            dtype = torch.bfloat16 if where.type == "cuda" else torch.float32
+        where = usable_device(device or default_device())
+        dtype = dtype or usual_dtype(where)
         # Text for max_memory becomes a number where all values are checked.
         return cls(device=where, dtype=dtype, **options)  # type: ignore[arg-type]
 

@@ -198,9 +198,12 @@ def _functions(capability: tuple[int, int]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def pretend(*, capability: tuple[int, int] = (8, 9)) -> Iterator[FakeDevice]:
-    """Switch on ``cuda``, one device of ``capability`` with 24 GB; yields it, with what it has counted."""
-    device = FakeDevice()
+def pretend(*, capability: tuple[int, int] = (8, 9), narrow: bool = False) -> Iterator[FakeDevice]:
+    """Switch on ``cuda``, one device of ``capability`` with 24 GB; yields it, with what it has counted.
+
+    With ``narrow`` it has no float64 and no complex numbers, as Apple's GPUs.
+    """
+    device = FakeDevice(narrow=narrow)
     torch._C._ensureCUDADeviceGuardSet()
     before = torch._C._only_lift_cpu_tensors()
     with contextlib.ExitStack() as stack:

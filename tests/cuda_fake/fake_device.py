@@ -47,8 +47,10 @@ class FakeDevice(TorchDispatchMode):
     operations on the device, ``masked`` calls of attention with a mask.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, narrow: bool = False) -> None:
         super().__init__()
+        self.narrow = narrow
+        """Whether the device lacks float64 and complex numbers."""
         self.waits: Counter[tuple[str, str]] = Counter()
         self.kernels: Counter[str] = Counter()
         self.masked = 0
@@ -90,6 +92,8 @@ class FakeDevice(TorchDispatchMode):
         own_args, own_kwargs = tree_unflatten(plain, spec)
         if own_kwargs.pop("pin_memory", None):
             return self._pin(func(*own_args, **own_kwargs))
+        if there and self.narrow:
+            _refuse_wide(func, flat)
         out = _by_rows(func, own_args, own_kwargs) if name == "_scaled_mm" else func(*own_args, **own_kwargs)
         if not there:
             return out
@@ -174,6 +178,8 @@ class FakeDevice(TorchDispatchMode):
         )
         own_kwargs.pop("pin_memory", None)
         out = func(*own_args, **own_kwargs)
+        if there and self.narrow:
+            _refuse_wide(func, [out])
         if not there:
             return out.clone() if was and out is source.host else out
         self.count("_to_copy", func, own_args, own_kwargs, out, mutable=False)
@@ -192,6 +198,13 @@ def _by_rows(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
     product = (named["self"].float() * named["scale_a"]) @ (named["mat2"].float() * named["scale_b"])
     bias = named.get("bias")
     return (product if bias is None else product + bias).to(named.get("out_dtype") or named["self"].dtype)
+
+
+def _refuse_wide(func: Any, given: list[Any]) -> None:
+    """Refuse what Apple's GPUs lack."""
+    dtypes = [a if isinstance(a, torch.dtype) else getattr(a, "dtype", None) for a in given]
+    if any(dtype is not None and (dtype.is_complex or dtype == torch.float64) for dtype in dtypes):
+        raise DeviceError(f"{func}: this device has no float64 and no complex numbers, at {place()}")
 
 
 def _asks_not_to_block(func: Any, args: Any, kwargs: dict[str, Any]) -> bool:

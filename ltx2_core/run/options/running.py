@@ -137,7 +137,7 @@ def execution_options() -> Iterator[Option]:
         flags=("--device",),
         kind="text",
         group=group,
-        help="Device to compute on, such as cuda, cuda:1 or cpu. By default cuda where there is a GPU, else "
+        help="Device to compute on, such as cuda, cuda:1 or cpu. By default the GPU where there is one, else "
         "cpu.",
     )
     yield Option(
@@ -146,7 +146,8 @@ def execution_options() -> Iterator[Option]:
         kind="choice",
         group=group,
         choices=DTYPE_NAMES,
-        help="Number format of the weights; by default bfloat16 on cuda, else float32.",
+        help="Number format of the weights; by default bfloat16 on a GPU, and float32 on the CPU and on "
+        "NVIDIA GPUs before Ampere.",
     )
     yield Option(
         name="max_memory",

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ...precision import NO_FLOAT64
 from ...types import AVLatent
 from .base import SamplerRun, Stepped, sampler
 
@@ -154,5 +155,5 @@ def _standardised(noise: Tensor) -> Tensor:
 
 
 def _double(x: AVLatent) -> AVLatent:
-    """``x`` in float64, or unchanged on a device that has no float64 (MPS)."""
-    return x.map(lambda t: t if t.device.type == "mps" else t.double())
+    """``x`` in float64, or unchanged on a device that has no float64."""
+    return x.map(lambda t: t if t.device.type in NO_FLOAT64 else t.double())
