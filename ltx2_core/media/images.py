@@ -164,8 +164,19 @@ def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
     uint8 frames are returned unchanged. ``first`` is the number of the first frame in the clip, for the error
     message. Raises ValueError for NaN or infinite values, and for other dtypes.
     """
+    converted, finite = bytes_and_finite(frames)
+    check_finite(finite, first=first)
+    return converted
+
+
+def bytes_and_finite(frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert frames as :func:`to_bytes` does, without waiting for a GPU.
+
+    Returns the converted frames, and for each frame whether all of its values were finite, (N,) bool; of
+    frames that were uint8 nothing is said, (0,).
+    """
     if frames.dtype == torch.uint8:
-        return frames
+        return frames, torch.ones(0, dtype=torch.bool, device=frames.device)
     if not frames.is_floating_point():
         raise ValueError(f"frames are uint8 or float in [-1, 1]; got {frames.dtype}")
     converted = torch.empty(frames.shape, dtype=torch.uint8, device=frames.device)
@@ -175,11 +186,16 @@ def to_bytes(frames: Tensor, *, first: int = 0) -> Tensor:
         # NaN and infinity appear in the minimum or maximum, so no mask of the whole frame is needed.
         finite.append(torch.stack(torch.aminmax(frame)).isfinite().all())
         bytes_.copy_(frame.to(torch.float32, copy=True).add_(1.0).mul_(127.5).round_().clamp_(0.0, 255.0))
+    none = torch.ones(0, dtype=torch.bool, device=frames.device)
+    return converted, torch.stack(finite) if finite else none
+
+
+def check_finite(finite: Tensor, *, first: int) -> None:
+    """Raise ValueError unless all of ``finite`` (N,) is True; frame ``first`` of the clip is the first."""
     # One transfer for all frames, because each read of a value synchronises with the GPU.
-    for index, good in enumerate(torch.stack(finite).tolist() if finite else ()):
+    for index, good in enumerate(finite.tolist()):
         if not good:
             raise ValueError(f"frame {first + index} holds NaN or infinite values; nothing was saved")
-    return converted
 
 
 def _from_pillow(image: Image.Image, background: Colour) -> Tensor:

@@ -18,6 +18,7 @@ from ..media import to_bytes
 from ..memory import DecodeChoice
 from ..out_of_memory import attempt
 from ..video_vae import AnyVideoDecoder
+from .leaving import LeavingFrames
 
 logger = logging.getLogger(__name__)
 
@@ -51,22 +52,36 @@ def decode_chunks(
             latents, choice.tiles, max_piece_bytes=choice.piece_bytes, convert=convert
         )
     clock = clock or Clock()
+    leaving = LeavingFrames()
     done = 0
+    arriving: Callable[[], Tensor] | None = None
     while True:
         check()
         # Entered for each chunk: a generator that yields within it would leave the mode on for its caller.
         with clock.timed("decode"), torch.inference_mode():
             # A chunk that fails cannot be asked for again; within it the decoder has tried smaller pieces.
             chunk = attempt("decoding the video", lambda: next(chunks, None), again=False)
-            if chunk is None:
-                return
-            frames = attempt("decoding the video", partial(_on_cpu, chunk, as_bytes=as_bytes, first=done))
-        done += len(frames)
-        # Neither name may hold this chunk while the next one is decoded.
-        del chunk
-        if len(frames):
-            yield frames
-        del frames
+            before, arriving = arriving, None
+            frames = None
+            # Frames in float32 are too large to hold those of two chunks on the device.
+            if chunk is not None and chunk.is_cuda and as_bytes:
+                arriving = attempt("decoding the video", partial(leaving.begin, _frames(chunk), first=done))
+                done += chunk.shape[2]
+            elif chunk is not None:
+                frames = attempt("decoding the video", partial(_on_cpu, chunk, as_bytes=as_bytes, first=done))
+                done += len(frames)
+            # The last chunk arrives while this one is computed.
+            earlier = None if before is None else before()
+        ended = chunk is None
+        # No name may hold this chunk while the next one is decoded.
+        del chunk, before
+        for one in (earlier, frames):
+            if one is not None and len(one):
+                yield one
+        # Nor frames that the caller has let go.
+        one = earlier = frames = None
+        if ended:
+            return
 
 
 def _on_cpu(chunk: Tensor, *, as_bytes: bool, first: int) -> Tensor:
@@ -75,8 +90,12 @@ def _on_cpu(chunk: Tensor, *, as_bytes: bool, first: int) -> Tensor:
     The result is float32 in [-1, 1], or uint8 with ``as_bytes``; ``first`` is the number of its first frame
     in the clip.
     """
-    frames = rearrange(chunk, "1 c n h w -> n c h w")
+    frames = _frames(chunk)
     return (to_bytes(frames, first=first) if as_bytes else frames.float()).cpu()
+
+
+def _frames(chunk: Tensor) -> Tensor:
+    return rearrange(chunk, "1 c n h w -> n c h w")
 
 
 def _to_bytes(frames: Tensor) -> Tensor:

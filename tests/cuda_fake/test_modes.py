@@ -13,7 +13,11 @@ from fake_runs import SMALL, pipeline_on_device, sample
 from ltx2_core.attention import _choice
 from ltx2_core.conditioning.patchify import audio_positions, video_positions
 from ltx2_core.config import TransformerConfig
-from ltx2_core.memory import BlockStreaming
+from ltx2_core.loading import Component
+from ltx2_core.media.images import to_bytes
+from ltx2_core.memory import BlockStreaming, DecodeChoice, DecoderMemory
+from ltx2_core.run.decode import decode_chunks
+from ltx2_core.run.leaving import LeavingFrames
 from ltx2_core.transformer import Modality, RopeMemory, Transformer
 from ltx2_core.video_vae.diffusion import attention
 
@@ -133,3 +137,38 @@ def test_the_diffusion_decoder_decodes(tiny_set, diffusion_vae, device, monkeypa
     pipeline = pipeline_on_device(tiny_set, video_decoder=diffusion_vae)
     latent = torch.zeros(1, 128, 2, 2, 2)
     assert torch.cat(list(pipeline.decode_video(latent))).shape == (9, 3, 64, 64)
+
+
+def test_frames_leave_while_the_next_ones_are_decoded(tiny_set, device):
+    """Each chunk waits for one copy, and only when the next chunk has been launched."""
+    pipeline, latent = pipeline_on_device(tiny_set), torch.randn(1, 128, 7, 2, 2).to("cuda")
+    choice = DecodeChoice(piece_bytes=2**14, memory=DecoderMemory(peak=0, state=0))
+    events: list[str] = []
+    with pipeline.networks.use(Component.VIDEO_DECODER) as decoder:
+        floats = decode_chunks(decoder, [latent], choice, as_bytes=False, check=lambda: None)
+        expected = to_bytes(torch.cat(list(floats)))
+        before = device.waits.copy()
+        chunks = []
+        for chunk in decode_chunks(
+            decoder, [latent], choice, as_bytes=True, check=lambda: events.append("decoded")
+        ):
+            events.append("came")
+            chunks.append(chunk)
+    waits = {why: count for (why, place), count in (device.waits - before).items() if "decode.py" in place}
+    assert torch.equal(torch.cat(chunks), expected)
+    assert len(chunks) > 2
+    assert waits == {}
+    assert {w: n for (w, p), n in (device.waits - before).items() if "leaving" in p} == {"event": len(chunks)}
+    assert events[:4] == ["decoded", "decoded", "came", "decoded"], "the next chunk is launched first"
+
+
+def test_values_that_are_not_finite_are_named_when_they_arrive(device):
+    frames = torch.zeros(2, 3, 4, 4, device="cuda")
+    frames[1] = torch.nan
+    with pytest.raises(ValueError, match="frame 6 holds NaN"):
+        LeavingFrames().begin(frames, first=5)()
+
+
+def test_without_pinned_memory_frames_are_waited_for(device, monkeypatch):
+    monkeypatch.setattr(LeavingFrames, "_buffer", lambda *_: None)
+    assert LeavingFrames().begin(torch.ones(2, 3, 4, 4, device="cuda"), first=0)().unique().tolist() == [255]
