@@ -47,6 +47,11 @@ if TYPE_CHECKING:
     help="Resample videos to this frame rate by nearest time [default: that of each file].",
 )
 @click.option("--chunks", is_flag=True, help="Cut long videos into several clips, not only their beginning.")
+@click.option(
+    "--scenes",
+    is_flag=True,
+    help="Cut videos where their content changes, so that no clip has a cut; needs PySceneDetect.",
+)
 @click.option("--trigger", help="Word that is put in front of captions which do not have it.")
 @click.option(
     "--clean-captions", is_flag=True, help='Remove openings such as "The video shows" from captions.'
@@ -96,6 +101,7 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     max_pixels: int | None,
     fps: float | None,
     chunks: bool,
+    scenes: bool,
     trigger: str | None,
     clean_captions: bool,
     caption_ext: str,
@@ -112,9 +118,9 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
 
     SOURCE is a folder of videos, images or audio files with a caption file each (clip.mp4, clip.txt), or a
     csv, json or jsonl file with the columns video, caption, and optionally audio, reference_video,
-    reference_audio, video_mask, and repeats, how often an epoch has the clip. A report comes first. What is
-    encoded already is not encoded again, so the same command continues an interrupted call; after a change of
-    clips, captions, options or models only what changed is encoded.
+    reference_audio, video_mask, audio_mask, and repeats, how often an epoch has the clip. A report comes
+    first. What is encoded already is not encoded again, so the same command continues an interrupted call;
+    after a change of clips, captions, options or models only what changed is encoded.
     """
     from ..trainer.buckets import parse_buckets
     from ..trainer.dataset import DatasetOptions, plan_dataset
@@ -128,6 +134,7 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         max_pixels=max_pixels,
         fps=fps,
         chunks=chunks,
+        scenes=scenes,
         trigger=trigger,
         clean=clean_captions,
         audio=cast("Literal['on', 'off', 'required']", audio),

@@ -139,6 +139,15 @@ def reference_frames(frames: int, time: int) -> list[int]:
     return [0, *range(1, frames, time)]
 
 
+def latent_audio_mask(waveform: Tensor, latents: int) -> Tensor:
+    """Reduce a mask of audio, a waveform (C, S) of 1 where audio is known, to ``latents`` values of 0 and 1.
+
+    The nearest sample counts, as in the official trainer.
+    """
+    levels = waveform.abs().mean(dim=0)[None, None]
+    return (F.interpolate(levels, size=latents, mode="nearest")[0, 0] > 0.5).float()
+
+
 def latent_mask(frames: Tensor, *, official: bool = False) -> Tensor:
     """Reduce a mask (N, 1, H, W), 1 where content is known, to latent cells: (F, H / 32, W / 32) of 0 and 1.
 

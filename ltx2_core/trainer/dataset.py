@@ -14,10 +14,11 @@ from ..loading import Component
 from ..run.codecs import Codecs
 from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_SCALE, audio_latents_of
 from ..storage.identity import identity
-from .buckets import Bucket, latent_mask, own_buckets
+from .buckets import Bucket, latent_audio_mask, latent_mask, own_buckets
 from .cache import VERSION, Entry, Index, digest, is_whole, state_of, write_clip
 from .captions import prepared
 from .media_clips import (
+    AudioColumn,
     PlannedClip,
     Source,
     plan_clips,
@@ -28,6 +29,7 @@ from .media_clips import (
     read_reference,
 )
 from .rows import Row
+from .scenes import check_scenes, scenes_of
 
 OnItem = Callable[[str, int, int], None]
 """Called with (what, finished, all)."""
@@ -41,7 +43,8 @@ class DatasetOptions:
     """How a dataset is cut and encoded.
 
     ``buckets`` are the sizes and lengths; ``fps`` resamples videos, None keeps their rate; ``chunks`` takes
-    all of a long video and not only its beginning. ``trigger`` is put in front of captions, ``clean`` removes
+    all of a long video and not only its beginning, and ``scenes`` cuts it where its content changes, so that
+    no clip has a cut. ``trigger`` is put in front of captions, ``clean`` removes
     openings such as "The video shows". ``audio`` "off" ignores all audio, "required" refuses clips without.
     ``missing_audio`` says what happens to them otherwise: they train the video alone, or are skipped.
     ``downscale`` and ``temporal`` are how much smaller and slower reference videos are. ``audio_lengths`` are
@@ -54,6 +57,7 @@ class DatasetOptions:
     max_pixels: int | None = None
     fps: float | None = None
     chunks: bool = False
+    scenes: bool = False
     trigger: str | None = None
     clean: bool = False
     audio: Literal["on", "off", "required"] = "on"
@@ -81,6 +85,8 @@ def plan_dataset(rows: Sequence[Row], options: DatasetOptions, on_item: OnItem |
     references that some entries lack, and if no clip is left.
     """
     _check_references(options)
+    if options.scenes:
+        check_scenes()
     sources: dict[str, Source] = {}
     clips: list[PlannedClip] = []
     skipped: list[str] = []
@@ -124,12 +130,16 @@ def _clips_of(row: Row, source: Source, options: DatasetOptions) -> tuple[Planne
     buckets: Sequence[Bucket] = options.buckets
     if options.max_pixels is not None and row.video is not None:
         buckets = own_buckets(buckets, source.width, source.height, options.max_pixels, _least(options))
+    scenes: tuple[tuple[float, float], ...] = ()
+    if options.scenes and row.video is not None and not source.is_image:
+        scenes = scenes_of(row.video)
     return plan_clips(
         row,
         source,
         buckets,
         fps=options.fps,
         chunks=options.chunks,
+        scenes=scenes,
         audio_lengths=options.audio_lengths,
     )
 
@@ -231,14 +241,17 @@ def _encoded(codecs: Codecs, clip: PlannedClip, options: DatasetOptions) -> dict
                 read_mask(clip, official=options.official), official=options.official
             )
     if clip.audio_s is not None:
-        found["audio"] = _audio(codecs, clip, reference=False)
+        found["audio"] = _audio(codecs, clip, "audio")
         if clip.row.reference_audio is not None:
-            found["reference_audio"] = _audio(codecs, clip, reference=True)
+            found["reference_audio"] = _audio(codecs, clip, "reference_audio")
+        if clip.row.audio_mask is not None:
+            waveform, _ = read_clip_audio(clip, "audio_mask")
+            found["audio_mask"] = latent_audio_mask(waveform, found["audio"].shape[1])
     return found
 
 
-def _audio(codecs: Codecs, clip: PlannedClip, *, reference: bool) -> Tensor:
-    waveform, rate = read_clip_audio(clip, reference=reference)
+def _audio(codecs: Codecs, clip: PlannedClip, column: AudioColumn) -> Tensor:
+    waveform, rate = read_clip_audio(clip, column)
     assert clip.audio_s is not None
     length = max(1, round(clip.audio_s * AUDIO_LATENTS_PER_SECOND))
     if clip.bucket is not None:
@@ -281,7 +294,7 @@ def _too_short(source: Source, options: DatasetOptions) -> str:
 def _uneven(rows: Sequence[Row]) -> list[str]:
     """Sentences about entries that lack a reference or a mask that others have."""
     texts = []
-    for name in ("reference_video", "reference_audio", "video_mask"):
+    for name in ("reference_video", "reference_audio", "video_mask", "audio_mask"):
         lacking = [row for row in rows if name not in row.files]
         if len(lacking) < len(rows):
             texts += [f"{row.where}: it has no {name}, and other entries have one" for row in lacking]

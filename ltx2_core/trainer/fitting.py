@@ -118,7 +118,5 @@ def _needed(objective: Objective) -> set[str]:
         if stream.references:
             needed.add(f"reference_{name}")
         if any(condition.kind == "mask" for condition in stream.intrinsic):
-            if name == "audio":
-                raise ValueError("condition audio.mask: a dataset has masks of video alone")
-            needed.add("video_mask")
+            needed.add(f"{name}_mask")
     return needed

@@ -199,7 +199,7 @@ REASONS: Mapping[str, str] = {
     "ltx2_mode": "streams follow from the clips: one without audio trains the video alone",
     "max_data_loader_n_workers": "encoded clips are read one by one",
     "data.num_dataloader_workers": "encoded clips are read one by one",
-    "wandb": "figures are in log.jsonl and curves.png",
+    "wandb": 'log = ["wandb"] sends the figures of log.jsonl there',
     "train.train_text_encoder": "text encoders are not trained",
     "validation.guidance_scale": "preview_options: cfg=...",
     "sample.guidance_scale": "preview_options: cfg=...",

@@ -5,10 +5,11 @@ Letters: N frames, H W pixel rows and columns, C channels, S samples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from .rows import IMAGES, Row
 
 Fit = Callable[[Tensor, Bucket], Tensor]
 """Brings frames (N, 3, H, W) to the size of a bucket."""
+
+AudioColumn = Literal["audio", "reference_audio", "audio_mask"]
+"""The columns of a dataset that hold audio."""
 
 IMAGE_FPS = 24.0
 """Frames per second of an image; the official trainer takes 1, which inference never does."""
@@ -124,10 +128,12 @@ def plan_clips(
     *,
     fps: float | None = None,
     chunks: bool = False,
+    scenes: Sequence[tuple[float, float]] = (),
     audio_lengths: Sequence[float] = (2.0, 4.0, 8.0),
 ) -> tuple[PlannedClip, ...]:
     """The clips that a file gives: its beginning, or with ``chunks`` all parts of the same length in turn.
 
+    ``scenes``, each its first and last second, are cut in this way one by one, and short ones left out.
     ``fps`` resamples the video by nearest time; None keeps its own rate. An audio file without frames has the
     largest of ``audio_lengths`` seconds that it fills. No clip if the file is too short for every bucket.
     """
@@ -142,22 +148,33 @@ def plan_clips(
             for n in range(count)
         )
     rate = source.fps if fps is None or source.is_image else fps
-    frames = source.frames if source.is_image else int((source.frames - 1) * rate / source.fps + 1e-6) + 1
-    bucket = choose_bucket(buckets, source.width, source.height, frames)
-    if bucket is None:
-        return ()
-    seconds = bucket.frames / rate
-    return tuple(
-        PlannedClip(
-            row=row,
-            source=source,
-            bucket=bucket,
-            fps=rate,
-            start_s=n * seconds,
-            audio_s=None if source.audio_s is None else seconds,
-        )
-        for n in range(frames // bucket.frames if chunks else 1)
-    )
+    found: list[PlannedClip] = []
+    for first, last in _parts(source, scenes):
+        frames = 1 if source.is_image else int((last - first - 1) * rate / source.fps + 1e-6) + 1
+        bucket = choose_bucket(buckets, source.width, source.height, frames)
+        if bucket is None:
+            continue
+        seconds = bucket.frames / rate
+        found += [
+            PlannedClip(
+                row=row,
+                source=source,
+                bucket=bucket,
+                fps=rate,
+                start_s=first / source.fps + n * seconds,
+                audio_s=None if source.audio_s is None else seconds,
+            )
+            for n in range(frames // bucket.frames if chunks else 1)
+        ]
+    return tuple(found)
+
+
+def _parts(source: Source, scenes: Sequence[tuple[float, float]]) -> Iterator[tuple[int, int]]:
+    """The first frame of each scene and the one after its last; the whole file without ``scenes``."""
+    for start_s, end_s in scenes:
+        yield round(start_s * source.fps), min(source.frames, round(end_s * source.fps))
+    if not scenes:
+        yield 0, source.frames
 
 
 def read_frames(clip: PlannedClip) -> Tensor:
@@ -188,14 +205,19 @@ def read_mask(clip: PlannedClip, *, official: bool = False) -> Tensor:
     return frames.mean(dim=1, keepdim=True).expand(count, -1, -1, -1)
 
 
-def read_clip_audio(clip: PlannedClip, *, reference: bool = False) -> tuple[Tensor, int]:
-    """Read the audio of a clip, or of its reference: (waveform (C, S), sample rate in Hz).
+def read_clip_audio(clip: PlannedClip, column: AudioColumn = "audio") -> tuple[Tensor, int]:
+    """Read the audio of a clip, its reference or its mask: (waveform (C, S), sample rate in Hz).
 
     It is exactly as long as the frames: longer audio is cut, shorter audio ends in silence. It is never
     stretched or normalised.
     """
     assert clip.audio_s is not None
-    path = clip.row.reference_audio if reference else clip.row.audio or clip.row.video
+    named: dict[AudioColumn, Path | None] = {
+        "audio": clip.row.audio or clip.row.video,
+        "reference_audio": clip.row.reference_audio,
+        "audio_mask": clip.row.audio_mask,
+    }
+    path = named[column]
     assert path is not None
     start_s = clip.start_s
     if path == clip.row.video:

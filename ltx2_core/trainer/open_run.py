@@ -18,6 +18,7 @@ from ..training.objective.objective import Objective, objective_of
 from ..training.optimizer_choice import check_optimizer
 from .cache import Index
 from .fitting import check_clips, check_init_lora, check_parameters, target_layers
+from .loggers import check_loggers
 from .models import open_networks
 from .preset_loras import preset_loras
 from .run_files import RunFiles
@@ -51,6 +52,7 @@ def open_run(settings: TrainSettings) -> Opened:
         Path(settings.text_encoder) if settings.text_encoder else None,
         device=_device(settings.device),
     )
+    check_loggers(settings.log)
     check_optimizer(settings.optimizer, groups=2 if settings.audio_learning_rate else 1)
     index = Index.load(folder)
     _check_index(index, networks, folder)

@@ -21,6 +21,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "reference_video": ("reference_video", "ref_media_path", "in_context_videos"),
     "reference_audio": ("reference_audio",),
     "video_mask": ("video_mask",),
+    "audio_mask": ("audio_mask",),
     "repeats": ("repeats", "num_repeats"),
 }
 """What a column holds -> its names, the first one preferred. Other columns are ignored."""
@@ -46,6 +47,7 @@ class Row:
     reference_video: Path | None = None
     reference_audio: Path | None = None
     video_mask: Path | None = None
+    audio_mask: Path | None = None
     repeats: int = 1
 
     @property
@@ -59,9 +61,9 @@ def read_rows(source: Path, *, caption_ext: str = ".txt", caption_column: str | 
     """Read all entries of a dataset: a folder of media files, or a csv, json or jsonl file.
 
     In a folder the caption of ``clip.mp4`` is in ``clip.txt`` (``caption_ext``), where blank lines separate
-    alternatives; ``clip.wav`` next to it replaces its audio. Folders ``reference_video``, ``reference_audio``
-    and ``video_mask`` in it hold files of the same names. Paths in a file are relative to it;
-    ``caption_column`` names the column of captions, None takes the usual ones.
+    alternatives; ``clip.wav`` next to it replaces its audio. Folders ``reference_video``,
+    ``reference_audio``, ``video_mask`` and ``audio_mask`` in it hold files of the same names. Paths in a file
+    are relative to it; ``caption_column`` names the column of captions, None takes the usual ones.
 
     Raises ValueError that lists every problem by file and line: missing files and captions, files that are
     used twice, columns that are not there.
@@ -134,6 +136,7 @@ def _of_folder(folder: Path, caption_ext: str) -> Iterator[Row | str]:
             reference_video=_media_of(folder / "reference_video", stem),
             reference_audio=_media_of(folder / "reference_audio", stem),
             video_mask=_media_of(folder / "video_mask", stem),
+            audio_mask=_media_of(folder / "audio_mask", stem),
         )
 
 

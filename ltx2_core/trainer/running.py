@@ -19,6 +19,7 @@ from ..training.history import plot
 from ..training.processes import Processes, joined_processes
 from ..transformer import Transformer
 from .health import alarms
+from .loggers import Logger, loggers_of
 from .open_run import Opened, base_digest
 from .preset_loras import preset_loras, split_strength
 from .settings import FullSettings, LoraSettings
@@ -75,6 +76,7 @@ class _Run:
         self.opened, self.watch, self.processes = opened, watch, processes
         self.settings, self.files = opened.settings, opened.files
         self.previews = bool(opened.settings.preview_prompts) or watch.on_save is not None
+        self.loggers: list[Logger] = []
         self._saved_at = time.monotonic()
 
     def train(self, make: MakeTrainee, stop_at: int | None) -> Path:
@@ -96,6 +98,8 @@ class _Run:
                 self.opened, network, make(self.opened, network, self.processes), self.processes
             )
             self._resume()
+            if self.processes.first:
+                self.loggers = loggers_of(settings.log, files.folder, settings.lasting())
             last = min(settings.steps, stop_at or settings.steps)
             saved = files.weights(trainer.state.step)
             while trainer.state.step < last:
@@ -107,6 +111,8 @@ class _Run:
                 trainer.save(files.final)
                 saved = files.final
             self.processes.wait()
+            for logger in self.loggers:
+                logger.close()
         return saved
 
     def _resume(self) -> None:
@@ -169,6 +175,8 @@ class _Run:
     def _report(self, step: int, values: dict[str, float], found: list[str]) -> None:
         if self.processes.first:
             self.files.log({"step": step, **values, **({"alarms": found} if found else {})})
+            for logger in self.loggers:
+                logger.log(step, values)
             losses = {n: v for n, v in values.items() if n in ("loss", "video_loss", "audio_loss")}
             self.trainer.state.history.add(step, losses)
         if self.watch.on_step is not None:

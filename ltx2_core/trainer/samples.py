@@ -141,6 +141,7 @@ class Samples:
             context=TextContext(self._stack(texts, "video").float(), self._stack(texts, "audio").float()),
             fps=fps,
             video_mask=self._stack(tensors, "video_mask") if "video_mask" in tensors[0] else None,
+            audio_mask=self._stack(tensors, "audio_mask") if "audio_mask" in tensors[0] else None,
             references=references,
             audio_references=voices,
         )

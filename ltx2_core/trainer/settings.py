@@ -99,6 +99,9 @@ class TrainSettings:
     validation_dataset: str = _key(
         "", "Encoded held-out clips [default: the first four clips of the dataset].", free=True
     )
+    log: tuple[str, ...] = _key(
+        (), "Also log to tensorboard or wandb, which must be installed; log.jsonl is always there.", free=True
+    )
     preview_prompts: tuple[str, ...] = _key((), "Prompts of previews; none makes no previews.", free=True)
     preview_every: int = _key(250, "Steps between previews; the first is before training.", low=1, free=True)
     preview_options: tuple[str, ...] = _key(

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from ltx2_core.cli.dataset import dataset
 from ltx2_core.cli.main import main
+from ltx2_core.media import write_wav
 from ltx2_core.run.codecs import Codecs
 from ltx2_core.trainer.buckets import latent_mask, parse_buckets
 from ltx2_core.trainer.cache import Index, stale_files
@@ -27,9 +28,10 @@ from ltx2_core.trainer.media_clips import plan_clips, probe, read_clip_audio, re
 from ltx2_core.trainer.report import report
 from ltx2_core.trainer.rows import paragraphs, read_rows
 from ltx2_core.trainer.samples import Samples
+from ltx2_core.training.objective import GeneratorDraws, prepare
 from ltx2_core.training.objective.objective import objective_of
 
-from .conftest import OPTIONS
+from .conftest import OPTIONS, write_clip
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
@@ -152,6 +154,26 @@ def test_a_mask_keeps_its_first_frame_apart() -> None:
     assert latent_mask(frames, official=True).tolist() == [[[1, 0]], [[0, 0]]]
     frames = frames.roll(8, dims=0)
     assert latent_mask(frames).tolist() == [[[0, 0]], [[1, 0]]]
+
+
+def test_a_mask_of_audio_says_which_latents_are_known(tmp_path, networks) -> None:
+    write_clip(tmp_path / "clip.mp4")
+    (tmp_path / "clip.txt").write_text("a tone of which the beginning is known")
+    (tmp_path / "audio_mask").mkdir()
+    known = torch.zeros(1, 16000)
+    known[:, :2400] = 1
+    write_wav(tmp_path / "audio_mask" / "clip.wav", known, 16000)
+    out = tmp_path / "out"
+    index, _ = encode_dataset(Codecs(networks), plan_dataset(read_rows(tmp_path), OPTIONS), OPTIONS, out)
+    tensors = load_file(out / index.entries[0].file)
+    # Nine frames at 25 a second: 0.36 s and 9 latents, of which 0.15 s are the first 3.75.
+    assert tensors["audio_mask"].tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0]
+    objective = objective_of("t2v", ["audio.mask"])
+    clips = Samples(out, index, objective).first(1)[0].clips
+    assert clips.audio_mask is not None
+    step = prepare(objective, clips, GeneratorDraws(torch.Generator()))
+    assert step.audio is not None
+    assert step.audio.in_loss.tolist() == [[False] * 4 + [True] * 5]
 
 
 @pytest.mark.parametrize("text", ["64x64", "60x64x9", "64x64x8", "0x64x9", "axbxc"])

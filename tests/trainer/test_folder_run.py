@@ -10,12 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from ltx2_core.memory import PRESETS
-from ltx2_core.trainer.buckets import parse_buckets
-from ltx2_core.trainer.dataset import DatasetOptions
 from ltx2_core.trainer.folder_run import FolderRun, Told, settings_of, train_folder
 from ltx2_core.trainer.memory_choice import transformer_size
 
-OPTIONS = DatasetOptions(buckets=parse_buckets("64x64x9"), trigger="zorb")
+from .conftest import OPTIONS
+
 SETTINGS = {
     "rank": 2,
     "steps": 3,
