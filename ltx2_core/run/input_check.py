@@ -110,12 +110,14 @@ def check_silent(request: Request) -> None:
         raise ValueError("modality guidance is between video and audio, and LTX-Video has no audio: use 1")
 
 
-def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lora]) -> None:
+def check_inputs(
+    request: Request, stages: tuple[Stage, ...], loras: Sequence[Lora], *, audio: bool = True
+) -> None:
     """Read every image, audio and video file that ``request`` names, and check that it can be used.
 
     ``stages`` are those planned for the request; their sizes are compared with the inputs. ``loras`` decide
-    at what scale references are encoded. Raises ValueError or FileNotFoundError that names the keyword and
-    the file.
+    at what scale references are encoded; ``audio`` says whether the model has audio. Raises ValueError or
+    FileNotFoundError that names the keyword and the file.
     """
     inputs, clip = request.inputs, asked_clip(stages)
     check_hdr(request)
@@ -137,7 +139,7 @@ def check_inputs(request: Request, stages: tuple[Stage, ...], loras: Sequence[Lo
             for stage in stages:
                 reference_scale(reference, loras, stage.clip)
     if inputs.noise is not None:
-        check_noise(inputs.noise, stages[0].clip, video=request.size.video)
+        check_noise(inputs.noise, stages[0].clip, video=request.size.video, audio=audio)
     with _named("audio"):
         read_input_audio(request, stages[0])
     voice = inputs.reference_audio

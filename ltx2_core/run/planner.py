@@ -222,7 +222,7 @@ class Planner(Codecs):
             check_silent(request)
         check_pipeline(request, self.temporal_upscaler, self.detail_lora)
         check_distilled(request, self.networks.file(Component.TRANSFORMER).path, self.loras)
-        check_inputs(request, stages, self.loras)
+        check_inputs(request, stages, self.loras, audio=self.networks.has_audio)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         check_components(self.networks, request, stages, further=further)
         self.lora_reports()

@@ -73,12 +73,15 @@ def initial_state(
     return blend(latent, noised, state.mask)
 
 
-def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool) -> None:
+def check_noise(noise: AVLatent, clip: ClipPlan, *, video: bool, audio: bool = True) -> None:
     """Raise ValueError unless ``noise`` has the shapes of the latents of ``clip``.
 
-    With ``video`` False it must be noise of the audio alone.
+    With ``video`` False it must be noise of the audio alone, with ``audio`` False of the video alone.
     """
-    shapes = {"video": clip.video_shape() if video else None, "audio": clip.audio_shape()}
+    shapes = {
+        "video": clip.video_shape() if video else None,
+        "audio": clip.audio_shape() if audio else None,
+    }
     for name, shape in shapes.items():
         own = getattr(noise, name)
         if (None if own is None else tuple(own.shape)) != shape:

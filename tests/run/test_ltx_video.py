@@ -13,6 +13,7 @@ from ltx2_core.loading.file_set import check_set
 from ltx2_core.run.recipes import ltxv_generation, recipe_for
 from ltx2_core.tiny import embedded_set
 from ltx2_core.tiny.write import write_tiny_set
+from ltx2_core.types import AVLatent
 
 SMALL = {"width": 64, "height": 64, "num_frames": 17, "steps": 2, "seed": 3}
 
@@ -131,3 +132,23 @@ def test_the_random_lora_fits(files):
     (report,) = made.lora_reports()
     report.require_match()
     assert "8 of 8 layers" in str(report)
+
+
+def test_noise_and_latents_of_the_user_are_of_the_video_alone(pipeline):
+    noise = torch.randn(1, 128, 3, 2, 2, generator=torch.Generator().manual_seed(7))
+    made = [
+        pipeline("A red ball.", noise=AVLatent(noise, None), **{**SMALL, "seed": seed}) for seed in (1, 2)
+    ]
+    assert torch.equal(*(clip.latents.video for clip in made))
+    with pytest.raises(ValueError, match="noise of the audio"):
+        pipeline("A red ball.", noise=AVLatent(noise, torch.randn(1, 8, 17, 16)), **SMALL)
+    # Video to video: the less of the schedule is sampled, the more is preserved.
+    start = made[0].latents
+    changed = [
+        (
+            pipeline("A cube.", latents=start, denoise=share, **{**SMALL, "steps": 10}).latents.video
+            - start.video
+        )
+        for share in (0.2, 1.0)
+    ]
+    assert 0 < changed[0].norm() < changed[1].norm()
