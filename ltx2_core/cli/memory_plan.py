@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import click
 
 from ..run.options import by_name
 from .options import Chosen, command
+from .planned_run import PlannedRun, clips_of, plan_run
 
 if TYPE_CHECKING:
     import torch
@@ -34,16 +36,15 @@ def plan(chosen: Chosen) -> None:
         _choose(chosen)
         return
     _check_used(chosen)
-    clips = _clips(chosen)
     if chosen["train"]:
-        _plan_training(chosen, clips[-1])
+        _plan_training(chosen, clips_of(chosen)[-1])
         return
-    planner = _of_files(chosen, clips) if chosen["checkpoints"] else _of_released(chosen, clips)
+    run, planner = _run_of_files(chosen) if chosen["checkpoints"] else _run_of_released(chosen)
     plans = [planner(budget) for budget in _budgets(chosen["budgets"])]
-    clip = clips[-1]
+    clip = run.clips[-1] if run.finished is None else run.finished
     click.echo(f"{clip.width}x{clip.height}, {clip.frames} frames at {clip.fps:g} fps = {clip.seconds:.3f} s")
-    for change in clip.changes:
-        click.echo(change)
+    for line in (*clip.changes, *run.lines()):
+        click.echo(line)
     for one in plans:
         click.echo(f"\nwithin {size_text(one.budget)}")
         for line in one.lines():
@@ -115,9 +116,12 @@ def _plan_training(chosen: Chosen, clip: ClipPlan) -> None:
     from ..memory import released_size, size_text
     from ..training.memory_plan import choose_training
 
-    for name in ("checkpoints", "picture"):
+    for name in ("checkpoints", "picture", "pipeline_kind"):
         if chosen[name]:
-            raise ValueError("--train plans for the released models of --model and --stored alone")
+            raise ValueError(
+                "--train plans for the released models of --model and --stored alone: leave "
+                f"{by_name(name).flag} out"
+            )
     if chosen["model"].startswith("ltxv"):
         raise ValueError("--train plans for LTX-2: --model must be 2.0, 2.3 or 2.5")
     size, quantised = released_size(chosen["model"], chosen["stored"]), chosen["stored"] != "bf16"
@@ -152,35 +156,6 @@ def _advice(plans: Sequence[MemoryPlan]) -> str:
     return f"{line}; from {size_text(whole.budget)} on no block is copied, which is faster"
 
 
-def _clips(chosen: Chosen) -> list[ClipPlan]:
-    """Plan the size and length of each sampling stage.
-
-    Options that the user left out have the values of the recipe of --model, and with --checkpoint too: all
-    recipes have the same size and length. Raises ValueError for ``--seconds auto`` and for sizes and lengths
-    that cannot be planned.
-    """
-    from ..run.recipes import recipe_for
-    from ..shapes import AUTO, Snap, plan_clip
-
-    recipe, seconds = recipe_for(chosen["model"]), chosen["seconds"]
-    if seconds == AUTO:
-        raise ValueError(
-            "--seconds auto depends on the prompt, which a plan has not: give a number of seconds"
-        )
-    stages = chosen["stages"] or recipe.stages
-    frames = chosen["num_frames"]
-    clip = plan_clip(
-        recipe.width if chosen["width"] is None else chosen["width"],
-        recipe.height if chosen["height"] is None else chosen["height"],
-        frames=recipe.num_frames if frames is None and seconds is None else frames,
-        seconds=seconds,
-        fps=recipe.fps if chosen["fps"] is None else chosen["fps"],
-        snap=Snap(chosen["snap"]),
-        stages=stages,
-    )
-    return [clip] if stages == 1 else [clip.half(), clip]
-
-
 def _budgets(texts: Sequence[str]) -> list[int]:
     """Parse sizes of GPU memory, such as "24GB", to bytes.
 
@@ -199,27 +174,31 @@ def _budgets(texts: Sequence[str]) -> list[int]:
     return list(PRESETS.values()) if free is None else [free]
 
 
-def _of_released(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """Return a function that takes a budget in bytes and plans the memory of the released --model.
+def _run_of_released(chosen: Chosen) -> tuple[PlannedRun, Planner]:
+    """Return the run of the released --model, and a function that plans its memory within a budget.
 
-    The sizes of its networks are known, so that no file is read except that of --video-decoder. ``clips`` are
-    the plans of size and length of each sampling stage.
+    The function takes the budget in bytes. The sizes of the model's networks are known, so that no file is
+    read except those of --video-decoder and --detail-lora.
     """
     from ..memory import plan_memory, plan_or_propose, released_size
+    from ..run.recipes import recipe_for
     from .values import DTYPES
 
     size = released_size(chosen["model"], chosen["stored"])
     # The default of a GPU, for which the plan is made, and not that of this machine.
-    dtype, batch = DTYPES[chosen["dtype"] or "bfloat16"], chosen["passes_per_call"]
+    dtype = DTYPES[chosen["dtype"] or "bfloat16"]
+    run = plan_run(chosen, size.transformer, recipe_for(chosen["model"]))
     if chosen["video_decoder"] is not None:
         size = _with_decoder(size, chosen["video_decoder"], dtype)
+    plan = partial(plan_memory, dtype=dtype, batch=run.batch, finished=run.finished)
 
     def planned(budget: int) -> MemoryPlan:
-        return plan_or_propose(
-            lambda tried: plan_memory(budget, size, clips=tried, dtype=dtype, batch=batch), clips
-        )
+        if run.finished is not None:
+            # As of files, no smaller clip is proposed where the finished one is not the last that is sampled.
+            return plan(budget, size, clips=run.clips)
+        return plan_or_propose(lambda tried: plan(budget, size, clips=tried), run.clips)
 
-    return planned
+    return run, planned
 
 
 def _with_decoder(size: ModelSize, path: str, dtype: torch.dtype) -> ModelSize:
@@ -237,12 +216,14 @@ def _with_decoder(size: ModelSize, path: str, dtype: torch.dtype) -> ModelSize:
     return replace(size, vae=video_vae_config(file.config), decoder_weights=weights)
 
 
-def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
-    """Return a function that takes a budget in bytes and plans the memory of the user's model files.
+def _run_of_files(chosen: Chosen) -> tuple[PlannedRun, Planner]:
+    """Return the run of the user's model files, and a function that plans its memory within a budget.
 
-    Sizes are read from the headers of the files. ``clips`` are the plans of size and length of each sampling
-    stage.
+    The function takes the budget in bytes. Sizes are read from the headers of the files.
     """
+    from ..config import transformer_config
+    from ..loading import Component
+    from ..run.file_recipe import recipe_of_file
     from ..run.network_sizes import NetworkSizes
     from ..types import Numerics
     from .values import execution_of
@@ -256,7 +237,10 @@ def _of_files(chosen: Chosen, clips: list[ClipPlan]) -> Planner:
         numerics=Numerics.OFFICIAL,
         video_decoder=chosen["video_decoder"],
     )
-    return lambda budget: networks.plan(clips, budget=budget, batch=execution.passes_per_call)
+    transformer = networks.file(Component.TRANSFORMER)
+    run = plan_run(chosen, transformer_config(transformer.config), recipe_of_file(transformer))
+    planner = partial(networks.plan, run.clips, batch=run.batch, finished=run.finished, changed=run.changed)
+    return run, lambda budget: planner(budget=budget)
 
 
 def _check_plot(path: Path) -> None:

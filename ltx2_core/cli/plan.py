@@ -115,7 +115,7 @@ def print_plan(
     if request.sampling.sigmas is None and not request.sampling.distilled:
         click.echo(f"schedule  {_schedule(pipeline, request, stages[0])}")
     for index, stage in enumerate(stages, start=1):
-        for line in _stage_lines(index, stage, video=request.size.video):
+        for line in stage_lines(index, stage, video=request.size.video):
             click.echo(line)
     for line in _memory_lines(pipeline, request, stages):
         click.echo(line)
@@ -133,7 +133,7 @@ def _clip_lines(
     yield f"seed      {request.seed}"
 
 
-def _stage_lines(index: int, stage: Stage, *, video: bool) -> Iterator[str]:
+def stage_lines(index: int, stage: Stage, *, video: bool = True) -> Iterator[str]:
     """Yield the lines on sampling stage number ``index`` from 1: tokens, steps, keyframes, noise levels.
 
     ``video`` is False for a run of audio alone.
@@ -175,12 +175,17 @@ def _length_notes(request: Request, stages: Sequence[Stage]) -> Iterator[str]:
     if request.size.auto:
         yield "length auto: predicted from the prompt in the run; planned here as above"
     if request.staging.pipeline is not None:
-        asked, sampled = asked_clip(stages), stages[0].clip
-        yield (
-            f"DFR: {asked.frames} frames at {asked.fps:g} fps, sampled as {sampled.frames}; frame rate "
-            f"doubled {stages[-1].round} times"
-        )
+        yield dfr_line(stages)
     yield from stages[-1].finished.changes
+
+
+def dfr_line(stages: Sequence[Stage]) -> str:
+    """Say of which length and frame rate the clip of a DFR run is before its frame rate is doubled."""
+    asked, sampled = asked_clip(stages), stages[0].clip
+    return (
+        f"DFR: {asked.frames} frames at {asked.fps:g} fps, sampled as {sampled.frames}; frame rate "
+        f"doubled {stages[-1].round} times"
+    )
 
 
 def _tokens(stage: Stage, *, video: bool) -> str:

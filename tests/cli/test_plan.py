@@ -28,6 +28,28 @@ def test_the_last_line_says_what_to_do(budgets, parts):
     assert all(part in last for part in parts), last
 
 
+@pytest.mark.parametrize(
+    ("rounds", "clip", "steps", "largest"),
+    [
+        # 121 frames are whole segments of 24; each round samples tiles with 4 steps.
+        (0, "768x512, 121 frames at 24 fps = 5.042 s", [8, 3], "stage 2"),
+        (1, "768x512, 241 frames at 48 fps = 5.021 s", [8, 3, 4, 4], "stage 4"),
+        (2, "768x512, 481 frames at 96 fps = 5.010 s", [8, 3, 4, 4, 4, 4, 4, 4], "stage 6"),
+    ],
+)
+def test_the_dfr_pipeline_of_the_released_model_is_planned_without_files(rounds, clip, steps, largest):
+    words = ["plan", "--model", "2.5", "--pipeline", "dfr", "--temporal-rounds", str(rounds)]
+    ran = CliRunner().invoke(main, [*words, "--max-memory", "80GB"])
+    assert ran.exit_code == 0, ran.output
+    lines = ran.output.splitlines()
+    assert lines[0] == clip
+    assert lines[1] == f"DFR: 121 frames at 24 fps, sampled as 121; frame rate doubled {rounds} times"
+    assert [int(line.split(" steps")[0].split()[-1]) for line in lines if " steps, " in line] == steps
+    table = [line for line in lines if line.startswith("  stage ")]
+    assert len(table) == len(steps)
+    assert max(table, key=lambda row: float(row.split()[4])).startswith(f"  {largest}")
+
+
 def test_int8_files_need_fewer_bytes_than_fp8_ones_for_the_text():
     ran = CliRunner().invoke(main, ["plan", "--model", "2.5", "--stored", "int8", "--max-memory", "24GB"])
     assert "the text encoder stays in system memory" not in ran.output

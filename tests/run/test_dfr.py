@@ -169,6 +169,29 @@ def test_the_command_line_plans_makes_and_repeats_it(tiny25, detail_lora, tmp_pa
     assert "--pipeline and --sampler contradict each other" in refused.output
 
 
+@pytest.mark.parametrize("rounds", [0, 1, 2])
+@pytest.mark.parametrize("detail", [False, True])
+def test_the_command_plan_says_what_a_dry_run_says(tiny25, detail_lora, rounds, detail):
+    size = ["--width", "128", "--height", "96", "--frames", "41", "--fps", "24", "--snap", "ceil"]
+    files = ["--checkpoint", str(tiny25.checkpoint), "--text-encoder", str(tiny25.text_encoder)]
+    same = [*files, *size, "--pipeline", "dfr", "--temporal-rounds", str(rounds), "--max-memory", "1GB"]
+    same += ["--dtype", "bfloat16", *(["--detail-lora", str(detail_lora)] if detail else [])]
+    more = ["--upscaler", tiny25.upsampler, "--prompt", "a ball", "--device", "cpu", "--dry-run"]
+    more += ["--temporal-upscaler", tiny25.temporal_upsampler] if rounds else []
+    plan = CliRunner().invoke(main, ["plan", *same])
+    run = CliRunner().invoke(main, ["generate", *same, *map(str, more)])
+    assert plan.exit_code == run.exit_code == 0, plan.output + run.output
+    # A dry run has labels in front, and lines on files and the recipe.
+    said = [line.removeprefix("memory").strip() for line in run.output.splitlines()]
+    planned = [line.strip() for line in plan.output.splitlines()]
+    stages = [line for line in said if "steps" in line or "sigmas" in line or "keyframes" in line]
+    table = said[-planned[::-1].index("within 1 GB") + 2 :]
+    assert [line for line in planned[1:] if line in stages] == stages
+    assert len(stages) >= 6
+    assert planned[planned.index("within 1 GB") + 1 : -2] == table
+    assert ("as reference" in plan.output) == detail
+
+
 @pytest.mark.parametrize(
     ("options", "more", "message"),
     [

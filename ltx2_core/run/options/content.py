@@ -184,6 +184,14 @@ def size_options() -> Iterator[Option]:
         "LTX-2.5) samples two stages with generated keyframes, sharpens the second with --detail-lora, and "
         "doubles the frame rate --temporal-rounds times, sampling the clip again each time. It needs "
         "distilled weights: a distilled checkpoint, or the distilled LoRA with --lora.",
+        help_of=(
+            (
+                "plan",
+                "Plan another pipeline than one or two stages. dfr (Diffusion Fidelity Rendering, for "
+                "LTX-2.5) samples two stages with generated keyframes, and the clip again in each of "
+                "--temporal-rounds. It needs --model 2.5, or a --checkpoint of that generation.",
+            ),
+        ),
         request=True,
     )
     yield Option(
@@ -193,6 +201,13 @@ def size_options() -> Iterator[Option]:
         group=group,
         help="How many times --pipeline dfr doubles the frame rate, with the model of --temporal-upscaler: 1 "
         "makes 48 frames a second of 24, 2 makes 96. --fps and --frames are those before doubling.",
+        help_of=(
+            (
+                "plan",
+                "How many times --pipeline dfr doubles the frame rate: 1 makes 48 frames a second of 24, 2 "
+                "makes 96. --fps and --frames are those before doubling.",
+            ),
+        ),
         range=(0, 2),
         default=0,
         request=True,

@@ -153,11 +153,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         "references": "--video is the control video of a long clip",
     },
     "plan": {
-        **_NO_DETAIL,
         "released": "ltx2 plan knows the sizes of released models",
-        **dict.fromkeys(
-            ("pipeline_kind", "temporal_rounds"), "ltx2 generate --dry-run plans the DFR pipeline"
-        ),
         **dict.fromkeys(
             (
                 *(
