@@ -9,7 +9,7 @@ of the matrix as soon as Gemma has computed it, for valid tokens only. The state
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import sqrt
 from typing import Any
 
@@ -23,6 +23,9 @@ from ..types import LayerOptions, TextFeatures
 
 # The value of the official implementation, for both normalisations.
 EPS = 1e-6
+
+Fetch = Callable[[Any, Tensor], tuple[Tensor, Tensor | None]]
+"""A linear layer and the hidden states that it is for -> its weight and bias."""
 
 
 class FeatureExtractor(nn.Module):
@@ -54,12 +57,13 @@ class FeatureExtractor(nn.Module):
         else:
             self.aggregate_embed = operations.Linear(flat, config.video.dim, bias=False, **options)
 
-    def accumulator(self, mask: Tensor) -> FeatureAccumulator:
+    def accumulator(self, mask: Tensor, fetch: Fetch | None = None) -> FeatureAccumulator:
         """Create the object that sums the features of B prompts while their hidden states are computed.
 
-        ``mask`` (B, T) is 1 on valid tokens and 0 on padding, for T tokens.
+        ``mask`` (B, T) is 1 on valid tokens and 0 on padding, for T tokens. ``fetch(projection, like)``
+        returns the weight and the bias of a projection for hidden states ``like``; None takes its parameters.
         """
-        return FeatureAccumulator(self, mask)
+        return FeatureAccumulator(self, mask, fetch)
 
     def forward(self, hidden_states: Iterable[Tensor], mask: Tensor) -> TextFeatures:
         """Compute features in float32 from all L hidden states, each (B, T, D), passed in order.
@@ -109,12 +113,14 @@ class FeatureExtractor(nn.Module):
 class FeatureAccumulator:
     """Sums the projected hidden states of a batch of prompts, in float32, as they are computed.
 
-    ``extractor`` has the projection, ``mask`` (B, T) is 1 on valid tokens. Raises ValueError for a prompt
-    without valid tokens.
+    ``extractor`` has the projection, ``mask`` (B, T) is 1 on valid tokens, ``fetch`` is that of
+    :meth:`FeatureExtractor.accumulator`. Raises ValueError for a prompt without valid tokens.
     """
 
-    def __init__(self, extractor: FeatureExtractor, mask: Tensor) -> None:
+    def __init__(self, extractor: FeatureExtractor, mask: Tensor, fetch: Fetch | None = None) -> None:
         self.extractor = extractor
+        self._fetch = fetch or _parameters
+        self._fetched: list[tuple[Tensor, Tensor | None]] = []
         self.mask = mask
         self.lengths: list[int] = mask.sum(dim=1, dtype=torch.int64).tolist()
         # Computed once and not for every state, because each read of the mask synchronises with the GPU.
@@ -144,8 +150,11 @@ class FeatureAccumulator:
         # In float32, because hidden states of Gemma reach values of thousands, whose squares bfloat16 holds
         # in 8 bits.
         valid = hidden.flatten(0, 1).index_select(0, self._valid).float()
+        if not self._fetched:
+            # Once for all states: a host may copy a projection to the GPU, and change it by LoRAs.
+            self._fetched = [self._fetch(one, valid) for one in self.extractor.projections]
         z = rms_per_token(valid) if self.extractor.per_token_norm else range_per_prompt(valid, self.lengths)
-        shares = [self._project(z, projection, layer) for projection in self.extractor.projections]
+        shares = [self._project(z, weight, layer) for weight, _ in self._fetched]
         self.sums = [a.add_(b) for a, b in zip(self.sums, shares, strict=True)] if self.sums else shares
 
     def result(self) -> TextFeatures:
@@ -159,28 +168,30 @@ class FeatureAccumulator:
         states = self.extractor.num_states
         if len(self.added) != states:
             raise ValueError(f"only {len(self.added)} of {states} hidden states were added")
-        pairs = zip(self.sums, self.extractor.projections, strict=True)
-        features = [self._unpack(self._finish(total, projection)) for total, projection in pairs]
+        pairs = zip(self.sums, self._fetched, strict=True)
+        features = [self._unpack(self._finish(total, bias)) for total, (_, bias) in pairs]
         return TextFeatures(features[0], features[-1], self.mask.to(features[0].device))
 
-    def _project(self, z: Tensor, projection: Any, layer: int) -> Tensor:
-        weight: Tensor = projection.weight
+    def _project(self, z: Tensor, weight: Tensor, layer: int) -> Tensor:
         # Only the columns of this state are cast: a whole projection of 2.3 takes 3 GB in float32.
         columns = rearrange(weight, "k (d l) -> l k d", l=self.extractor.num_states)[layer]
         return F.linear(z, columns.to(device=z.device, dtype=z.dtype))
 
-    def _finish(self, total: Tensor, projection: Any) -> Tensor:
-        if not self.extractor.per_token_norm:
+    def _finish(self, total: Tensor, bias: Tensor | None) -> Tensor:
+        if not self.extractor.per_token_norm or bias is None:
             return total
         # The factor belongs to the projection's input. Being constant, it can be applied to the sum.
         scale = sqrt(total.shape[-1] / self.extractor.hidden_size)
-        bias: Tensor = projection.bias
         return total * scale + bias.to(device=total.device, dtype=total.dtype)
 
     def _unpack(self, packed: Tensor) -> Tensor:
         features = packed.new_zeros(self.mask.numel(), packed.shape[-1])
         features.index_copy_(0, self._valid.to(packed.device), packed)
         return features.view(*self.mask.shape, -1)
+
+
+def _parameters(projection: Any, _like: Tensor) -> tuple[Tensor, Tensor | None]:
+    return projection.weight, projection.bias
 
 
 def batched(features: Sequence[TextFeatures]) -> TextFeatures:

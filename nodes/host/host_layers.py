@@ -111,6 +111,24 @@ class _OnDevice:
         return own if self.execution_device is None else self.execution_device
 
 
+def weights_of(layer: Any, like: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a layer of the host for the input ``like``, with the LoRAs that act when it is used.
+
+    The host adds the LoRAs of a model that it loads in part to a weight when a layer casts it.
+    """
+    changes = [f"{name}{kind}_function" for name in ("weight", "bias") for kind in ("", "_lowvram")]
+    if not any(getattr(layer, change, None) for change in changes):
+        return layer.weight, layer.bias
+    dtype = layer.weight.dtype
+    weight, bias, stream = comfy.ops.cast_bias_weight(
+        layer, dtype=dtype, device=like.device, bias_dtype=dtype, offloadable=True
+    )
+    # The host uses the memory of what it has cast again.
+    held = weight.clone(), None if bias is None else bias.clone()
+    comfy.ops.uncast_bias_weight(layer, weight, bias, stream)
+    return held
+
+
 def _become(module: nn.Module, kind: type[nn.Module]) -> None:
     # Changing the class leaves the parameters where they are, without a second copy of the weights.
     module.__class__ = kind

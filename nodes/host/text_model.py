@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ...ltx2_core.out_of_memory import attempt
 from ...ltx2_core.text import MAX_TOKENS, Gemma, TextEncoder
 from ...ltx2_core.text.features import FeatureExtractor
-from .host_layers import ScaledEmbedding
+from .host_layers import ScaledEmbedding, weights_of
 from .progress import count_bar
 from .text_tokens import Token, Tokens
 from .values import Options
@@ -63,7 +63,7 @@ class HostTextModel(nn.Module):
         # Cut here and not in the tokenizer, whose full list other packs count.
         row = row[:MAX_TOKENS]
         ids, mask = _ids(row), torch.ones(1, len(row), dtype=torch.int64)
-        accumulator = self.extractor.accumulator(mask)
+        accumulator = self.extractor.accumulator(mask, fetch=weights_of)
         on_count = count_bar(self.gemma.num_states, "reading the prompt, layer")
 
         def consume(index: int, hidden: Tensor) -> None:

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from test_ab_core import assert_same
 from tiny_models import GENERATIONS, TinyModels
 
+from ltx2_core.loading import open_checkpoint
+
 SAMPLING = {
     "sampling_mode": "on",
     "sampling_mode.temperature": 0.7,
@@ -115,6 +117,36 @@ def test_a_lora_for_gemma_acts_as_on_the_hosts_gemma(
     assert_same(result.tensors("core"), result.tensors("ours"))
     plain = server.run(without.prompt).tensors("plain")["cond"]
     assert not torch.allclose(plain, result.tensors("ours")["cond"], atol=1e-3)
+
+
+def test_a_lora_for_the_text_projection_acts_where_the_encoder_is_loaded_in_part(
+    server: Server, models: TinyModels, base_dir: Path
+) -> None:
+    name, file = (
+        "text_embedding_projection.video_aggregate_embed",
+        base_dir / "models" / "loras" / "tp.safetensors",
+    )
+    checkpoint = open_checkpoint(base_dir / "models" / "checkpoints" / models.checkpoints["2.3"])
+    rows, columns = next(i.shape for n, i in checkpoint.tensors.items() if n.endswith(f"{name}.weight"))
+    tensors = {
+        f"text_encoders.{name}.lora_down.weight": torch.randn(2, columns) * 0.1,
+        f"text_encoders.{name}.lora_up.weight": torch.randn(rows, 2) * 0.1,
+    }
+    save_file(tensors, file)
+    g = Graph()
+    model = g.add("CheckpointLoaderSimple", ckpt_name=models.checkpoints["2.3"])
+    values = {"lora_name": file.name, "strength_model": 1.0, "strength_clip": 0.8}
+    clip = g.add("LoraLoader", model=model, clip=clip_of(g, models), **values)[1]
+    g.dump("whole", conditioning=encoded(g, clip))
+    other = Graph()
+    model = other.add("CheckpointLoaderSimple", ckpt_name=models.checkpoints["2.3"])
+    clip = other.add("LoraLoader", model=model, clip=clip_of(other, models), **values)[1]
+    other.dump("part", conditioning=encoded(other, other.add("LTX2ProbePartialClip", clip=clip)))
+    plain = Graph()
+    plain.dump("plain", conditioning=encoded(plain, clip_of(plain, models)))
+    whole = server.run(g.prompt).tensors("whole")["cond"]
+    torch.testing.assert_close(server.run(other.prompt).tensors("part")["cond"], whole, rtol=0, atol=2e-3)
+    assert not torch.allclose(server.run(plain.prompt).tensors("plain")["cond"], whole, atol=2e-2)
 
 
 def test_an_embedding_acts_as_on_the_hosts_gemma(

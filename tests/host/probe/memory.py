@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import comfy.model_management
+import comfy.model_patcher
 import torch
 from comfy_api.latest import io
 
@@ -112,6 +113,9 @@ def _load_partly(patcher: Any) -> None:
         """A class, so that clones of the patcher do so too."""
 
         def load(self, device_to: Any = None, **options: Any) -> Any:
+            # Else the host takes layers that it has loaded whole before for layers without LoRAs.
+            for module in self.model.modules():
+                comfy.model_patcher.wipe_lowvram_weight(module)
             return super().load(
                 device_to, **{**options, "lowvram_model_memory": 64 * 1024, "full_load": False}
             )
