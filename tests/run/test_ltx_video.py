@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from ltx2_core import LTX2Pipeline, Request
+from ltx2_core.cli.main import main
 from ltx2_core.loading import open_checkpoint
 from ltx2_core.loading.describe import describe
 from ltx2_core.loading.file_report import as_text
@@ -152,3 +154,15 @@ def test_noise_and_latents_of_the_user_are_of_the_video_alone(pipeline):
         for share in (0.2, 1.0)
     ]
     assert 0 < changed[0].norm() < changed[1].norm()
+
+
+def test_the_frame_rate_of_a_video_is_doubled_by_its_temporal_upscaler(files, temporal, tmp_path):
+    from ltx2_core.media import read_video
+
+    clip, twice = tmp_path / "clip.mp4", tmp_path / "twice.mp4"
+    made = LTX2Pipeline(files.checkpoint, text_encoder=files.text_encoder, device="cpu")
+    made("A red ball.", **SMALL).save(clip)
+    words = ["--video", clip, "--checkpoint", files.checkpoint, "--temporal-upscaler", temporal, "-o", twice]
+    result = CliRunner().invoke(main, ["interpolate", *map(str, words), "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert read_video(twice).frame_count == 33
