@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from importlib import resources
-from typing import Final, TypedDict, cast
+from typing import Final, TypeAlias, TypedDict, cast
 
 
 class Field(TypedDict):
@@ -32,17 +32,24 @@ def fields() -> Mapping[str, Field]:
     return cast("Mapping[str, Field]", tables()["fields"])
 
 
-def build_prompt(parts: Mapping[str, str]) -> str:
+Parts: TypeAlias = Mapping[str, "str | Mapping[str, str]"]
+"""Named parts, or those of "audio", "visual" and "scene" together under these names."""
+
+
+def build_prompt(parts: Parts) -> str:
     """Join named parts to one prompt: audio, then visual, then scene, with commas; empty ones are left out.
 
     Raises ValueError for a name that :func:`fields` does not have, and if all parts are empty.
     """
-    for name in parts:
+    given: dict[str, str] = {}
+    for name, value in parts.items():
+        given |= {name: value} if isinstance(value, str) else value
+    for name in given:
         if name not in fields():
             near = difflib.get_close_matches(name, fields(), 1)
             meant = f"did you mean {near[0]}?" if near else f"use {', '.join(fields())}"
             raise ValueError(f"a prompt has no part {name!r}: {meant}")
-    joined = _joined(parts.get(name, "") for name in fields())
+    joined = _joined(given.get(name, "") for name in fields())
     if not joined:
         raise ValueError(f"all parts of the prompt are empty: give one of {', '.join(fields())}")
     return joined
@@ -52,15 +59,16 @@ def with_sound(
     visual: str,
     *,
     dialogue: str = "",
-    ambient: Iterable[str] = (),
+    ambient: str | Iterable[str] = (),
     music: str = "",
-    effects: Iterable[str] = (),
+    effects: str | Iterable[str] = (),
 ) -> str:
     """Add to a description of the video what is heard; without any sound the result is ``visual`` itself.
 
-    ``music`` is a style, such as "gentle".
+    ``ambient`` and ``effects`` are one text or several, ``music`` is a style, such as "gentle".
     """
-    return _joined((visual, dialogue, *ambient, f"{music.strip()} music" if music.strip() else "", *effects))
+    around, sounds = ((one,) if isinstance(one, str) else one for one in (ambient, effects))
+    return _joined((visual, dialogue, *around, f"{music.strip()} music" if music.strip() else "", *sounds))
 
 
 def shot(*sentences: str) -> str:

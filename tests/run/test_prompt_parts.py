@@ -39,6 +39,18 @@ def test_parts_come_in_the_order_audio_visual_scene():
     )
 
 
+def test_parts_may_be_given_by_audio_visual_and_scene():
+    given = {name: text for group in WHOLE.values() for name, text in group.items()}
+    assert build_prompt(WHOLE) == build_prompt(given)
+    assert build_prompt({"visual": {"subject": "a fox"}, "lighting": "dusk"}) == "a fox, dusk"
+    with pytest.raises(ValueError, match="no part 'melody'"):
+        build_prompt({"audio": {"melody": "slow"}})
+
+
+def test_one_sound_may_be_a_text():
+    assert with_sound("a street", ambient="rain", effects="a whoosh") == "a street, rain, a whoosh"
+
+
 def test_empty_parts_are_left_out():
     assert build_prompt({"subject": " a fox ", "music": "", "lighting": "dusk"}) == "a fox, dusk"
 
