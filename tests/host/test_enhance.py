@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from browser import comfy_page
 from host_graph import Graph, Link
 from host_server import GraphError, Server
 from node_graphs import text_encoder
@@ -85,3 +86,22 @@ def test_an_image_is_refused_where_only_the_text_part_of_gemma_is_loaded(
     g.add("PreviewAny", source=answer)
     with pytest.raises(GraphError, match="loads only the text part of Gemma"):
         server.run(g.prompt)
+
+
+WRITTEN = "A fox runs through fresh snow."
+EDIT = """(written) => {
+    const node = LiteGraph.createNode("LTX2AVEnhancePrompt");
+    app.graph.add(node);
+    node.onExecuted({ text: [`${written}\\n\\n(written by the language model)`], prompt: [written] });
+    const box = node.widgets.find((one) => one.name === "edited");
+    const before = box.value;
+    node.widgets.find((one) => one.type === "button").callback();
+    const saved = node.serialize().widgets_values;
+    return JSON.stringify([before, box.value, saved.filter((one) => one === written).length]);
+}"""
+
+
+def test_the_page_puts_the_written_text_into_the_box(server: Server, chromium: str) -> None:
+    with comfy_page(server.port, chromium) as page:
+        before, after, saved = page.ask(EDIT, WRITTEN)
+    assert (before, after, saved) == ("", WRITTEN, 1)
