@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..memory import MemoryPlan, ModelSize
+    from ..run.network_sizes import NetworkSizes
     from ..shapes import ClipPlan
 
     Planner = Callable[[int], MemoryPlan]
@@ -114,19 +115,23 @@ def _choose(chosen: Chosen) -> None:
 def _plan_training(chosen: Chosen, clip: ClipPlan) -> None:
     """Print the settings of a LoRA run for each budget, with the memory that they need."""
     from ..memory import released_size, size_text
-    from ..training.memory_plan import choose_training
+    from ..trainer.memory_choice import transformer_size
+    from ..training.memory_plan import TransformerSize, choose_training
 
-    for name in ("checkpoints", "picture", "pipeline_kind"):
+    for name in ("picture", "pipeline_kind"):
         if chosen[name]:
-            raise ValueError(
-                "--train plans for the released models of --model and --stored alone: leave "
-                f"{by_name(name).flag} out"
-            )
-    if chosen["model"].startswith("ltxv"):
+            raise ValueError(f"--train plans a LoRA run: leave {by_name(name).flag} out")
+    size: TransformerSize
+    if chosen["checkpoints"]:
+        size, quantised = transformer_size(_network_sizes(chosen))
+        what = ", ".join(Path(path).name for path in chosen["checkpoints"])
+    elif chosen["model"].startswith("ltxv"):
         raise ValueError("--train plans for LTX-2: --model must be 2.0, 2.3 or 2.5")
-    size, quantised = released_size(chosen["model"], chosen["stored"]), chosen["stored"] != "bf16"
+    else:
+        size, quantised = released_size(chosen["model"], chosen["stored"]), chosen["stored"] != "bf16"
+        what = f"LTX-{chosen['model']} in {chosen['stored']}"
     click.echo(
-        f"LoRA on LTX-{chosen['model']} in {chosen['stored']}: clips of {clip.width}x{clip.height}, "
+        f"LoRA on {what}: clips of {clip.width}x{clip.height}, "
         f"{clip.frames} frames at {clip.fps:g} fps with audio, one in a batch"
     )
     for budget in _budgets(chosen["budgets"]):
@@ -224,23 +229,28 @@ def _run_of_files(chosen: Chosen) -> tuple[PlannedRun, Planner]:
     from ..config import transformer_config
     from ..loading import Component
     from ..run.file_recipe import recipe_of_file
-    from ..run.network_sizes import NetworkSizes
-    from ..types import Numerics
-    from .values import execution_of
 
-    # Plans are for the GPU that the run will use, which need not be in this machine.
-    execution = execution_of(chosen, device="cpu", recorded={"dtype": "bfloat16"})
-    networks = NetworkSizes(
-        chosen["checkpoints"],
-        chosen["text_encoder"],
-        execution=execution,
-        numerics=Numerics.OFFICIAL,
-        video_decoder=chosen["video_decoder"],
-    )
+    networks = _network_sizes(chosen)
     transformer = networks.file(Component.TRANSFORMER)
     run = plan_run(chosen, transformer_config(transformer.config), recipe_of_file(transformer))
     planner = partial(networks.plan, run.clips, batch=run.batch, finished=run.finished, changed=run.changed)
     return run, lambda budget: planner(budget=budget)
+
+
+def _network_sizes(chosen: Chosen) -> NetworkSizes:
+    """The user's model files, of which headers alone are read."""
+    from ..run.network_sizes import NetworkSizes
+    from ..types import Numerics
+    from .values import execution_of
+
+    return NetworkSizes(
+        chosen["checkpoints"],
+        chosen["text_encoder"],
+        # Plans are for the GPU that the run will use, which need not be in this machine.
+        execution=execution_of(chosen, device="cpu", recorded={"dtype": "bfloat16"}),
+        numerics=Numerics.OFFICIAL,
+        video_decoder=chosen["video_decoder"],
+    )
 
 
 def _check_plot(path: Path) -> None:

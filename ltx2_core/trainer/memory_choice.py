@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..config import TransformerConfig, transformer_config
 from ..loading import Component
 from ..run.components import Components
+from ..run.network_sizes import NetworkSizes
 from ..shapes import ClipPlan, plan_clip
 from ..training.memory_plan import TrainingChoice, TrainingMemory, choose_training
 from .buckets import Bucket
@@ -24,7 +25,7 @@ class FileSize:
     block_weights: int
 
 
-def transformer_size(networks: Components) -> tuple[FileSize, bool]:
+def transformer_size(networks: NetworkSizes) -> tuple[FileSize, bool]:
     """The sizes of the transformer in the files of ``networks``, and whether its blocks are quantised.
 
     Headers alone are read.

@@ -8,6 +8,7 @@ from click.testing import CliRunner
 from ltx2_core.cli.main import main
 from ltx2_core.memory import PRESETS, released_size
 from ltx2_core.shapes import plan_clip
+from ltx2_core.tiny import embedded_set
 from ltx2_core.training.block_memory import streamed_numbers
 from ltx2_core.training.memory_plan import TrainingChoice, choose_training, lora_parameters, training_memory
 
@@ -62,6 +63,10 @@ def test_the_command_prints_settings_that_a_configuration_takes() -> None:
     assert done.exit_code == 0, done.output
     assert "blocks_to_swap = " in done.output
     assert "within 24 GB\n  peak " in done.output
+    own = CliRunner().invoke(main, ["plan", "--train", "--checkpoint", str(embedded_set().checkpoint)])
+    assert own.exit_code == 0, own.output
+    assert own.output.startswith("LoRA on ltx2-tiny-2.3.safetensors: clips of ")
+    assert "blocks_to_swap = 0" in own.output
     refused = CliRunner().invoke(main, [*words, "--picture", "plan.png"])
     assert refused.exit_code == 2
 
