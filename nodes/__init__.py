@@ -13,6 +13,7 @@ from .clip.hdr import LTX2AVDecodeHDR, LTX2AVLoadEXR, LTX2AVSaveHDR
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .clip.memory_plan import LTX2AVMemoryPlan
 from .clip.plan import LTX2AVClipPlan
+from .clip.plan_route import add_route
 from .clip.prompt import LTX2AVPrompt
 from .clip.prompt_by_time import LTX2AVPromptByTime
 from .conditioning.audio import LTX2AVReferenceAudio, LTX2AVTextToAudio
@@ -106,6 +107,10 @@ NODES: list[type[io.ComfyNode]] = [
 
 class LTX2Extension(ComfyExtension):
     """The extension that ComfyUI loads; it names the nodes of this pack."""
+
+    async def on_load(self) -> None:
+        """Add the route of the memory plan, which the page asks while a size is typed."""
+        add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The classes of all nodes of this pack."""

@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { editResults } from "./edit.js";
+import { showPlan } from "./plan.js";
 import { fitFiles, useReleased } from "./released.js";
 import { showReports } from "./report.js";
 import { showTimeline } from "./timeline/widget.js";
@@ -56,6 +57,7 @@ app.registerExtension({
     showTimeline(node, api);
     showReports(node);
     editResults(node);
+    showPlan(node, api);
     labelTextBoxes(node);
     // First, since it decides what is grey.
     countSavedStrength(node);

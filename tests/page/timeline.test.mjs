@@ -2,6 +2,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { planClip } from "../../web/grid.js";
+import { described } from "../../web/plan.js";
 import * as edit from "../../web/timeline/edit.js";
 import { itemsOf } from "../../web/timeline/items.js";
 import { clipOf, MAX_ENTRIES, parse, serialise } from "../../web/timeline/list.js";
@@ -214,4 +215,16 @@ test("hostile lists are shown as text and never change what is global", () => {
   }
   warningsOf(model.list);
   assert.equal({}.polluted, undefined);
+});
+
+test("a clip plan names what it changes of typed sizes", () => {
+  const typed = { width: 770, height: 512, length_unit: "seconds", length: 2.0416, fps: 24, snap: "nearest", stages: "2" };
+  assert.deepEqual(described(typed).split("\n"), [
+    "768 x 512, 49 frames at 24 fps = 2.042 s",
+    "first stage: 384 x 256",
+    "audio: 52 latents",
+    "width is 768 instead of 770: it must be a multiple of 64",
+    "the clip has 49 frames (2.042 s) instead of seconds=2.0416 (48.9984 frames at 24 fps): it must be 8k + 1 frames",
+  ]);
+  assert.equal(described({ ...typed, fps: 0 }), "");
 });

@@ -1,6 +1,6 @@
 // @ts-check
 /** Draws a timeline on a canvas: what is outside of the view costs nothing. */
-import { latentStarts } from "../grid.js";
+import { TEMPORAL_SCALE } from "../grid_table.js";
 import { trimOf } from "./items.js";
 import { boxOf, HEIGHT, LABELS, levelY, ROWS, RULER } from "./layout.js";
 import { levelOf } from "./level.js";
@@ -56,10 +56,12 @@ function drawRuler(ctx, { model, view, width, colours }) {
   const { clip } = model;
   ctx.fillStyle = colours.faint;
   const end = Math.min(width, LABELS + toX(view, clip.seconds));
-  if ((8 / clip.fps) * view.scale >= LEAST_LATENT) {
-    for (const frame of latentStarts(clip.frames)) {
-      const x = LABELS + toX(view, frame / clip.fps);
-      if (x >= LABELS && x <= width) ctx.fillRect(x, RULER - 4, 1, 4);
+  if ((TEMPORAL_SCALE / clip.fps) * view.scale >= LEAST_LATENT) {
+    const first = Math.max(0, Math.floor((view.start * clip.fps) / TEMPORAL_SCALE));
+    for (let k = first; k * TEMPORAL_SCALE + 1 < clip.frames; k += 1) {
+      const x = LABELS + toX(view, (k * TEMPORAL_SCALE + 1) / clip.fps);
+      if (x > width) break;
+      ctx.fillRect(x, RULER - 4, 1, 4);
     }
   }
   const step = tickStep(view);

@@ -5,6 +5,8 @@ import { planClip } from "../grid.js";
 export const FORMAT = "ltx2.shots/1";
 export const MAX_BYTES = 2 ** 22;
 export const MAX_ENTRIES = 1000;
+/** More frames than any clip has; a list that asks for more is shown as one of the default length. */
+export const MAX_FRAMES = 2 ** 20;
 export const DEFAULTS = { width: 768, height: 512, fps: 24, frames: 121 };
 
 /** @typedef {Record<string, any>} List */
@@ -93,5 +95,5 @@ export function clipOf(list) {
   const length = Number.isInteger(frames) ? { frames } : seconds > 0 ? { seconds } : { frames: DEFAULTS.frames };
   const plan = planClip(width, height, length, fps, "nearest", stages === 2 ? 2 : 1);
   const plain = planClip(DEFAULTS.width, DEFAULTS.height, { frames: DEFAULTS.frames }, DEFAULTS.fps);
-  return plan ?? /** @type {Clip} */ (plain);
+  return plan && plan.frames <= MAX_FRAMES ? plan : /** @type {Clip} */ (plain);
 }

@@ -22,7 +22,7 @@ export class Panel {
     this.media = new Media(api, () => this.refresh());
     this.model = new Model(write, this.media.seconds);
     this.said = element("div", { class: "said", id: `ltx2-said-${id}`, role: "status" });
-    this.video = element("video", { controls: true, hidden: true, preload: "auto", "aria-label": "Result of the last run" });
+    this.video = element("video", { hidden: true, preload: "auto", "aria-label": "Result of the last run" });
     this.player = new Player(this.model, this.media, this.video, () => this.moved());
     this.tracks = new Tracks(this);
     this.fields = new Fields(this.model, () => this.update());
@@ -37,6 +37,9 @@ export class Panel {
     }
     this.colours = coloursOf(this.root);
     this.warned = "";
+    /** Plans the memory of a clip. @type {(clip: import("../grid.js").Clip) => Promise<any>} */
+    this.plan = async () => null;
+    this.planned = { size: "", text: "", waiting: 0 };
   }
 
   buttons() {
@@ -93,10 +96,34 @@ export class Panel {
   warn() {
     const { model, media } = this;
     const found = model.list ? warningsOf(model.list, media.seconds, media.missing) : [{ error: true, text: model.words }];
+    this.askMemory();
+    if (this.planned.text) found.unshift({ error: true, text: this.planned.text });
     const texts = found.map((one) => one.text).join("\n");
     if (texts === this.warned) return;
     this.warned = texts;
     this.list.replaceChildren(...found.map((one) => element("li", { class: one.error ? "error" : "", textContent: one.text })));
+  }
+
+  /** Ask whether the clip fits into memory, once its size has been the same for a while. */
+  askMemory() {
+    const { clip, error } = this.model;
+    const size = error ? "" : `${clip.width} ${clip.height} ${clip.frames}`;
+    if (size === this.planned.size) return;
+    clearTimeout(this.planned.waiting);
+    const now = { size, text: "", waiting: 0 };
+    this.planned = now;
+    if (!size) return;
+    now.waiting = window.setTimeout(async () => {
+      const plan = await this.plan(clip);
+      if (plan && !plan.fits) now.text = `${plan.model}: ${plan.text}`;
+      if (now.text && this.planned === now) this.warn();
+    }, 500);
+  }
+
+  /** Take the colours of the page again, which may have another theme. */
+  look() {
+    this.colours = coloursOf(this.root);
+    this.tracks.update();
   }
 
   /** @param {(model: Model) => void} act */
@@ -181,10 +208,13 @@ export class Panel {
   show(url) {
     this.player.pause();
     this.video.src = url;
+    // Its controls are elements too, which most timelines never need.
+    this.video.controls = true;
     this.video.hidden = false;
   }
 
   destroy() {
+    clearTimeout(this.planned.waiting);
     this.player.destroy();
     this.tracks.destroy();
     this.media.destroy();
@@ -193,7 +223,7 @@ export class Panel {
 }
 
 /** Colours of the page's theme. @param {HTMLElement} root @returns {import("./draw.js").Colours} */
-export function coloursOf(root) {
+function coloursOf(root) {
   const style = getComputedStyle(root.isConnected ? root : document.documentElement);
   const of = (/** @type {string} */ name, /** @type {string} */ otherwise) => style.getPropertyValue(name).trim() || otherwise;
   const menu = of("--comfy-menu-bg", "#353535");

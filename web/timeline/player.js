@@ -89,6 +89,7 @@ export class Player {
 
   destroy() {
     this.pause();
+    if (!this.video.src) return;
     this.video.removeAttribute("src");
     this.video.load();
   }

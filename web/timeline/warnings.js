@@ -1,7 +1,7 @@
 // @ts-check
 /** What is wrong with a shot list, or not as it was written, while it is edited. */
 import { itemsOf, trimOf } from "./items.js";
-import { clipOf } from "./list.js";
+import { clipOf, MAX_FRAMES } from "./list.js";
 import { secondsOf } from "./times.js";
 
 /** @typedef {import("./list.js").List} List */
@@ -31,17 +31,21 @@ export function warningsOf(list, lengths = () => undefined, missing = () => fals
 /** @param {List} list @returns {Warning[]} */
 function ofClip(list) {
   const clip = clipOf(list);
-  const { width, height, seconds, frames } = list.clip ?? {};
+  const { width, height, seconds, frames, fps } = list.clip ?? {};
   /** @type {Warning[]} */
   const found = [];
   if (seconds !== undefined && frames !== undefined) found.push(error("The clip has seconds and frames: write one."));
+  const given = Object.entries({ width, height, seconds, frames, fps }).filter(([, value]) => value !== undefined);
+  const wrong = given.filter(([name, value]) => !(value > 0) || (name !== "seconds" && name !== "fps" && !Number.isInteger(value)));
+  if (wrong.length) return [...found, ...wrong.map(([name]) => error(`The ${name} of the clip must be a number above 0.`))];
   const wanted = frames ?? (seconds === undefined ? undefined : seconds * clip.fps);
+  if (wanted > MAX_FRAMES) return [...found, error("The clip is too long.")];
   if (wanted !== undefined && Math.abs(wanted - clip.frames) > 1e-6) {
     found.push(note(`${Number(wanted.toFixed(2))} frames become ${clip.frames} (8k + 1), ${clip.seconds.toFixed(3)} s.`));
   }
-  for (const [name, value] of Object.entries({ width, height })) {
-    const used = clip[/** @type {"width" | "height"} */ (name)];
-    if (value !== undefined && value !== used) found.push(note(`${name} ${value} becomes ${used}.`));
+  for (const name of /** @type {("width" | "height")[]} */ (["width", "height"])) {
+    const value = list.clip?.[name];
+    if (value !== undefined && value !== clip[name]) found.push(note(`${name} ${value} becomes ${clip[name]}.`));
   }
   return found;
 }

@@ -1,7 +1,9 @@
 // @ts-check
 /** Puts the timeline on LTX-2 Shot List. Its text widget is the truth, and nothing else is stored. */
-import { coloursOf, Panel } from "./panel.js";
+import { after, planned } from "../plan.js";
+import { element } from "./elements.js";
 import { viewUrl } from "./media.js";
+import { Panel } from "./panel.js";
 
 const NODE = "LTX2AVShotList";
 const TEXT = "shots";
@@ -19,12 +21,15 @@ let made = 0;
 export function showTimeline(node, api) {
   const text = node.comfyClass === NODE && node.widgets?.find((/** @type {any} */ one) => one.name === TEXT);
   if (!text) return;
-  let writing = false;
-  const panel = new Panel(api, (written) => write(node, text, written, (busy) => (writing = busy)), String((made += 1)));
-  const read = () => {
-    if (!writing) panel.load(String(text.value ?? ""));
+  const holder = element("div", { style: "height: 100%" });
+  /** @type {(() => void) | null} */
+  let read = null;
+  /** @type {(() => void) | null} */
+  let close = null;
+  const open = () => {
+    if (!close) ({ read, close } = opened(node, text, holder, api));
   };
-  const widget = node.addDOMWidget(NAME, NAME, panel.root, {
+  const widget = node.addDOMWidget(NAME, NAME, holder, {
     serialize: false,
     hideOnZoom: false,
     getValue: () => "",
@@ -33,32 +38,53 @@ export function showTimeline(node, api) {
   });
   // The text is what is saved.
   widget.serialize = false;
-  const typed = () => read();
-  const box = text.inputEl ?? text.element;
-  box?.addEventListener?.("input", typed);
-  after(text, "callback", read);
-  after(node, "onConfigure", read);
+  after(text, "callback", () => read?.());
+  after(node, "onConfigure", () => read?.());
   // Other packs set values without telling; a comparison of two texts for each drawing is cheap.
-  after(node, "onDrawForeground", read);
-  const looked = () => {
-    read();
-    panel.colours = coloursOf(panel.root);
-    panel.update();
+  after(node, "onDrawForeground", () => read?.());
+  after(node, "onAdded", open);
+  // The page may hold nodes that were removed, so that they must not hold what they showed.
+  after(node, "onRemoved", () => {
+    close?.();
+    read = close = null;
+  });
+  open();
+  if (node.size[0] < WIDTH) node.setSize?.([WIDTH, node.computeSize?.()[1] ?? node.size[1]]);
+}
+
+/**
+ * A timeline in ``holder``, how it reads the text again, and how it is closed.
+ * @param {any} node
+ * @param {any} text widget of the list
+ * @param {HTMLElement} holder
+ * @param {any} api
+ * @returns {{ read: () => void, close: () => void }}
+ */
+function opened(node, text, holder, api) {
+  let writing = false;
+  const panel = new Panel(api, (written) => write(node, text, written, (busy) => (writing = busy)), String((made += 1)));
+  panel.plan = ({ width, height, frames, fps }) =>
+    planned(node, api, { width, height, fps, snap: "nearest", stages: "1", length: frames, length_unit: "frames" });
+  const read = () => {
+    if (!writing) panel.load(String(text.value ?? ""));
   };
-  panel.root.addEventListener("pointerenter", looked);
-  panel.root.addEventListener("focusin", read);
   const executed = (/** @type {any} */ event) => {
     const url = resultOf(event.detail?.output, api);
     if (url) panel.show(url);
   };
+  const box = text.inputEl ?? text.element;
+  box?.addEventListener?.("input", read);
+  panel.root.addEventListener("pointerenter", () => panel.look());
+  panel.root.addEventListener("focusin", read);
   api.addEventListener("executed", executed);
-  after(node, "onRemoved", () => {
-    api.removeEventListener("executed", executed);
-    box?.removeEventListener?.("input", typed);
-    panel.destroy();
-  });
-  if (node.size[0] < WIDTH) node.setSize?.([WIDTH, node.computeSize?.()[1] ?? node.size[1]]);
+  holder.append(panel.root);
   read();
+  const close = () => {
+    api.removeEventListener("executed", executed);
+    box?.removeEventListener?.("input", read);
+    panel.destroy();
+  };
+  return { read, close };
 }
 
 /**
@@ -88,19 +114,4 @@ export function resultOf(output, api) {
   const files = ["images", "video", "gifs"].flatMap((name) => (Array.isArray(output?.[name]) ? output[name] : []));
   const video = files.find((file) => typeof file?.filename === "string" && RESULT.test(file.filename));
   return video ? viewUrl(api, video, `&t=${Date.now()}`) : null;
-}
-
-/**
- * Call ``then`` after each call of a method.
- * @param {any} object
- * @param {string} method
- * @param {() => void} then
- */
-function after(object, method, then) {
-  const before = object[method];
-  object[method] = function (/** @type {unknown[]} */ ...values) {
-    const result = before?.apply(this, values);
-    then();
-    return result;
-  };
 }

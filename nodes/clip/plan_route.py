@@ -1,0 +1,84 @@
+"""A route of the host that plans the memory of a clip while its size is typed, from headers alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import comfy.model_management
+import torch
+from aiohttp import web
+
+from ...ltx2_core.memory import MemoryPlan, plan_memory, plan_or_propose, released_size
+from ...ltx2_core.run.execution import Execution
+from ...ltx2_core.run.network_sizes import NetworkSizes
+from ...ltx2_core.shapes import ClipPlan, Snap, plan_clip
+from ...ltx2_core.types import Numerics
+from ..inputs import FRAMES
+from ..loading import file_lists
+
+ROUTE = "/ltx2av/plan"
+_OTHERWISE = "2.3"
+"""The released model that is planned for where the graph names no file that can be loaded."""
+
+
+def add_route() -> None:
+    """Let the host answer ``ROUTE``; its query has the widgets of LTX-2 Clip Plan, and ``model``, a file."""
+    from server import PromptServer
+
+    @PromptServer.instance.routes.get(ROUTE)  # type: ignore[untyped-decorator]
+    async def answer(request: web.Request) -> web.Response:
+        try:
+            # Headers are read from files, which must not hold up the page.
+            return web.json_response(await asyncio.to_thread(planned, request.query))
+        except (KeyError, ValueError, OverflowError) as error:
+            return web.json_response({"error": str(error)}, status=400)
+
+
+def planned(query: Mapping[str, str]) -> dict[str, Any]:
+    """The memory plan of a clip: its ``stages`` with ``weights`` and ``working`` bytes, ``budget``, ``text``.
+
+    Raises KeyError or ValueError for a query that lacks a value or has a wrong one.
+    """
+    stages, length = int(query["stages"]), float(query["length"])
+    by_frames = query["length_unit"] == FRAMES
+    clip = plan_clip(
+        int(query["width"]),
+        int(query["height"]),
+        frames=int(length) if by_frames else None,
+        seconds=None if by_frames else length,
+        fps=float(query["fps"]),
+        snap=Snap(query["snap"]),
+        stages=stages,
+        numerics=Numerics.COMFY,
+    )
+    clips = [clip.half(), clip] if stages == 2 else [clip]
+    device = comfy.model_management.get_torch_device()
+    budget = int(comfy.model_management.get_free_memory(device))
+    plan, model = _plan(query.get("model", ""), clips, budget, device)
+    return {
+        "model": model,
+        "fits": plan.fits,
+        "text": plan.verdict if plan.fits else plan.shortage,
+        "budget": budget,
+        "stages": [
+            {"name": one.stage, "weights": one.weights, "working": one.activations} for one in plan.stages
+        ],
+    }
+
+
+def _plan(name: str, clips: list[ClipPlan], budget: int, device: torch.device) -> tuple[MemoryPlan, str]:
+    """The plan of ``clips`` for the model file ``name``, and what it is for."""
+    try:
+        path = file_lists.MODELS.path(name)
+        execution = Execution(device=device, dtype=torch.bfloat16)
+        sizes = NetworkSizes([path], None, execution=execution, numerics=Numerics.COMFY)
+        return sizes.plan(clips, budget=budget), path.name
+    except (ValueError, OSError):
+        # A graph of other loaders, or a file that holds the transformer alone.
+        size = released_size(_OTHERWISE)
+        plan = plan_or_propose(
+            lambda tried: plan_memory(budget, size, clips=tried, dtype=torch.bfloat16), clips
+        )
+        return plan, f"LTX-{_OTHERWISE} in bf16"
