@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import json
 import random
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from ltx2_core.cli.generate import generate
+from ltx2_core.run.flat_options import RequestOptions
 from ltx2_core.shapes import Snap, plan_clip
 from ltx2_core.types import Numerics
 
@@ -70,6 +74,48 @@ def test_the_page_plans_five_thousand_clips_as_the_library(node: str) -> None:
             assert planned is None, clip
         else:
             assert planned == [plan.width, plan.height, plan.frames, plan.audio_latents], clip
+
+
+PAGES = {path.stem: path for path in sorted((ROOT / "example_workflows" / "api").glob("*.json"))}
+WRITTEN = (
+    *("camera_lora", "first_last_frame", "keyframes_two_stages", "ltx23_text_to_video"),
+    *("ltx25_text_to_video", "text_to_video_distilled", "text_to_video_guided", "text_to_video_two_stages"),
+)
+"""Shipped workflows that one command can do; the page says of all others what has no counterpart."""
+
+
+def test_graphs_are_written_as_commands_and_python_or_it_is_said_why_not(node: str) -> None:
+    graphs = [json.loads(path.read_text(encoding="utf-8")) for path in PAGES.values()]
+    script = str(ROOT / "tests" / "page" / "command.mjs")
+    done = subprocess.run(
+        [node, script], input=json.dumps(graphs), capture_output=True, text=True, check=True
+    )
+    found = dict(zip(PAGES, json.loads(done.stdout), strict=True))
+    assert {name for name, one in found.items() if one["command"]} == set(WRITTEN)
+    keywords = RequestOptions.__annotations__.keys()
+    for name, one in found.items():
+        assert bool(one["command"]) == (not one["problems"]), name
+        if not one["command"]:
+            continue
+        words = shlex.split(one["command"])
+        assert words[:2] == ["ltx2", "generate"]
+        # Raises for options and values that do not exist.
+        context = generate.make_context("generate", words[2:])
+        if "preset" in one["command"]:
+            assert not one["python"], name
+            continue
+        tree = ast.parse(one["python"])
+        (call,) = (part for part in ast.walk(tree) if isinstance(part, ast.Call) and is_run(part))
+        given = {part.arg: part.value for part in call.keywords}
+        assert given.keys() <= keywords, name
+        assert context.params["prompt"] == ast.literal_eval(call.args[0]), name
+        for keyword in ("seed", "width", "height"):
+            assert context.params[keyword] == ast.literal_eval(given[keyword]), name
+
+
+def is_run(call: ast.Call) -> bool:
+    """Whether a call is that of the pipeline, and not of its class."""
+    return isinstance(call.func, ast.Name) and call.func.id == "pipe"
 
 
 def test_the_extension_is_small_and_writes_no_html() -> None:

@@ -3,6 +3,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { editResults } from "./edit.js";
+import { writtenAs } from "./command.js";
 import { showPlan } from "./plan.js";
 import { fitFiles, useReleased } from "./released.js";
 import { showReports } from "./report.js";
@@ -16,10 +17,23 @@ import {
 } from "./widgets.js";
 
 const PREFIX = "LTX2AV";
+const COPY = { command: "comfyui-ltx2.copy-command", python: "comfyui-ltx2.copy-python" };
 const USE_RELEASED = "comfyui-ltx2.released";
 
 /** @type {any} Data of the workflow that is being opened. */
 let opened = null;
+
+/** Copy the graph as text, or say why it has none. @param {"command" | "python"} kind */
+async function copy(kind) {
+  const { output } = await app.graphToPrompt();
+  const written = writtenAs(output);
+  const text = written[kind];
+  const problem = text ? "" : written.problems.join("; ") || "A preset is an option of the command alone";
+  const [severity, detail] = problem ? ["warn", problem] : ["success", text];
+  // Without TLS a page has no clipboard; the text is shown anyway.
+  if (text) await navigator.clipboard?.writeText(text).catch(() => {});
+  app.extensionManager?.toast?.add({ severity, summary: problem ? "No command does this" : "Copied", detail, life: 12000 });
+}
 
 app.registerExtension({
   name: "comfyui-ltx2.reports",
@@ -33,8 +47,10 @@ app.registerExtension({
         await app.loadGraphData(app.graph.serialize());
       },
     },
+    { id: COPY.command, label: "Copy as command", function: () => copy("command") },
+    { id: COPY.python, label: "Copy as Python", function: () => copy("python") },
   ],
-  menuCommands: [{ path: ["LTX-2"], commands: [USE_RELEASED] }],
+  menuCommands: [{ path: ["LTX-2"], commands: [USE_RELEASED, COPY.command, COPY.python] }],
   setup() {
     countStrengthOfApiFiles(app);
   },

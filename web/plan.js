@@ -1,6 +1,7 @@
 // @ts-check
 /** LTX-2 Clip Plan says what becomes of its size and length while they are typed, and whether memory is enough. */
 import { planClip } from "./grid.js";
+import { after } from "./widgets.js";
 
 const NODE = "LTX2AVClipPlan";
 const ROUTE = "/ltx2av/plan";
@@ -13,11 +14,8 @@ export function short(value) {
   return String(Number(value.toPrecision(6)));
 }
 
-/**
- * The report of LTX-2 Clip Plan for what is typed.
- * @param {Record<string, any>} typed values of the widgets by name
- * @returns {string} "" for values that the node refuses
- */
+/** The report of LTX-2 Clip Plan for what is typed. @param {Record<string, any>} typed values of the widgets by name
+ * @returns {string} "" for values that the node refuses */
 export function described(typed) {
   const { width, height, length_unit, length, fps, snap, with_audio } = typed;
   const stages = Number(typed.stages);
@@ -38,10 +36,7 @@ export function described(typed) {
   return lines.join("\n");
 }
 
-/**
- * @param {any} node
- * @param {any} api the page's api
- */
+/** @param {any} node @param {any} api the page's api */
 export function showPlan(node, api) {
   const report = node.widgets?.find((/** @type {any} */ one) => one.name === "report")?.element;
   if (node.comfyClass !== NODE || !report) return;
@@ -79,13 +74,7 @@ function valuesOf(node) {
   return values.length_unit === "auto" ? null : values;
 }
 
-/**
- * Show the memory that the clip needs with the model of the graph.
- * @param {any} node
- * @param {any} api
- * @param {any} typed
- * @param {HTMLElement} memory
- */
+/** Show the memory that a clip needs. @param {any} node @param {any} api @param {any} typed @param {HTMLElement} memory */
 async function ask(node, api, typed, memory) {
   const plan = await planned(node, api, typed);
   if (!plan) return;
@@ -93,13 +82,9 @@ async function ask(node, api, typed, memory) {
   node.setDirtyCanvas?.(true, true);
 }
 
-/**
- * The memory plan of a clip with the model of the graph, by the pack's route.
- * @param {any} node of the graph
- * @param {any} api
- * @param {Record<string, any>} typed size and length, as widgets of LTX-2 Clip Plan
- * @returns {Promise<any>} null where there is none
- */
+/** The memory plan of a clip with the model of the graph, by the pack's route. @param {any} node of the graph @param
+ * {any} api @param {Record<string, any>} typed size and length, as widgets of LTX-2 Clip Plan @returns {Promise<any>}
+ * null where there is none */
 export async function planned(node, api, typed) {
   const loader = node.graph?.nodes?.find((/** @type {any} */ one) => LOADERS.includes(one.type));
   const model = loader?.widgets?.find((/** @type {any} */ one) => one.name === "ckpt_name")?.value ?? "";
@@ -109,12 +94,9 @@ export async function planned(node, api, typed) {
   return answer?.ok ? answer.json() : null;
 }
 
-/**
- * Bars of the stages against the budget.
- * @param {{ stages: { name: string, weights: number, working: number }[], budget: number }} plan
- */
+/** Bars of the stages against the budget. @param {any} plan the answer of the route */
 function bar({ stages, budget }) {
-  const most = Math.max(budget, ...stages.map((one) => one.weights + one.working));
+  const most = Math.max(budget, ...stages.map((/** @type {any} */ one) => one.weights + one.working));
   const root = document.createElement("div");
   root.style.cssText = "display: flex; gap: 4px; margin: 2px 0;";
   for (const { name, weights, working } of stages) {
@@ -134,14 +116,4 @@ function bar({ stages, budget }) {
 /** @param {number} bytes */
 function size(bytes) {
   return `${(bytes / 1e9).toFixed(1)} GB`;
-}
-
-/** Call ``then`` after each call of a method. @param {any} object @param {string} method @param {() => void} then */
-export function after(object, method, then) {
-  const before = object[method];
-  object[method] = function (/** @type {unknown[]} */ ...values) {
-    const result = before?.apply(this, values);
-    then();
-    return result;
-  };
 }

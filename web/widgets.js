@@ -139,7 +139,7 @@ export function keepSavedSize(node) {
  * @param {string} method
  * @param {(...values: any[]) => void} then
  */
-function after(object, method, then) {
+export function after(object, method, then) {
   const before = object[method];
   object[method] = function (/** @type {unknown[]} */ ...values) {
     const result = before?.apply(this, values);

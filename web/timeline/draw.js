@@ -8,6 +8,7 @@ import { kindOf, loudest } from "./media.js";
 import { tickStep, toSeconds, toX } from "./view.js";
 
 /** @typedef {import("./items.js").Item} Item */
+/** @typedef {CanvasRenderingContext2D} Ctx */
 /** @typedef {import("./layout.js").Box} Box */
 /** @typedef {{ text: string, faint: string, line: string, ground: string, dark: boolean }} Colours */
 /**
@@ -23,7 +24,7 @@ import { tickStep, toSeconds, toX } from "./view.js";
 const HUES = /** @type {Record<string, number>} */ ({ parts: 212, images: 140, control: 275, audio: 32, regions: 350 });
 const LEAST_LATENT = 5;
 
-/** @param {CanvasRenderingContext2D} ctx @param {Scene} scene */
+/** @param {Ctx} ctx @param {Scene} scene */
 export function draw(ctx, scene) {
   const { model, view, width, colours } = scene;
   ctx.clearRect(0, 0, width, HEIGHT);
@@ -51,7 +52,7 @@ export function draw(ctx, scene) {
   for (const row of ROWS) ctx.fillText(row.name, 4, row.y + row.height / 2, LABELS - 8);
 }
 
-/** @param {CanvasRenderingContext2D} ctx @param {Scene} scene */
+/** @param {Ctx} ctx @param {Scene} scene */
 function drawRuler(ctx, { model, view, width, colours }) {
   const { clip } = model;
   ctx.fillStyle = colours.faint;
@@ -77,7 +78,7 @@ function drawRuler(ctx, { model, view, width, colours }) {
   ctx.fillRect(LABELS, RULER, end - LABELS, 1);
 }
 
-/** @param {CanvasRenderingContext2D} ctx @param {Scene} scene @param {Item} item */
+/** @param {Ctx} ctx @param {Scene} scene @param {Item} item */
 function drawItem(ctx, scene, item) {
   const { view, width, colours, model } = scene;
   const box = boxOf(item, view, width);
@@ -106,7 +107,7 @@ function drawItem(ctx, scene, item) {
   ctx.restore();
 }
 
-/** @param {CanvasRenderingContext2D} ctx @param {Colours} colours @param {Item} item @param {Box} box @param {number} width */
+/** @param {Ctx} ctx @param {Colours} colours @param {Item} item @param {Box} box @param {number} width */
 function drawLabel(ctx, colours, item, box, width) {
   const x = Math.max(box.x, LABELS) + 6;
   const room = Math.min(box.x + box.width, width) - x - 4;
@@ -116,7 +117,7 @@ function drawLabel(ctx, colours, item, box, width) {
   ctx.fillText(item.label.slice(0, Math.ceil(room / 3)) || "…", x, box.y + (item.track === "audio" ? 8 : box.height / 2));
 }
 
-/** @param {CanvasRenderingContext2D} ctx @param {Scene} scene @param {Item} item @param {Box} box */
+/** @param {Ctx} ctx @param {Scene} scene @param {Item} item @param {Box} box */
 function drawPicture(ctx, { media }, item, box) {
   const { picture, state } = media.of(item.entry.file, kindOf(item.label));
   if (!picture) {
@@ -127,7 +128,7 @@ function drawPicture(ctx, { media }, item, box) {
   ctx.drawImage(picture, box.x, box.y, picture.width * scale, box.height);
 }
 
-/** @param {CanvasRenderingContext2D} ctx @param {Scene} scene @param {Item} item @param {Box} box */
+/** @param {Ctx} ctx @param {Scene} scene @param {Item} item @param {Box} box */
 function drawWave(ctx, { media, view, width, colours }, item, box) {
   const { peaks } = media.of(item.entry.file, "audio");
   if (!peaks) return;
@@ -143,7 +144,7 @@ function drawWave(ctx, { media, view, width, colours }, item, box) {
   }
 }
 
-/** @param {CanvasRenderingContext2D} ctx @param {Item} item @param {Box} box @param {boolean} selected */
+/** @param {Ctx} ctx @param {Item} item @param {Box} box @param {boolean} selected */
 function drawLevel(ctx, item, box, selected) {
   const level = levelOf(item);
   if (level === undefined || (level === 1 && !selected && item.track !== "audio")) return;

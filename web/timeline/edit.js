@@ -6,15 +6,12 @@ import { rounded, secondsOf, written } from "./times.js";
 /** @typedef {import("../grid.js").Clip} Clip */
 /** @typedef {import("./list.js").List} List */
 /** @typedef {import("./items.js").Item} Item */
+/** @typedef {import("./items.js").Lengths} Lengths */
 /** @typedef {import("./items.js").Place} Place */
 /** @typedef {{ list: List, place: Place | null }} Edit a list, and the entry that is selected in it */
 
-/**
- * @param {List} list
- * @param {Place} place
- * @param {Record<string, any>} changes keys to set; undefined removes one
- * @returns {List}
- */
+/** @param {List} list @param {Place} place @param {Record<string, any>} changes keys to set; undefined removes one
+ * @returns {List} */
 export function changed(list, { track, index }, changes) {
   const entries = [...list[track]];
   const entry = { ...entries[index], ...changes };
@@ -23,24 +20,13 @@ export function changed(list, { track, index }, changes) {
   return { ...list, [track]: entries };
 }
 
-/**
- * Set keys of ``clip``.
- * @param {List} list
- * @param {Record<string, any>} changes keys to set; undefined removes one
- * @returns {List}
- */
+/** Set keys of ``clip``. @param {List} list @param {Record<string, any>} changes @returns {List} */
 export function changedClip(list, changes) {
   const { clip } = changed({ clip: [list.clip ?? {}] }, { track: "clip", index: 0 }, changes);
   return { ...list, clip: clip[0] };
 }
 
-/**
- * Add an entry.
- * @param {List} list
- * @param {string} track
- * @param {Record<string, any>} entry
- * @returns {Edit}
- */
+/** Add an entry. @param {List} list @param {string} track @param {Record<string, any>} entry @returns {Edit} */
 export function added(list, track, entry) {
   const entries = [...(list[track] ?? []), entry];
   return { list: { ...list, [track]: entries }, place: { track, index: entries.length - 1 } };
@@ -51,14 +37,8 @@ export function removed(list, { track, index }) {
   return { ...list, [track]: list[track].filter((/** @type {any} */ _, /** @type {number} */ i) => i !== index) };
 }
 
-/**
- * Move an item so that it starts at ``seconds``; parts keep their length where a part follows.
- * @param {List} list
- * @param {Clip} clip
- * @param {Place} place
- * @param {number} seconds
- * @returns {List}
- */
+/** Move an item so that it starts at ``seconds``; parts keep their length where a part follows. @param {List} list
+ * @param {Clip} clip @param {Place} place @param {number} seconds @returns {List} */
 export function moved(list, clip, place, seconds) {
   const item = find(itemsOf(list, clip), place);
   if (!item || item.track === "control") return list;
@@ -90,16 +70,9 @@ function begun(list, clip, part, start, before) {
   return changed(result, part, { from: written(start, clip, part.entry.from), to: undefined });
 }
 
-/**
- * Move one edge of an item to ``seconds``: the start of a part, or what is heard of an audio file.
- * @param {List} list
- * @param {Clip} clip
- * @param {Place} place
- * @param {"start" | "end"} edge
- * @param {number} seconds
- * @param {import("./items.js").Lengths} lengths
- * @returns {List}
- */
+/** Move one edge of an item to ``seconds``: the start of a part, or what is heard of an audio file. @param {List}
+ * list @param {Clip} clip @param {Place} place @param {"start" | "end"} edge @param {number} seconds @param {Lengths}
+ * lengths @returns {List} */
 export function trimmed(list, clip, place, edge, seconds, lengths = () => undefined) {
   const items = itemsOf(list, clip, lengths);
   const item = find(items, place);
@@ -114,7 +87,7 @@ export function trimmed(list, clip, place, edge, seconds, lengths = () => undefi
 }
 
 /** @param {List} list @param {Clip} clip @param {Item} item @param {"start" | "end"} edge @param {number} seconds
- * @param {import("./items.js").Lengths} lengths */
+ * @param {Lengths} lengths */
 function trimmedAudio(list, clip, item, edge, seconds, lengths) {
   const [from, to] = trimOf(item.entry);
   const frame = 1 / clip.fps;
@@ -129,15 +102,8 @@ function trimmedAudio(list, clip, item, edge, seconds, lengths) {
   return changed(list, item, { at: written(start, clip, item.entry.at), trim });
 }
 
-/**
- * Split a part or an audio piece at ``seconds``.
- * @param {List} list
- * @param {Clip} clip
- * @param {Place} place
- * @param {number} seconds
- * @param {import("./items.js").Lengths} lengths
- * @returns {Edit | null} null where there is nothing to split
- */
+/** Split a part or an audio piece at ``seconds``. @param {List} list @param {Clip} clip @param {Place} place @param
+ * {number} seconds @param {Lengths} lengths @returns {Edit | null} null where there is nothing to split */
 export function split(list, clip, place, seconds, lengths = () => undefined) {
   const item = find(itemsOf(list, clip, lengths), place);
   const frame = 1 / clip.fps;
@@ -153,24 +119,13 @@ export function split(list, clip, place, seconds, lengths = () => undefined) {
   return added(changed(list, place, { trim: [from, middle] }), "audio", second);
 }
 
-/**
- * An entry as a shot list of its own, which can be pasted into another one.
- * @param {List} list
- * @param {Place} place
- * @returns {List}
- */
+/** An entry as a list of its own, which can be pasted into another one. @param {List} list @param {Place} place */
 export function copied(list, { track, index }) {
   return { format: "ltx2.shots/1", [track]: [list[track][index]] };
 }
 
-/**
- * Add all entries of another list, the first of them at ``seconds``.
- * @param {List} list
- * @param {Clip} clip
- * @param {List} other
- * @param {number} seconds
- * @returns {Edit | null} null where there is nothing to add
- */
+/** Add all entries of another list, the first of them at ``seconds``. @param {List} list @param {Clip} clip @param
+ * {List} other @param {number} seconds @returns {Edit | null} null where there is nothing to add */
 export function pasted(list, clip, other, seconds) {
   const items = itemsOf(other, clip);
   const first = Math.min(...items.map((item) => secondsOf(item.entry.from ?? item.entry.at ?? 0, clip)));

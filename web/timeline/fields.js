@@ -131,11 +131,8 @@ export class Fields {
   }
 }
 
-/**
- * @param {Field} field
- * @param {string} text
- * @returns {string | number | undefined | null} undefined for nothing, null for what cannot be
- */
+/** @param {Field} field @param {string} text @returns {string | number | undefined | null} undefined for nothing,
+ * null for what cannot be */
 function read(field, text) {
   if (field.kind === "prompt" || field.kind === "choice" || field.key === "file") return text || undefined;
   const typed = text.trim().replace(/^(\d+),(\d+)$/, "$1.$2");

@@ -10,10 +10,7 @@ export class History {
     this.at = -1;
   }
 
-  /**
-   * Remember a text as the present one; what was undone before is forgotten.
-   * @param {string} text
-   */
+  /** Remember a text as the present one; what was undone before is forgotten. @param {string} text */
   push(text) {
     if (text === this.texts[this.at]) return;
     this.texts = [...this.texts.slice(0, this.at + 1), text].slice(-MOST);

@@ -24,31 +24,21 @@ export const TRACKS = [
   { key: "audio", name: "Audio" },
 ];
 
-/**
- * All items of a list, track by track, each track by its starts.
- * @param {List} list
- * @param {Clip} clip
- * @param {Lengths} lengths of audio files
- * @returns {Item[]}
- */
+/** All items of a list, track by track, each track by its starts. @param {List} list @param {Clip} clip @param
+ * {Lengths} lengths of audio files @returns {Item[]} */
 export function itemsOf(list, clip, lengths = () => undefined) {
   return TRACKS.flatMap(({ key }) => {
+    /** @type {Item[]} */
     const items = (list[key] ?? []).map((/** @type {any} */ entry, /** @type {number} */ index) =>
       itemOf(key, entry, index, clip, lengths),
     );
-    items.sort((/** @type {Item} */ a, /** @type {Item} */ b) => a.start - b.start || a.index - b.index);
+    items.sort((a, b) => a.start - b.start || a.index - b.index);
     return key === "parts" ? until(items, clip) : items;
   });
 }
 
-/**
- * @param {string} track
- * @param {Record<string, any>} entry
- * @param {number} index
- * @param {Clip} clip
- * @param {Lengths} lengths
- * @returns {Item}
- */
+/** @param {string} track @param {Record<string, any>} entry @param {number} index @param {Clip} clip @param {Lengths}
+ * lengths @returns {Item} */
 function itemOf(track, entry, index, clip, lengths) {
   const at = secondsOf((track === "parts" ? entry.from : entry.at) ?? 0, clip);
   // What cannot be read is shown at the start, and a warning says so.
@@ -59,23 +49,16 @@ function itemOf(track, entry, index, clip, lengths) {
   return track === "control" ? { ...item, end: clip.seconds, open: true } : item;
 }
 
-/**
- * How long an audio piece is heard, in seconds.
- * @param {Record<string, any>} entry
- * @param {Lengths} lengths
- * @param {number} rest taken where the length of the file is not known yet
- */
+/** Seconds for which an audio piece is heard; ``rest`` while its length is not known. @param {Record<string, any>} entry
+ * @param {Lengths} lengths @param {number} rest */
 function heard(entry, lengths, rest) {
   const [from, to] = trimOf(entry);
   const end = to ?? lengths(String(entry.file));
   return end === undefined ? Math.max(0.1, rest) : Math.max(0, end - from);
 }
 
-/**
- * Start and end of what is used of a file, in seconds of the file.
- * @param {Record<string, any>} entry
- * @returns {[number, number | null]}
- */
+/** Start and end of what is used of a file, in its seconds. @param {Record<string, any>} entry
+ * @returns {[number, number | null]} */
 export function trimOf(entry) {
   const [from, to] = Array.isArray(entry.trim) ? entry.trim : [];
   return [Number(from) || 0, typeof to === "number" ? to : null];

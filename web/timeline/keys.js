@@ -28,10 +28,7 @@ export const KEYS = {
   "Ctrl+y": (panel) => panel.model.redo(),
 };
 
-/**
- * @param {KeyboardEvent} event
- * @param {Panel} panel
- */
+/** @param {KeyboardEvent} event @param {Panel} panel */
 export function pressed(event, panel) {
   // Tab walks through the items, and leaves at the ends.
   if (event.key === "Tab" && !event.ctrlKey && panel.model.items.length) {

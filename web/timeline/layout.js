@@ -32,12 +32,8 @@ export function rowOf(key) {
   return /** @type {typeof ROWS[0]} */ (ROWS.find((row) => row.key === key));
 }
 
-/**
- * @param {Item} item
- * @param {View} view
- * @param {number} width of the canvas
- * @returns {Box} an image is a square that begins at its time, and ends at the last one
- */
+/** An image is a square that begins at its time, or ends at the last one. @param {Item} item @param {View} view
+ * @param {number} width of the canvas @returns {Box} */
 export function boxOf(item, view, width) {
   const { y, height } = rowOf(item.track);
   const x = LABELS + toX(view, item.start);
@@ -48,16 +44,9 @@ export function boxOf(item, view, width) {
   return { x: seen ? Math.min(x, width - height) : x, y, width: height, height };
 }
 
-/**
- * What is at a place of the canvas; what is drawn last is found first.
- * @param {Item[]} items
- * @param {View} view
- * @param {number} x
- * @param {number} y
- * @param {number} width of the canvas
- * @param {Item | undefined} selected which lies on top
- * @returns {Hit}
- */
+/** What is at a place of the canvas; what is drawn last is found first. @param {Item[]} items @param {View} view
+ * @param {number} x @param {number} y @param {number} width of the canvas @param {Item | undefined} selected which lies
+ * on top @returns {Hit} */
 export function hitAt(items, view, x, y, width, selected) {
   if (x < LABELS) return null;
   if (y < RULER) return { ruler: true };

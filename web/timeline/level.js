@@ -18,11 +18,7 @@ export function levelOf(item) {
   return clamp((gain - QUIETEST_DB) / (LOUDEST_DB - QUIETEST_DB), 0, 1);
 }
 
-/**
- * @param {import("./list.js").List} list
- * @param {Item} item
- * @param {number} level from 0 to 1
- */
+/** @param {import("./list.js").List} list @param {Item} item @param {number} level from 0 to 1 */
 export function withLevel(list, item, level) {
   const value = clamp(level, 0, 1);
   if (item.track !== "audio") return changed(list, item, { strength: Math.round(value * 100) / 100 });

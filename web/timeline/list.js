@@ -19,11 +19,8 @@ export const LISTS = ["parts", "images", "control", "audio", "regions", "loras"]
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const LITERAL = "\u0000number:";
 
-/**
- * Read the text of a shot list.
- * @param {string} text
- * @returns {{ list: List | null, error: string }} the list, or what is wrong with the text
- */
+/** Read the text of a shot list. @param {string} text @returns {{ list: List | null, error: string }} the list, or
+ * what is wrong with the text */
 export function parse(text) {
   if (text.length > MAX_BYTES) return refused(`a shot list has at most ${MAX_BYTES} bytes`);
   let list;
@@ -60,10 +57,7 @@ export function isObject(value) {
   return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
-/**
- * The text of a shot list: a line for each key, and for each entry of a list.
- * @param {List} list
- */
+/** The text of a shot list: a line for each key, and for each entry of a list. @param {List} list */
 export function serialise(list) {
   const lines = Object.entries(list).map(([key, value]) => `  ${JSON.stringify(key)}: ${block(value)}`);
   return `{\n${lines.join(",\n")}\n}`;
@@ -85,11 +79,8 @@ function inline(value) {
     .join(", ")}}`;
 }
 
-/**
- * The clip of a list on the latent grid; what is missing or wrong is as the recipe of LTX-2 has it.
- * @param {List} list
- * @returns {Clip}
- */
+/** The clip of a list on the latent grid; what is missing or wrong is as the recipe of LTX-2 has it. @param {List}
+ * list @returns {Clip} */
 export function clipOf(list) {
   const { width, height, fps, frames, seconds, stages } = { ...DEFAULTS, frames: undefined, ...list.clip };
   const length = Number.isInteger(frames) ? { frames } : seconds > 0 ? { seconds } : { frames: DEFAULTS.frames };

@@ -21,12 +21,8 @@ export function kindOf(name) {
   return AUDIO.test(name) ? "audio" : VIDEO.test(name) ? "video" : "image";
 }
 
-/**
- * The address of a file of the host.
- * @param {any} api the page's api
- * @param {{ filename: string, subfolder?: string, type?: string }} file
- * @param {string} more further query
- */
+/** The address of a file of the host. @param {any} api the page's api
+ * @param {{ filename: string, subfolder?: string, type?: string }} file @param {string} more further query */
 export function viewUrl(api, { filename, subfolder = "", type = "input" }, more = "") {
   return api.apiURL(`/view?${new URLSearchParams({ filename, subfolder, type })}${more}`);
 }
@@ -38,10 +34,7 @@ export function placeOf(name) {
 }
 
 export class Media {
-  /**
-   * @param {any} api the page's api
-   * @param {() => void} loaded called when a file has been read
-   */
+  /** @param {any} api the page's api @param {() => void} loaded called when a file has been read */
   constructor(api, loaded) {
     this.api = api;
     this.loaded = loaded;
@@ -50,12 +43,8 @@ export class Media {
     this.files = new Map();
   }
 
-  /**
-   * What is known of a file; it is read on the first call.
-   * @param {unknown} name
-   * @param {"audio" | "video" | "image"} kind
-   * @returns {Medium}
-   */
+  /** What is known of a file; it is read on the first call. @param {unknown} name @param {"audio" | "video" |
+   * "image"} kind @returns {Medium} */
   of(name, kind) {
     if (typeof name !== "string" || !name || name.startsWith("data:")) return { state: "missing" };
     const key = `${kind} ${name}`;

@@ -5,7 +5,7 @@ import { History } from "./history.js";
 import { find, itemsOf } from "./items.js";
 import { levelInWords, levelOf, withLevel } from "./level.js";
 import { clipOf, parse, serialise } from "./list.js";
-import { inWords, secondsOf, written } from "./times.js";
+import { inWords, written } from "./times.js";
 import { snapPoints, snapped } from "./view.js";
 
 /** @typedef {import("./list.js").List} List */
@@ -16,10 +16,8 @@ import { snapPoints, snapped } from "./view.js";
 const KINDS = /** @type {Record<string, string>} */ ({ parts: "Prompt", images: "Image", control: "Control video", audio: "Audio" });
 
 export class Model {
-  /**
-   * @param {(text: string) => void} write called with each new text
-   * @param {import("./items.js").Lengths} lengths seconds of audio files
-   */
+  /** @param {(text: string) => void} write called with each new text @param {import("./items.js").Lengths} lengths
+   * seconds of audio files */
   constructor(write, lengths = () => undefined) {
     this.write = write;
     this.lengths = lengths;
@@ -73,12 +71,8 @@ export class Model {
     return find(this.items, this.place);
   }
 
-  /**
-   * Take a new list as the truth.
-   * @param {List | null} list
-   * @param {Place | null} place what is selected then
-   * @param {boolean} remember whether undo goes back to before it
-   */
+  /** Take a new list as the truth. @param {List | null} list @param {Place | null} place what is selected then @param
+   * {boolean} remember whether undo goes back to before it */
   commit(list, place = this.place, remember = true) {
     if (!list) return;
     const text = list === this.list && !this.held ? this.text : serialise(list);
@@ -102,12 +96,8 @@ export class Model {
     this.held = { list: this.list, item: held, grip, points: snapPoints(this.clip, [...edges, this.playhead]) };
   }
 
-  /**
-   * Drag what is held.
-   * @param {number} seconds by which the pointer moved since then
-   * @param {number} level by which it moved up, from -1 to 1
-   * @param {number} reach seconds within which it snaps
-   */
+  /** Drag what is held. @param {number} seconds by which the pointer moved since then @param {number} level by which
+   * it moved up, from -1 to 1 @param {number} reach seconds within which it snaps */
   drag(seconds, level, reach) {
     if (!this.held) return;
     const { list, item, grip, points } = this.held;
@@ -208,10 +198,5 @@ export class Model {
     const until = selected.end > selected.start ? ` to ${selected.end.toFixed(2)} s` : "";
     const parts = [KINDS[selected.track], selected.label.slice(0, 80), inWords(selected.start, clip) + until, levelInWords(selected)];
     return parts.filter(Boolean).join(", ");
-  }
-
-  /** @param {unknown} time @returns {number} */
-  seconds(time) {
-    return secondsOf(time, this.clip);
   }
 }

@@ -12,11 +12,8 @@ import { warningsOf } from "./warnings.js";
 const ACCEPTED = /** @type {Record<string, string>} */ ({ images: "image/*", audio: "audio/*", control: "video/*" });
 
 export class Panel {
-  /**
-   * @param {any} api the page's api, for its upload and view routes
-   * @param {(text: string) => void} write called with each new text
-   * @param {string} id of the node, unique on the page
-   */
+  /** @param {any} api the page's api, for its upload and view routes @param {(text: string) => void} write called
+   * with each new text @param {string} id of the node, unique on the page */
   constructor(api, write, id) {
     this.api = api;
     this.media = new Media(api, () => this.refresh());

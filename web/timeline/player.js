@@ -5,12 +5,9 @@ import { trimOf } from "./items.js";
 /** @typedef {import("./model.js").Model} Model */
 
 export class Player {
-  /**
-   * @param {Model} model
-   * @param {import("./media.js").Media} media
-   * @param {HTMLVideoElement} video shows the result; without a source the audio pieces are played
-   * @param {() => void} moved called for each frame while it plays, and at its end
-   */
+  /** @param {Model} model @param {import("./media.js").Media} media @param {HTMLVideoElement} video shows the result;
+   * without a source the audio pieces are played @param {() => void} moved called for each frame while it plays, and at
+   * its end */
   constructor(model, media, video, moved) {
     this.model = model;
     this.media = media;

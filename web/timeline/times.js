@@ -6,12 +6,8 @@
 const CLOCK = /^(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)$/;
 const PLAIN = /^(\d+(?:\.\d+)?)s?$/;
 
-/**
- * A time in seconds from the start of the clip.
- * @param {unknown} time
- * @param {Clip} clip
- * @returns {number} NaN for what is no time
- */
+/** A time in seconds from the start of the clip. @param {unknown} time @param {Clip} clip @returns {number} NaN for
+ * what is no time */
 export function secondsOf(time, clip) {
   if (typeof time === "number") return time >= 0 ? time : NaN;
   if (typeof time !== "string" || time.length > 20) return NaN;
@@ -25,13 +21,8 @@ export function secondsOf(time, clip) {
   return clock ? Number(clock[1] ?? 0) * 3600 + Number(clock[2]) * 60 + Number(clock[3]) : NaN;
 }
 
-/**
- * A time as it is written: seconds, or a frame where the time before was one.
- * @param {number} seconds
- * @param {Clip} clip
- * @param {unknown} before the time that is replaced
- * @returns {number | string}
- */
+/** A time as it is written: seconds, or a frame where the time before was one. @param {number} seconds @param {Clip}
+ * clip @param {unknown} before the time that is replaced @returns {number | string} */
 export function written(seconds, clip, before = 0) {
   const frame = Math.round(seconds * clip.fps);
   if (typeof before === "string" && /^\s*f\d/.test(before)) return `f${frame}`;
@@ -43,11 +34,7 @@ export function rounded(seconds) {
   return Math.round(seconds * 1e4) / 1e4;
 }
 
-/**
- * A time in words: "2.50 s, frame 60".
- * @param {number} seconds
- * @param {Clip} clip
- */
+/** A time in words: "2.50 s, frame 60". @param {number} seconds @param {Clip} clip */
 export function inWords(seconds, clip) {
   return `${seconds.toFixed(2)} s, frame ${Math.round(seconds * clip.fps)}`;
 }

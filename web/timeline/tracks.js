@@ -38,24 +38,29 @@ export class Tracks {
 
   listen() {
     const { keys, panel } = this;
-    // The browser would drag the selected text.
-    keys.onmousedown = (/** @type {Event} */ event) => event.preventDefault();
-    keys.onpointerdown = (/** @type {PointerEvent} */ event) => this.down(event);
-    keys.onpointermove = (/** @type {PointerEvent} */ event) => this.move(event);
-    keys.onpointerup = () => this.up(true);
-    keys.onpointercancel = () => this.up(false);
-    keys.onlostpointercapture = () => this.up(true);
-    keys.ondblclick = (/** @type {MouseEvent} */ event) => this.twice(event);
-    keys.onkeydown = (/** @type {KeyboardEvent} */ event) => pressed(event, panel);
-    keys.onbeforeinput = (/** @type {Event} */ event) => event.preventDefault();
-    keys.onfocus = keys.onblur = () => this.update();
-    keys.oncopy = (/** @type {ClipboardEvent} */ event) => this.copy(event);
-    keys.oncut = (/** @type {ClipboardEvent} */ event) => this.copy(event) && this.panel.do((model) => model.remove());
-    keys.onpaste = (/** @type {ClipboardEvent} */ event) => this.paste(event);
+    /** @type {Record<string, (event: any) => void>} */
+    const acts = {
+      // The browser would drag the selected text.
+      mousedown: (event) => event.preventDefault(),
+      pointerdown: (event) => this.down(event),
+      pointermove: (event) => this.move(event),
+      pointerup: () => this.up(true),
+      pointercancel: () => this.up(false),
+      lostpointercapture: () => this.up(true),
+      dblclick: (event) => this.twice(event),
+      keydown: (event) => pressed(event, panel),
+      beforeinput: (event) => event.preventDefault(),
+      focus: () => this.update(),
+      blur: () => this.update(),
+      copy: (event) => this.copy(event),
+      cut: (event) => this.copy(event) && panel.do((model) => model.remove()),
+      paste: (event) => this.paste(event),
+      dragover: (event) => this.dropped(event, false),
+      drop: (event) => this.dropped(event, true),
+    };
+    for (const [name, act] of Object.entries(acts)) keys.addEventListener(name, act);
     // Not passive, since a wheel over the tracks must not move the graph while they have the focus.
-    this.root.addEventListener("wheel", (/** @type {WheelEvent} */ event) => this.wheel(event), { passive: false });
-    this.root.ondragover = (/** @type {DragEvent} */ event) => this.dropped(event, false);
-    this.root.ondrop = (/** @type {DragEvent} */ event) => this.dropped(event, true);
+    keys.addEventListener("wheel", (/** @type {WheelEvent} */ event) => this.wheel(event), { passive: false });
   }
 
   resize() {
@@ -157,7 +162,7 @@ export class Tracks {
 
   /** @param {WheelEvent} event */
   wheel(event) {
-    if (!this.root.contains(document.activeElement)) return;
+    if (document.activeElement !== this.keys) return;
     event.preventDefault();
     event.stopPropagation();
     const { clip } = this.model;

@@ -23,15 +23,8 @@ export function toSeconds(view, x) {
   return view.start + x / view.scale;
 }
 
-/**
- * Zoom so that the second under ``x`` stays there.
- * @param {View} view
- * @param {number} factor
- * @param {number} x
- * @param {number} seconds of the clip
- * @param {number} width in pixels
- * @returns {View}
- */
+/** Zoom so that the second under ``x`` stays there. @param {View} view @param {number} factor @param {number} x
+ * @param {number} seconds of the clip @param {number} width in pixels @returns {View} */
 export function zoomed(view, factor, x, seconds, width) {
   const least = fitted(seconds, width).scale;
   const scale = Math.min(Math.max(view.scale * factor, least), Math.max(MOST_SCALE, least));
@@ -45,33 +38,20 @@ export function scrolled(view, by, seconds, width) {
   return { ...view, start: Math.max(0, Math.min(latest, view.start + by)) };
 }
 
-/**
- * Seconds between two ticks, so that labels are apart.
- * @param {View} view
- * @param {number} apart pixels
- */
+/** Seconds between two ticks. @param {View} view @param {number} apart pixels */
 export function tickStep(view, apart = 70) {
   return STEPS.find((step) => step * view.scale >= apart) ?? STEPS[STEPS.length - 1];
 }
 
-/**
- * Where items snap: latent frames, and edges of other items.
- * @param {Clip} clip
- * @param {number[]} edges in seconds
- * @returns {number[]} seconds, rising
- */
+/** Where items snap: latent frames, and edges of other items. @param {Clip} clip @param {number[]} edges in seconds
+ * @returns {number[]} seconds, rising */
 export function snapPoints(clip, edges) {
   const points = [...latentStarts(clip.frames), clip.frames - 1].map((frame) => frame / clip.fps);
   return [...new Set([...points, ...edges])].sort((a, b) => a - b);
 }
 
-/**
- * The nearest point within ``reach`` seconds, else the nearest frame.
- * @param {number} seconds
- * @param {number[]} points rising
- * @param {number} reach
- * @param {number} fps
- */
+/** The nearest point within ``reach`` seconds, else the nearest frame. @param {number} seconds @param {number[]}
+ * points rising @param {number} reach @param {number} fps */
 export function snapped(seconds, points, reach, fps) {
   const near = nearest(seconds, points);
   if (near !== null && Math.abs(near - seconds) <= reach) return near;

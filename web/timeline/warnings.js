@@ -15,12 +15,9 @@ const ELSEWHERE = {
   voice: "A voice runs by ltx2 generate; in a graph connect LTX-2 Reference Audio.",
 };
 
-/**
- * @param {List} list
- * @param {(file: string) => number | undefined} lengths seconds of audio files, as far as they are known
- * @param {(file: string) => boolean} missing whether a file is known not to be there
- * @returns {Warning[]} errors first, at most 20
- */
+/** @param {List} list @param {(file: string) => number | undefined} lengths seconds of audio files, as far as they
+ * are known @param {(file: string) => boolean} missing whether a file is known not to be there @returns {Warning[]}
+ * errors first, at most 20 */
 export function warningsOf(list, lengths = () => undefined, missing = () => false) {
   const items = itemsOf(list, clipOf(list), lengths);
   const found = [...ofClip(list), ...ofParts(list, items), ...ofTimes(list, items), ...ofFiles(items, missing)];

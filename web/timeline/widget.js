@@ -1,6 +1,7 @@
 // @ts-check
 /** Puts the timeline on LTX-2 Shot List. Its text widget is the truth, and nothing else is stored. */
-import { after, planned } from "../plan.js";
+import { planned } from "../plan.js";
+import { after } from "../widgets.js";
 import { element } from "./elements.js";
 import { viewUrl } from "./media.js";
 import { Panel } from "./panel.js";
@@ -14,10 +15,7 @@ const RESULT = /\.(mp4|webm|mov|m4v)$/i;
 
 let made = 0;
 
-/**
- * @param {any} node
- * @param {any} api the page's api
- */
+/** @param {any} node @param {any} api the page's api */
 export function showTimeline(node, api) {
   const text = node.comfyClass === NODE && node.widgets?.find((/** @type {any} */ one) => one.name === TEXT);
   if (!text) return;
@@ -52,14 +50,8 @@ export function showTimeline(node, api) {
   if (node.size[0] < WIDTH) node.setSize?.([WIDTH, node.computeSize?.()[1] ?? node.size[1]]);
 }
 
-/**
- * A timeline in ``holder``, how it reads the text again, and how it is closed.
- * @param {any} node
- * @param {any} text widget of the list
- * @param {HTMLElement} holder
- * @param {any} api
- * @returns {{ read: () => void, close: () => void }}
- */
+/** A timeline in ``holder``: how it reads the text again, and how it is closed. @param {any} node @param {any} text
+ * @param {HTMLElement} holder @param {any} api */
 function opened(node, text, holder, api) {
   let writing = false;
   const panel = new Panel(api, (written) => write(node, text, written, (busy) => (writing = busy)), String((made += 1)));
@@ -87,13 +79,8 @@ function opened(node, text, holder, api) {
   return { read, close };
 }
 
-/**
- * Write a text as if the user had typed it, as one step of the graph's own undo.
- * @param {any} node
- * @param {any} widget
- * @param {string} text
- * @param {(busy: boolean) => void} busy
- */
+/** Write a text as if the user had typed it, as one step of the graph's own undo. @param {any} node @param {any} widget
+ * @param {string} text @param {(busy: boolean) => void} busy */
 function write(node, widget, text, busy) {
   busy(true);
   node.graph?.beforeChange?.();
@@ -104,12 +91,7 @@ function write(node, widget, text, busy) {
   node.setDirtyCanvas?.(true, true);
 }
 
-/**
- * The address of a video among what a node showed.
- * @param {any} output
- * @param {any} api
- * @returns {string | null}
- */
+/** The address of a video among what a node showed. @param {any} output @param {any} api */
 export function resultOf(output, api) {
   const files = ["images", "video", "gifs"].flatMap((name) => (Array.isArray(output?.[name]) ? output[name] : []));
   const video = files.find((file) => typeof file?.filename === "string" && RESULT.test(file.filename));
