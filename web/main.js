@@ -2,8 +2,8 @@
 /** Registers what this pack adds to the page. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { editResults } from "./edit.js";
 import { writtenAs } from "./command.js";
+import { editResults } from "./edit.js";
 import { showPlan } from "./plan.js";
 import { fitFiles, useReleased } from "./released.js";
 import { showReports } from "./report.js";

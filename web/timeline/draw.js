@@ -7,9 +7,9 @@ import { levelOf } from "./level.js";
 import { kindOf, loudest } from "./media.js";
 import { tickStep, toSeconds, toX } from "./view.js";
 
-/** @typedef {import("./items.js").Item} Item */
+/** @import { Item } from "./items.js" */
+/** @import { Box } from "./layout.js" */
 /** @typedef {CanvasRenderingContext2D} Ctx */
-/** @typedef {import("./layout.js").Box} Box */
 /** @typedef {{ text: string, faint: string, line: string, ground: string, dark: boolean }} Colours */
 /**
  * @typedef {object} Scene

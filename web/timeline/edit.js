@@ -3,11 +3,9 @@
 import { find, itemsOf, trimOf } from "./items.js";
 import { rounded, secondsOf, written } from "./times.js";
 
-/** @typedef {import("../grid.js").Clip} Clip */
-/** @typedef {import("./list.js").List} List */
-/** @typedef {import("./items.js").Item} Item */
-/** @typedef {import("./items.js").Lengths} Lengths */
-/** @typedef {import("./items.js").Place} Place */
+/** @import { Clip } from "../grid.js" */
+/** @import { List } from "./list.js" */
+/** @import { Item, Lengths, Place } from "./items.js" */
 /** @typedef {{ list: List, place: Place | null }} Edit a list, and the entry that is selected in it */
 
 /** @param {List} list @param {Place} place @param {Record<string, any>} changes keys to set; undefined removes one

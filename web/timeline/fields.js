@@ -3,20 +3,13 @@
 import { element } from "./elements.js";
 import { trimOf } from "./items.js";
 
-/** @typedef {import("./model.js").Model} Model */
-/**
- * @typedef {object} Field
- * @property {string} name shown, and for screen readers
- * @property {string} key of the entry
- * @property {"number" | "text" | "time" | "prompt" | "choice"} kind
- * @property {string[]} [choices]
- * @property {0 | 1} [trim] which end of ``trim``
- * @property {boolean} [list] whether it is a key of the list itself
- */
+/** @import { Model } from "./model.js" */
+/** A field of an entry, of one end of its ``trim``, or of the list.
+ * @typedef {{ name: string, key: string, kind: string, choices?: string[], trim?: number, list?: boolean }} Field */
 
-const AT = /** @type {Field} */ ({ name: "At", key: "at", kind: "time" });
-const FILE = /** @type {Field} */ ({ name: "File", key: "file", kind: "text" });
-const STRENGTH = /** @type {Field} */ ({ name: "Strength", key: "strength", kind: "number" });
+const AT = { name: "At", key: "at", kind: "time" };
+const FILE = { name: "File", key: "file", kind: "text" };
+const STRENGTH = { name: "Strength", key: "strength", kind: "number" };
 
 /** @type {Record<string, Field[]>} */
 const FIELDS = {

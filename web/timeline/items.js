@@ -2,19 +2,12 @@
 /** What a timeline shows of a shot list: items with a track, a start and an end in seconds. */
 import { secondsOf } from "./times.js";
 
-/** @typedef {import("../grid.js").Clip} Clip */
-/** @typedef {import("./list.js").List} List */
+/** @import { Clip } from "../grid.js" */
+/** @import { List } from "./list.js" */
 /** @typedef {{ track: string, index: number }} Place an entry of a list */
-/**
- * @typedef {object} Item
- * @property {string} track key of the list
- * @property {number} index of its entry in that list
- * @property {number} start in seconds
- * @property {number} end in seconds; that of an image is its start
- * @property {boolean} open whether the end is decided by what follows or by the file
- * @property {string} label
- * @property {Record<string, any>} entry
- */
+/** What is shown of an entry; an image ends at its start.
+ * @typedef {{ track: string, index: number, start: number, end: number, label: string,
+ * entry: Record<string, any> }} Item */
 /** Seconds of files by name, as far as they are known. @typedef {(file: string) => number | undefined} Lengths */
 
 export const TRACKS = [
@@ -44,9 +37,9 @@ function itemOf(track, entry, index, clip, lengths) {
   // What cannot be read is shown at the start, and a warning says so.
   const start = track === "control" || Number.isNaN(at) ? 0 : at;
   const label = String((track === "parts" ? entry.prompt : entry.file) ?? "");
-  const item = { track, index, start, end: start, open: false, label, entry };
-  if (track === "audio") return { ...item, end: start + heard(entry, lengths, clip.seconds - start), open: true };
-  return track === "control" ? { ...item, end: clip.seconds, open: true } : item;
+  const item = { track, index, start, end: start, label, entry };
+  if (track === "audio") return { ...item, end: start + heard(entry, lengths, clip.seconds - start) };
+  return track === "control" ? { ...item, end: clip.seconds } : item;
 }
 
 /** Seconds for which an audio piece is heard; ``rest`` while its length is not known. @param {Record<string, any>} entry
@@ -71,7 +64,6 @@ function until(items, clip) {
     // The first one holds from the start of the clip, whatever it says.
     start: number === 0 ? 0 : item.start,
     end: Math.max(item.start, items[number + 1]?.start ?? clip.seconds),
-    open: true,
   }));
 }
 

@@ -1,7 +1,7 @@
 // @ts-check
 /** What keys do while the tracks have the focus; all others are left to the page and to other packs. */
 
-/** @typedef {import("./panel.js").Panel} Panel */
+/** @import { Panel } from "./panel.js" */
 
 /** Named in the help of the node. @type {Record<string, (panel: Panel) => void>} */
 export const KEYS = {

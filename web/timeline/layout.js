@@ -4,8 +4,8 @@ import { TRACKS } from "./items.js";
 import { levelOf } from "./level.js";
 import { toX } from "./view.js";
 
-/** @typedef {import("./items.js").Item} Item */
-/** @typedef {import("./view.js").View} View */
+/** @import { Item } from "./items.js" */
+/** @import { View } from "./view.js" */
 /** @typedef {{ x: number, y: number, width: number, height: number }} Box */
 /** @typedef {{ item: Item, grip: import("./model.js").Grip } | { ruler: true } | { track: string } | null} Hit */
 

@@ -3,7 +3,7 @@
 import { changed, clamp } from "./edit.js";
 import { strengthOf } from "./items.js";
 
-/** @typedef {import("./items.js").Item} Item */
+/** @import { Item } from "./items.js" */
 
 const QUIETEST_DB = -40;
 const LOUDEST_DB = 12;

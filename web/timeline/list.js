@@ -10,7 +10,7 @@ export const MAX_FRAMES = 2 ** 20;
 export const DEFAULTS = { width: 768, height: 512, fps: 24, frames: 121 };
 
 /** @typedef {Record<string, any>} List */
-/** @typedef {import("../grid.js").Clip} Clip */
+/** @import { Clip } from "../grid.js" */
 
 /** Lists of a shot list that hold entries. */
 export const LISTS = ["parts", "images", "control", "audio", "regions", "loras"];

@@ -8,9 +8,8 @@ import { clipOf, parse, serialise } from "./list.js";
 import { inWords, written } from "./times.js";
 import { snapPoints, snapped } from "./view.js";
 
-/** @typedef {import("./list.js").List} List */
-/** @typedef {import("./items.js").Item} Item */
-/** @typedef {import("./items.js").Place} Place */
+/** @import { List } from "./list.js" */
+/** @import { Item, Place } from "./items.js" */
 /** @typedef {"move" | "start" | "end" | "level"} Grip what of an item is held */
 
 const KINDS = /** @type {Record<string, string>} */ ({ parts: "Prompt", images: "Image", control: "Control video", audio: "Audio" });

@@ -2,7 +2,7 @@
 /** Plays the audio pieces of a timeline, or the clip that was made last, along with its playhead. */
 import { trimOf } from "./items.js";
 
-/** @typedef {import("./model.js").Model} Model */
+/** @import { Model } from "./model.js" */
 
 export class Player {
   /** @param {Model} model @param {import("./media.js").Media} media @param {HTMLVideoElement} video shows the result;

@@ -1,7 +1,7 @@
 // @ts-check
 /** Times of a shot list: seconds, "0:30", a frame as "f48", a share as "50%", and for images "end". */
 
-/** @typedef {import("../grid.js").Clip} Clip */
+/** @import { Clip } from "../grid.js" */
 
 const CLOCK = /^(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)$/;
 const PLAIN = /^(\d+(?:\.\d+)?)s?$/;

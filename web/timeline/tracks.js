@@ -7,7 +7,7 @@ import { HEIGHT, hitAt, LABELS } from "./layout.js";
 import { kindOf } from "./media.js";
 import { fitted, scrolled, toSeconds, zoomed } from "./view.js";
 
-/** @typedef {import("./panel.js").Panel} Panel */
+/** @import { Panel } from "./panel.js" */
 
 const REACH = 8;
 const LEVEL_HEIGHT = 40;

@@ -2,7 +2,7 @@
 /** Which seconds of the clip are seen: zoom, scroll, ticks, and what is snapped to. */
 import { latentStarts } from "../grid.js";
 
-/** @typedef {import("../grid.js").Clip} Clip */
+/** @import { Clip } from "../grid.js" */
 /** @typedef {{ start: number, scale: number }} View seconds at the left edge, and pixels of a second */
 
 const MOST_SCALE = 2000;

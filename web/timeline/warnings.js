@@ -4,15 +4,15 @@ import { itemsOf, trimOf } from "./items.js";
 import { clipOf, MAX_FRAMES } from "./list.js";
 import { secondsOf } from "./times.js";
 
-/** @typedef {import("./list.js").List} List */
-/** @typedef {import("./items.js").Item} Item */
+/** @import { List } from "./list.js" */
+/** @import { Item } from "./items.js" */
 /** @typedef {{ error: boolean, text: string }} Warning an error stops the run */
 
 const MOST = 20;
 const ELSEWHERE = {
-  control: "Control videos run by ltx2 generate; in a graph connect LTX-2 Add Guide.",
-  loras: "LoRAs of the list run by ltx2 generate; in a graph use LTX-2 Load LoRA.",
-  voice: "A voice runs by ltx2 generate; in a graph connect LTX-2 Reference Audio.",
+  control: "Control videos: in a graph connect LTX-2 Add Guide.",
+  loras: "LoRAs: in a graph use LTX-2 Load LoRA.",
+  voice: "A voice: in a graph connect LTX-2 Reference Audio.",
 };
 
 /** @param {List} list @param {(file: string) => number | undefined} lengths seconds of audio files, as far as they
@@ -114,7 +114,7 @@ function ofGraph(list) {
   const found = Object.entries(ELSEWHERE)
     .filter(([key]) => (Array.isArray(list[key]) ? list[key].length : list[key]))
     .map(([, text]) => error(text));
-  if (list.clip?.stages === 2) found.push(error("Two stages run by ltx2 generate; in a graph set stages to 1."));
+  if (list.clip?.stages === 2) found.push(error("Two stages: in a graph set stages to 1."));
   return found;
 }
 
