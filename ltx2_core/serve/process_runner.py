@@ -22,8 +22,6 @@ from .stored_job import ClaimedJob
 
 _LOOK_S: Final = 1.0
 """Seconds between two looks whether a job has had its time; that it must stop for another reason is told."""
-_NICENESS: Final = 5
-"""How far the process gives way to others, where all wait for a core: above all to the server's answers."""
 _END_S: Final = 10.0
 """Seconds that a process has to end by itself."""
 
@@ -135,8 +133,6 @@ def _main(connection: Connection[bytes, bytes], plan: ReplicaPlan) -> None:
         except Exception as error:  # noqa: BLE001 the server tells it
             send({"failed": f"{type(error).__name__}: {error}"})
             return
-        if hasattr(os, "nice"):
-            os.nice(_NICENESS)
         spare_present_objects()
         jobs = _Incoming(connection)
         send({"ready": True})
