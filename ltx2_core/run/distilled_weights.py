@@ -15,16 +15,20 @@ from .request import Request
 _FULL: Final = re.compile(r"(?<![a-z0-9])dev(?![a-z0-9])")
 """What the names of files with full weights contain, such as ltx-2.5-22b-dev-transformer."""
 
+_REMEDY: Final = "name a distilled checkpoint, or the distilled LoRA with --lora (loras in Python)"
+
 _log = logging.getLogger(__name__)
 
 
-def check_distilled(request: Request, transformer: Path, loras: Sequence[Lora]) -> None:
+def check_distilled(
+    request: Request, transformer: Path, loras: Sequence[Lora], *, remedy: str = _REMEDY
+) -> None:
     """Check that a ``request`` for distilled weights has them, by the names of its files.
 
     ``transformer`` is the file of the transformer, ``loras`` are those of every stage. Raises ValueError for
     the DFR pipeline if the name of the file says that its weights are full (dev) and there is no LoRA that
     could distil them. Warns in the log where a DFR run names nothing distilled, and for a plain run of full
-    weights.
+    weights. ``remedy`` says what the user can do about it.
     """
     named = DISTILLED in str(transformer).lower() or any(
         is_distilled(lora.path) for lora in loras if lora.strength
@@ -32,19 +36,18 @@ def check_distilled(request: Request, transformer: Path, loras: Sequence[Lora]) 
     if named or not request.sampling.distilled:
         return
     full, dfr = bool(_FULL.search(transformer.name.lower())), request.staging.pipeline == "dfr"
-    needed = "name a distilled checkpoint, or the distilled LoRA with --lora (loras in Python)"
     if full and dfr and not loras:
         raise ValueError(
             f"the DFR pipeline samples every stage with distilled weights, and those of {transformer.name} "
-            f"are full: {needed}"
+            f"are full: {remedy}"
         )
     if full:
         _log.warning(
-            "%s has full weights, which burn in the few steps of distilled ones: %s", transformer.name, needed
+            "%s has full weights, which burn in the few steps of distilled ones: %s", transformer.name, remedy
         )
     elif dfr:
         _log.warning(
             "the DFR pipeline needs distilled weights, and no name of a file says that it has them: if those "
             "of %s are full (dev), %s",
-            *(transformer.name, needed),
+            *(transformer.name, remedy),
         )

@@ -40,9 +40,14 @@ def model_identity(
     return found
 
 
+def files_of(patcher: Any) -> list[Path]:
+    """The files that a MODEL, or the patcher of another model, was loaded from; empty if it does not say."""
+    words = _words(getattr(patcher, "cached_patcher_init", None))
+    return [path for path in map(Path, words) if path.is_file()]
+
+
 def _weights(patcher: Any) -> str:
-    files = [Path(word) for word in _words(getattr(patcher, "cached_patcher_init", None))]
-    files = [path for path in files if path.is_file()]
+    files = files_of(patcher)
     if files:
         return _digest([identity(files), str(patcher.model_dtype())])
     # Weights that the host has merged a LoRA into are read as they were before.

@@ -26,6 +26,7 @@ from ..conditioning.iclora import downscale_of
 from ..conditioning.images import chosen_crf
 from ..conditioning.keyframe_latents import parse_frames
 from ..convert import image_at_stage, video_of
+from ..host.distilled import check_distilled_model
 from ..host.latents import from_av
 from ..host.lora import ATTACHMENT
 from ..host.prompt_parts import has_parts
@@ -190,12 +191,13 @@ def plan_stages_of(
 
 
 def _check(model: Model, upscaler: UpscaleModel, temporal: UpscaleModel | None, rounds: int) -> None:
-    """Raise ValueError for a model that generates no keyframes, and for upscalers of the wrong kind."""
+    """Raise ValueError for full weights or those that generate no keyframes, and for unfit upscalers."""
     if not hasattr(model.model.diffusion_model, "keyframes_abs_pos_embedding"):
         raise ValueError(
             "this model cannot generate keyframes, which LTX-2.5 introduced: load a checkpoint of it for "
             "LTX-2 Sample DFR"
         )
+    check_distilled_model(model, Request(prompt="", pipeline_kind="dfr"))
     if upscaler is None:
         raise ValueError("no upscaler was loaded: choose one in LTX-2 Load All instead of none")
     check_temporal(upscaler, wanted=False)

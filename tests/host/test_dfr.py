@@ -9,6 +9,7 @@ import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Server
+from node_graphs import reports
 from safetensors.torch import load_file, save_file
 from saved import decoded, saved_video
 from tiny_models import TinyModels
@@ -220,6 +221,29 @@ def test_what_cannot_be_sampled_is_refused(
     g.add("PreviewAny", source=dfr_of[3])
     with pytest.raises(GraphError, match=re.escape(message)):
         server.run(g.prompt)
+
+
+def test_full_weights_are_refused_without_a_lora_and_sampled_with_one(
+    server: Server, tiny25: TinySet
+) -> None:
+    full = tiny25.checkpoint.with_name("ltx-2.5-22b-dev.safetensors")
+    lora = server.base / "models" / "loras" / "ltx-2.5-distilled-lora.safetensors"
+    full.symlink_to(tiny25.checkpoint)
+    lora.symlink_to(tiny25.lora)
+    try:
+        g = Graph()
+        g.add("PreviewAny", source=dfr(g, loaded(g, tiny25, full.name))[3])
+        message = "those of ltx-2.5-22b-dev.safetensors are full: load a distilled checkpoint"
+        with pytest.raises(GraphError, match=re.escape(message)):
+            server.run(g.prompt)
+        g = Graph()
+        models = loaded(g, tiny25, full.name)
+        distilled = g.add("LTX2AVLoadLora", model=models, lora=lora.name, strength=1.0)
+        g.add("PreviewAny", source=dfr(g, models, model=distilled)[3])
+        assert "17 frames at 24 fps, sampled as 25" in reports(server.run(g.prompt))
+    finally:
+        full.unlink()
+        lora.unlink()
 
 
 def test_a_temporal_upscaler_alone_doubles_the_frames_of_any_clip(server: Server, tiny25: TinySet) -> None:
