@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..storage.identity import identity
 from .captions import has_trigger
 from .dataset import DatasetOptions, Plan
+from .media_clips import PlannedClip, read_clip_audio
 
 SHORT_CAPTION = 10
 """Captions of fewer words describe too little: what is not described is learnt with the subject."""
+
+SILENCE_DB = -60.0
+"""Audio below this level, in decibels of full scale, is silence, which would be learnt as such."""
 
 _MOST = 10
 
@@ -34,6 +39,7 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
     yield f"audio: {with_audio} of {len(clips)} clips" + (
         "" if with_audio == len(clips) else "; the others train the video alone, with no audio stream"
     )
+    yield from _loudness(clips)
     yield from _listed("skipped", plan.skipped)
     yield from _listed("without audio", [c.row.where for c in clips if c.bucket and c.audio_s is None])
     if options.trigger:
@@ -53,6 +59,24 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
         [f"{c.row.where}: {c.cropped:.0%}" for c in clips if c.cropped > 0.25],
     )
     yield from _listed("equal files", _duplicates(plan))
+
+
+def _loudness(clips: Sequence[PlannedClip]) -> Iterator[str]:
+    """A line with the loudness of the audio that is trained, and the clips whose audio is silence."""
+    levels = {number: _level(clip) for number, clip in enumerate(clips) if clip.audio_s is not None}
+    heard = sorted(level for level in levels.values() if level > SILENCE_DB)
+    if heard:
+        middle = heard[len(heard) // 2]
+        yield f"loudness: {middle:.0f} dB, from {heard[0]:.0f} to {heard[-1]:.0f}"
+    silent = [clips[number].row.where for number, level in levels.items() if level <= SILENCE_DB]
+    yield from _listed("silent audio, which would be learnt (remove it to train the video alone)", silent)
+
+
+def _level(clip: PlannedClip) -> float:
+    """The root mean square of the audio of a clip, in decibels of full scale."""
+    waveform, _ = read_clip_audio(clip)
+    mean = float(waveform.double().square().mean()) if waveform.numel() else 0.0
+    return 10 * math.log10(max(mean, 1e-12))
 
 
 def _listed(what: str, places: list[str] | tuple[str, ...]) -> Iterator[str]:

@@ -194,6 +194,17 @@ def test_the_report_names_what_looks_wrong(folder) -> None:
         plan_dataset(read_rows(folder), replace(OPTIONS, downscale=3))
 
 
+def test_the_report_tells_how_loud_clips_are_and_which_are_silent(tmp_path) -> None:
+    for name in ("loud", "quiet"):
+        write_clip(tmp_path / f"{name}.mp4")
+        (tmp_path / f"{name}.txt").write_text("a rising tone")
+    write_wav(tmp_path / "quiet.wav", torch.zeros(2, 24000), 48000)
+    lines = "\n".join(report(plan_dataset(read_rows(tmp_path), OPTIONS), OPTIONS))
+    # A sine of amplitude 0.5 has 9 dB less than full scale.
+    assert "loudness: -9 dB, from -9 to -9" in lines
+    assert f"train the video alone): 1\n  {tmp_path / 'quiet.mp4'}" in lines
+
+
 def test_encoded_clips_have_their_streams_and_are_encoded_once(cache, folder, networks, tmp_path) -> None:
     index = Index.load(cache)
     loud, mute = index.entries
