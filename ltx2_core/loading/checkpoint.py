@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,7 @@ class Checkpoint:
         fp8_matmul: bool = False,
         nvfp4_matmul: bool = False,
         int8_matmul: bool = False,
+        merge_device: torch.device | None = None,
     ) -> nn.Module:
         """Load the network of ``component``, in evaluation mode and without gradients.
 
@@ -141,7 +143,8 @@ class Checkpoint:
         ``operations`` is the namespace of layer classes, torch.nn or that of a host such as ComfyUI.
         ``numerics`` selects which implementation is reproduced where they differ, the official one or a
         version of ComfyUI. ``loras`` are merged in float32, which copies only the layers they change;
-        :meth:`switch_loras` exchanges them later.
+        :meth:`switch_loras` exchanges them later. They are computed layer by layer on ``merge_device``, by
+        default on ``device``.
 
         Quantised linear layers stay quantised and decode their weight in the forward pass; ``dtype`` is what
         they compute in. With ``fp8_matmul``, ``nvfp4_matmul`` or ``int8_matmul``, layers of that kind are
@@ -154,6 +157,7 @@ class Checkpoint:
         """
         matmul = {"fp8_matmul": fp8_matmul, "nvfp4_matmul": nvfp4_matmul, "int8_matmul": int8_matmul}
         network, base = self._prepare(component, operations, numerics, dtype, torch.device(device), matmul)
+        base = replace(base, merge_device=merge_device)
         # All LoRAs are matched before weights are read, so that a wrong one fails at once.
         changes, _ = find_changes(loras, component, base.shapes, self.generation)
         # These are read by ``merged``, one layer at a time; reading them here would hold them twice.
@@ -181,13 +185,14 @@ class Checkpoint:
         after: Sequence[Lora],
         dtype: torch.dtype | None = None,
         device: torch.device | str = "cpu",
+        merge_device: torch.device | None = None,
     ) -> None:
         """Replace the LoRAs ``before`` of a loaded ``network`` by ``after``, in place and layer by layer.
 
         Every changed weight is computed again from the file, so that the result equals a fresh load with
         ``after`` bit for bit, however often LoRAs are switched. At most one layer is in memory twice.
-        ``dtype`` and ``device`` must be those of :meth:`load`. Raises ValueError, before anything changes, if
-        a LoRA has layers for ``component`` but none fits; after any other error the network must be loaded
+        ``dtype`` and both devices must be those of :meth:`load`. Raises ValueError, before anything changes,
+        if a LoRA has layers for ``component`` but none fits; after any other error the network must be loaded
         again.
         """
         # Shapes are those of the loaded network, since its quantised layers have decoded ones.
@@ -199,6 +204,7 @@ class Checkpoint:
             shapes=shapes,
             dtype=dtype,
             device=torch.device(device),
+            merge_device=merge_device,
         )
         new, _ = find_changes(after, component, shapes, self.generation)
         old, _ = find_changes(before, component, shapes, self.generation)

@@ -43,8 +43,8 @@ class Base:
 
     ``infos`` are header entries by the names of tensors in official checkpoints, whatever the file calls
     them. ``layers`` are the quantised layers, of which those in ``resident`` stay quantised in the network.
-    ``shapes`` are the decoded shapes of the network's tensors. ``dtype`` and ``device`` are the arguments of
-    ``Checkpoint.load``.
+    ``shapes`` are the decoded shapes of the network's tensors. ``dtype``, ``device`` and ``merge_device`` are
+    the arguments of ``Checkpoint.load``.
     """
 
     infos: Infos
@@ -53,6 +53,12 @@ class Base:
     shapes: Mapping[str, tuple[int, ...]]
     dtype: torch.dtype | None
     device: torch.device
+    merge_device: torch.device | None = None
+
+    @property
+    def merging(self) -> torch.device:
+        """The device on which merged weights are computed."""
+        return self.merge_device or self.device
 
     def state(self, names: Sequence[str]) -> dict[str, Tensor]:
         """Read the tensors ``names`` from the file as a state dict, without any LoRA."""
@@ -107,8 +113,17 @@ def merged(
 
     The tensors are ``weight`` and, if the module is quantised, its new scales. ``changes`` are the LoRA
     layers by module, ``base`` describes the original weights. ``memory`` may return an existing weight for a
-    module name; the merged weight is then written into that tensor to save memory.
+    module name; the merged weight is then written into that tensor to save memory. Each module is computed on
+    ``base.merging``, and its tensors are on ``base.device``.
     """
+    for module, tensors in _merged(base, changes, memory):
+        yield module, {suffix: tensor.to(base.device) for suffix, tensor in tensors.items()}
+
+
+@torch.no_grad()
+def _merged(
+    base: Base, changes: Changes, memory: Callable[[str], Tensor | None]
+) -> Iterator[tuple[str, dict[str, Tensor]]]:
     stored = read_tensors({n: base.infos[n] for module in changes for n in base.names(module)})
     for name, tensor in stored.items():
         check_loaded(tensor, base.infos[name])
@@ -116,17 +131,19 @@ def merged(
     files = {lora.path: safe_open(lora.path, framework="pt") for c in changes.values() for lora, _, _ in c}
     for module, own in changes.items():
         tensors = {name.rpartition(".")[2]: stored.pop(name) for name in base.names(module)}
-        pairs = [_read(files[lora.path], lora, layer, strength, base.device) for lora, layer, strength in own]
+        pairs = [
+            _read(files[lora.path], lora, layer, strength, base.merging) for lora, layer, strength in own
+        ]
         layer = base.layers.get(module)
         if layer is None:
             weight, out = tensors["weight"], memory(module)
-            if out is None:
+            if out is None or out.device.type != base.merging.type:
                 # Sums of fp8 and a LoRA need more than eight bits.
                 decoded_dtype = torch.bfloat16 if weight.dtype.itemsize == 1 else weight.dtype
-                out = torch.empty(weight.shape, dtype=base.dtype or decoded_dtype, device=base.device)
+                out = torch.empty(weight.shape, dtype=base.dtype or decoded_dtype, device=base.merging)
             yield module, {"weight": merge_into(out, weight, pairs)}
             continue
-        tensors = {suffix: tensor.to(base.device) for suffix, tensor in tensors.items()}
+        tensors = {suffix: tensor.to(base.merging) for suffix, tensor in tensors.items()}
         weight = decode(module, layer.form, tensors, base.shapes[f"{module}.weight"])
         if module in base.resident:
             # The merged weight gets scales of its own, so that those of the file are dropped.

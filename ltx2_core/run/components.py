@@ -119,6 +119,8 @@ class Components(NetworkSizes):
                 self.release()
             return
         dtype = usual
+        # Where blocks are streamed the network is loaded to the CPU, and merged layer by layer on the GPU.
+        merging = self.device if component is Component.TRANSFORMER else device
         # Taken out, so that a network whose exchange of LoRAs was interrupted is never used again.
         before, network = self._held.pop(component, ((), None))
         if network is not None and before != loras and is_fp8(network):
@@ -132,6 +134,7 @@ class Components(NetworkSizes):
                     device=device,
                     loras=loras,
                     numerics=self.numerics,
+                    merge_device=merging,
                     **self._matmul,
                 )
         else:
@@ -139,7 +142,13 @@ class Components(NetworkSizes):
                 self._place(network, device)
                 if before != loras:
                     self.file(component).switch_loras(
-                        network, component, before=before, after=loras, dtype=dtype, device=device
+                        network,
+                        component,
+                        before=before,
+                        after=loras,
+                        dtype=dtype,
+                        device=device,
+                        merge_device=merging,
                     )
         # Stored before the block runs, because a failure within it leaves the weights as they are.
         if self._holds(component):

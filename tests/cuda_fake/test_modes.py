@@ -172,3 +172,17 @@ def test_values_that_are_not_finite_are_named_when_they_arrive(device):
 def test_without_pinned_memory_frames_are_waited_for(device, monkeypatch):
     monkeypatch.setattr(LeavingFrames, "_buffer", lambda *_: None)
     assert LeavingFrames().begin(torch.ones(2, 3, 4, 4, device="cuda"), first=0)().unique().tolist() == [255]
+
+
+def test_loras_of_streamed_blocks_are_merged_on_the_device(tiny_set, device):
+    """Layer by layer: the network itself stays in system memory."""
+    pipeline = pipeline_on_device(tiny_set, loras=[(tiny_set.lora, 0.7)])
+    file, loras = pipeline.networks.file(Component.TRANSFORMER), pipeline.loras
+    expected = file.load(Component.TRANSFORMER, dtype=FLOAT32, loras=loras).state_dict()
+    device.kernels.clear()
+    with pipeline.networks.use(Component.TRANSFORMER, loras, device=torch.device("cpu")) as network:
+        found = network.state_dict()
+    assert device.kernels["addmm_"] > 0
+    assert not any(tensor.is_cuda for tensor in found.values())
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-6)
