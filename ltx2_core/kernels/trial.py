@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from ..out_of_memory import is_out_of_memory
 from .language import problem
 
 _log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 _TOKENS = 4
 """Tokens of a trial, which are enough to find a wrong stride."""
@@ -64,16 +65,14 @@ class Trials:
         few = [_few(a) for a in arguments]
         exact = [a.to(torch.float32, copy=True) if isinstance(a, Tensor) else a for a in few]
         expected = _tensors(kernel.formula(*exact, **settings)) + _tensors(exact)
-        try:
+
+        def apart() -> float:
             actual = _tensors(kernel.launch(*few, **settings)) + _tensors(few)
-            wrong = max(map(_difference, actual, expected))
-        # Drivers, compilers and versions of Triton fail in ways of their own. None may stop a run that the
-        # plain formulas can finish.
-        except Exception as error:
-            if is_out_of_memory(error):
-                raise
-            first = str(error).strip().splitlines()[:1]
-            return self._off(kernel, f"{type(error).__name__}: {''.join(first)}")
+            return max(map(_difference, actual, expected))
+
+        wrong, failure = tried(apart)
+        if wrong is None:
+            return self._off(kernel, failure)
         return wrong <= 1 or self._off(kernel, f"it is off by {wrong:.3g} times what is allowed in a trial")
 
     def _off(self, kernel: Kernel, reason: str) -> bool:
@@ -81,6 +80,22 @@ class Trials:
         _log.warning("%s; the same is computed by several kernels of PyTorch", why)
         self.problem = self.problem or why
         return False
+
+
+def tried(run: Callable[[], _Result]) -> tuple[_Result | None, str]:
+    """The result of ``run``, which uses a kernel, and ""; or None and why it failed, in one line.
+
+    Raises what running out of memory raises.
+    """
+    try:
+        return run(), ""
+    # Drivers, compilers and versions of Triton fail in ways of their own. None may stop a run that the plain
+    # formulas can finish.
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        first = str(error).strip().splitlines()[:1]
+        return None, f"{type(error).__name__}: {''.join(first)}"
 
 
 def _kind(argument: Any) -> Hashable:

@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ...out_of_memory import is_out_of_memory
+from ...kernels.trial import tried
 from .triton_kernel import MISSING, by_triton, formula
 from .windows import Attend, Axes, Axis, Span, needed
 
@@ -53,14 +53,14 @@ def fault(
         return f"it does not compute in {dtype}"
     q, k, v, axes = _sample(width, window)
     q, k, v = (x.to(device, dtype) for x in (q, k, v))
-    try:
+
+    def apart() -> float:
         found, expected = attend(q, k, v, axes).float(), formula(q, k, v, axes).float()
-    # A compiler, a driver or a device that lacks something has errors of its own.
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-    difference = float((found - expected).abs().max() / expected.abs().max())
+        return float((found - expected).abs().max() / expected.abs().max())
+
+    difference, failure = tried(apart)
+    if difference is None:
+        return failure
     # Written so that NaN is a fault too.
     return "" if difference <= limit else f"its results are {difference:.1e} off, {limit:.1e} is allowed"
 
