@@ -63,7 +63,7 @@ def run(bench: Bench, rows: Rows) -> None:
     rows.measure(f"step {sizes[0]}, image", lambda: bench.step(model, sizes[0], image=True))
     for size in sizes:
         rows.measure(f"step {size}, fused", lambda size=size: bench.fused(model, size), needs_s=40)
-    bench.sizes |= SMALL_SIZES
+    bench.sizes = bench.sizes | SMALL_SIZES
     for size in SMALL_SIZES:
         rows.measure(f"step {size}, CUDA graph", lambda size=size: bench.graphs(model, size), needs_s=15)
     rows.measure(f"step {sizes[-1]}, chunks of 2048", lambda: bench.chunked(model, sizes[-1]))

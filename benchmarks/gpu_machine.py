@@ -67,7 +67,7 @@ class Machine:
         """Rate of fp8 matrix products, in TFLOP/s."""
         if not supports_fp8_matmul(self.device):
             return {"not measured": "this device has no fp8 products"}
-        n = 8192
+        n = 256 if self.tiny else 8192
         a, b = (torch.randn(n, n, device=self.device).to(torch.float8_e4m3fn) for _ in range(2))
         scale = torch.ones(n, 1, device=self.device)
         call = lambda: kernel_product(a, scale, b, scale, None, torch.bfloat16)  # noqa: E731
@@ -88,9 +88,10 @@ class Machine:
         """Rates of copies from pinned memory and within the device, in GB/s."""
         if not self.cuda:
             return {"not measured": "no GPU"}
-        host = torch.empty(2**30, dtype=torch.uint8).pin_memory()
-        on_device = torch.empty(2**30, dtype=torch.uint8, device=self.device)
-        self.copy = 2**30 / self.seconds(lambda: on_device.copy_(host, non_blocking=True), 5)
+        size = 2**20 if self.tiny else 2**30
+        host = torch.empty(size, dtype=torch.uint8).pin_memory()
+        on_device = torch.empty(size, dtype=torch.uint8, device=self.device)
+        self.copy = size / self.seconds(lambda: on_device.copy_(host, non_blocking=True), 5)
         other = torch.empty_like(on_device)
-        own = 2**31 / self.seconds(lambda: other.copy_(on_device), 10)
+        own = 2 * size / self.seconds(lambda: other.copy_(on_device), 10)
         return {"host_gb_s": self.copy / 1e9, "device_gb_s": own / 1e9}

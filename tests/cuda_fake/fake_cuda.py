@@ -176,7 +176,16 @@ def _functions(capability: tuple[int, int]) -> dict[str, Any]:
         return 0
 
     return {
-        **dict.fromkeys(("_lazy_init", "set_device", "reset_peak_memory_stats", "empty_cache"), nothing),
+        **dict.fromkeys(
+            (
+                "_lazy_init",
+                "set_device",
+                "set_per_process_memory_fraction",
+                "reset_peak_memory_stats",
+                "empty_cache",
+            ),
+            nothing,
+        ),
         **dict.fromkeys(("memory_reserved", "memory_allocated", "max_memory_allocated"), none_used),
         **dict.fromkeys(("max_memory_reserved", "current_device"), none_used),
         **dict.fromkeys(("device", "device_of", "stream"), lambda *_: contextlib.nullcontext()),

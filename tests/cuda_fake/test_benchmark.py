@@ -1,0 +1,40 @@
+"""The benchmark of a GPU measures every row, before there is a GPU to run it on."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from fake_cuda import pretend
+
+from ltx2_core.attention import _choice
+from ltx2_core.transformer.fused import Fused
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_every_row_is_measured(tmp_path, monkeypatch, device):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+    from gpu_network import Bench
+    from rows import Rows
+
+    monkeypatch.setattr(gpu, "CAPS_GB", (24, 12))
+    with pretend() if device == "cuda" else torch.no_grad():
+        bench = Bench(device, tiny=True, repeats=1)
+        # Interpreted, kernels would take minutes.
+        bench.kernels = Fused(kernels=False)
+        rows = Rows(tmp_path, "tiny", 1000.0, {"device": device})
+        gpu.run(bench, rows)
+    _choice.cache_clear()
+    missing = {row["row"]: row["not measured"] for row in rows.rows if "not measured" in row}
+    for name in [name for name in missing if "diffusers" in name and find_spec("diffusers") is None]:
+        del missing[name]
+    needs_a_gpu = ("fp8", "copies", "streamed", "graph") if device == "cpu" else ()
+    assert {name: why for name, why in missing.items() if not any(word in name for word in needs_a_gpu)} == {}
+    assert (tmp_path / "tiny.md").read_text().count("\n| ") > 15
+    assert all(row["ms"] > 0 for row in rows.rows if "ms" in row)
