@@ -40,6 +40,11 @@ class MotionMeter:
             self._energy += float(flow_energy(whole).sum())
             self._pairs += len(whole) - 1
 
+    @property
+    def measured(self) -> bool:
+        """Whether there were two frames, between which something can move."""
+        return self._pairs > 0
+
     def speed(self, fps: float) -> float:
         """Root mean square of the optical flow so far, in per cent of the longer side per second.
 

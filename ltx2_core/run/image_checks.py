@@ -98,13 +98,14 @@ class ImageChecks:
         return self._motion.speed(self.fps)
 
     def lines(self) -> Iterator[str]:
-        """Yield a line with speed and signal-to-noise ratio, then one for each of the two that is too low."""
-        psnr = 0.0 if self.psnr_db is None else self.psnr_db
-        yield (
-            f"motion {self.speed:.1f} % of the longer side per second, first frame {psnr:.1f} dB "
-            "to the image as encoded"
-        )
-        if self.speed < LEAST_SPEED:
+        """Yield a line with speed and signal-to-noise ratio, then one for each of the two that is too low.
+
+        A clip of one frame has no speed.
+        """
+        psnr, moves = 0.0 if self.psnr_db is None else self.psnr_db, self._motion.measured
+        motion = f"motion {self.speed:.1f} % of the longer side per second, " if moves else ""
+        yield f"{motion}first frame {psnr:.1f} dB to the image as encoded"
+        if moves and self.speed < LEAST_SPEED:
             yield (
                 f"the clip hardly moves ({self.speed:.1f} % per second, below {LEAST_SPEED:g}): lower "
                 f"{self.advice.strength}, add words of motion to the prompt, or raise {self.advice.crf}"

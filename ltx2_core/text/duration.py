@@ -5,6 +5,7 @@ Letters: B batch, S text tokens, W width of the pooler, Q queries.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ class DurationHead(nn.Module):
     def seconds(self, context: TextContext) -> float:
         """Predict how many seconds a clip of the one encoded prompt in ``context`` should last.
 
-        Raises ValueError for several prompts, and for text of another width than that of this head's model.
+        Raises ValueError for several prompts, for text of another width than that of this head's model, and
+        for weights that give 0, infinity or no number.
         """
         if len(context.video) != 1:
             raise ValueError(f"a duration is predicted for one prompt; got {len(context.video)}")
@@ -78,7 +80,12 @@ class DurationHead(nn.Module):
                 f"{context.video.shape[2]} and {context.audio.shape[2]}: use the one of the same release"
             )
         # In float32: ten megabytes of weights, and a length that must not depend on the number format.
-        return float(self(context.video.float(), context.audio.float()))
+        seconds = float(self(context.video.float(), context.audio.float()))
+        if not 0 < seconds < math.inf:
+            raise ValueError(
+                f"the duration head predicts {seconds} seconds: its file is damaged, get it again"
+            )
+        return seconds
 
 
 class AttentionPooler(nn.Module):

@@ -43,6 +43,12 @@ def test_the_report_has_both_figures_and_a_warning_for_each_that_is_low(step, ot
         assert (f"({checks.speed:.1f} %" if "moves" in words else f"({checks.psnr_db:.1f} dB") in line
 
 
+def test_a_single_frame_is_not_said_to_stand_still():
+    checks = ImageChecks(image=image(), strength=1.0, fps=25.0)
+    checks.add(moved(image(), 1, 0))
+    assert list(checks.lines()) == [f"first frame {checks.psnr_db:.1f} dB to the image as encoded"]
+
+
 def test_a_run_is_checked_against_the_image_as_it_was_encoded(tiny_set):
     pipeline = LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder)
     options = {"width": 64, "height": 64, "num_frames": 9, "steps": 1, "cfg": 1.0}

@@ -83,6 +83,20 @@ def test_the_duration_head_is_found_by_its_tensors(tiny25, tmp_path, prefix):
     assert seconds[0] == seconds[1]
 
 
+@pytest.mark.parametrize(
+    ("layer", "value"), [("mlp_out.bias", 1e3), ("mlp_out.bias", -1e3), ("mlp_out.weight", 3e38)]
+)
+def test_a_duration_head_with_values_of_no_size_is_named_as_damaged(tiny25, tmp_path, layer, value):
+    path = tmp_path / "damaged.safetensors"
+    tensors = load_file(tiny25.duration_head)
+    tensors[f"duration_head.{layer}"].fill_(value)
+    config = {"duration_head": {"pooler_hidden_dim": 32, "mlp_hidden": 48}}
+    save_file(tensors, path, metadata={"config": json.dumps(config)})
+    damaged = LTX2Pipeline(tiny25.checkpoint, path, text_encoder=tiny25.text_encoder)
+    with pytest.raises(ValueError, match=r"the duration head predicts (inf|nan|0\.0) seconds: its file"):
+        damaged("a ball", seconds="auto", **SMALL)
+
+
 def test_without_the_duration_head_a_length_is_refused_before_anything_is_loaded(tiny25, monkeypatch):
     plain = LTX2Pipeline(tiny25.checkpoint, text_encoder=tiny25.text_encoder)
     monkeypatch.setattr(plain.networks, "use", lambda *args, **more: pytest.fail("a network was loaded"))
