@@ -26,6 +26,17 @@ _log = logging.getLogger(__name__)
 _TEXT_PARTS: Final = (Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS)
 
 
+def _warn_of_other_kernels(checkpoints: Sequence[Checkpoint]) -> None:
+    """Log a warning for fp8 files of LTX-Video 0.9.7, whose weights are reported to make noise.
+
+    Nothing in their headers says so, so that only their name tells them.
+    """
+    for checkpoint in checkpoints:
+        name = checkpoint.path.name
+        if checkpoint.generation == "0.9" and "0.9.7" in name and "fp8" in name:
+            _log.warning("%s is reported to make noise unless it runs on its own kernels: use bf16", name)
+
+
 class ModelFiles:
     """The model files of a run, and how their networks will compute. Reads headers, never weights.
 
@@ -61,6 +72,7 @@ class ModelFiles:
         check_matmul(device, **matmul)
         self.checkpoints = tuple(open_checkpoint(path) for path in checkpoints)
         check_set(self.checkpoints)
+        _warn_of_other_kernels(self.checkpoints)
         self.video_decoder = None if video_decoder is None else open_video_decoder(video_decoder)
         if self.video_decoder is not None:
             check_generations((*self.checkpoints, self.video_decoder))

@@ -166,3 +166,11 @@ def test_the_frame_rate_of_a_video_is_doubled_by_its_temporal_upscaler(files, te
     result = CliRunner().invoke(main, ["interpolate", *map(str, words), "--device", "cpu"])
     assert result.exit_code == 0, result.output
     assert read_video(twice).frame_count == 33
+
+
+def test_fp8_files_that_are_reported_to_make_noise_are_named(files, tmp_path, caplog):
+    for name, warned in (("ltxv-13b-0.9.8-dev-fp8", False), ("ltxv-13b-0.9.7-dev-fp8", True)):
+        path = tmp_path / f"{name}.safetensors"
+        path.symlink_to(files.checkpoint)
+        LTX2Pipeline(path, device="cpu")
+        assert ("use bf16" in caplog.text) == warned
