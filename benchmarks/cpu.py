@@ -7,7 +7,7 @@ Measured without a GPU:
 - a forward pass of the transformer, of small and of released width: processor time over that of diffusers
   and, if ``COMFYUI_DIR`` names a checkout, of ComfyUI core; both sides alternate in one process;
 - operations of a block and peak memory at released sizes, traced on meta tensors, over what the memory plan
-  says;
+  says; kernels that a GPU would start in a step, and the bytes that they would move;
 - decoding with a quarter of the released width: processor time over that of diffusers, and peak memory.
 
 Ratios below 1 are better than the peer. Writes JSON, Markdown and a chart, after every row.
@@ -25,13 +25,16 @@ import decode_memory
 import torch
 import transformer_step
 from core_step import build_core, core_forward
+from kernel_counts import Counts, counted_fused
 from rows import Row, Rows
 
 from ltx2_core.conditioning.patchify import unpatchify_video
 from ltx2_core.memory import Trace, released_size
 from ltx2_core.memory.estimate import decoding, step_bytes
 from ltx2_core.shapes import plan_clip
-from ltx2_core.transformer import Modality, Runner, Transformer
+from ltx2_core.transformer import Modality, RopeTables, Runner, Transformer
+from ltx2_core.transformer.fused import Fused
+from ltx2_core.transformer.packed import pack_projections
 from ltx2_core.video_vae import VideoDecoder
 
 SIZES = {"768x512x121": (768, 512, 121), "1920x1088x121": (1920, 1088, 121)}
@@ -85,10 +88,26 @@ def core(case: transformer_step.Case, repeats: int) -> Row:
 
 def traced_step(size: str, *, layers: int = 1, chunk_tokens: int | None = None, image: bool = False) -> Trace:
     """Trace a forward pass of 2.3 on the meta device, with cached rotary tables."""
+    run, streams, tables = meta_step(size, layers=layers, chunk_tokens=chunk_tokens, image=image)
+    held = [t for rope in vars(tables).values() if rope is not None for t in (rope.cos, rope.sin)]
+    with torch.no_grad(), Trace(held) as trace:
+        run(*streams, rope=tables)
+    return trace
+
+
+def meta_step(
+    size: str,
+    *,
+    layers: int,
+    chunk_tokens: int | None = None,
+    image: bool = False,
+    fused: Fused | None = None,
+) -> tuple[Runner, list[Modality], RopeTables]:
+    """The transformer of 2.3 with ``layers`` blocks, its inputs and its rotary tables, on the meta device."""
     config = replace(released_size("2.3").transformer, num_layers=layers)
     clip = plan_clip(*SIZES[size][:2], frames=SIZES[size][2])
     model = Transformer(config, dtype=torch.bfloat16, device="meta")
-    run = Runner(model, chunk_tokens=chunk_tokens)
+    run = Runner(model, chunk_tokens=chunk_tokens, fused=fused)
 
     def empty(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
@@ -110,10 +129,23 @@ def traced_step(size: str, *, layers: int = 1, chunk_tokens: int | None = None, 
         tables = model.rope_tables(
             streams[0].positions, streams[1].positions, dtype=torch.bfloat16, device="meta"
         )
-        held = [t for rope in vars(tables).values() if rope is not None for t in (rope.cos, rope.sin)]
-        with Trace(held) as trace:
+    return run, streams, tables
+
+
+def kernels_of_a_step(size: str, *, fused: bool) -> Row:
+    """Kernels of a forward pass of all blocks, and the bytes that they move: of two blocks and of one."""
+    found = []
+    for layers in (1, 2):
+        counts = Counts()
+        run, streams, tables = meta_step(size, layers=layers, fused=counted_fused(counts) if fused else None)
+        if fused:
+            pack_projections(run.transformer.transformer_blocks)
+        with torch.no_grad(), counts:
             run(*streams, rope=tables)
-    return trace
+        found.append((counts.kernels, counts.elementwise / 1e9, counts.products / 1e9))
+    more = released_size("2.3").transformer.num_layers - 1
+    kernels, elementwise, products = (one + more * (two - one) for one, two in zip(*found, strict=True))
+    return {"kernels": kernels, "elementwise_gb": elementwise, "products_gb": products}
 
 
 def peak(size: str, chunk_tokens: int | None) -> Row:
@@ -180,6 +212,13 @@ def main() -> None:
     rows = Rows(options.out, options.name, options.budget_s, {"device": "CPU", "cores": os.cpu_count()})
     every = {
         "operations of a block": operations,
+        **{
+            f"step {size}, {'fused kernels' if fused else 'eager'}, counted": lambda s=size, f=fused: (
+                kernels_of_a_step(s, fused=f)
+            )
+            for size in SIZES
+            for fused in (False, True)
+        },
         **{
             f"step {size}, {'whole' if chunk is None else f'chunks of {chunk}'}": lambda s=size, c=chunk: (
                 peak(s, c)
