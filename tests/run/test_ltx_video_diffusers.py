@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from einops import rearrange
+from PIL import Image
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.run import stage_sampler
 from ltx2_core.sampling.guidance import Guidance, StreamGuidance
 from ltx2_core.text.tiny_t5 import write_tiny_t5
 from ltx2_core.types import AVLatent
@@ -76,38 +78,86 @@ def states(pipeline: LTX2Pipeline, folder: Path, text: str):
     return theirs(ids, attention_mask=mask).last_hidden_state, mask
 
 
-@torch.inference_mode()
-def test_a_run_ends_in_the_latents_of_diffusers(saved):
-    kind, folder, theirs = saved
-    ours = LTX2Pipeline(folder, device="cpu", dtype=torch.float32)
-    noise = torch.randn(1, 128, 2, 2, 3, generator=torch.Generator().manual_seed(2))
+def runs(ours: LTX2Pipeline, theirs, folder: Path, of_theirs: dict, of_ours: dict):
+    """The latents of both sides, from the same noise, prompts and settings."""
+    noise = torch.randn(1, 128, 3, 2, 3, generator=torch.Generator().manual_seed(2))
     (positive, mask), (negative, negative_mask) = (states(ours, folder, text) for text in (PROMPT, NEGATIVE))
+    size = {"width": 96, "height": 64, "num_frames": 17}
     expected = theirs(
         prompt_embeds=positive,
         prompt_attention_mask=mask,
         negative_prompt_embeds=negative,
         negative_prompt_attention_mask=negative_mask,
         generator=torch.Generator().manual_seed(2),
-        width=96,
-        height=64,
-        num_frames=9,
         frame_rate=25,
         num_inference_steps=STEPS,
         guidance_scale=3.0,
         output_type="latent",
+        **size,
+        **of_theirs,
     ).frames
+    if expected.ndim == 3:
+        expected = rearrange(expected, "b (f h w) c -> b c f h w", f=3, h=2)
     clip = ours(
         PROMPT,
         negative_prompt=NEGATIVE,
         noise=AVLatent(noise, None),
-        width=96,
-        height=64,
-        num_frames=9,
         fps=25,
         steps=STEPS,
         guidance=Guidance(video=StreamGuidance(cfg=3.0)),
+        **size,
+        **of_ours,
     )
-    made = clip.latents.video
-    if expected.ndim == 3:
-        expected = rearrange(expected, "b (f h w) c -> b c f h w", f=2, h=2)
-    assert ((made - expected).norm() / expected.norm()) < 1e-4, kind
+    return expected, clip.latents.video
+
+
+def distance(expected: torch.Tensor, made: torch.Tensor) -> float:
+    return float((made - expected).norm() / expected.norm())
+
+
+@torch.inference_mode()
+def test_a_run_ends_in_the_latents_of_diffusers(saved):
+    _, folder, theirs = saved
+    ours = LTX2Pipeline(folder, device="cpu", dtype=torch.float32)
+    assert distance(*runs(ours, theirs, folder, {}, {})) < 1e-4
+
+
+@torch.inference_mode()
+def test_images_and_keyframes_are_those_of_diffusers(saved, monkeypatch):
+    kind, folder, theirs = saved
+    if kind != "C":
+        pytest.skip("images at any frame need 0.9.5 or later")
+    ours = LTX2Pipeline(folder, device="cpu", dtype=torch.float32)
+    pixels = torch.randint(0, 256, (2, 64, 96, 3), generator=torch.Generator().manual_seed(4)).byte()
+    first, later = (Image.fromarray(one.numpy()) for one in pixels)
+    condition = diffusers.pipelines.ltx.pipeline_ltx_condition.LTXVideoCondition
+    given = [condition(image=first, strength=0.8), condition(image=later, frame_index=16)]
+    # It draws a sample of the posterior, and noise on preserved tokens in each step.
+    posterior = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    monkeypatch.setattr(posterior, "sample", lambda self, generator=None: self.mode())
+    monkeypatch.setattr(stage_sampler, "ImageNoise", lambda scale, draw: None)
+    images = {"image": first, "image_strength": 0.8, "images": [(later, 16)], "image_crf": 0}
+    theirs_given = {"conditions": given, "image_cond_noise_scale": 0.0}
+    expected, made = runs(ours, theirs, folder, theirs_given, images)
+    assert distance(expected, made) < 1e-4
+    plain, _ = runs(ours, theirs, folder, {}, {})
+    assert distance(plain, made) > 1e-2
+
+
+@torch.inference_mode()
+def test_the_first_frame_of_the_oldest_models_is_that_of_diffusers(saved, monkeypatch):
+    kind, folder, theirs = saved
+    if kind != "A":
+        pytest.skip("later models have another pipeline")
+    parts = {"text_encoder": None, "tokenizer": None}
+    of_image = diffusers.LTXImageToVideoPipeline(
+        scheduler=theirs.scheduler, vae=theirs.vae, transformer=theirs.transformer, **parts
+    )
+    of_image.set_progress_bar_config(disable=True)
+    posterior = diffusers.models.autoencoders.vae.DiagonalGaussianDistribution
+    monkeypatch.setattr(posterior, "sample", lambda self, generator=None: self.mode())
+    ours = LTX2Pipeline(folder, device="cpu", dtype=torch.float32)
+    pixels = torch.randint(0, 256, (64, 96, 3), generator=torch.Generator().manual_seed(4)).byte()
+    image = Image.fromarray(pixels.numpy())
+    expected, made = runs(ours, of_image, folder, {"image": image}, {"image": image, "image_crf": 0})
+    assert distance(expected, made) < 1e-4
