@@ -155,7 +155,8 @@ LAYOUTS: tuple[Layout, ...] = (
         anchors=("post_upsample_res_blocks.0.conv2.bias",),
         prefixes=("latent_upsampler.", ""),
         usual_file="an upscaler file: ltx-2-spatial-upscaler-x2-1.0, "
-        "ltx-2.3-spatial-upscaler-x2-1.1 (latent_upscale_models)",
+        "ltx-2.3-spatial-upscaler-x2-1.1, ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0 "
+        "(latent_upscale_models)",
     ),
     Layout(
         component=Component.DURATION_HEAD,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,24 +16,22 @@ _FULL: Final = re.compile(r"(?<![a-z0-9])dev(?![a-z0-9])")
 
 _REMEDY: Final = "name a distilled checkpoint, or the distilled LoRA with --lora (loras in Python)"
 
-_log = logging.getLogger(__name__)
-
 
 def check_distilled(
     request: Request, transformer: Path, loras: Sequence[Lora], *, remedy: str = _REMEDY
-) -> None:
+) -> str | None:
     """Check that a ``request`` for distilled weights has them, by the names of its files.
 
     ``transformer`` is the file of the transformer, ``loras`` are those of every stage. Raises ValueError for
     the DFR pipeline if the name of the file says that its weights are full (dev) and there is no LoRA that
-    could distil them. Warns in the log where a DFR run names nothing distilled, and for a plain run of full
-    weights. ``remedy`` says what the user can do about it.
+    could distil them. Returns a warning where a DFR run names nothing distilled, and for a plain run of full
+    weights, else None. ``remedy`` says what the user can do about it.
     """
     named = DISTILLED in str(transformer).lower() or any(
         is_distilled(lora.path) for lora in loras if lora.strength
     )
     if named or not request.sampling.distilled:
-        return
+        return None
     full, dfr = bool(_FULL.search(transformer.name.lower())), request.staging.pipeline == "dfr"
     if full and dfr and not loras:
         raise ValueError(
@@ -42,12 +39,10 @@ def check_distilled(
             f"are full: {remedy}"
         )
     if full:
-        _log.warning(
-            "%s has full weights, which burn in the few steps of distilled ones: %s", transformer.name, remedy
-        )
-    elif dfr:
-        _log.warning(
+        return f"{transformer.name} has full weights, which burn in the few steps of distilled ones: {remedy}"
+    if dfr:
+        return (
             "the DFR pipeline needs distilled weights, and no name of a file says that it has them: if those "
-            "of %s are full (dev), %s",
-            *(transformer.name, remedy),
+            f"of {transformer.name} are full (dev), {remedy}"
         )
+    return None

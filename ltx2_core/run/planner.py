@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -29,6 +30,8 @@ from .prompt_embeds import TEXT_PARTS, check_embeds
 from .recipes import Recipe, of_kind
 from .request import Request
 from .stages import Stage, plan_stages
+
+_log = logging.getLogger(__name__)
 
 _LTXV_LAYERS = {False: 28, True: 48}
 """Blocks of the 2B and of the 13B of LTX-Video."""
@@ -60,6 +63,7 @@ class Planner(Codecs):
         self.numerics = numerics
         self.execution = execution
         self.speed = execution.speed()
+        self._warned: set[str] = set()
 
     @property
     def recipe(self) -> Recipe:
@@ -221,7 +225,7 @@ class Planner(Codecs):
         if not self.networks.has_audio:
             check_silent(request)
         check_pipeline(request, self.temporal_upscaler, self.detail_lora)
-        check_distilled(request, self.networks.file(Component.TRANSFORMER).path, self.loras)
+        self._warn(check_distilled(request, self.networks.file(Component.TRANSFORMER).path, self.loras))
         check_inputs(request, stages, self.loras, audio=self.networks.has_audio)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
         check_components(self.networks, request, stages, further=further)
@@ -236,6 +240,13 @@ class Planner(Codecs):
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
         return stages
+
+    def _warn(self, doubt: str | None) -> None:
+        """Write ``doubt`` to the log, unless it is None or this pipeline has written it before."""
+        # A command checks a request before it opens the networks, and the run checks it again.
+        if doubt is not None and doubt not in self._warned:
+            self._warned.add(doubt)
+            _log.warning(doubt)
 
     def _memory_plan(
         self, request: Request, stages: Sequence[Stage], source: tuple[int, int] | None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.run.distilled_weights import check_distilled
 from ...ltx2_core.run.request import Request
 from .identity import files_of
 from .values import Model
 from .weights import read_weights
+
+log = logging.getLogger(__name__)
 
 _REMEDY = "load a distilled checkpoint, or put the distilled LoRA between model and node with LTX-2 Load LoRA"
 
@@ -24,4 +28,6 @@ def check_distilled_model(model: Model, request: Request) -> None:
         return
     # Only this pack's loaders read a model from several files, whose headers say which has the transformer.
     transformer = files[0] if len(files) == 1 else read_weights(*files).source(Component.TRANSFORMER).path
-    check_distilled(request, transformer, (), remedy=_REMEDY)
+    doubt = check_distilled(request, transformer, (), remedy=_REMEDY)
+    if doubt is not None:
+        log.warning(doubt)
