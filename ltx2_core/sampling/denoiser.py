@@ -100,6 +100,8 @@ class Denoiser:
         else:
             self._blending = self._mask
         self._image_noise = image_noise
+        # Asked once, since the CPU waits for the answer of a GPU.
+        self._preserves = image_noise is not None and _any_below(self._mask)
         clip = ClipInputs(
             state,
             self._clean,
@@ -151,7 +153,7 @@ class Denoiser:
 
     def _clean_at(self, sigma: float) -> AVLatent:
         """The content that the mask preserves, with the image noise of a step at noise level ``sigma``."""
-        if self._image_noise is None or not _any_below(self._mask):
+        if self._image_noise is None or not self._preserves:
             return self._clean
         return self._clean + self._image_noise.draw(self._clean) * (self._image_noise.scale * sigma**2)
 
