@@ -18,6 +18,8 @@ from ltx2_core.media.images import to_bytes
 from ltx2_core.memory import BlockStreaming, DecodeChoice, DecoderMemory
 from ltx2_core.run.decode import decode_chunks
 from ltx2_core.run.leaving import LeavingFrames
+from ltx2_core.sampling.guidance import Guidance, StreamGuidance
+from ltx2_core.tiny.write import write_tiny_set
 from ltx2_core.transformer import Modality, RopeMemory, Transformer
 from ltx2_core.video_vae.diffusion import attention
 
@@ -74,6 +76,32 @@ def test_kernels_wait_for_nothing_after_their_trial(tiny_set, device, dtype):
 
 def test_cached_keys_of_the_text_wait_for_nothing(tiny_set_20, device):
     sampled = sample(pipeline_on_device(tiny_set_20, keep_text_keys=True), device)
+    assert sampled.waits == [{}] * len(sampled.waits)
+
+
+def test_batched_guidance_waits_for_nothing(tiny_set, device):
+    passes = StreamGuidance(cfg=3, stg=1, modality=3)
+    guidance = Guidance(video=passes, audio=passes, stg_blocks=(1,))
+    image = torch.rand(1, 3, 64, 64)
+    pipeline = pipeline_on_device(tiny_set, BFLOAT16, passes_per_call=4)
+    sampled = sample(pipeline, device, guidance=guidance, image=image, image_crf=0)
+    assert sampled.waits == [{}] * len(sampled.waits)
+
+
+def test_audio_alone_waits_for_nothing(tiny_set, device):
+    sampled = sample(pipeline_on_device(tiny_set, BFLOAT16), device, video=False)
+    assert sampled.waits == [{}] * len(sampled.waits)
+
+
+@pytest.mark.parametrize(
+    ("generation", "request_"),
+    [("ltxv-2b", {}), ("2.5", {"generated_keyframes": 1, "num_frames": 17}), ("2.5", {"seconds": 0.4})],
+)
+def test_other_generations_wait_for_nothing(device, tmp_path, generation, request_):
+    files = write_tiny_set(tmp_path, generation=generation, dtype=FLOAT32)
+    asked = {**request_, **({"num_frames": None} if "seconds" in request_ else {})}
+    sampled = sample(pipeline_on_device(files, BFLOAT16), device, **asked)
+    assert sampled.clip.array().shape[1:] == (64, 64, 3)
     assert sampled.waits == [{}] * len(sampled.waits)
 
 
