@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from gpu_network import Bench
+from published import table
 from rows import Rows
 
 from ltx2_core.transformer import Transformer
@@ -93,6 +94,8 @@ def run(bench: Bench, rows: Rows) -> None:
         _measure_fp8(bench, rows, model, sizes)
     rows.draw("ratio", f"time over the floor, {rows.about['device']}")
     rows.write()
+    page = rows.path.with_suffix(".md")
+    page.write_text(f"{page.read_text()}\n{table(rows.rows)}\n")
 
 
 def _measure_fp8(bench: Bench, rows: Rows, model: Transformer, sizes: Sequence[str]) -> None:

@@ -41,13 +41,22 @@ class Machine:
             times.append(time.perf_counter() - start)
         return statistics.median(times[1:])
 
+    def launching(self, run: Callable[[], object]) -> float:
+        """Seconds until ``run`` returns, without waiting for the device: what the CPU takes to launch it."""
+        self.wait()
+        start = time.perf_counter()
+        run()
+        spent = time.perf_counter() - start
+        self.wait()
+        return spent
+
     def wait(self) -> None:
         if self.cuda:
             torch.cuda.synchronize()
 
     @contextmanager
     def peak(self, row: Row) -> Iterator[None]:
-        """Record the peak of GPU memory above that at the start as ``peak_gb``."""
+        """Record the peak of GPU memory above that at the start as ``peak_gb``, and ``reserved_gb``."""
         if not self.cuda:
             yield
             return
@@ -55,6 +64,7 @@ class Machine:
         before = torch.cuda.memory_allocated()
         yield
         row["peak_gb"] = (torch.cuda.max_memory_allocated() - before) / 1e9
+        row["reserved_gb"] = torch.cuda.max_memory_reserved() / 1e9
 
     def products(self) -> Row:
         """Rate of bfloat16 matrix products, in TFLOP/s."""

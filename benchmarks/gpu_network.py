@@ -34,6 +34,8 @@ class Bench(Machine):
         super().__init__(device, tiny=tiny, repeats=repeats)
         self.sizes = TINY_SIZES if tiny else SIZES
         self.resident: dict[str, float] = {}
+        self.results: dict[str, torch.Tensor] = {}
+        """Size -> the video velocities of the eager network, on the CPU."""
         self.kernels = Fused()
 
     def build(self) -> Transformer:
@@ -102,8 +104,10 @@ class Bench(Machine):
         return linear / rate + attended / self.heads
 
     def step(self, model: Network, size: str, *, image: bool = False, rate: float | None = None) -> Row:
-        """Time of a forward pass, its peak of memory, and its least time at ``rate``.
+        """Time of a forward pass and of launching it, its peak of memory, and its least time at ``rate``.
 
+        ``difference`` is the largest one of the video velocities from those of the eager network, over their
+        largest value.
         A plain network is called as a run does by default; ``model`` may be a runner with other settings.
         ``rate`` is that of matrix products, None for the measured one of bfloat16.
         """
@@ -112,14 +116,20 @@ class Bench(Machine):
         row: Row = {}
         with torch.inference_mode(), self.peak(row):
             spent = self.seconds(lambda: run(video, audio, rope=tables))
-        row["ms"] = 1000 * spent
+            row["ms"] = 1000 * spent
+            row["host_ms"] = 1000 * self.launching(lambda: run(video, audio, rope=tables))
+            velocity = run(video, audio, rope=tables)[0].float().cpu()
+        eager = self.results.get(size)
+        if eager is not None and not image:
+            row["difference"] = float((velocity - eager).abs().max() / eager.abs().max())
+        self.last = velocity
         row["floor_ms"] = 1000 * self.floor(size, self.gemm if rate is None else rate)
         row["ratio"] = row["ms"] / row["floor_ms"]
         return row
 
     def eager(self, model: Transformer, size: str) -> Row:
         row = self.step(model, size)
-        self.resident[size] = row["ms"]
+        self.resident[size], self.results[size] = row["ms"], self.last
         return row
 
     def fused(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
@@ -146,9 +156,16 @@ class Bench(Machine):
         with torch.inference_mode():
             plain = self.seconds(lambda: run(video, audio, rope=tables), 5)
             replayed = self.seconds(lambda: recorded(video, audio, rope=tables), 5)
+            one, other = (r(video, audio, rope=tables)[0].float() for r in (run, recorded))
+            apart = float((one - other).abs().max() / one.abs().max())
         if graphs.recorded == 0:
             return {"not measured": graphs.problem or "graphs need CUDA"}
-        return {"ms": 1000 * replayed, "eager_ms": 1000 * plain, "ratio to eager": replayed / plain}
+        return {
+            "ms": 1000 * replayed,
+            "eager_ms": 1000 * plain,
+            "ratio to eager": replayed / plain,
+            "difference": apart,
+        }
 
     def streamed(self, model: Transformer, size: str, cap_gb: int) -> Row:
         """A forward pass under a memory limit, blocks copied in turn, over one with all blocks resident."""

@@ -37,4 +37,8 @@ def test_every_row_is_measured(tmp_path, monkeypatch, device):
     needs_a_gpu = ("fp8", "copies", "streamed", "graph") if device == "cpu" else ()
     assert {name: why for name, why in missing.items() if not any(word in name for word in needs_a_gpu)} == {}
     assert (tmp_path / "tiny.md").read_text().count("\n| ") > 15
+    assert "SGLang, H100" in (tmp_path / "tiny.md").read_text()
+    apart = {row["row"]: row["difference"] for row in rows.rows if "difference" in row}
+    assert len(apart) > 1
+    assert all(value < (0.2 if "fp8" in name else 0.02) for name, value in apart.items()), apart
     assert all(row["ms"] > 0 for row in rows.rows if "ms" in row)
