@@ -186,9 +186,11 @@ class Extension:
         # Files of the default fade stay as they were.
         return values if self.fade_frames == FADE_FRAMES else {**values, "fade_frames": self.fade_frames}
 
-    def describe(self) -> str:
+    def describe(self, *, with_audio: bool = True) -> str:
+        """The text for reports; without ``with_audio`` that of a model without audio."""
+        audio = f" and {self.audio_latents} audio latents" if with_audio else ""
         return (
-            f"{self.keep_frames} frames ({self.keep_s:.2f} s) and {self.audio_latents} audio latents are "
+            f"{self.keep_frames} frames ({self.keep_s:.2f} s){audio} are "
             f"preserved in a run of {self.clip.frames} frames; the finished clip has {self.frame_count} "
             f"frames ({self.frame_count / self.source.fps:.2f} s)"
         )

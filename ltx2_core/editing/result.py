@@ -19,7 +19,7 @@ from ..media import Destination, Encoding, VideoClip
 from ..media.recut import Recut, write_recut
 from ..media.remux import CannotCopy, check_copy, copy_with_audio
 from ..media.save import Clip, Timed, save_clip
-from ..run.generation import METADATA_KEY, SILENCE_HZ
+from ..run.generation import METADATA_KEY, silence
 from .protocols import Waveform
 from .renamed import renamed
 
@@ -168,8 +168,7 @@ class Edit:
                     on_frames(done, self.frame_count)
 
         # A file of copied packets always has an audio track.
-        silence = torch.zeros(2, round(self.frame_count / self.fps * SILENCE_HZ)), SILENCE_HZ
-        track = self.audio() if self.rate else silence
+        track = self.audio() if self.rate else silence(self.frame_count / self.fps)
         write_recut(recut, destination, reported(), *track, metadata=self._tags(), encoding=chosen)
 
     def _tags(self) -> dict[str, str]:

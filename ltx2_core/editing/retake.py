@@ -154,8 +154,10 @@ class Retake:
         """
         return self.source.recut(_ranges(self.weights > 0), self.frame_count)
 
-    def describe(self) -> str:
-        mask = AVLatent(self.video.float().view(1, 1, -1, 1, 1), self.audio.float().view(1, 1, -1, 1))
+    def describe(self, *, with_audio: bool = True) -> str:
+        """The text for reports; without ``with_audio`` that of a model without audio."""
+        audio = self.audio.float().view(1, 1, -1, 1) if with_audio else None
+        mask = AVLatent(self.video.float().view(1, 1, -1, 1, 1), audio)
         return "\n".join(str(stream) for stream in covered(mask, self.source.fps))
 
 

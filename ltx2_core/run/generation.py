@@ -127,7 +127,7 @@ class Generation:
         if self.input_audio is not None:
             return self.input_audio
         if self.latents.audio is None:
-            return torch.zeros(2, round(self.clip.seconds * SILENCE_HZ)), SILENCE_HZ
+            return silence(self.clip.seconds)
         return self.codecs.decode_audio(self.latents.audio)
 
     @property
@@ -220,6 +220,11 @@ class Generation:
     def _repr_html_(self) -> str:
         """HTML for notebooks: a player with the clip, and a table of its settings."""
         return notebook.html_of(self)
+
+
+def silence(seconds: float) -> tuple[Tensor, int]:
+    """Silence in stereo, as the audio of a clip without any: (waveform (2, samples), sample rate in Hz)."""
+    return torch.zeros(2, round(seconds * SILENCE_HZ)), SILENCE_HZ
 
 
 def as_long_as(waveform: Tensor, rate: int, seconds: float) -> Tensor:

@@ -16,6 +16,7 @@ from ...ltx2_core.editing.protocols import Waveform
 from ...ltx2_core.media.clip_frames import Frames, TwiceFrames
 from ..convert import audio_from_decoder, clip_audio, encoder_audio, frames_from_image, image_from_frames
 from ..host.audio_vae import audio_rate_of, encode_audio
+from ..host.ltx_video import is_ltx_video_vae
 from ..host.values import Audio, Vae
 from ..host.video import decoded_frames
 from ..host.video_vae import checked_video_vae
@@ -25,12 +26,16 @@ from ..host.video_vae import checked_video_vae
 class HostCodecs:
     """Encodes and decodes frames and audio for an edit with VAEs of ComfyUI.
 
-    ``audio_vae`` is None in nodes that work on video only.
+    ``audio_vae`` is None in nodes that work on video only, and with LTX-Video.
     """
 
     video_vae: Vae
     audio_vae: Vae | None = None
-    has_audio = True
+
+    @property
+    def has_audio(self) -> bool:
+        """Whether the model has audio; LTX-Video has none, which its video VAE tells."""
+        return not is_ltx_video_vae(self.video_vae)
 
     def encode_video(self, frames: Frames | TwiceFrames) -> Tensor:
         """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.

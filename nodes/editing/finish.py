@@ -12,13 +12,16 @@ from torch import Tensor
 
 from ...ltx2_core.editing.edit import EditPlan
 from ...ltx2_core.editing.protocols import Waveform
+from ...ltx2_core.editing.result import Edit
 from ...ltx2_core.media import to_signed
+from ...ltx2_core.run.generation import silence
 from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.storage.files import JsonObject
 from ..clip.decode import decoded_audio, decoded_images
 from ..conditioning.attached import refuse_guides
 from ..convert import frames_from_image, image_from_frames
 from ..host.latents import Latent
+from ..host.ltx_video import is_ltx_video_vae
 from ..host.values import Audio, Vae
 from .codecs import waveform_of
 from .inputs import CATEGORY, EditType
@@ -64,20 +67,22 @@ class LTX2AVFinishEdit(io.ComfyNode):
         video_vae: Vae | None = None,
         audio_vae: Vae | None = None,
     ) -> io.NodeOutput:
-        if audio is None:
+        # LTX-Video has no audio: the source keeps its own, and without any the clip is silent.
+        if audio is None and not is_ltx_video_vae(video_vae):
             audio = decoded_audio(audio_vae, _to_decode(latent, audio_vae, "audio"))
         # Decoding takes minutes, and without regenerated frames its result would not be used.
         if images is None and edit.regenerates_video:
             images = decoded_images(video_vae, _to_decode(latent, video_vae, "images"))
         done = edit.finish(DecodedClip(edit.clip, images, audio))
+        if audio is None and edit.source.audio is None:
+            done = done.silent()
         # The way to [-1, 1] and back rounds, and these frames need neither it nor the cut to the grid.
         frames = (
             _image(done.frame_chunks())
             if edit.regenerates_video
             else image_from_frames(edit.source.frames[:])
         )
-        waveform, rate = done.audio()
-        track = {"waveform": waveform[None], "sample_rate": rate}
+        track = _track(done)
         video = Types.VideoComponents(images=frames, audio=track, frame_rate=Fraction(done.fps))
         return io.NodeOutput(frames, track, done.fps, InputImpl.VideoFromComponents(video))
 
@@ -87,12 +92,12 @@ class DecodedClip:
     """The clip that an edit has sampled, as the IMAGE and AUDIO to which it was decoded.
 
     ``EditPlan.finish`` takes such a value. ``clip`` is the size and length that the edit has planned;
-    ``images`` is None if the edit does not regenerate frames.
+    ``images`` is None if the edit does not regenerate frames, ``decoded_audio`` if the model has no audio.
     """
 
     clip: ClipPlan
     images: Tensor | None
-    decoded_audio: Audio
+    decoded_audio: Audio | None
 
     def frames(self) -> Iterator[Tensor]:
         """Yield the frames in chunks (frames, 3, height, width) in [-1, 1].
@@ -111,7 +116,7 @@ class DecodedClip:
         return iter(to_signed(part) for part in frames_from_image(self.images).float().cpu().split(32))
 
     def audio(self) -> Waveform:
-        return waveform_of(self.decoded_audio)
+        return silence(self.clip.seconds) if self.decoded_audio is None else waveform_of(self.decoded_audio)
 
     def settings(self) -> JsonObject:
         # The host writes the graph into the file itself.
@@ -132,6 +137,14 @@ def _to_decode(latent: Latent | None, vae: Vae | None, output: str) -> Latent:
     # Guide frames would lengthen the clip beyond what the edit has planned.
     refuse_guides(latent, "LTX-2 Finish Edit")
     return latent
+
+
+def _track(done: Edit) -> Audio | None:
+    """The audio of a finished clip as AUDIO; None for a silent clip, as ComfyUI has it."""
+    if not done.rate:
+        return None
+    waveform, rate = done.audio()
+    return {"waveform": waveform[None], "sample_rate": rate}
 
 
 def _image(chunks: Iterator[Tensor]) -> Tensor:

@@ -53,7 +53,7 @@ class HostSampler:
 
     def __call__(self, plan: LongPlan, prompts: tuple[str, ...]) -> SampleWindow:
         # A shorter last window would get another schedule, and so another look, if it had its own.
-        run = self.plan_run(empty_latent(plan.windows[0].clip, 1))
+        run = self.plan_run(self._empty(plan.windows[0].clip))
         # Without prompts all windows are finished, and the text encoder need not be loaded.
         texts = (*prompts, self.negative) if prompts else ()
         encoded = {text: encode_prompt(self.text_encoder, text, plan.clip.fps) for text in texts}
@@ -83,15 +83,18 @@ class HostSampler:
         sampled = run(self.model, positive, negative, latent, seed=window.seed)
         video, audio = split(crop_guides(positive, negative, sampled)[2])
         assert video is not None
-        assert audio is not None
-        return AVLatent(video["samples"], audio["samples"])
+        return AVLatent(video["samples"], None if audio is None else audio["samples"])
+
+    def _empty(self, clip: ClipPlan) -> Latent:
+        """An empty LATENT of the size and length of ``clip``, with audio if the model has any."""
+        return empty_latent(clip, 1, with_audio=self.codecs.has_audio)
 
     def _start(self, window: WindowRun, how: LongVideo) -> Latent:
         """The LATENT from which a window is sampled, with all its conditioning except guides.
 
         ``how`` has the settings of the long clip.
         """
-        clip, latent = window.window.clip, empty_latent(window.window.clip, 1)
+        clip, latent = window.window.clip, self._empty(window.window.clip)
         if window.source is not None and how.denoise < 1:
             frames = fit_image(window.source, clip.width, clip.height, mode="comfy")
             encoded = self.codecs.encode_video(frames)

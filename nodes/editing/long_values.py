@@ -101,7 +101,10 @@ class LongInputs:
         # Cut once to the clip, so that file and latent are of the same samples.
         waveform, rate, _ = clip_audio(self.audio, 0.0, self.plan.audio_latents)
         cut = Audio(waveform=waveform, sample_rate=rate)
-        latent = self.codecs.encode_audio(*waveform_of(cut), latent_frames=self.plan.audio_latents)
+        latent, codecs = None, self.codecs
+        # A model without audio does not attend to it; it is only saved with the clip.
+        if codecs.has_audio:
+            latent = codecs.encode_audio(*waveform_of(cut), latent_frames=self.plan.audio_latents)
         return plan_long(self.plan, schedule, how, seed=seed, audio=track_of(cut, 0), audio_latent=latent)
 
     def sampler(self) -> HostSampler:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...ltx2_core.conditioning.regions import Rounding, parse_regions
 from ...ltx2_core.editing.audio import CEILING_DB, plan_audio
+from ...ltx2_core.editing.conditioning import check_audio
 from ...ltx2_core.editing.edit import EditPlan
 from ...ltx2_core.editing.extend import FADE_FRAMES, KEEP_FRAMES, frames_of_seconds, plan_extension
 from ...ltx2_core.editing.retake import plan_retake
@@ -88,7 +89,8 @@ class LTX2AVExtend(io.ComfyNode):
             stages=int(stages),
             numerics=Numerics.COMFY,
         )
-        return _prepared(edit, HostCodecs(video_vae, audio_vae), stages)
+        codecs = HostCodecs(video_vae, audio_vae)
+        return _prepared(edit, codecs, stages, edit.describe(with_audio=codecs.has_audio))
 
 
 class LTX2AVRetake(io.ComfyNode):
@@ -148,7 +150,8 @@ class LTX2AVRetake(io.ComfyNode):
             stages=int(stages),
             numerics=Numerics.COMFY,
         )
-        return _prepared(edit, HostCodecs(video_vae, audio_vae), stages)
+        codecs = HostCodecs(video_vae, audio_vae)
+        return _prepared(edit, codecs, stages, edit.describe(with_audio=codecs.has_audio))
 
 
 class LTX2AVSound(io.ComfyNode):
@@ -176,20 +179,24 @@ class LTX2AVSound(io.ComfyNode):
 
     @classmethod
     def execute(cls, video_vae: Vae, images: Tensor, fps: float, ceiling: float) -> io.NodeOutput:
+        codecs = HostCodecs(video_vae)
+        check_audio(codecs, "audio is to be generated")
         edit = plan_audio(footage_of(images, fps), ceiling, numerics=Numerics.COMFY)
         # One stage: the frames are preserved, and the audio latent has the same size in every stage.
-        return _prepared(edit, HostCodecs(video_vae), "1")
+        return _prepared(edit, codecs, "1", edit.describe())
 
 
-def _prepared(edit: EditPlan, codecs: HostCodecs, stages: str) -> io.NodeOutput:
+def _prepared(edit: EditPlan, codecs: HostCodecs, stages: str, description: str) -> io.NodeOutput:
     """Make the outputs of a node that prepares an edit: LATENT of the first stage, plan, edit and report.
 
-    The LATENT is conditioned on what the edit preserves, which ``codecs`` encode. ``stages``, "1" or "2", is
-    the number of sampling runs for the clip; the first of two samples at half the width and height.
+    The LATENT is conditioned on what the edit preserves, which ``codecs`` encode; it is of the video alone if
+    the model has no audio. ``stages``, "1" or "2", is the number of sampling runs for the clip; the first of
+    two samples at half the width and height. ``description`` is that of the edit, for the report.
     """
     # The edit is planned at full size; its first stage starts at half of it.
-    latent = empty_latent(edit.clip.half() if stages == "2" else edit.clip, 1)
+    first = edit.clip.half() if stages == "2" else edit.clip
+    latent = empty_latent(first, 1, with_audio=codecs.has_audio)
     for item in edit.conditioning(codecs):
         latent = placed(codecs, latent, item)
-    report = "\n".join((edit.describe(), *edit.clip.changes))
+    report = "\n".join((description, *edit.clip.changes))
     return io.NodeOutput(latent, edit.clip, edit, report, ui=ui.PreviewText(report))

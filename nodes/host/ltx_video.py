@@ -11,10 +11,13 @@ from pathlib import Path
 import comfy.sd
 import comfy.utils
 import folder_paths
+from torch import nn
 
 from ...ltx2_core.loading.checkpoint import Checkpoint
+from ...ltx2_core.loading.infer_vae import ltxv_vae
 from ...ltx2_core.text.t5 import T5_NAMES, find_t5
 from .patcher import Patcher
+from .values import Vae
 
 _XXL_WIDTH = 4096
 """ComfyUI's T5 has the size of XXL, whatever the file says."""
@@ -23,6 +26,16 @@ _XXL_WIDTH = 4096
 def is_ltx_video(checkpoints: Sequence[Checkpoint]) -> bool:
     """Whether the model in these files is LTX-Video, which has no audio."""
     return any(checkpoint.generation == "0.9" for checkpoint in checkpoints)
+
+
+def is_ltx_video_vae(vae: Vae | None) -> bool:
+    """Whether ``vae``, from whichever loader, is the video VAE of LTX-Video, which has no audio.
+
+    None, an input that is not connected, is none.
+    """
+    network = getattr(vae, "first_stage_model", None)
+    # Both loaders name tensors as the released files do, and no VAE of LTX-2 has those that count here.
+    return isinstance(network, nn.Module) and ltxv_vae(network.state_dict()) is not None
 
 
 def load_t5_clip(path: str | Path) -> comfy.sd.CLIP:

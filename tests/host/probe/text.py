@@ -129,6 +129,40 @@ class LTX2ProbeTextStates(io.ComfyNode):
 
     @classmethod
     def execute(cls, seed: int, valid: int, width: int) -> io.NodeOutput:
-        states = torch.randn(1, 12, width, generator=torch.Generator().manual_seed(seed))
-        mask = (torch.arange(12)[None] < valid).long()
-        return io.NodeOutput([[states, {"attention_mask": mask}]])
+        return io.NodeOutput(_states(seed, valid, width))
+
+
+class LTX2ProbeStatesClip(io.ComfyNode):
+    """A CLIP that encodes every text to random states, that of ``negative`` to others."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeStatesClip",
+            inputs=[io.String.Input("negative"), io.Int.Input("width")],
+            outputs=[io.Clip.Output()],
+        )
+
+    @classmethod
+    def execute(cls, negative: str, width: int) -> io.NodeOutput:
+        return io.NodeOutput(_StatesClip(negative, width))
+
+
+class _StatesClip:
+    patcher = None
+
+    def __init__(self, negative: str, width: int) -> None:
+        self.negative, self.width = negative, width
+
+    def tokenize(self, text: str) -> str:
+        return text
+
+    def encode_from_tokens_scheduled(self, text: str) -> list[Any]:
+        seed, valid = (2, 4) if text == self.negative else (1, 9)
+        return _states(seed, valid, self.width)
+
+
+def _states(seed: int, valid: int, width: int) -> list[Any]:
+    states = torch.randn(1, 12, width, generator=torch.Generator().manual_seed(seed))
+    mask = (torch.arange(12)[None] < valid).long()
+    return [[states, {"attention_mask": mask}]]
