@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from ltx2_core.conditioning.patchify import video_positions
 from ltx2_core.loading import open_checkpoint
 from ltx2_core.loading.convert import single_parts, split_parts
 from ltx2_core.loading.describe import describe
@@ -19,6 +20,8 @@ from ltx2_core.loading.lora import open_lora
 from ltx2_core.storage.gguf import is_gguf
 from ltx2_core.storage.quantized import QuantizedLinear, loaded_bytes
 from ltx2_core.storage.reading import read_tensors
+from ltx2_core.tiny.write import write_tiny_set
+from ltx2_core.transformer import Modality
 
 gguf = pytest.importorskip("gguf")
 Q8_0, BF16 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.BF16
@@ -176,3 +179,39 @@ def test_a_plan_counts_layers_that_a_lora_makes_larger(file):
     smaller = [replace(i, dtype="Q4_0", end=i.start + i.numel * 18 // 32) for i in infos]
     assert loaded_bytes(smaller, torch.bfloat16) == sum(i.nbytes for i in smaller)
     assert loaded_bytes(smaller, torch.bfloat16, changed=True) == sum(i.nbytes for i in infos)
+
+
+def test_a_file_of_ltx_video_computes_with_the_decoded_weights(tmp_path):
+    tiny = write_tiny_set(tmp_path / "set", generation="ltxv-2b", dtype=torch.float32)
+    stored = read_tensors(open_checkpoint(tiny.checkpoint).infos(Component.TRANSFORMER))
+    checkpoint = open_checkpoint(write_gguf(tmp_path / "ltxv-2b-Q8_0.gguf", stored))
+    assert checkpoint.components == {Component.TRANSFORMER}
+    assert checkpoint.generation == "0.9"
+    network = checkpoint.load(Component.TRANSFORMER, dtype=torch.float32)
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, QuantizedLinear)}
+    assert len(layers) > 20
+    decoded = {f"{name}.weight": layer.decoded() for name, layer in layers.items()}
+    for name, tensor in decoded.items():
+        # Half a code of 1/127, and the rounding of its float16 factor.
+        bound = stored[name].abs().max() * (1 / 254 + 1 / 2048)
+        assert (tensor - stored[name]).abs().max() <= bound
+    # Vectors are in bfloat16 in the GGUF. Without a header, as it is, so that both are read by their shapes.
+    vectors = {name: tensor for name, tensor in network.state_dict().items() if name in stored}
+    save_file({**vectors, **decoded}, plain := tmp_path / "plain.safetensors")
+    other = open_checkpoint(plain).load(Component.TRANSFORMER, dtype=torch.float32)
+    torch.testing.assert_close(video_velocity(network), video_velocity(other), rtol=0, atol=1e-5)
+
+
+def video_velocity(network):
+    """Of a fixed clip of 2 x 2 x 3 tokens, by a network without audio."""
+    c, generator = network.config, torch.Generator().manual_seed(1)
+    positions, sigma = video_positions(2, 2, 3, 24.0), torch.tensor([0.7])
+    stream = Modality(
+        tokens=torch.randn(1, positions.shape[2], c.in_channels, generator=generator),
+        timesteps=sigma[:, None],
+        sigma=sigma,
+        positions=positions,
+        context=torch.randn(1, 5, c.caption_channels, generator=generator),
+    )
+    with torch.no_grad():
+        return network(stream, None)[0]

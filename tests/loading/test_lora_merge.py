@@ -15,6 +15,7 @@ from ltx2_core.loading.lora_merge import _Pair, merge_weight
 from ltx2_core.storage.dequantize import Format
 from ltx2_core.storage.quantize import encode
 from ltx2_core.storage.quantized import QuantizedLinear
+from ltx2_core.tiny.write import write_tiny_set
 
 PREFIX = "model.diffusion_model."
 
@@ -212,3 +213,41 @@ def test_nothing_changes_when_the_new_set_fits_nowhere(tiny23, write):
         checkpoint.switch_loras(network, Component.TRANSFORMER, before=[lora], after=[foreign])
     for name, tensor in network.state_dict().items():
         assert torch.equal(tensor, unchanged[name])
+
+
+def test_plain_fp8_of_ltx_video_takes_a_lora_as_the_decoded_weights_do(lora_on, tmp_path):
+    """The released fp8 files: matrices of the blocks in e4m3 without scales, all else in bfloat16."""
+    tiny = write_tiny_set(tmp_path / "set", generation="ltxv-2b", dtype=torch.bfloat16)
+    tensors = load_file(tiny.checkpoint)
+    small = {
+        name: tensor.to(torch.float8_e4m3fn)
+        for name, tensor in tensors.items()
+        if ".transformer_blocks." in name and name.endswith(".weight") and tensor.ndim == 2
+    }
+    assert len(small) == 20
+    header = {"config": json.dumps(open_checkpoint(tiny.checkpoint).config)}
+    save_file({**tensors, **small}, stored := tmp_path / "ltxv-13b-0.9.7-dev-fp8.safetensors", header)
+    decoded = {name: tensor.bfloat16() for name, tensor in small.items()}
+    save_file({**tensors, **decoded}, wide := tmp_path / "decoded.safetensors", header)
+    checkpoint = open_checkpoint(stored)
+    lora = open_lora(lora_on(checkpoint, "attn1.to_q", "net.2", "caption_projection.linear_1"), 0.7)
+    before, merged = (checkpoint.load(Component.TRANSFORMER, loras=loras) for loras in ((), (lora,)))
+    expected = open_checkpoint(wide).load(Component.TRANSFORMER, loras=[lora])
+    matched = checkpoint.lora_report(Component.TRANSFORMER, lora).matched
+    assert {"caption_projection.linear_1", "transformer_blocks.1.ff.net.2"} < set(matched)
+    for module in matched:
+        layer, weight = merged.get_submodule(module), expected.get_submodule(module).weight.float()
+        assert (weight - decoded_of(before.get_submodule(module))).abs().max() > 0.01, module
+        if isinstance(layer, QuantizedLinear):
+            # Half a step of e4m3, in its normal and its smallest numbers, and the rounding of bfloat16.
+            bound = weight.abs() * (2**-4 + 2**-8) + weight.abs().max() / 448 * 2**-9
+            assert ((layer.decoded().float() - weight).abs() <= bound).all(), module
+        else:
+            assert torch.equal(layer.weight.float(), weight), module
+    others = expected.state_dict().keys() - {f"{module}.weight" for module in matched}
+    for name in others:
+        assert torch.equal(merged.state_dict()[name].float(), expected.state_dict()[name].float()), name
+
+
+def decoded_of(layer):
+    return (layer.decoded() if isinstance(layer, QuantizedLinear) else layer.weight).float()
