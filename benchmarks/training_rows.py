@@ -59,7 +59,7 @@ def _styles(ordinary: int = 24) -> Iterator[clips.Sample]:
 
 def style(work: Work) -> Iterator[Figure]:
     """12 clips on magenta, which their captions do not name, and 24 ordinary ones."""
-    lora = work.trained("style24", work.encoded("style24", _styles), 300, **HIGH_NOISE)
+    lora = work.trained("style24", work.encoded("style24", _styles), 200, **HIGH_NOISE)
     prompts = clips.held_out(work.clips, clips.shows_style)
     texts = _style_texts(prompts)
     before = work.once("style without LoRA", lambda: work.shown(prompts, work.bench.pipeline, texts))
@@ -205,19 +205,21 @@ def inpaint(work: Work) -> Iterator[Figure]:
 
 def memory(work: Work) -> Iterator[Figure]:
     """The style with the base in fp8, checkpointing and two of four blocks swapped, against plain."""
-    base = work.in_fp8()
+    base, text = work.in_fp8(), str(work.bench.files.text_encoder)
+    # A dataset belongs to the files that encoded it.
+    dataset = work.encoded("style24_fp8", _styles, "--checkpoint", str(base), "--text-encoder", text)
     lora = work.trained(
         "memory",
-        work.encoded("style24", _styles),
-        300,
+        dataset,
+        200,
         checkpoints=[str(base)],
-        text_encoder=str(work.bench.files.text_encoder),
+        text_encoder=text,
         gradient_checkpointing=True,
         activation_offload=True,
         blocks_to_swap=2,
         **HIGH_NOISE,
     )
-    plain = work.trained("style24", work.encoded("style24", _styles), 300, **HIGH_NOISE)
+    plain = work.trained("style24", work.encoded("style24", _styles), 200, **HIGH_NOISE)
     own, other = (_rule(_styled(work, *files)) for files in (("memory", lora, base), ("style", plain, None)))
     yield Figure(what="rule followed less often than plain", value=other - own, most=2, unit="points")
 
