@@ -9,8 +9,10 @@ import click
 
 from ..config import transformer_config, video_vae_config
 from ..editing.edit import EditPlan
+from ..editing.extend import Extension
 from ..editing.long_clip import LongPlan
 from ..editing.long_video import first_window
+from ..editing.retake import Retake
 from ..loading import Component
 from ..loading.describe import describe_upscaler
 from ..loading.file_set import model_name
@@ -47,8 +49,15 @@ def print_edit(pipeline: LTX2Pipeline, plan: EditPlan | None, request: Request) 
         for note in source.notes:
             click.echo(f"          {note}")
         # A description may have a line for each stream.
-        click.echo("edit      " + plan.describe().replace("\n", "\n          "))
+        click.echo("edit      " + _description(pipeline, plan).replace("\n", "\n          "))
     print_plan(pipeline, request, pipeline.stages(request))
+
+
+def _description(pipeline: LTX2Pipeline, plan: EditPlan) -> str:
+    """The plan's text for reports, without the audio latents that a model without audio does not have."""
+    if not isinstance(plan, Retake | Extension):
+        return plan.describe()
+    return plan.describe(with_audio=pipeline.networks.has_audio)
 
 
 def print_long(pipeline: LTX2Pipeline, plan: LongPlan, request: Request, chosen: Sequence[str]) -> None:
@@ -115,7 +124,8 @@ def print_plan(
     if request.sampling.sigmas is None and not request.sampling.distilled:
         click.echo(f"schedule  {_schedule(pipeline, request, stages[0])}")
     for index, stage in enumerate(stages, start=1):
-        for line in stage_lines(index, stage, video=request.size.video):
+        streams = {"video": request.size.video, "audio": pipeline.networks.has_audio}
+        for line in stage_lines(index, stage, **streams):
             click.echo(line)
     for line in _memory_lines(pipeline, request, stages):
         click.echo(line)
@@ -133,17 +143,15 @@ def _clip_lines(
     yield f"seed      {request.seed}"
 
 
-def stage_lines(index: int, stage: Stage, *, video: bool = True) -> Iterator[str]:
+def stage_lines(index: int, stage: Stage, *, video: bool = True, audio: bool = True) -> Iterator[str]:
     """Yield the lines on sampling stage number ``index`` from 1: tokens, steps, keyframes, noise levels.
 
-    ``video`` is False for a run of audio alone.
+    ``video`` is False for a run of audio alone, ``audio`` for a model without audio.
     """
     passes = len(stage.guidance.passes())
     guidance = f"{passes} passes a step" if stage.guided else "no guidance"
-    yield (
-        f"stage {index:<4}{_tokens(stage, video=video)}, {len(stage.sigmas) - 1} steps, {stage.sampler}, "
-        f"{guidance}"
-    )
+    tokens = _tokens(stage, video=video, audio=audio)
+    yield f"stage {index:<4}{tokens}, {len(stage.sigmas) - 1} steps, {stage.sampler}, {guidance}"
     yield from (f"          {note}" for note in stage_notes(stage))
     yield "          sigmas " + ", ".join(f"{sigma:g}" for sigma in stage.sigmas.tolist())
 
@@ -188,9 +196,9 @@ def dfr_line(stages: Sequence[Stage]) -> str:
     )
 
 
-def _tokens(stage: Stage, *, video: bool) -> str:
+def _tokens(stage: Stage, *, video: bool, audio: bool) -> str:
     clip = stage.clip
-    if stage.tile is not None:
+    if stage.tile is not None or not audio:
         return f"{clip.width}x{clip.height}: {clip.video_tokens} video tokens"
     size = f"{clip.width}x{clip.height}: {clip.video_tokens} video + " if video else ""
     return f"{size}{clip.audio_tokens} audio tokens"
@@ -249,19 +257,26 @@ def recipe_line(pipeline: LTX2Pipeline, request: Request) -> str:
     recipe = of_kind(pipeline.recipe, distilled=request.sampling.distilled)
     resolved, chosen = request.with_recipe(recipe)
     # The negative prompt is long, and the crf has an effect with an image alone.
-    apart = ("negative_prompt", "image_crf", "guidance")
+    apart: tuple[str, ...] = ("negative_prompt", "image_crf", "guidance")
+    # A model without audio has no scales for it either.
+    audio = pipeline.networks.has_audio
+    apart += () if audio else ("audio_cfg",)
     values = [f"{name} {getattr(resolved, name)}" for name in chosen if name not in apart]
     if "guidance" in chosen:
-        values.append(_scales_text(recipe))
+        values.append(_scales_text(recipe, audio=audio))
     if resolved.image is not None and "image_crf" in chosen:
         values.append(f"image_crf {resolved.image_crf}")
     return f"{', '.join(values) or 'nothing'}: {recipe.reason}"
 
 
-def _scales_text(recipe: Recipe) -> str:
-    """List the guidance scales of ``recipe`` that video and audio share, such as "stg 1 in block 28, ..."."""
+def _scales_text(recipe: Recipe, *, audio: bool) -> str:
+    """List the guidance scales of ``recipe`` that both streams share, such as "stg 1 in block 28, ...".
+
+    That of the modalities is left out without ``audio``.
+    """
     blocks = ", ".join(map(str, recipe.stg_blocks))
-    return f"stg {recipe.stg:g} in block {blocks}, modality {recipe.modality:g}, rescale {recipe.rescale:g}"
+    modality = f"modality {recipe.modality:g}, " if audio else ""
+    return f"stg {recipe.stg:g} in block {blocks}, {modality}rescale {recipe.rescale:g}"
 
 
 def predict(
@@ -274,8 +289,7 @@ def predict(
     networks = pipeline.networks
     weights = networks.component_bytes
     return estimate_memory(
-        text_weights=networks.text_encoder_bytes()
-        + weights(Component.TEXT_PROJECTION, Component.TEXT_CONNECTORS),
+        text_weights=networks.text_bytes(),
         transformer_weights=weights(Component.TRANSFORMER),
         decoder_weights=weights(Component.VIDEO_DECODER, dtype=decode_dtype),
         transformer=transformer_config(networks.file(Component.TRANSFORMER).config),
@@ -283,7 +297,7 @@ def predict(
         clips=[stage.sampled for stage in stages],
         finished=stages[-1].finished,
         dtype=networks.dtype,
-        connector_weights=networks.component_bytes(Component.TEXT_CONNECTORS),
+        connector_weights=networks.connector_bytes(),
         text=networks.text_size(),
         decode_dtype=decode_dtype,
     )

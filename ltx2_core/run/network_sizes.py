@@ -70,7 +70,7 @@ class NetworkSizes(ModelFiles):
             decoder_weights=self.component_bytes(Component.VIDEO_DECODER, dtype=decode_dtype),
             transformer=transformer,
             vae=video_vae_config(self.file(Component.VIDEO_DECODER).config),
-            connector_weights=self._connector_bytes(),
+            connector_weights=self.connector_bytes(),
             text=self.text_size(),
             audio=self.audio_size(),
         )
@@ -145,7 +145,7 @@ class NetworkSizes(ModelFiles):
         # A server plans each request, and a large model has thousands of tensors.
         return {}
 
-    def _connector_bytes(self) -> int:
+    def connector_bytes(self) -> int:
         """Bytes that the text connectors take once they are loaded; 0 for a model without them."""
         return self.component_bytes(*(part for part in self.text_parts if part is Component.TEXT_CONNECTORS))
 
@@ -191,6 +191,6 @@ class NetworkSizes(ModelFiles):
         """Whether the text encoder runs on the CPU, because it does not fit ``max_memory``."""
         if self.max_memory is None:
             return False
-        connectors = self._connector_bytes()
+        connectors = self.connector_bytes()
         reading, _ = text_stages(self.text_bytes(), connectors, self.text_size(), self.dtype.itemsize)
         return reading.total > usable(self.max_memory)

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.cli.plan import print_edit
 from ltx2_core.editing import Footage, add_audio, extend, long_video, retake
+from ltx2_core.editing.task import EditTask
+from ltx2_core.media import VideoWriter
 from ltx2_core.tiny.write import write_tiny_set
 
 QUICK = {"steps": 1, "seed": 3}
@@ -73,3 +76,21 @@ def test_audio_cannot_be_generated(pipeline):
         retake(pipeline, "a ball", source, audio=[(0.5, 1.0)], **QUICK)
     with pytest.raises(ValueError, match=r"audio is to be generated.*LTX-Video has no audio"):
         add_audio(pipeline, "a ball", source, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("retake", {"video": [(1.0, 1.5)]}), ("extend", {"frames": 8, "keep_frames": 9})],
+)
+def test_the_plan_of_an_edit_names_no_audio(pipeline, tmp_path, capsys, kind, options):
+    source, clip = tmp_path / "source.mp4", footage(audio=True)
+    with VideoWriter(source, width=64, height=64, fps=FPS, sample_rate=clip.audio[1]) as writer:
+        writer.write_frames(clip.frames * 2 - 1)
+        writer.write_audio(clip.audio[0])
+    task = EditTask(kind=kind, prompt="a ball", source=source, options=options)
+    print_edit(pipeline, *task.plan(pipeline))
+    lines = capsys.readouterr().out.splitlines()
+    source_line, planned = lines[0], [line for line in lines[1:] if not line.startswith("files")]
+    assert source_line.endswith("audio")
+    assert any(line.startswith("peak") for line in planned)
+    assert not [line for line in planned if "audio" in line or "modality" in line]
