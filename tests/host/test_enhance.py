@@ -15,8 +15,9 @@ SHORT = 16
 
 
 def texts(server: Server, g: Graph) -> list[str]:
+    """The texts that a graph shows, in the order of its nodes: hosts run equal nodes in different orders."""
     outputs = server.run(g.prompt, timeout_s=120).outputs
-    return [text for output in outputs.values() for text in output.get("text", ())]
+    return [text for node in sorted(outputs, key=int) for text in outputs[node].get("text", ())]
 
 
 def enhanced(g: Graph, clip: Link, prompt: str = "a red ball", seed: int = 42) -> Link:
