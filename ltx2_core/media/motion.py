@@ -59,14 +59,15 @@ class MotionMeter:
 def small_grey(frames: Tensor) -> Tensor:
     """Shrink frames (N, 3, H, W), uint8 or float in [-1, 1], to grey ones (N, 1, H', W') in [0, 1].
 
-    The longer of H' and W' is ``SIDE``, the shorter at least ``BLOCK``.
+    The longer of H' and W' is ``SIDE``, the shorter at least a block between two borders.
     """
     values = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float() / 2 + 0.5
     # As the eye weights them (BT.601): the plain mean would be equal for many pairs of colours.
     weights = torch.tensor((0.299, 0.587, 0.114), device=values.device).view(1, 3, 1, 1)
     grey = (values * weights).sum(dim=1, keepdim=True)
     scale = SIDE / max(grey.shape[2:])
-    size = [max(BLOCK, round(side * scale)) for side in grey.shape[2:]]
+    # Gradients are known between the borders alone, where a block must fit.
+    size = [max(BLOCK + 2, round(side * scale)) for side in grey.shape[2:]]
     # The mean over all pixels of a cell, since single ones would alias into motion.
     return F.interpolate(grey, size=size, mode="area")
 

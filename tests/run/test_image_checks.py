@@ -49,6 +49,15 @@ def test_a_single_frame_is_not_said_to_stand_still():
     assert list(checks.lines()) == [f"first frame {checks.psnr_db:.1f} dB to the image as encoded"]
 
 
+@pytest.mark.parametrize("size", [(64, 448), (448, 64), (32, 1024)])
+def test_the_motion_of_a_long_and_narrow_clip_is_measured(size):
+    wide = torch.nn.functional.interpolate(image()[None], size=size, mode="bicubic")[0].clamp(0, 1)
+    checks = ImageChecks(image=wide, strength=1.0, fps=25.0)
+    checks.add(moved(wide, 9, 4))
+    assert "per second, first frame" in next(checks.lines())
+    assert checks.speed > 0
+
+
 def test_a_run_is_checked_against_the_image_as_it_was_encoded(tiny_set):
     pipeline = LTX2Pipeline(tiny_set.checkpoint, text_encoder=tiny_set.text_encoder)
     options = {"width": 64, "height": 64, "num_frames": 9, "steps": 1, "cfg": 1.0}
