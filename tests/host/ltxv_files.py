@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,16 +14,27 @@ from ltx2_core.tiny.settings import TEXT_WIDTH
 from ltx2_core.tiny.write import TinySet, write_tiny_set
 
 
-def put_tiny_set(base_dir: Path, folder: Path) -> TinySet:
-    """Write a tiny set of LTX-Video to ``folder`` and copy it into the host's models."""
+@contextmanager
+def tiny_set(base_dir: Path, folder: Path) -> Iterator[TinySet]:
+    """Write a tiny set of LTX-Video to ``folder``, and have it among the host's models inside the context.
+
+    Other tests name all models that their lists hold.
+    """
     made = write_tiny_set(folder, generation="ltxv-2b", dtype=torch.float32)
-    models = base_dir / "models"
-    shutil.copy(made.checkpoint, models / "checkpoints")
-    (models / "latent_upscale_models").mkdir(exist_ok=True)
-    shutil.copy(made.upsampler, models / "latent_upscale_models" / upscaler_name(made))
-    (models / "loras").mkdir(exist_ok=True)
-    shutil.copy(made.lora, models / "loras" / lora_name(made))
-    return made
+    places = {
+        made.checkpoint: Path("checkpoints", made.checkpoint.name),
+        made.upsampler: Path("latent_upscale_models", upscaler_name(made)),
+        made.lora: Path("loras", lora_name(made)),
+    }
+    copies = [base_dir / "models" / place for place in places.values()]
+    for file, copy in zip(places, copies, strict=True):
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(file, copy)
+    try:
+        yield made
+    finally:
+        for copy in copies:
+            copy.unlink()
 
 
 def lora_name(files: TinySet) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import Server
-from ltxv_files import lora_name, put_tiny_set, upscaler_name
+from ltxv_files import lora_name, tiny_set, upscaler_name
 
 from ltx2_core.tiny.settings import TEXT_WIDTH
 from ltx2_core.tiny.write import TinySet
@@ -19,9 +20,10 @@ SIZE = {"width": 64, "height": 64}
 
 
 @pytest.fixture(scope="module")
-def files(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TinySet:
+def files(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinySet]:
     """A tiny set of LTX-Video, whose checkpoint and upscaler are among the models of the host."""
-    return put_tiny_set(base_dir, tmp_path_factory.mktemp("ltxv"))
+    with tiny_set(base_dir, tmp_path_factory.mktemp("ltxv")) as made:
+        yield made
 
 
 def texts(g: Graph) -> Link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Result, Server
-from ltxv_files import put_tiny_set, upscaler_name
+from ltxv_files import tiny_set, upscaler_name
 from node_graphs import image, reports, sound_of
 from safetensors.torch import load_file
 from saved import saved_video
@@ -50,8 +51,9 @@ def of_seed(seed: int, *, valid: int) -> TextContext:
 
 
 @pytest.fixture(scope="module")
-def files(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TinySet:
-    return put_tiny_set(base_dir, tmp_path_factory.mktemp("ltxv"))
+def files(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinySet]:
+    with tiny_set(base_dir, tmp_path_factory.mktemp("ltxv")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import av
 import pytest
 from browser import comfy_page
 from host_server import Json, Server
-from ltxv_files import put_tiny_set, with_tiny_files
+from ltxv_files import tiny_set, with_tiny_files
 from saved import decoded, saved_video
 from workflow_inputs import FOLDER as INPUTS
 from workflow_ltxv_tables import LTXV
@@ -25,10 +25,11 @@ SIDE = 128
 
 
 @pytest.fixture(scope="module")
-def files(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> TinySet:
+def files(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinySet]:
     for name in ("first.png", "last.png", "clip.mp4"):
         shutil.copy(INPUTS / name, base_dir / "input")
-    return put_tiny_set(base_dir, tmp_path_factory.mktemp("ltxv"))
+    with tiny_set(base_dir, tmp_path_factory.mktemp("ltxv")) as made:
+        yield made
 
 
 @pytest.mark.parametrize("name", LTXV)
