@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Final
 
 from fastapi import APIRouter
@@ -14,10 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from ..storage.files import JsonObject
 from .answers import ApiError
-from .job_routes import described, job_of
+from .job_routes import described, missing
 from .progress import Preview
 from .routing import service_of
 from .service import Service
+from .stored_job import Job
 
 _EVERY_S: Final = 0.2
 """Seconds between two looks at a job."""
@@ -41,7 +44,8 @@ async def events(job_id: str, request: Request) -> StreamingResponse:
     While it is sampled there are events "preview" too, with frames in base64 and levels of the audio.
     """
     service, streams = service_of(request), request.app.state.streams
-    job_of(service, job_id)
+    if service.store.glance(job_id) is None:
+        raise missing(job_id)
     if streams.open >= MOST_STREAMS:
         raise ApiError(
             503, "TOO_MANY_STREAMS", "too many clients follow jobs: read the job from time to time"
@@ -73,17 +77,19 @@ class _Followed(StreamingResponse):
 
 async def _events(service: Service, job_id: str, streams: Streams) -> AsyncIterator[str]:
     before: JsonObject | None = None
+    job: Job | None = None
     shown: Preview | None = None
     quiet_s = 0.0
     while True:
         # Asked before the job is: a server that ends has one last look at it.
         closing = streams.closing
-        try:
-            job = job_of(service, job_id)
-        except ApiError:
-            yield "event: deleted\ndata: {}\n\n"
-            return
-        now = described(service, job)
+        # While another program locks the file, the job is as it was last seen.
+        with suppress(sqlite3.OperationalError):
+            job = service.store.glance(job_id)
+            if job is None:
+                yield "event: deleted\ndata: {}\n\n"
+                return
+        now = before if job is None else described(service, job)
         if now != before:
             before, quiet_s = now, 0.0
             yield f"event: job\ndata: {json.dumps(now)}\n\n"
@@ -94,7 +100,7 @@ async def _events(service: Service, job_id: str, streams: Streams) -> AsyncItera
         if preview is not None and preview is not shown:
             shown = preview
             yield f"event: preview\ndata: {json.dumps(preview.json())}\n\n"
-        if job.state.ended or closing:
+        if closing or (job is not None and job.state.ended):
             return
         await asyncio.sleep(_EVERY_S)
         quiet_s += _EVERY_S

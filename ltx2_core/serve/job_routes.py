@@ -128,7 +128,7 @@ def requested(job_id: str, request: Request) -> Json:
     service = service_of(request)
     spec = service.store.spec(job_id)
     if spec is None:
-        raise _missing(job_id)
+        raise missing(job_id)
     return Json(service.roots.named(body_of(JobSpec.of(spec))))
 
 
@@ -181,11 +181,12 @@ def job_of(service: Service, job_id: str) -> Job:
     """The job with this id. Raises :class:`ApiError` with status 404 if there is none."""
     found = service.store.get(job_id)
     if found is None:
-        raise _missing(job_id)
+        raise missing(job_id)
     return found
 
 
-def _missing(job_id: str) -> ApiError:
+def missing(job_id: str) -> ApiError:
+    """The answer that there is no job with this id."""
     return ApiError(404, "JOB_NOT_FOUND", f"there is no job {job_id!r}", details={"id": job_id})
 
 

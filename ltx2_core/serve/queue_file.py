@@ -56,10 +56,14 @@ def open_queue(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def connected(path: Path) -> sqlite3.Connection:
-    """A connection to the file ``path`` that several threads may use. Raises OSError if there is none."""
+def connected(path: Path, *, wait_s: float = 30.0) -> sqlite3.Connection:
+    """A connection to the file ``path`` that several threads may use. Raises OSError if there is none.
+
+    While another program locks the file, each statement waits ``wait_s`` seconds and then raises
+    sqlite3.OperationalError.
+    """
     try:
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=wait_s)
     except sqlite3.OperationalError as error:
         raise OSError(f"{path} cannot be opened: {error}") from error
     connection.row_factory = sqlite3.Row

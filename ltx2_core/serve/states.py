@@ -40,7 +40,7 @@ class StateReads:
         if found is None:
             return None
         try:
-            job = self._service.store.get(found[1] or found[2])
+            job = self._service.store.glance(found[1] or found[2])
         except sqlite3.Error:
             return None
         if job is None:
