@@ -29,15 +29,21 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def logged(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 _write(scope, message["status"])
             await send(message)
 
         try:
             await self._app(scope, receive, logged)
         except Exception:
-            _write(scope, 500)
+            # An answer that has begun has its line.
+            if not begun:
+                _write(scope, 500)
             raise
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sqlite3
 
 import pytest
 
+from ltx2_core.serve.access_log import AccessLog
+from ltx2_core.serve.job_reads import JobReads
+from ltx2_core.serve.queue_file import open_queue
 from ltx2_core.serve.states import StateReads
 
 from .conftest import application_client, spec
@@ -63,3 +68,55 @@ def test_the_log_has_a_line_for_each_request_but_not_for_states(service, client,
         '"GET /v1/jobs/two%0Alines" 404',
         '"GET /health" 403',
     ]
+
+
+def test_a_request_whose_answer_fails_on_the_way_has_one_line(caplog):
+    async def failing(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("the file is gone")
+
+    async def send(_):
+        pass
+
+    caplog.set_level(logging.INFO)
+    scope = {"type": "http", "method": "GET", "path": "/a", "query_string": b""}
+    with pytest.raises(RuntimeError, match="gone"):
+        asyncio.run(AccessLog(failing)(scope, None, send))
+    assert [line.getMessage() for line in caplog.records] == ['- "GET /a" 200']
+
+
+def test_a_file_that_another_program_locks_is_not_waited_for_on_the_event_loop(tmp_path):
+    path = tmp_path / "jobs.sqlite"
+    open_queue(path).close()
+    other = sqlite3.connect(path, isolation_level=None)
+    # In this mode, which backups may set, a writer shuts out readers.
+    other.execute("PRAGMA journal_mode=DELETE")
+    reads = JobReads(path)
+    assert reads.glance(UNKNOWN) is None
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        reads.glance(UNKNOWN)
+    assert reads._glances.execute("PRAGMA busy_timeout").fetchone()[0] <= 100
+    reads.close()
+    other.close()
+
+
+def test_a_locked_file_leaves_states_to_their_routes_and_events_as_they_were(service, client, monkeypatch):
+    job = service.add("job", spec()).id
+    looks = iter((True, True, False, False, True))
+    glance = service.store.glance
+
+    def locked(job_id):
+        if not next(looks):
+            # Before the look after these.
+            service.cancel(job_id)
+            raise sqlite3.OperationalError("database is locked")
+        return glance(job_id)
+
+    monkeypatch.setattr(service.store, "glance", locked)
+    told = client.get(f"/v1/jobs/{job}/events").text
+    assert [line for line in told.splitlines() if line.startswith("event")] == ["event: job"] * 2
+    assert '"state": "queued"' in told
+    assert '"state": "canceled"' in told
+    looks = iter((False,))
+    assert client.get(f"/v1/jobs/{job}").json()["state"] == "canceled"
