@@ -94,25 +94,34 @@ class _Run:
         with networks.use(Component.TRANSFORMER, loras, device=device, dtype=_dtype(self.opened)) as network:
             if swaps:
                 place(network, networks.device, swapped_blocks(settings, network))
-            self.trainer = trainer = Trainer(
+            self.trainer = Trainer(
                 self.opened, network, make(self.opened, network, self.processes), self.processes
             )
             self._resume()
             if self.processes.first:
                 self.loggers = loggers_of(settings.log, files.folder, settings.lasting())
-            last = min(settings.steps, stop_at or settings.steps)
-            saved = files.weights(trainer.state.step)
-            while trainer.state.step < last:
-                saved = self._step(last) or saved
-                if self._is_stopped():
-                    saved = self._save(trainer.state.step)
-                    break
-            if trainer.state.step == settings.steps:
-                trainer.save(files.final)
-                saved = files.final
-            self.processes.wait()
-            for logger in self.loggers:
-                logger.close()
+            try:
+                saved = self._steps(min(settings.steps, stop_at or settings.steps))
+            finally:
+                # What they hold back would be lost with a run that fails.
+                for logger in self.loggers:
+                    logger.close()
+        return saved
+
+    def _steps(self, last: int) -> Path:
+        """Do all steps up to ``last``, or until the run is told to stop; returns the file saved last."""
+        trainer, files = self.trainer, self.files
+        saved = files.weights(trainer.state.step)
+        while trainer.state.step < last:
+            new = self._step(last)
+            saved = new or saved
+            if self._is_stopped():
+                saved = new or self._save(trainer.state.step)
+                break
+        if trainer.state.step == self.settings.steps:
+            trainer.save(files.final)
+            saved = files.final
+        self.processes.wait()
         return saved
 
     def _resume(self) -> None:

@@ -61,6 +61,15 @@ def test_every_step_is_sent_to_the_loggers_that_are_asked_for(short_run, told) -
     assert told[1].how["config"]["rank"] == 2
 
 
+def test_loggers_are_closed_when_a_run_fails(short_run, told) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="disk is full"):
+        train_lora(open_run(replace(short_run, log=("tensorboard", "wandb"))), on_step=fail)
+    assert [one.closed for one in told] == [True, True]
+
+
 def test_a_logger_that_is_missing_or_unknown_is_named(short_run, monkeypatch) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match="pip install wandb"):

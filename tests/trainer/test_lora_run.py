@@ -31,6 +31,7 @@ from ltx2_core.trainer.run_files import RunFiles
 from ltx2_core.trainer.samples import Samples
 from ltx2_core.trainer.settings import LoraSettings
 from ltx2_core.training.objective.objective import objective_of
+from ltx2_core.training.state import TrainingState
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -72,6 +73,21 @@ def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(settings, t
     with pytest.raises(ValueError, match=r"holds another run: rank was 2, is 4"):
         train_lora(open_run(replace(settings, rank=4)))
     check_saved(whole)
+
+
+def test_a_step_that_was_saved_is_not_saved_again_when_the_run_is_stopped(short_run, monkeypatch) -> None:
+    saved: list[int] = []
+    save = TrainingState.save
+
+    def counted(state: TrainingState, path: Path, **how: bool) -> None:
+        saved.append(state.step)
+        save(state, path, **how)
+
+    monkeypatch.setattr(TrainingState, "save", counted)
+    path = train_lora(open_run(replace(short_run, save_every=2)), stop=lambda: len(saved) == 1)
+    assert (saved, path.name) == ([2], "lora_step_000002.safetensors")
+    train_lora(open_run(replace(short_run, steps=4, save_every=4, output_dir=f"{path}_")), stop=lambda: True)
+    assert saved == [2, 1], "a step that was not saved is"
 
 
 def check_equal(one: Path, other: Path) -> None:
