@@ -21,7 +21,10 @@ _MOST = 10
 
 
 def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
-    """Lines of the report: clips by bucket, seconds, frame rates, audio, and warnings with their place."""
+    """Lines of the report: clips by bucket, seconds, frame rates, audio, and warnings with their place.
+
+    Raises ValueError that names all clips whose audio cannot be read.
+    """
     clips = plan.clips
     counts = Counter(clip.name for clip in clips)
     total = sum(clip.seconds for clip in clips)
@@ -62,8 +65,22 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
 
 
 def _loudness(clips: Sequence[PlannedClip]) -> Iterator[str]:
-    """A line with the loudness of the audio that is trained, and the clips whose audio is silence."""
-    levels = {number: _level(clip) for number, clip in enumerate(clips) if clip.audio_s is not None}
+    """A line with the loudness of the audio that is trained, and the clips whose audio is silence.
+
+    Raises ValueError that names all clips whose audio cannot be read.
+    """
+    levels: dict[int, float] = {}
+    errors: list[str] = []
+    for number, clip in enumerate(clips):
+        if clip.audio_s is None:
+            continue
+        try:
+            levels[number] = _level(clip)
+        except ValueError as error:
+            errors.append(f"{clip.row.where}: {error}")
+    if errors:
+        # Chunks of one damaged file say the same.
+        raise ValueError("\n".join(dict.fromkeys(errors)))
     heard = sorted(level for level in levels.values() if level > SILENCE_DB)
     if heard:
         middle = heard[len(heard) // 2]
@@ -73,7 +90,10 @@ def _loudness(clips: Sequence[PlannedClip]) -> Iterator[str]:
 
 
 def _level(clip: PlannedClip) -> float:
-    """The root mean square of the audio of a clip, in decibels of full scale."""
+    """The root mean square of the audio of a clip, in decibels of full scale.
+
+    Raises ValueError if it cannot be read.
+    """
     waveform, _ = read_clip_audio(clip)
     mean = float(waveform.double().square().mean()) if waveform.numel() else 0.0
     return 10 * math.log10(max(mean, 1e-12))

@@ -24,7 +24,7 @@ from ltx2_core.trainer.buckets import latent_mask, parse_buckets
 from ltx2_core.trainer.cache import Index, stale_files
 from ltx2_core.trainer.captions import clean_caption, with_trigger
 from ltx2_core.trainer.dataset import encode_dataset, plan_dataset
-from ltx2_core.trainer.media_clips import plan_clips, probe, read_clip_audio, read_frames
+from ltx2_core.trainer.media_clips import PlannedClip, plan_clips, probe, read_clip_audio, read_frames
 from ltx2_core.trainer.report import report
 from ltx2_core.trainer.rows import paragraphs, read_rows
 from ltx2_core.trainer.samples import Samples
@@ -203,6 +203,20 @@ def test_the_report_tells_how_loud_clips_are_and_which_are_silent(tmp_path) -> N
     # A sine of amplitude 0.5 has 9 dB less than full scale.
     assert "loudness: -9 dB, from -9 to -9" in lines
     assert f"train the video alone): 1\n  {tmp_path / 'quiet.mp4'}" in lines
+
+
+def test_all_clips_whose_audio_is_damaged_are_named_once(tmp_path, monkeypatch) -> None:
+    def damaged(clip: PlannedClip) -> None:
+        raise ValueError(f"cannot decode the audio in {clip.source.path.name}")
+
+    for name in ("first", "second"):
+        write_clip(tmp_path / f"{name}.mp4", frames=20)
+        (tmp_path / f"{name}.txt").write_text("a rising tone")
+    monkeypatch.setattr("ltx2_core.trainer.report.read_clip_audio", damaged)
+    options = replace(OPTIONS, chunks=True)
+    with pytest.raises(ValueError, match="cannot decode") as error:
+        list(report(plan_dataset(read_rows(tmp_path), options), options))
+    assert [line.rpartition(" ")[2] for line in str(error.value).splitlines()] == ["first.mp4", "second.mp4"]
 
 
 def test_encoded_clips_have_their_streams_and_are_encoded_once(cache, folder, networks, tmp_path) -> None:
