@@ -36,12 +36,19 @@ def dataset_path(name: str) -> Path:
 
 
 def fingerprint(name: str) -> str:
-    """A digest of names, sizes and times of the files of a folder, or of a list."""
+    """A digest of places, sizes and times of the files of a folder, or of a list.
+
+    What cannot be looked at, such as a link to a file that is gone, is left out.
+    """
     found = hashlib.sha256()
     root = Path(folder_paths.get_input_directory()) / name
     for path in [root] if root.is_file() else sorted(root.rglob("*")):
-        status = path.stat()
-        found.update(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        place = path.relative_to(root).as_posix()
+        found.update(f"{place}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return found.hexdigest()
 
 
