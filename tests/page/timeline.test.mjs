@@ -6,6 +6,7 @@ import { described } from "../../web/plan.js";
 import * as edit from "../../web/timeline/edit.js";
 import { itemsOf } from "../../web/timeline/items.js";
 import { clipOf, MAX_ENTRIES, parse, serialise } from "../../web/timeline/list.js";
+import { Media } from "../../web/timeline/media.js";
 import { Model } from "../../web/timeline/model.js";
 import { secondsOf } from "../../web/timeline/times.js";
 import { fitted, snapped, tickStep, toSeconds, toX, zoomed } from "../../web/timeline/view.js";
@@ -227,4 +228,21 @@ test("a clip plan names what it changes of typed sizes", () => {
     "the clip has 49 frames (2.042 s) instead of seconds=2.0416 (48.9984 frames at 24 fps): it must be 8k + 1 frames",
   ]);
   assert.equal(described({ ...typed, fps: 0 }), "");
+});
+
+test("a file is read if its length is known and not too large", async (t) => {
+  globalThis.OfflineAudioContext = class {
+    decodeAudioData = async () => ({ getChannelData: () => new Float32Array(9), sampleRate: 9, duration: 1 });
+  };
+  t.after(() => delete globalThis.OfflineAudioContext);
+  const expected = { 4: "ready", [2 ** 27 + 1]: "missing", none: "missing" };
+  for (const [length, state] of Object.entries(expected)) {
+    const headers = length === "none" ? {} : { "content-length": length };
+    t.mock.method(globalThis, "fetch", async () => new Response(new Uint8Array(4), { headers }));
+    const medium = await new Promise((done) => {
+      const media = new Media({ apiURL: (path) => path }, () => done(media.of("a.wav", "audio")));
+      media.of("a.wav", "audio");
+    });
+    assert.equal(medium.state, state, `a file of ${length} bytes`);
+  }
 });

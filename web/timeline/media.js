@@ -83,7 +83,8 @@ export class Media {
   /** @param {string} name @param {string} more */
   async fetched(name, more = "") {
     const answer = await fetch(viewUrl(this.api, placeOf(name), more), { signal: this.stop.signal });
-    if (!answer.ok || Number(answer.headers.get("content-length")) > MOST_BYTES) throw new Error("not there");
+    const size = Number(answer.headers.get("content-length") ?? NaN);
+    if (!answer.ok || !(size <= MOST_BYTES)) throw new Error("not there");
     return answer;
   }
 
