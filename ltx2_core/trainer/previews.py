@@ -21,7 +21,10 @@ _LITERALS = {"true": True, "false": False}
 
 
 class Previews:
-    """Makes a clip for each prompt with the weights of a step; prompt and seed are the same every time."""
+    """Makes a clip for each prompt with the weights of a step; prompt and seed are the same every time.
+
+    A call returns without the other clips when ``stop`` asks for it: :class:`Stopped` is not raised.
+    """
 
     def __init__(self, opened: Opened, *, stop: Stop | None = None, on_clip: OnClip | None = None) -> None:
         """Check prompts and options before anything is trained; raises ValueError.

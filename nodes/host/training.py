@@ -30,8 +30,9 @@ _LOSSES = ("loss", "video_loss", "audio_loss", "validation_loss", "validation_au
 def train_in_host(run: FolderRun, name: str) -> tuple[Path, str, Tensor | None]:
     """Train ``run`` and copy its LoRA to models/loras/trained; returns (file, report, picture of the curves).
 
-    Raises ComfyUI's interrupt once the run is saved, if the user pressed stop. There are no curves without
-    matplotlib.
+    Raises ComfyUI's interrupt if the user pressed stop: at once while the dataset is encoded, afterwards once
+    the run is saved. Raises ValueError for clips, settings and files that do not fit, and what
+    :func:`.train_folder` raises else. There are no curves without matplotlib.
     """
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
@@ -73,6 +74,7 @@ class _Shown:
         return self._stopped or comfy.model_management.processing_interrupted()
 
     def item(self, what: str, done: int, total: int) -> None:
+        """Show which file of the dataset is read or encoded; raises ComfyUI's interrupt."""
         check_interrupted()
         show_text(f"dataset, {what}: {done + 1} of {total}")
 
