@@ -25,8 +25,9 @@ class LeavingFrames:
     def begin(self, frames: Tensor, *, first: int) -> Callable[[], Tensor]:
         """Convert frames (N, 3, H, W) in [-1, 1] on the device to uint8, and begin to copy them.
 
-        Returns a function that waits for the copy and returns the frames, in memory that is not pinned; it
-        raises ValueError for values that are not finite. ``first`` is the number of the first frame.
+        Returns a function that waits for the copy and returns the frames, in memory that is not pinned.
+        ``first`` is the number of the first frame. That function raises ValueError for values that are not
+        finite; without pinned memory this one does, as it does for frames that are neither uint8 nor float.
         """
         converted, finite = bytes_and_finite(frames)
         flags = self._buffer(converted.numel() + finite.numel())
@@ -35,11 +36,13 @@ class LeavingFrames:
             return partial(_itself, converted.cpu())
         if self._stream is None:
             self._stream = torch.cuda.Stream(converted.device)
+        # Computed here, since the other stream may read only tensors that are recorded for it below.
+        sources = converted.contiguous().flatten(), finite.to(torch.uint8)
         computed = torch.cuda.current_stream(converted.device).record_event()
         with torch.cuda.stream(self._stream):
             self._stream.wait_event(computed)
             parts = flags[: converted.numel()], flags[converted.numel() :][: finite.numel()]
-            for target, source in zip(parts, (converted.flatten(), finite.to(torch.uint8)), strict=True):
+            for target, source in zip(parts, sources, strict=True):
                 target.copy_(source, non_blocking=True)
                 # The allocator may use this memory again only when it has been copied.
                 source.record_stream(self._stream)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
 from fake_cuda import pretend
 from fake_runs import SMALL, pipeline_on_device, sample
+from fake_tensor import DeviceTensor
 
 from ltx2_core.attention import _choice
 from ltx2_core.conditioning.patchify import audio_positions, video_positions
@@ -195,6 +197,32 @@ def test_values_that_are_not_finite_are_named_when_they_arrive(device):
     frames[1] = torch.nan
     with pytest.raises(ValueError, match="frame 6 holds NaN"):
         LeavingFrames().begin(frames, first=5)()
+
+
+def test_the_stream_of_copies_reads_only_tensors_that_are_recorded_for_it(device, monkeypatch):
+    """Other memory may be that of the next chunk before it is read."""
+    inside: list[Any] = []
+    read: set[int] = set()
+    recorded: set[int] = set()
+    run = device.run
+
+    @contextmanager
+    def stream(entered: Any) -> Iterator[None]:
+        inside.append(entered)
+        yield
+        inside.clear()
+
+    def noted(func: Any, args: Any, kwargs: Any) -> Any:
+        if inside:
+            read.update(one.data_ptr() for one in args if isinstance(one, DeviceTensor))
+        return run(func, args, kwargs)
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    monkeypatch.setattr(device, "run", noted)
+    monkeypatch.setattr(DeviceTensor, "record_stream", lambda self, _: recorded.add(self.data_ptr()))
+    LeavingFrames().begin(torch.ones(2, 3, 4, 4, device="cuda"), first=0)()
+    assert len(read) == 2
+    assert read <= recorded
 
 
 def test_without_pinned_memory_frames_are_waited_for(device, monkeypatch):
