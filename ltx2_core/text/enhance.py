@@ -49,7 +49,7 @@ _TURNS: Final[Mapping[int, str]] = {
     3: "<start_of_turn>user\n{system}\n\n{user}<end_of_turn>\n<start_of_turn>model\n",
     4: "<|turn>system\n{system}<turn|>\n<|turn>user\n{user}<turn|>\n<|turn>model\n<|channel>final\n",
 }
-_ASCII: Final = str.maketrans(
+ASCII: Final = str.maketrans(
     {
         **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),
         **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033", '"'),
@@ -81,7 +81,7 @@ def cleaned(answer: str, prompt: str) -> str:
     Thoughts between "<think>" and "</think>" are removed, also where one of the two is missing, and all text
     before the first letter. Typographic quotation marks, dashes and spaces become those of ASCII.
     """
-    text = _THOUGHT.sub("", answer).rpartition("</think>")[2].translate(_ASCII)
+    text = _THOUGHT.sub("", answer).rpartition("</think>")[2].translate(ASCII)
     first = next((place for place, sign in enumerate(text) if sign.isalpha()), None)
     if first is None:
         log.warning("the language model wrote nothing: the prompt stays as it is")
@@ -103,10 +103,17 @@ def enhanced(
     ``generation`` is that of the Gemma, 3 or 4; ``from_image`` says that the clip begins with an image, and
     ``sees`` that ``write`` gives it to the language model. Raises ValueError for an empty prompt.
     """
+    text = question(prompt, generation, from_image=from_image, sees=sees)
+    return cleaned(write(text, RULES[generation]), prompt)
+
+
+def question(prompt: str, generation: Generation, *, from_image: bool, sees: bool) -> str:
+    """The :func:`conversation` in which a Gemma is asked to rewrite ``prompt``.
+
+    The log warns of an image that the language model does not see. Raises ValueError for an empty prompt.
+    """
     if not prompt.strip():
         raise ValueError("there is no prompt to enhance: say in a few words what happens in the clip")
     if from_image and not sees:
         log.warning("the language model does not see the image: name in the prompt what it should know of it")
-    text = conversation(prompt.strip(), generation, from_image=from_image, sees=sees)
-    answer = write(text, RULES[generation])
-    return cleaned(answer, prompt)
+    return conversation(prompt.strip(), generation, from_image=from_image, sees=sees)

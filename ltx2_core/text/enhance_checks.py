@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from typing import Final
 
-from .enhance import RULES, Generation, WritingRules, enhanced
+from .enhance import ASCII, RULES, Generation, WritingRules, cleaned, question
 from .enhance_drift import Vectors, likeness, word_list
 from .instructions import INSTRUCTIONS
 
@@ -64,16 +64,14 @@ def checked(
 
     A language model that draws its words writes a second time, by rules whose ``attempt`` is 1, if the first
     answer has a fault. With a fault in the last answer the result is ``prompt`` itself, and the log warns of
-    it. ``vectors`` compares words by their meaning; without it they are compared by their stems. Raises
+    it. An answer that is cut off by its largest length ends within a sentence, which is a fault.
+    ``vectors`` compares words by their meaning; without it they are compared by their stems. Raises
     ValueError for an empty prompt.
     """
     fault, tries = "", 2 if RULES[generation].temperature is not None else 1
+    asked = question(prompt, generation, from_image=from_image, sees=sees)
     for attempt in range(tries):
-
-        def again(text: str, rules: WritingRules, attempt: int = attempt) -> str:
-            return write(text, replace(rules, attempt=attempt))
-
-        text = enhanced(prompt, generation, again, from_image=from_image, sees=sees)
+        text = cleaned(write(asked, replace(RULES[generation], attempt=attempt)), prompt)
         fault = fault_of(text, prompt, vectors)
         if not fault:
             return Enhancement(prompt=text, tries=attempt + 1)
@@ -88,6 +86,8 @@ def fault_of(text: str, prompt: str, vectors: Vectors | None = None) -> str:
     mixes languages, repeats itself, its instructions or the prompt, lacks speech, numbers or names of the
     prompt, or is about something else (``vectors`` as for :func:`checked`).
     """
+    # As the text is, so that quotes and apostrophes of both compare.
+    prompt = prompt.translate(ASCII)
     checks: tuple[Callable[[], str], ...] = (
         lambda: _copied(text, prompt),
         lambda: _looped(text),
@@ -167,7 +167,9 @@ def _is_english(prompt: str) -> bool:
 
 def _lost(text: str, prompt: str) -> str:
     """Speech, numbers and names of the prompt that are not in the text."""
-    plain, words = " ".join(word_list(text)), {*word_list(text)}
+    plain = " ".join(word_list(text))
+    # The parts of words, too: "3-year-old" has the number 3, and "Anna's" the name Anna.
+    words = {*re.findall(r"[^\W_]+", plain)}
     for speech in _QUOTED.findall(prompt):
         if " ".join(word_list(speech)) not in plain:
             return f'lacks the speech "{speech}"'

@@ -57,6 +57,29 @@ def test_a_caption_has_no_fault(prompt):
     assert fault_of(GOOD[prompt], prompt) == ""
 
 
+KITCHEN = (
+    "A 3-year-old child in a blue coat rolls a red ball across the wooden floor of Anna's bright kitchen and "
+    'says "don\'t go" while the kettle hums and sunlight falls through the window.'
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "fault"),
+    [
+        ("a 3-year-old child rolls a red ball", ""),
+        ("a child rolls a red ball in Anna's kitchen", ""),
+        ("a child rolls a red ball in Anna\u2019s kitchen", ""),
+        ('a child rolls a red ball and says "don\u2019t go"', ""),
+        ("a child rolls a red ball and says \u201cdon\u2019t go\u201d", ""),
+        ("a child rolls a red ball and says \u201cgood night\u201d", 'lacks the speech "good night"'),
+        ("a 5-year-old child rolls a red ball", "lacks the number 5"),
+        ("a child rolls a red ball in Clara's kitchen", "lacks the name Clara"),
+    ],
+)
+def test_numbers_names_and_speech_are_found_in_compounds_and_typographic_quotes(prompt, fault):
+    assert fault_of(KITCHEN, prompt) == fault
+
+
 @pytest.mark.parametrize(("answer", "says"), FAULTS.items(), ids=range(len(FAULTS)))
 def test_each_fault_is_found(answer, says):
     assert says in fault_of(answer, PROMPT)
@@ -102,6 +125,11 @@ def test_after_two_faults_the_words_of_the_user_are_used_with_the_reason(caplog)
     assert found.prompt == PROMPT
     assert "lacks the speech" in found.fault
     assert f"the prompt stays as it is: what the language model wrote {found.fault}" in caplog.text
+
+
+def test_an_image_that_is_not_seen_is_said_once_for_two_answers(caplog):
+    assert checked(PROMPT, 3, Scripted("", OTHER), from_image=True).tries == 2
+    assert caplog.text.count("does not see the image") == 1
 
 
 def test_a_model_that_takes_the_most_probable_words_writes_once():
