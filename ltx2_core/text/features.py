@@ -178,11 +178,12 @@ class FeatureAccumulator:
         return F.linear(z, columns.to(device=z.device, dtype=z.dtype))
 
     def _finish(self, total: Tensor, bias: Tensor | None) -> Tensor:
-        if not self.extractor.per_token_norm or bias is None:
+        if not self.extractor.per_token_norm:
             return total
         # The factor belongs to the projection's input. Being constant, it can be applied to the sum.
         scale = sqrt(total.shape[-1] / self.extractor.hidden_size)
-        return total * scale + bias.to(device=total.device, dtype=total.dtype)
+        total = total * scale
+        return total if bias is None else total + bias.to(device=total.device, dtype=total.dtype)
 
     def _unpack(self, packed: Tensor) -> Tensor:
         features = packed.new_zeros(self.mask.numel(), packed.shape[-1])

@@ -98,6 +98,18 @@ def test_bfloat16_states_and_weights_still_give_float32_features() -> None:
     assert features.video.dtype == features.audio.dtype == torch.float32
 
 
+def test_a_projection_without_bias_has_the_scale_of_its_input() -> None:
+    extractor = FeatureExtractor(config(True), D, L)
+    mask, states = torch.ones(1, 4), torch.randn(L, 1, 4, D)
+    accumulator = extractor.accumulator(mask, lambda projection, _: (projection.weight, None))
+    with torch.no_grad():
+        for projection in extractor.projections:
+            projection.bias.zero_()
+        for index, state in enumerate(states):
+            accumulator.add(index, state)
+        torch.testing.assert_close(accumulator.result().video, extractor(states, mask).video)
+
+
 def test_a_missing_or_repeated_layer_is_an_error() -> None:
     accumulator = FeatureExtractor(config(False), D, L).accumulator(torch.ones(1, 4))
     accumulator.add(1, torch.randn(1, 4, D))
