@@ -75,7 +75,7 @@ def write_text(
         kinds, soft = vision.kinds_name, tokenizer.special[IMAGE_MARKERS[vision.parts.generation][1]]
         seen[kinds] = (tokens == soft).long()
     with torch.random.fork_rng(devices):
-        torch.manual_seed(seed + rules.attempt)
+        torch.manual_seed((seed + rules.attempt) % 2**64)
         made = model.generate(
             tokens,
             attention_mask=mask,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,13 @@ def test_greedy_answers_repeat_no_sequence_and_seeds_do_not_matter(gemma4: Path)
         for seed in (1, 2)
     }
     assert len(drawn) == 2
+
+
+def test_the_seed_after_the_last_is_the_first(gemma3: Path) -> None:
+    gemma, tokenizer = load_gemma(gemma3, dtype=torch.float32), load_tokenizer(gemma3)
+    text = conversation("a ball rolls", 3)
+    again = write_text(gemma, tokenizer, text, replace(SHORT[3], attempt=1), seed=2**64 - 1)
+    assert again == write_text(gemma, tokenizer, text, SHORT[3], seed=0)
 
 
 def test_writing_ends_when_it_is_stopped(gemma3: Path) -> None:
