@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..memory import usable
+from ..precision import usual_dtype
 from ..storage.quantized import loaded_bytes
 from ..text import Gemma, Tokenizer, load_gemma, load_tokenizer
 from ..text.enhance import SEED, Generation, conversation, enhanced
@@ -20,6 +21,7 @@ from ..text.gemma import find_encoder
 from ..text.vision import VisionParts, find_vision, takes_images
 from ..text.writer import VisionInput, check_writer, writer_of
 from .components import Components
+from .devices import default_device
 
 
 def check_enhancer(networks: Components, enhancer: str | os.PathLike[str] | None) -> Generation:
@@ -98,12 +100,13 @@ def enhance_alone(
 ) -> Enhancement:
     """Rewrite ``prompt`` by the Gemma in the file or folder ``enhancer``, without any other model file.
 
-    It computes in bfloat16 on ``device``, None for a GPU if there is one; ``from_image`` and ``seed`` are as
-    for :func:`enhance_prompt`. Raises ValueError for a Gemma that cannot write text.
+    It computes on ``device``, None for a GPU if there is one, in the number format of
+    :func:`~ltx2_core.precision.usual_dtype`; ``from_image`` and ``seed`` are as for :func:`enhance_prompt`.
+    Raises ValueError for a Gemma that cannot write text.
     """
     generation = _generation_of(Path(enhancer))
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    gemma = load_gemma(enhancer, dtype=torch.bfloat16, device=device)
+    device = torch.device(device or default_device())
+    gemma = load_gemma(enhancer, dtype=usual_dtype(device), device=device)
     tokenizer = load_tokenizer(enhancer)
     write = writer_of(gemma, tokenizer, seed=seed)
     return checked(prompt, generation, write, from_image=from_image, vectors=vectors_of(gemma, tokenizer))

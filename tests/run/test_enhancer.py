@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.cli.main import main
 from ltx2_core.media import read_metadata
+from ltx2_core.run import devices
 from ltx2_core.run import enhancer as module
 from ltx2_core.run.enhancer import check_enhancer, enhance_alone
 from ltx2_core.text import enhance_checks
@@ -89,6 +91,25 @@ def test_a_gemma_alone_writes_the_same_again(
     assert first == again != other
     with pytest.raises(ValueError, match="has no <start_of_turn>"):
         enhance_alone(tiny_set.text_encoder, "a ball")
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "dtype"), [("cpu", "cpu", torch.float32), (None, "mps", torch.bfloat16)]
+)
+def test_a_gemma_alone_computes_where_and_how_a_run_does(
+    talking: Path, monkeypatch: pytest.MonkeyPatch, asked: str | None, device: str, dtype: torch.dtype
+) -> None:
+    loaded: dict[str, object] = {}
+
+    def load(_: Path, **options: object) -> None:
+        loaded.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(devices, "_count", lambda kind: kind in ("cpu", "mps"))
+    monkeypatch.setattr(module, "load_gemma", load)
+    with pytest.raises(InterruptedError):
+        enhance_alone(talking, "a ball rolls", device=asked)
+    assert loaded == {"device": torch.device(device), "dtype": dtype}
 
 
 def test_what_cannot_write_is_refused_before_a_weight_is_read(
