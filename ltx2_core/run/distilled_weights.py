@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Final
 
 from ..loading import Lora
-from ..loading.lora import DISTILLED, is_distilled
+from ..loading.lora import is_distilled
 from .request import Request
 
 _FULL: Final = re.compile(r"(?<![a-z0-9])dev(?![a-z0-9])")
 """What the names of files with full weights contain, such as ltx-2.5-22b-dev-transformer."""
+
+_RELEASED: Final = re.compile(r"ltxv?[-_][-_.0-9b]*dev(?![a-z0-9])")
+"""How names of released files with full weights begin; a merge with "dev" in its name may be distilled."""
 
 _REMEDY: Final = "name a distilled checkpoint, or the distilled LoRA with --lora (loras in Python)"
 
@@ -23,22 +26,21 @@ def check_distilled(
     """Check that a ``request`` for distilled weights has them, by the names of its files.
 
     ``transformer`` is the file of the transformer, ``loras`` are those of every stage. Raises ValueError for
-    the DFR pipeline if the name of the file says that its weights are full (dev) and there is no LoRA that
-    could distil them. Returns a warning where a DFR run names nothing distilled, and for a plain run of full
+    the DFR pipeline if the file is a released one of full (dev) weights and there is no LoRA that could
+    distil them. Returns a warning where a DFR run names nothing distilled, and for a plain run of full
     weights, else None. ``remedy`` says what the user can do about it.
     """
-    named = DISTILLED in str(transformer).lower() or any(
-        is_distilled(lora.path) for lora in loras if lora.strength
-    )
+    # A folder above the file may have any name.
+    named = is_distilled(transformer) or any(is_distilled(lora.path) for lora in loras if lora.strength)
     if named or not request.sampling.distilled:
         return None
-    full, dfr = bool(_FULL.search(transformer.name.lower())), request.staging.pipeline == "dfr"
-    if full and dfr and not loras:
+    name, dfr = transformer.name.lower(), request.staging.pipeline == "dfr"
+    if _RELEASED.match(name) and dfr and not loras:
         raise ValueError(
             f"the DFR pipeline samples every stage with distilled weights, and those of {transformer.name} "
             f"are full: {remedy}"
         )
-    if full:
+    if _FULL.search(name):
         return f"{transformer.name} has full weights, which burn in the few steps of distilled ones: {remedy}"
     if dfr:
         return (

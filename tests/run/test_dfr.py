@@ -224,6 +224,7 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_loaded(
         ("ltx-2.5-22b-dev-transformer-bf16", "ltx-2.5-22b-distilled-lora-450", False, ""),
         ("ltx-2.5-22b-dev-transformer-bf16", "style", False, "has full weights"),
         ("ltx-2.5-22b-distilled-transformer-bf16", None, False, ""),
+        ("my-dev-merge", None, False, "has full weights"),
         ("renamed", None, False, "no name of a file says"),
         ("renamed", "distilled", False, ""),
     ],
@@ -231,7 +232,10 @@ def test_what_cannot_be_sampled_is_refused_before_anything_is_loaded(
 def test_full_weights_without_the_distilled_lora_are_refused_or_said(
     tiny25, tmp_path, name, lora, refused, warned, caplog
 ):
-    checkpoint = tmp_path / f"{name}.safetensors"
+    # The name of a folder says nothing of a file in it.
+    folder = tmp_path / "distilled tests"
+    folder.mkdir()
+    checkpoint = folder / f"{name}.safetensors"
     checkpoint.symlink_to(tiny25.checkpoint)
     loras = []
     if lora is not None:
