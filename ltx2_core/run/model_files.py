@@ -214,10 +214,12 @@ class ModelFiles:
                 f"no text encoder is named: text_encoder must be {text_encoder_files(self.checkpoints)}"
             )
         state = state_of(self.text_encoder)
-        if state == self._checked_encoder:
-            return
-        check_text_encoder(self.checkpoints, self.text_encoder)
-        check_its_tokenizer(self.text_encoder)
+        changed = state != self._checked_encoder
+        if changed:
+            check_text_encoder(self.checkpoints, self.text_encoder)
+        # The tokenizer of a T5 may lie next to its file, of which the state says nothing.
+        if changed or self.found_text_encoder(self.text_encoder)[0].get("model_type") == "t5":
+            check_its_tokenizer(self.text_encoder)
         self._checked_encoder = state
 
     def found_text_encoder(self, path: Path) -> FoundEncoder:

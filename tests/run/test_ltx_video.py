@@ -13,6 +13,7 @@ from ltx2_core.loading.describe import describe
 from ltx2_core.loading.file_report import as_text
 from ltx2_core.loading.file_set import check_set
 from ltx2_core.run.recipes import ltxv_generation, recipe_for
+from ltx2_core.text.tiny_t5 import write_tiny_t5
 from ltx2_core.tiny import embedded_set
 from ltx2_core.tiny.write import write_tiny_set
 from ltx2_core.types import AVLatent
@@ -49,6 +50,18 @@ def test_files_of_both_families_do_not_mix(files):
         check_set([open_checkpoint(files.checkpoint), open_checkpoint(embedded_set().checkpoint)])
     with pytest.raises(ValueError, match="was trained with T5"):
         LTX2Pipeline(files.checkpoint, text_encoder=embedded_set().text_encoder).networks.check_text_encoder()
+
+
+def test_a_tokenizer_removed_from_beside_a_file_is_missed_at_once(files, tmp_path):
+    encoder, tokenizer = tmp_path / "t5.safetensors", tmp_path / "tokenizer.json"
+    write_tiny_t5(tmp_path / "made", dtype=torch.float32)
+    (tmp_path / "made" / "model.safetensors").rename(encoder)
+    (tmp_path / "made" / tokenizer.name).rename(tokenizer)
+    networks = LTX2Pipeline(files.checkpoint, text_encoder=encoder, device="cpu").networks
+    networks.check_text_encoder()
+    tokenizer.unlink()
+    with pytest.raises(ValueError, match="needs T5's tokenizer"):
+        networks.check_text_encoder()
 
 
 def test_a_clip_without_audio_has_no_track(pipeline):
