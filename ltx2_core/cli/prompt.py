@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..run.prompt_parts import build_prompt, fields, shot_of, tables, with_sound
+from ..run.prompt_parts import build_prompt, fields, shot_of, tables, with_sound_of
 from .options import PathType
 
 
@@ -88,19 +88,15 @@ def prompt(
 def _built(parts: Mapping[str, str], text: str, *, sentences: bool) -> str:
     """The prompt of the fields ``parts``, or of ``text`` with what is heard.
 
-    Raises ValueError if all are empty, and for fields that have no place beside a text.
+    Raises ValueError if all are empty, and for fields and ``sentences``, which have no place beside a text.
     """
     if text.strip():
+        if sentences:
+            raise ValueError("--sentences has no effect with --text: leave one of them out")
         for name, field in fields().items():
-            if parts[name].strip() and (field["part"] != "audio" or sentences):
+            if parts[name].strip() and field["part"] != "audio":
                 raise ValueError(f"--text is all that is seen: leave --{name} out, or say it in the text")
-        return with_sound(
-            text,
-            dialogue=parts["dialogue"],
-            ambient=[parts["ambient"]],
-            music=parts["music"],
-            effects=[parts["effects"]],
-        )
+        return with_sound_of(parts, text)
     if not any(map(str.strip, parts.values())):
         flags = ", ".join(f"--{name}" for name in fields())
         raise ValueError(f"all parts of the prompt are empty: write at least one of {flags}, or --text")

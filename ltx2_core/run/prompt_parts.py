@@ -99,8 +99,13 @@ def sound_last(parts: Mapping[str, str]) -> str:
     seen = _joined(parts.get(name, "") for name, field in fields().items() if field["part"] != "audio")
     if not seen:
         raise ValueError("nothing is seen: give subject, action or another part that is not audio")
+    return with_sound_of(parts, seen)
+
+
+def with_sound_of(parts: Mapping[str, str], visual: str) -> str:
+    """Add to a description of the video the named parts that are heard, as :func:`with_sound` does."""
     return with_sound(
-        seen,
+        visual,
         dialogue=parts.get("dialogue", ""),
         ambient=[parts.get("ambient", "")],
         music=parts.get("music", ""),

@@ -131,6 +131,8 @@ OTHERS: tuple[Row, ...] = (
     ("prompt", "--subject ' ' --sentences", "at least one of --dialogue"),
     ("prompt", "--melody slow", "--melody"),
     ("prompt", "--text street --camera pan", "leave --camera out"),
+    ("prompt", "--text street --sentences", "--sentences has no effect with --text"),
+    ("prompt", "--text street --music slow --sentences", "--sentences has no effect with --text"),
     ("prompt", "--text street --enhance", "--enhance needs --enhancer"),
     ("prompt", "--text street --seed 3", "--seed has no effect without --enhance"),
     ("prompt", "--text street --from-image", "--from-image has no effect without --enhance"),

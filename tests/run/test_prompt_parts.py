@@ -14,6 +14,7 @@ from ltx2_core.run.prompt_parts import (
     named_strength,
     shot,
     shot_of,
+    sound_last,
     tables,
     with_sound,
 )
@@ -106,6 +107,13 @@ def test_the_command_adds_sound_to_a_text_and_writes_a_file(tmp_path):
     words = ["--text", "a street", "--music", "gentle", "--effects", "a whoosh", "-o", str(file)]
     made = CliRunner().invoke(main, ["prompt", *words])
     assert made.output == file.read_text() == "a street, gentle music, a whoosh\n"
+
+
+def test_the_command_says_a_text_as_the_form_of_video_then_audio_does():
+    heard = {"dialogue": "he hums", "ambient": "rain", "music": "slow", "effects": "a whoosh"}
+    words = [word for name, text in heard.items() for word in (f"--{name}", text)]
+    made = CliRunner().invoke(main, ["prompt", "--text", "a street", *words])
+    assert made.output == f"{sound_last({'subject': 'a street', **heard})}\n"
 
 
 def test_the_command_enhances_the_prompt(monkeypatch, tmp_path):
