@@ -82,7 +82,8 @@ def _dfr_stages(chosen: Chosen, transformer: TransformerConfig, recipe: Recipe) 
     try:
         check_stages(request, stages, transformer)
     except ValueError as error:
-        of_model = "" if chosen["checkpoints"] else ", such as the released one of --model 2.5"
+        lacks = not chosen["checkpoints"] and not transformer.keyframe_embedding
+        of_model = ", such as the released one of --model 2.5" if lacks else ""
         raise ValueError(f"{error}{of_model}") from None
     return stages
 

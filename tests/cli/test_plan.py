@@ -54,3 +54,15 @@ def test_int8_files_need_fewer_bytes_than_fp8_ones_for_the_text():
     ran = CliRunner().invoke(main, ["plan", "--model", "2.5", "--stored", "int8", "--max-memory", "24GB"])
     assert "the text encoder stays in system memory" not in ran.output
     assert "48 of 48 blocks stay on the device" in ran.output
+
+
+def test_only_a_model_without_keyframes_is_told_of_the_released_one(monkeypatch):
+    from ltx2_core.run import input_check
+
+    def refuse(*_):
+        raise ValueError("block 99 is not there")
+
+    monkeypatch.setattr(input_check, "check_stages", refuse)
+    ran = CliRunner().invoke(main, ["plan", "--model", "2.5", "--pipeline", "dfr"])
+    assert "block 99 is not there" in ran.output
+    assert "released one" not in ran.output
