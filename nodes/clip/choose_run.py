@@ -10,9 +10,10 @@ from ...ltx2_core.memory import PRESETS, RELEASED, Released
 from ...ltx2_core.run.choice import QUALITIES, Quality, choose_run
 from ...ltx2_core.shapes import plan_clip
 from ...ltx2_core.types import Numerics
+from ..host.free_memory import free_budget
 from ..inputs import MAX_SECONDS, Plan
 from ..numbers import real_input
-from .memory_plan import MEASURED, free_budget
+from .memory_plan import MEASURED
 
 NONE = "none"
 MAX_SYSTEM_GB = 100000.0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import comfy.model_management
 import torch
 from comfy_api.latest import io, ui
 
@@ -23,6 +22,7 @@ from ...ltx2_core.memory import (
 )
 from ...ltx2_core.shapes import ClipPlan, Snap, plan_clip
 from ...ltx2_core.types import Numerics
+from ..host.free_memory import free_budget
 from ..host.values import Model
 from ..inputs import frames_input, plan_input, size_input, stages_input
 
@@ -127,12 +127,6 @@ def _budgets(budget: str) -> list[int]:
     if budget in PRESETS:
         return [PRESETS[budget]]
     return [free_budget()]
-
-
-def free_budget() -> int:
-    """Bytes of the GPU that are free now."""
-    # Free and not total memory: other programs, and models that ComfyUI cannot unload, have the rest.
-    return int(comfy.model_management.get_free_memory(comfy.model_management.get_torch_device()))
 
 
 def _of_model(size: ModelSize, model: Model) -> tuple[ModelSize, torch.dtype]:

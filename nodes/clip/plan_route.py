@@ -15,10 +15,15 @@ from ...ltx2_core.run.execution import Execution
 from ...ltx2_core.run.network_sizes import NetworkSizes
 from ...ltx2_core.shapes import ClipPlan, Snap, plan_clip
 from ...ltx2_core.types import Numerics
-from ..inputs import FRAMES
+from ..host.free_memory import free_budget
+from ..inputs import FRAMES, MAX_FPS, MAX_SECONDS, MAX_SIZE
 from ..loading import file_lists
 
 ROUTE = "/ltx2av/plan"
+_ASKED = ("width", "height", "length", "length_unit", "fps", "snap", "stages")
+_MOST = {"width": MAX_SIZE, "height": MAX_SIZE, "length": MAX_SECONDS, "fps": MAX_FPS}
+"""Bounds of the widgets, within which a plan is quickly made."""
+
 _OTHERWISE = "2.3"
 """The released model that is planned for where the graph names no file that can be loaded."""
 
@@ -32,15 +37,22 @@ def add_route() -> None:
         try:
             # Headers are read from files, which must not hold up the page.
             return web.json_response(await asyncio.to_thread(planned, request.query))
-        except (KeyError, ValueError, OverflowError) as error:
+        except (ValueError, OverflowError) as error:
             return web.json_response({"error": str(error)}, status=400)
 
 
 def planned(query: Mapping[str, str]) -> dict[str, Any]:
     """The memory plan of a clip: its ``stages`` with ``weights`` and ``working`` bytes, ``budget``, ``text``.
 
-    Raises KeyError or ValueError for a query that lacks a value or has a wrong one.
+    Raises ValueError for a query that lacks a value or has a wrong one.
     """
+    for name in _ASKED:
+        if name not in query:
+            raise ValueError(f"{name} is missing")
+    for name, most in _MOST.items():
+        # False for NaN too.
+        if not abs(float(query[name])) <= most:
+            raise ValueError(f"{name}={query[name]} must be {most:g} or less")
     stages, length = int(query["stages"]), float(query["length"])
     by_frames = query["length_unit"] == FRAMES
     clip = plan_clip(
@@ -55,7 +67,7 @@ def planned(query: Mapping[str, str]) -> dict[str, Any]:
     )
     clips = [clip.half(), clip] if stages == 2 else [clip]
     device = comfy.model_management.get_torch_device()
-    budget = int(comfy.model_management.get_free_memory(device))
+    budget = free_budget()
     plan, model = _plan(query.get("model", ""), clips, budget, device)
     return {
         "model": model,
@@ -71,6 +83,9 @@ def planned(query: Mapping[str, str]) -> dict[str, Any]:
 def _plan(name: str, clips: list[ClipPlan], budget: int, device: torch.device) -> tuple[MemoryPlan, str]:
     """The plan of ``clips`` for the model file ``name``, and what it is for."""
     try:
+        if not name:
+            # The search for a file of no name would read every file of models.
+            raise ValueError("the graph names no file")
         path = file_lists.MODELS.path(name)
         execution = Execution(device=device, dtype=torch.bfloat16)
         sizes = NetworkSizes([path], None, execution=execution, numerics=Numerics.COMFY)

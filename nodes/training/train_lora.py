@@ -14,6 +14,7 @@ from ...ltx2_core.trainer.buckets import parse_buckets
 from ...ltx2_core.trainer.dataset import DatasetOptions
 from ...ltx2_core.trainer.folder_run import FolderRun
 from ...ltx2_core.trainer.settings_file import toml_values
+from ..host.free_memory import free_budget
 from ..host.lora import apply_lora
 from ..host.training import LORAS_FOLDER, train_in_host
 from ..host.values import Model
@@ -206,5 +207,4 @@ def _budget(preset: str) -> int:
     if preset in PRESETS:
         return PRESETS[preset]
     # Models that ComfyUI holds are unloaded before training, so that their memory counts as free.
-    device = comfy.model_management.get_torch_device()
-    return int(comfy.model_management.get_total_memory(device) * 0.9)
+    return int(free_budget() * 0.9)
