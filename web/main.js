@@ -31,8 +31,8 @@ async function copy(kind) {
   const problem = text ? "" : written.problems.join("; ") || "A preset is an option of the command alone";
   const [severity, detail] = problem ? ["warn", problem] : ["success", text];
   // Without TLS a page has no clipboard; the text is shown anyway.
-  if (text) await navigator.clipboard?.writeText(text).catch(() => {});
-  app.extensionManager?.toast?.add({ severity, summary: problem ? "No command does this" : "Copied", detail, life: 12000 });
+  const copied = text && (await navigator.clipboard?.writeText(text).then(() => true, () => false));
+  app.extensionManager?.toast?.add({ severity, summary: problem ? "No command does this" : copied ? "Copied" : "Copy this", detail, life: 12000 });
 }
 
 app.registerExtension({

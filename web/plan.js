@@ -52,7 +52,15 @@ export function showPlan(node, api) {
     report.textContent = text;
     memory.replaceChildren();
     clearTimeout(waiting);
-    if (text) waiting = window.setTimeout(() => ask(node, api, typed, memory), PAUSE_MS);
+    if (text) {
+      waiting = window.setTimeout(async () => {
+        const plan = await planned(node, api, typed);
+        // Another size may have been typed since.
+        if (!plan || said !== text) return;
+        memory.replaceChildren(bar(plan), `${plan.model}: ${plan.text}`);
+        node.setDirtyCanvas?.(true, true);
+      }, PAUSE_MS);
+    }
     report.append(memory);
     node.setDirtyCanvas?.(true, true);
   };
@@ -74,14 +82,6 @@ function valuesOf(node) {
   return values.length_unit === "auto" ? null : values;
 }
 
-/** Show the memory that a clip needs. @param {any} node @param {any} api @param {any} typed @param {HTMLElement} memory */
-async function ask(node, api, typed, memory) {
-  const plan = await planned(node, api, typed);
-  if (!plan) return;
-  memory.replaceChildren(bar(plan), `${plan.model}: ${plan.text}`);
-  node.setDirtyCanvas?.(true, true);
-}
-
 /** The memory plan of a clip with the model of the graph, by the pack's route. @param {any} node of the graph @param
  * {any} api @param {Record<string, any>} typed size and length, as widgets of LTX-2 Clip Plan @returns {Promise<any>}
  * null where there is none */
@@ -91,7 +91,7 @@ export async function planned(node, api, typed) {
   const { width, height, fps, snap, stages, length, length_unit } = typed;
   const query = new URLSearchParams({ width, height, fps, snap, stages, length, length_unit, model });
   const answer = await api.fetchApi(`${ROUTE}?${query}`).catch(() => null);
-  return answer?.ok ? answer.json() : null;
+  return answer?.ok ? answer.json().catch(() => null) : null;
 }
 
 /** Bars of the stages against the budget. @param {any} plan the answer of the route */

@@ -14,6 +14,9 @@ COPY = """async (kind) => {
     await app.extensionManager.command.execute(`comfyui-ltx2.copy-${kind}`);
     return JSON.stringify(await navigator.clipboard.readText());
 }"""
+TITLES = (
+    "() => JSON.stringify([...document.querySelectorAll('.p-toast-summary')].map((one) => one.textContent))"
+)
 SAID = "() => JSON.stringify([...document.querySelectorAll('.p-toast-detail')].map((one) => one.textContent))"
 
 
@@ -62,5 +65,17 @@ def test_a_graph_that_no_command_can_do_says_what_is_in_the_way(server: Server, 
         name = "extend_video"
         page.drop(f"{name}.json", (EXAMPLES / f"{name}.json").read_text(encoding="utf-8"))
         page.page.evaluate("() => app.extensionManager.command.execute('comfyui-ltx2.copy-command')")
-        page.page.wait_for_timeout(500)
-        assert any("LTX2AVExtend has no counterpart" in one for one in page.ask(SAID))
+        page.page.wait_for_function(f"() => ({SAID})().includes('LTX2AVExtend has no counterpart')")
+
+
+def test_a_command_that_the_page_may_not_copy_is_shown_and_not_called_copied(
+    server: Server, runs: Runs, chromium: str
+):
+    with comfy_page(server.port, chromium) as page:
+        page.drop(f"{NAME}.json", (EXAMPLES / f"{NAME}.json").read_text(encoding="utf-8"))
+        page.page.evaluate(
+            "() => { navigator.clipboard.writeText = () => Promise.reject(new Error('refused')); }"
+        )
+        page.page.evaluate("() => app.extensionManager.command.execute('comfyui-ltx2.copy-command')")
+        page.page.wait_for_function(f"() => ({SAID})().includes('ltx2 generate')")
+        assert page.ask(TITLES) == ["Copy this"]

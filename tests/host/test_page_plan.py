@@ -45,6 +45,11 @@ PLAN = """(values) => {
 }"""
 SAID = """() => JSON.stringify(
     app.graph.nodes[0].widgets.find((one) => one.name === "report").element.textContent)"""
+WIDEN = """(width) => {
+    const widget = app.graph.nodes[0].widgets.find((one) => one.name === "width");
+    widget.value = width;
+    widget.callback?.(width);
+}"""
 FAR = {"width": 4096, "height": 4096, "frames": 9 + 8 * 12_000, "fps": 24}
 
 
@@ -69,16 +74,44 @@ def test_the_memory_of_a_typed_size_is_planned_before_a_run(server: Server, chro
         timeline.root.locator("li", has_text="does not fit").wait_for()
 
 
+def test_an_answer_for_a_size_that_was_typed_over_is_not_shown(server: Server, chromium: str):
+    answer = {"fits": True, "text": "early", "budget": 1, "stages": []}
+    with comfy_page(server.port, chromium) as page:
+        asked: list[Any] = []
+        page.page.route("**/ltx2av/plan?*", asked.append)
+        with page.page.expect_request("**/ltx2av/plan?*"):
+            page.ask(PLAN, DEFAULTS)
+        with page.page.expect_request("**/ltx2av/plan?*width=1024*"):
+            page.page.evaluate(WIDEN, 1024)
+            asked[0].fulfill(json={**answer, "model": "first"})
+        assert "first: early" not in page.ask(SAID)
+        asked[-1].fulfill(json={**answer, "model": "second"})
+        page.page.wait_for_function(f"() => ({SAID})().includes('second: early')")
+
+
 def test_the_route_answers_wrong_queries_with_the_reason(server: Server):
     def asked(**query: Any) -> Any:
         return server.get(f"/ltx2av/plan?{urllib.parse.urlencode(query)}")
+
+    def error_of(query: dict[str, Any]) -> str:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            asked(**query)
+        assert caught.value.code == 400
+        return json.loads(caught.value.read())["error"]
 
     values = {**DEFAULTS, "model": "../../etc/passwd"}
     plan = asked(**values)
     assert plan["model"] == "LTX-2.3 in bf16"
     assert {one["name"] for one in plan["stages"]} >= {"text"}
-    for wrong in ({"width": "wide"}, {"length": "nan"}, {"stages": 3}, {"snap": "x"}, {"fps": "inf"}):
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            asked(**{**values, **wrong})
-        assert caught.value.code == 400
-        assert json.loads(caught.value.read())["error"]
+    refused: dict[str, dict[str, Any]] = {
+        "wide": {"width": "wide"},
+        "length=nan must be": {"length": "nan"},
+        "length=1e300 must be": {"length": 1e300},
+        "width=16416 must be 16384 or less": {"width": 16416},
+        "stages": {"stages": 3},
+        "x": {"snap": "x"},
+        "fps=inf must be": {"fps": "inf"},
+    }
+    for reason, wrong in refused.items():
+        assert reason in error_of({**values, **wrong})
+    assert error_of({name: value for name, value in values.items() if name != "fps"}) == "fps is missing"

@@ -8,6 +8,7 @@ import { itemsOf } from "../../web/timeline/items.js";
 import { clipOf, MAX_ENTRIES, parse, serialise } from "../../web/timeline/list.js";
 import { Media } from "../../web/timeline/media.js";
 import { Model } from "../../web/timeline/model.js";
+import { Player } from "../../web/timeline/player.js";
 import { secondsOf } from "../../web/timeline/times.js";
 import { fitted, snapped, tickStep, toSeconds, toX, zoomed } from "../../web/timeline/view.js";
 import { warningsOf } from "../../web/timeline/warnings.js";
@@ -245,4 +246,25 @@ test("a file is read if its length is known and not too large", async (t) => {
     });
     assert.equal(medium.state, state, `a file of ${length} bytes`);
   }
+});
+
+test("whatever stops the player is told to its button, and nothing after it is gone", async (t) => {
+  t.after(() => {
+    delete globalThis.requestAnimationFrame;
+    delete globalThis.cancelAnimationFrame;
+  });
+  Object.assign(globalThis, { requestAnimationFrame: () => 1, cancelAnimationFrame: () => {} });
+  const model = new Model(() => {});
+  const refused = () => Promise.reject(new Error("refused"));
+  const video = { src: "clip.mp4", play: refused, pause: () => {}, removeAttribute: () => {}, load: () => {} };
+  const shown = [];
+  const player = new Player(model, {}, video, () => shown.push(player.playing));
+  player.play();
+  await new Promise(setImmediate);
+  assert.deepEqual(shown, [false]);
+  player.playing = true;
+  player.pause();
+  assert.deepEqual(shown, [false, false]);
+  player.destroy();
+  assert.equal(shown.length, 2);
 });

@@ -21,7 +21,7 @@ import { tickStep, toSeconds, toX } from "./view.js";
  * @property {boolean} focused
  */
 
-const HUES = /** @type {Record<string, number>} */ ({ parts: 212, images: 140, control: 275, audio: 32, regions: 350 });
+const HUES = /** @type {Record<string, number>} */ ({ parts: 212, images: 140, control: 275, audio: 32 });
 const LEAST_LATENT = 5;
 
 /** @param {Ctx} ctx @param {Scene} scene */

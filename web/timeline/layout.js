@@ -14,7 +14,7 @@ export const RULER = 22;
 const GAP = 4;
 const EDGE = 6;
 const LEAST = 5;
-const HEIGHTS = /** @type {Record<string, number>} */ ({ parts: 40, images: 46, control: 24, audio: 46, regions: 24 });
+const HEIGHTS = /** @type {Record<string, number>} */ ({ parts: 40, images: 46, control: 24, audio: 46 });
 
 /** Top and height of each track. */
 export const ROWS = (() => {
@@ -69,7 +69,7 @@ function gripAt(item, view, x, y, width) {
   const box = boxOf(item, view, width);
   const level = levelOf(item);
   if (level !== undefined && Math.abs(y - levelY(box, level)) <= 4) return "level";
-  if (item.track !== "parts" && item.track !== "audio" && item.track !== "regions") return "move";
+  if (item.track !== "parts" && item.track !== "audio") return "move";
   const edge = Math.min(EDGE, box.width / 3);
   if (x <= box.x + edge) return "start";
   return x >= box.x + box.width - edge ? "end" : "move";

@@ -94,7 +94,7 @@ export class Panel {
     const { model, media } = this;
     const found = model.list ? warningsOf(model.list, media.seconds, media.missing) : [{ error: true, text: model.words }];
     this.askMemory();
-    if (this.planned.text) found.unshift({ error: true, text: this.planned.text });
+    if (this.planned.text) found.unshift({ error: false, text: this.planned.text });
     const texts = found.map((one) => one.text).join("\n");
     if (texts === this.warned) return;
     this.warned = texts;
@@ -190,7 +190,7 @@ export class Panel {
     for (const file of files) {
       const body = new FormData();
       body.append("image", file);
-      const answer = await this.api.fetchApi("/upload/image", { method: "POST", body });
+      const answer = await this.api.fetchApi("/upload/image", { method: "POST", body }).catch(() => ({ status: 0, statusText: "no connection" }));
       if (!answer.ok) {
         this.said.textContent = `${file.name} was not stored: ${answer.status} ${answer.statusText}`;
         return;

@@ -6,8 +6,8 @@ import { trimOf } from "./items.js";
 
 export class Player {
   /** @param {Model} model @param {import("./media.js").Media} media @param {HTMLVideoElement} video shows the result;
-   * without a source the audio pieces are played @param {() => void} moved called for each frame while it plays, and at
-   * its end */
+   * without a source the audio pieces are played @param {() => void} moved called for each frame while it plays, and when
+   * it stops */
   constructor(model, media, video, moved) {
     this.model = model;
     this.media = media;
@@ -37,9 +37,9 @@ export class Player {
     const tick = () => {
       const passed = (performance.now() - began) / 1000;
       model.playhead = Math.min(model.clip.seconds, this.video.src ? this.video.currentTime : from + passed);
-      if (model.playhead >= model.clip.seconds || this.video.ended) this.pause();
-      else this.frame = requestAnimationFrame(tick);
-      this.moved();
+      if (model.playhead >= model.clip.seconds || this.video.ended) return this.pause();
+      this.frame = requestAnimationFrame(tick);
+      return this.moved();
     };
     this.frame = requestAnimationFrame(tick);
   }
@@ -76,6 +76,7 @@ export class Player {
     this.context?.close();
     this.context = null;
     this.video.pause();
+    this.moved();
   }
 
   /** Show the frame at the playhead. */
@@ -85,6 +86,7 @@ export class Player {
   }
 
   destroy() {
+    this.moved = () => {};
     this.pause();
     if (!this.video.src) return;
     this.video.removeAttribute("src");
