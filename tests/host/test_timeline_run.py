@@ -18,6 +18,14 @@ from tiny_models import TinyModels
 
 SECONDS = 33 / 8
 SENT = "async () => JSON.stringify((await app.graphToPrompt()).output)"
+SETTLED = """() => {
+    const box = document.querySelector(".ltx2-timeline canvas")?.getBoundingClientRect();
+    const now = JSON.stringify(box ?? null);
+    const same = box?.width > 0 && window.ltx2Settled === now;
+    window.ltx2Settled = now;
+    return same;
+}"""
+"""Whether the timeline is where it was when this was asked before."""
 PLAYS = "() => { const one = document.querySelector('.ltx2-timeline video'); return one.readyState >= 2; }"
 CYCLES = """async (text) => {
     for (let i = 0; i < 20; i++) {
@@ -87,7 +95,7 @@ def test_an_edited_list_runs_on_the_page_and_in_the_library_with_the_same_latent
             "() => { app.graph.nodes.find((one) => one.type === 'LTX2AVShotList').pos = [20, 60]; }"
         )
         page.page.evaluate(VIEW)
-        page.page.wait_for_timeout(800)
+        page.page.wait_for_function(SETTLED, polling=300)
         timeline = Timeline(page)
         timeline.drag(timeline.place("audio", 1.0, SECONDS, 10), timeline.place("audio", 1.5, SECONDS, 10))
         timeline.drag(
@@ -121,7 +129,7 @@ def test_a_timeline_in_a_subgraph_edits_the_text_that_is_sent(server: Server, ch
             "() => { app.canvas.graph.nodes.forEach((one) => { if (one.widgets) one.pos = [20, 60]; }); }"
         )
         page.page.evaluate(VIEW)
-        page.page.wait_for_timeout(800)
+        page.page.wait_for_function(SETTLED, polling=300)
         timeline = Timeline(page)
         before = page.ask(INNER)
         timeline.drag(timeline.place("images", 0.1, SECONDS), timeline.place("images", 2.0, SECONDS))
