@@ -137,7 +137,7 @@ class LTX2AVEnhancePrompt(io.ComfyNode):
                 top_p=1.0,
                 min_p=0.0,
                 repetition_penalty=REPETITION_PENALTY if rules.no_repeat else 1.0,
-                seed=seed + rules.attempt,
+                seed=(seed + rules.attempt) % 2**64,
             )
             written: str = clip.decode(ids)
             return written
