@@ -27,6 +27,7 @@ from ...ltx2_core.storage.dequantize import COMPANIONS
 from ...ltx2_core.types import Numerics
 from .foreign import refuse_changes_without_effect
 from .known_clip import KNOWN, KnownClip, at_level, with_groups
+from .known_conds import AUDIO_MASK, VIDEO_MASK, KnownConds
 from .ltx_video import is_ltx_video
 from .network import HostTransformer
 from .patcher import forget_tables_when_idle, is_dynamic, make_patcher
@@ -192,13 +193,11 @@ class LTX2Model(comfy.model_base.LTXAV):
         # The host packs the masks of both streams like the latents; the network needs them apart.
         if mask is not None:
             masks = [mask] if shapes is None else comfy.utils.unpack_latents(mask, shapes)
-            out.update(zip(("denoise_mask", "audio_denoise_mask"), map(_regular, masks), strict=False))
+            out.update(zip((VIDEO_MASK, AUDIO_MASK), map(_regular, masks), strict=False))
         keyframes = kwargs.get("keyframe_idxs")
         if mask is not None or keyframes is not None:
-            video, audio = (
-                out[name].cond if name in out else None for name in ("denoise_mask", "audio_denoise_mask")
-            )
-            out[KNOWN] = _constant(KnownClip.of(video, audio, keyframes))
+            found = {name: out[name] for name in (VIDEO_MASK, AUDIO_MASK) if name in out}
+            out[KNOWN] = KnownConds(found, keyframes)
         # The host's own network assumes 25 frames a second where no node states a rate.
         out["frame_rate"] = _constant(kwargs.get("frame_rate", 25))
         for name, wrap in (
