@@ -17,7 +17,6 @@ NAMES = ("TEMPORAL_SCALE", "SPATIAL_SCALE", "AUDIO_LATENTS_PER_SECOND")
 def table() -> str:
     """The text of ``web/grid_table.js``."""
     values = {name: getattr(shapes, name) for name in NAMES}
-    values["SNAPS"] = [snap.value for snap in shapes.Snap]
     lines = (f"export const {name} = {json.dumps(value)};" for name, value in values.items())
     return "\n".join(
         ("// @ts-check", "/** Generated from ltx2_core/shapes.py by docs/page_table.py. */", *lines, "")

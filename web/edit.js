@@ -4,12 +4,9 @@
 const BOX = "edited";
 const BUTTON = "edit the written text";
 
-/**
- * Give a node with a box for an edited text a button that fills it with what the node wrote last.
- * @param {any} node
- */
+/** Give a node with a box for an edited text a button that fills it with what the node wrote last. @param {any} node */
 export function editResults(node) {
-  const box = node.widgets?.find((/** @type {{ name: string }} */ one) => one.name === BOX);
+  const box = node.widgets?.find((/** @type {any} */ one) => one.name === BOX);
   if (!box) return;
   let written = "";
   const before = node.onExecuted;

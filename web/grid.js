@@ -2,9 +2,8 @@
 /** The latent grid on the page: the rules of ltx2_core/shapes.py, with the same rounding. */
 import { AUDIO_LATENTS_PER_SECOND, SPATIAL_SCALE, TEMPORAL_SCALE } from "./grid_table.js";
 
-/**
- * @typedef {{ width: number, height: number, frames: number, fps: number, seconds: number, audioLatents: number }} Clip
- */
+/** @typedef {{ width: number, height: number, frames: number, fps: number, seconds: number, audioLatents: number }}
+ * Clip */
 
 /** Bring a value to `first + k * step`. @param {number} value @param {number} first @param {number} step @param
  * {string} rule "floor", "nearest" (the smaller of two), "ceil" or "error" @returns {number | null} null where the rule

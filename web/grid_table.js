@@ -3,4 +3,3 @@
 export const TEMPORAL_SCALE = 8;
 export const SPATIAL_SCALE = 32;
 export const AUDIO_LATENTS_PER_SECOND = 25;
-export const SNAPS = ["floor", "nearest", "ceil", "error"];

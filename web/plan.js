@@ -1,7 +1,7 @@
 // @ts-check
 /** LTX-2 Clip Plan says what becomes of its size and length while they are typed, and whether memory is enough. */
 import { planClip } from "./grid.js";
-import { after } from "./widgets.js";
+import { after, widgetOf } from "./widgets.js";
 
 const NODE = "LTX2AVClipPlan";
 const ROUTE = "/ltx2av/plan";
@@ -38,7 +38,7 @@ export function described(typed) {
 
 /** @param {any} node @param {any} api the page's api */
 export function showPlan(node, api) {
-  const report = node.widgets?.find((/** @type {any} */ one) => one.name === "report")?.element;
+  const report = widgetOf(node, "report")?.element;
   if (node.comfyClass !== NODE || !report) return;
   const memory = document.createElement("div");
   let waiting = 0;
@@ -55,7 +55,7 @@ export function showPlan(node, api) {
     if (text) {
       waiting = window.setTimeout(async () => {
         const plan = await planned(node, api, typed);
-        // Another size may have been typed since.
+        // Another size is typed by now.
         if (!plan || said !== text) return;
         memory.replaceChildren(bar(plan), `${plan.model}: ${plan.text}`);
         node.setDirtyCanvas?.(true, true);
@@ -65,7 +65,7 @@ export function showPlan(node, api) {
     node.setDirtyCanvas?.(true, true);
   };
   for (const name of WIDGETS) {
-    const widget = node.widgets.find((/** @type {any} */ one) => one.name === name);
+    const widget = widgetOf(node, name);
     if (widget) after(widget, "callback", tell);
   }
   for (const method of ["onConfigure", "onConnectionsChange", "onAdded"]) after(node, method, tell);
@@ -87,7 +87,7 @@ function valuesOf(node) {
  * null where there is none */
 export async function planned(node, api, typed) {
   const loader = node.graph?.nodes?.find((/** @type {any} */ one) => LOADERS.includes(one.type));
-  const model = loader?.widgets?.find((/** @type {any} */ one) => one.name === "ckpt_name")?.value ?? "";
+  const model = widgetOf(loader, "ckpt_name")?.value ?? "";
   const { width, height, fps, snap, stages, length, length_unit } = typed;
   const query = new URLSearchParams({ width, height, fps, snap, stages, length, length_unit, model });
   const answer = await api.fetchApi(`${ROUTE}?${query}`).catch(() => null);

@@ -4,12 +4,8 @@
 /** Property of a node in the shipped workflows: by widget, the value with the tiny models and a real one. */
 export const RELEASED = "ltx2_released";
 
-/**
- * Prepare the nodes of an opened workflow: released files in place of tiny ones that are not installed, and
- * files under the name by which this ComfyUI lists them.
- * @param {any[]} nodes
- * @returns {any[]} the nodes that have changed
- */
+/** Prepare the nodes of an opened workflow: released files in place of tiny ones that are not installed, and files
+ * under the name by which this ComfyUI lists them. @param {any[]} nodes @returns {any[]} the nodes that have changed */
 export function fitFiles(nodes) {
   const loaders = nodes.filter((node) => node.properties?.models);
   const changed = new Set(loaders.some(lacksTiny) ? useReleased(nodes) : []);
@@ -21,11 +17,8 @@ export function fitFiles(nodes) {
   return [...changed];
 }
 
-/**
- * Set widgets to released files and to sizes of real clips, where they still have the tiny ones.
- * @param {any[]} nodes
- * @returns {any[]} the nodes that have changed
- */
+/** Set widgets to released files and to sizes of real clips, where they still have the tiny ones. @param {any[]}
+ * nodes @returns {any[]} the nodes that have changed */
 export function useReleased(nodes) {
   const changed = new Set();
   for (const node of nodes) {
@@ -37,12 +30,8 @@ export function useReleased(nodes) {
   return [...changed];
 }
 
-/**
- * Give a widget another value, as if the user had chosen it.
- * @param {any} widget
- * @param {any} value nothing happens if it is undefined or the one that the widget has
- * @returns {boolean} whether the value has changed
- */
+/** Give a widget another value, as if the user had chosen it. @param {any} widget @param {any} value nothing happens
+ * if it is undefined or the one that the widget has @returns {boolean} whether the value has changed */
 function set(widget, value) {
   if (value === undefined || value === widget.value) return false;
   widget.value = value;
@@ -58,11 +47,8 @@ function lacksTiny(node) {
   );
 }
 
-/**
- * The file of a widget as this ComfyUI lists it: by its name alone, or below a folder.
- * @param {any} widget
- * @returns {string | undefined} undefined if it is not listed, or if the widget holds no file
- */
+/** The file of a widget as this ComfyUI lists it: by its name alone, or below a folder. @param {any} widget @returns
+ * {string | undefined} undefined if it is not listed, or if the widget holds no file */
 function listed({ value, options }) {
   if (!isFile(value) || !Array.isArray(options?.values)) return undefined;
   if (options.values.includes(value)) return value;

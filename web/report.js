@@ -5,21 +5,16 @@ const PREFIX = "LTX2AV";
 const NAME = "report";
 const SHOWN = ["report", "prompt"];
 
-/**
- * The lines to show for a node's output, or null if it reports nothing.
- * @param {unknown} output what the host sent when the node was executed
- * @returns {string | null}
- */
+/** The lines to show for a node's output, or null if it reports nothing. @param {unknown} output what the host sent
+ * when the node was executed @returns {string | null} */
 export function reportOf(output) {
   const text = /** @type {{ text?: unknown }} */ (output ?? {}).text;
   const lines = Array.isArray(text) ? text.filter((line) => typeof line === "string") : [];
   return lines.length ? lines.join("\n") : null;
 }
 
-/**
- * Give a node of this pack that has a report or a prompt as output a read-only text below its widgets.
- * @param {any} node
- */
+/** Give a node of this pack that has a report or a prompt as output a read-only text below its widgets. @param {any}
+ * node */
 export function showReports(node) {
   const reports = node.outputs?.some((/** @type {{ name: string }} */ o) => SHOWN.includes(o.name));
   if (!reports || !String(node.comfyClass).startsWith(PREFIX)) return;

@@ -10,10 +10,7 @@ const BY_KIND = "distilled_strength";
 const GREY = "#8f99a6";
 const LABELS = { positive: "Prompt", negative: "Negative prompt: what to avoid", prompts: "Prompts by time" };
 
-/**
- * Name the text boxes of a node: ComfyUI draws them without a name.
- * @param {any} node
- */
+/** Name the text boxes of a node: ComfyUI draws them without a name. @param {any} node */
 export function labelTextBoxes(node) {
   for (const widget of node.widgets ?? []) {
     const english = LABELS[/** @type {keyof typeof LABELS} */ (widget.name)];
@@ -32,12 +29,8 @@ export function labelTextBoxes(node) {
   }
 }
 
-/**
- * Which widgets have no effect now, by name.
- * @param {(name: string) => any} value of a widget
- * @param {(name: string) => boolean} linked whether an input has a link
- * @returns {Record<string, boolean>}
- */
+/** Which widgets have no effect now, by name. @param {(name: string) => any} value of a widget @param {(name: string)
+ * => boolean} linked whether an input has a link @returns {Record<string, boolean>} */
 export function withoutEffect(value, linked) {
   const preset = value("preset") !== undefined && value("preset") !== AS_ABOVE;
   const schedule = linked("sigmas") || preset;
@@ -56,14 +49,11 @@ export function withoutEffect(value, linked) {
 
 const GREYED = ["LTX2AVSampleStage", "LTX2AVLongVideo", "LTX2AVClipPlan", WITH_LORA];
 
-/**
- * Grey the widgets that have no effect: steps of a fixed schedule, a size or strength decided elsewhere.
- * @param {any} node
- */
+/** Grey the widgets that have no effect: steps of a fixed schedule, a size or strength decided elsewhere. @param
+ * {any} node */
 export function greyWithoutEffect(node) {
   if (!GREYED.includes(node.comfyClass)) return;
-  const widget = (/** @type {string} */ name) =>
-    node.widgets?.find((/** @type {any} */ one) => one.name === name);
+  const widget = (/** @type {string} */ name) => widgetOf(node, name);
   const update = () => {
     const linked = (/** @type {string} */ name) =>
       node.inputs?.some((/** @type {any} */ one) => one.name === name && one.link != null) ?? false;
@@ -83,10 +73,8 @@ export function greyWithoutEffect(node) {
   update();
 }
 
-/**
- * Let the strength of a LoRA count in a workflow that was saved before it could be left to the model.
- * @param {any} node
- */
+/** Let the strength of a LoRA count in a workflow that was saved before it could be left to the model. @param {any}
+ * node */
 export function countSavedStrength(node) {
   const index = node.widgets?.findIndex((/** @type {any} */ one) => one.name === BY_KIND) ?? -1;
   if (index < 0) return;
@@ -96,12 +84,8 @@ export function countSavedStrength(node) {
   });
 }
 
-/**
- * Let the strength of a LoRA count in files in API format that were saved before it could be left to the model.
- *
- * The page gives inputs that such a file lacks the default of a new node.
- * @param {any} app the page
- */
+/** Let the strength of a LoRA count in files in API format that were saved before it could be left to the model. The
+ * page gives inputs that such a file lacks the default of a new node. @param {any} app the page */
 export function countStrengthOfApiFiles(app) {
   const load = app.loadApiJson;
   app.loadApiJson = function (/** @type {Record<string, any>} */ prompt, /** @type {unknown[]} */ ...rest) {
@@ -109,23 +93,18 @@ export function countStrengthOfApiFiles(app) {
   };
 }
 
-/**
- * A graph in API format whose LoRAs that state nothing else have the strength in their widget.
- * @param {Record<string, any>} prompt
- * @returns {Record<string, any>}
- */
+/** A graph in API format whose LoRAs that state nothing else have the strength in their widget. @param
+ * {Record<string, any>} prompt @returns {Record<string, any>} */
 export function withStatedStrength(prompt) {
   const stated = (/** @type {any} */ node) =>
     node.class_type === WITH_LORA ? { ...node, inputs: { [BY_KIND]: AS_ABOVE, ...node.inputs } } : node;
   return Object.fromEntries(Object.entries(prompt).map(([id, node]) => [id, stated(node)]));
 }
 
-/**
- * Give a node with presets the size that it was saved with: choosing the saved preset shrinks it to the least.
- * @param {any} node
- */
+/** Give a node with presets the size that it was saved with: choosing the saved preset shrinks it to the least.
+ * @param {any} node */
 export function keepSavedSize(node) {
-  if (!node.widgets?.some((/** @type {any} */ one) => one.name === "preset")) return;
+  if (!widgetOf(node, "preset")) return;
   after(node, "onConfigure", (/** @type {any} */ saved) => {
     const size = Array.from(saved?.size ?? []);
     // The page shrinks it once all widgets have their values.
@@ -133,12 +112,13 @@ export function keepSavedSize(node) {
   });
 }
 
-/**
- * Call ``then`` after each call of a method, with the same values.
- * @param {any} object
- * @param {string} method
- * @param {(...values: any[]) => void} then
- */
+/** @param {any} node @param {string} name */
+export function widgetOf(node, name) {
+  return node?.widgets?.find((/** @type {any} */ one) => one.name === name);
+}
+
+/** Call ``then`` after each call of a method, with the same values. @param {any} object @param {string} method @param
+ * {(...values: any[]) => void} then */
 export function after(object, method, then) {
   const before = object[method];
   object[method] = function (/** @type {unknown[]} */ ...values) {
@@ -148,12 +128,8 @@ export function after(object, method, then) {
   };
 }
 
-/**
- * A line of small text as SVG, fainter than what is typed.
- * @param {string} text
- * @param {string} colour
- * @returns {string}
- */
+/** A line of small text as SVG, fainter than what is typed. @param {string} text @param {string} colour @returns
+ * {string} */
 function drawn(text, colour) {
   return `<svg xmlns="http://www.w3.org/2000/svg" width="300" height="14"><text y="10" font-family="sans-serif"
  font-size="10" fill="${colour}" fill-opacity="0.65">${text}</text></svg>`;

@@ -2,7 +2,7 @@
 /** Draws a timeline on a canvas: what is outside of the view costs nothing. */
 import { TEMPORAL_SCALE } from "../grid_table.js";
 import { trimOf } from "./items.js";
-import { boxOf, HEIGHT, LABELS, levelY, ROWS, RULER } from "./layout.js";
+import { boxOf, HEIGHT, LABELS, levelY, rowOf, ROWS, RULER } from "./layout.js";
 import { levelOf } from "./level.js";
 import { kindOf, loudest } from "./media.js";
 import { tickStep, toSeconds, toX } from "./view.js";
@@ -21,7 +21,6 @@ import { tickStep, toSeconds, toX } from "./view.js";
  * @property {boolean} focused
  */
 
-const HUES = /** @type {Record<string, number>} */ ({ parts: 212, images: 140, control: 275, audio: 32 });
 const LEAST_LATENT = 5;
 
 /** @param {Ctx} ctx @param {Scene} scene */
@@ -84,7 +83,7 @@ function drawItem(ctx, scene, item) {
   const box = boxOf(item, view, width);
   if (box.x > width || box.x + box.width < LABELS) return;
   const selected = item === model.selected;
-  const hue = HUES[item.track];
+  const { hue } = rowOf(item.track);
   ctx.save();
   ctx.beginPath();
   ctx.roundRect(box.x, box.y, box.width, box.height, 3);

@@ -11,10 +11,10 @@ import { secondsOf } from "./times.js";
 /** Seconds of files by name, as far as they are known. @typedef {(file: string) => number | undefined} Lengths */
 
 export const TRACKS = [
-  { key: "parts", name: "Prompts" },
-  { key: "images", name: "Images" },
-  { key: "control", name: "Control" },
-  { key: "audio", name: "Audio" },
+  { key: "parts", name: "Prompts", height: 40, hue: 212 },
+  { key: "images", name: "Images", height: 46, hue: 140 },
+  { key: "control", name: "Control", height: 24, hue: 275 },
+  { key: "audio", name: "Audio", height: 46, hue: 32 },
 ];
 
 /** All items of a list, track by track, each track by its starts. @param {List} list @param {Clip} clip @param

@@ -14,13 +14,12 @@ export const RULER = 22;
 const GAP = 4;
 const EDGE = 6;
 const LEAST = 5;
-const HEIGHTS = /** @type {Record<string, number>} */ ({ parts: 40, images: 46, control: 24, audio: 46 });
 
 /** Top and height of each track. */
 export const ROWS = (() => {
   let y = RULER + GAP;
-  return TRACKS.map(({ key, name }) => {
-    const row = { key, name, y, height: HEIGHTS[key] };
+  return TRACKS.map((track) => {
+    const row = { ...track, y };
     y += row.height + GAP;
     return row;
   });

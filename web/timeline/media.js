@@ -83,8 +83,7 @@ export class Media {
   /** @param {string} name @param {string} more */
   async fetched(name, more = "") {
     const answer = await fetch(viewUrl(this.api, placeOf(name), more), { signal: this.stop.signal });
-    const size = Number(answer.headers.get("content-length") ?? NaN);
-    if (!answer.ok || !(size <= MOST_BYTES)) throw new Error("not there");
+    if (!answer.ok || !(Number(answer.headers.get("content-length") ?? NaN) <= MOST_BYTES)) throw new Error("not there");
     return answer;
   }
 

@@ -190,7 +190,7 @@ export class Panel {
     for (const file of files) {
       const body = new FormData();
       body.append("image", file);
-      const answer = await this.api.fetchApi("/upload/image", { method: "POST", body }).catch(() => ({ status: 0, statusText: "no connection" }));
+      const answer = await this.api.fetchApi("/upload/image", { method: "POST", body }).catch(() => ({ status: 0, statusText: "no answer" }));
       if (!answer.ok) {
         this.said.textContent = `${file.name} was not stored: ${answer.status} ${answer.statusText}`;
         return;

@@ -1,7 +1,7 @@
 // @ts-check
 /** Puts the timeline on LTX-2 Shot List. Its text widget is the truth, and nothing else is stored. */
 import { planned } from "../plan.js";
-import { after } from "../widgets.js";
+import { after, widgetOf } from "../widgets.js";
 import { element } from "./elements.js";
 import { viewUrl } from "./media.js";
 import { Panel } from "./panel.js";
@@ -17,7 +17,7 @@ let made = 0;
 
 /** @param {any} node @param {any} api the page's api */
 export function showTimeline(node, api) {
-  const text = node.comfyClass === NODE && node.widgets?.find((/** @type {any} */ one) => one.name === TEXT);
+  const text = node.comfyClass === NODE && widgetOf(node, TEXT);
   if (!text) return;
   const holder = element("div", { style: "height: 100%" });
   /** @type {(() => void) | null} */
