@@ -9,7 +9,9 @@ import random
 import shlex
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -114,6 +116,43 @@ def test_graphs_are_written_as_commands_and_python_or_it_is_said_why_not(node: s
         assert context.params["prompt"] == ast.literal_eval(call.args[0]), name
         for keyword in ("seed", "width", "height"):
             assert context.params[keyword] == ast.literal_eval(given[keyword]), name
+
+
+def stages_of(graph: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The inputs of the first and of the second sampling stage of a graph."""
+    first, second = (one["inputs"] for one in graph.values() if one["class_type"] == "LTX2AVSampleStage")
+    return first, second
+
+
+def test_nothing_of_a_second_stage_or_prompt_is_dropped_silently(node: str) -> None:
+    def changed(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        graph = json.loads(PAGES["keyframes_two_stages"].read_text(encoding="utf-8"))
+        change(graph)
+        script = str(ROOT / "tests" / "page" / "command.mjs")
+        done = subprocess.run(
+            [node, script], input=json.dumps([graph]), capture_output=True, text=True, check=True
+        )
+        (written,) = json.loads(done.stdout)
+        return written
+
+    def with_image(graph: dict[str, Any], **inputs: Any) -> None:
+        (first,) = (one for one in graph.values() if one["class_type"] == "LTX2AVImgToVideoInplace")
+        _, second = stages_of(graph)
+        graph["later"] = {**first, "inputs": {**first["inputs"], "latent": second["latent"], **inputs}}
+        second["latent"] = ["later", 0]
+
+    def with_prompt(graph: dict[str, Any]) -> None:
+        graph["later"] = next(one for one in graph.values() if one["class_type"] == "LTX2AVPrompt")
+
+    for name, value in {"cfg": 3, "audio_cfg": 7, "preset": "quality res_2s 15"}.items():
+        written = changed(lambda graph, name=name, value=value: stages_of(graph)[1].update({name: value}))  # type: ignore[misc]
+        assert written["problems"] == ["a schedule, cfg or preset in the second stage"], name
+    assert changed(with_prompt)["problems"] == ["several prompts"]
+    assert changed(lambda graph: with_image(graph, strength=0.5))["problems"] == ["several first images"]
+    assert not changed(with_image)["problems"]
+    command = changed(lambda graph: stages_of(graph)[1].update(sampler="res_2s"))["command"]
+    context = generate.make_context("generate", shlex.split(command)[2:])
+    assert context.params["stage2_sampler"] == "res_2s"
 
 
 def is_run(call: ast.Call) -> bool:

@@ -6,8 +6,10 @@
 /** A graph, its sampling stages, and what stands in the way. @typedef {{ prompt: Prompt, stages: Node[], problems: string[] }} Graph */
 /** Flag of the command, keyword of the library, value. @typedef {[string, string, any]} Setting */
 
-const STAGE = "LTX2AVSampleStage";
-const LOADERS = ["LTX2AVLoadAll", "LTX2AVLoadCheckpoint", "LTX2AVLoadTextEncoder", "LTX2AVLoadUpscaler"];
+const MODEL = "by the model";
+const ABOVE = "as above";
+const STAGE = "SampleStage";
+const LOADERS = ["LoadAll", "LoadCheckpoint", "LoadTextEncoder", "LoadUpscaler"];
 /** Nodes that are read below, or that a command does anyway. */
 const KNOWN = new RegExp(
   "^(LTX2AV(Load(All|Checkpoint|TextEncoder|Upscaler|Lora)|ClipPlan|MemoryPlan|Prompt(ByTime)?|ImgToVideoInplace|AddGuide|" +
@@ -17,7 +19,7 @@ const KNOWN = new RegExp(
 /** @param {Prompt} prompt @returns {{ command: string, python: string, problems: string[] }} texts, "" where there is
  * none, or why */
 export function writtenAs(prompt) {
-  if (all(prompt, "LTX2AVShotList").length) {
+  if (all(prompt, "ShotList").length) {
     const how = "save the text of LTX-2 Shot List as shots.json and run ltx2 generate --shots shots.json --numerics comfy";
     return { command: "", python: "", problems: [how] };
   }
@@ -38,7 +40,7 @@ export function writtenAs(prompt) {
 
 /** @param {Prompt} prompt @param {string} type @returns {Node[]} */
 function all(prompt, type) {
-  return Object.values(prompt).filter((node) => node.class_type === type);
+  return Object.values(prompt).filter((node) => node.class_type === `LTX2AV${type}`);
 }
 
 /** Every node that leads to one. @param {Prompt} prompt @param {Node | undefined} node @param {Set<Node>} found */
@@ -74,7 +76,7 @@ function modelsOf({ prompt, stages, problems }) {
     }
   }
   const settings = [...files.values()];
-  const chains = stages.map((stage) => all(prompt, "LTX2AVLoadLora").filter((lora) => above(prompt, { ...stage, inputs: { model: stage.inputs.model } }).has(lora)));
+  const chains = stages.map((stage) => all(prompt, "LoadLora").filter((lora) => above(prompt, { ...stage, inputs: { model: stage.inputs.model } }).has(lora)));
   for (const lora of new Set(chains.flat())) {
     if (lora.inputs.audio_strength) problems.push("a LoRA with an audio strength of its own");
     const only = chains.length === 2 && !chains[0].includes(lora);
@@ -87,7 +89,7 @@ function modelsOf({ prompt, stages, problems }) {
 
 /** @param {Record<string, any>} inputs */
 function loraOf({ lora, strength, distilled_strength: kind }) {
-  if (kind === "by the model" && /distilled/i.test(lora)) return [lora, "recipe"];
+  if (kind === MODEL && /distilled/i.test(lora)) return [lora, "recipe"];
   return [lora, strength];
 }
 
@@ -96,16 +98,19 @@ function settingsOf(graph) {
   const { stages, problems } = graph;
   const settings = [...textOf(graph), ...clipOf(graph), ...imagesOf(graph)];
   settings.push(...samplingOf(stages[0].inputs, problems));
-  const second = stages[1]?.inputs;
-  if (second && !String(second.schedule).startsWith("second stage")) problems.push(`the second stage has the schedule ${second.schedule}`);
+  const { schedule, sampler = MODEL, cfg, audio_cfg: audio, preset = ABOVE } = stages[1]?.inputs ?? {};
+  const own = !/^second stage/.test(schedule) || cfg !== 1 || (audio && audio !== 1) || preset !== ABOVE;
+  if (stages[1] && own) problems.push("a schedule, cfg or preset in the second stage");
+  if (sampler !== MODEL) settings.push(["--stage2-sampler", "stage2_sampler", sampler]);
   return settings;
 }
 
 /** @param {Graph} graph @returns {Setting[]} */
 function textOf({ prompt, problems }) {
-  const [plain] = all(prompt, "LTX2AVPrompt");
-  const [timed] = all(prompt, "LTX2AVPromptByTime");
-  const { inputs } = timed ?? plain ?? { inputs: {} };
+  const [node, more] = Object.values(prompt).filter((one) => /Prompt(ByTime)?$/.test(one.class_type));
+  if (more) problems.push("several prompts");
+  const inputs = node?.inputs ?? {};
+  const timed = "parts" in inputs;
   const text = timed ? inputs.prompt : inputs.positive;
   if (typeof text !== "string" || typeof inputs.negative !== "string") problems.push("the prompt comes by a link");
   /** @type {Setting[]} */
@@ -116,7 +121,7 @@ function textOf({ prompt, problems }) {
 
 /** @param {Graph} graph @returns {Setting[]} */
 function clipOf({ prompt, stages, problems }) {
-  const [plan, more] = all(prompt, "LTX2AVClipPlan");
+  const [plan, more] = all(prompt, "ClipPlan");
   if (!plan || more) {
     problems.push("there is not one LTX-2 Clip Plan");
     return [];
@@ -144,13 +149,16 @@ function imagesOf({ prompt, stages, problems }) {
   };
   /** @type {Setting[]} */
   const settings = [];
-  const first = all(prompt, "LTX2AVImgToVideoInplace").filter((node) => !stages[1] || above(prompt, stages[0]).has(node));
-  if (first.length > 1) problems.push("two first images");
+  const placed = all(prompt, "ImgToVideoInplace");
+  const first = placed.filter((node) => !stages[1] || above(prompt, stages[0]).has(node));
+  // Commands have it in both stages.
+  const ways = new Set(placed.map(({ inputs: { image, strength, crf } }) => `${[image, strength, crf]}`));
+  if (first.length > 1 || ways.size > first.length) problems.push("several first images");
   for (const node of first.slice(0, 1)) {
     settings.push(["--image", "image", file(node)], ["--image-strength", "image_strength", node.inputs.strength]);
     if (node.inputs.crf >= 0) settings.push(["--image-crf", "image_crf", node.inputs.crf]);
   }
-  for (const node of all(prompt, "LTX2AVAddGuide")) {
+  for (const node of all(prompt, "AddGuide")) {
     const { frame, strength, crf, attention_strength: attention, downscale } = node.inputs;
     if (crf >= 0 || attention || downscale > 1) problems.push("a guide with crf, attention or downscale of its own");
     settings.push(["--keyframe", "images", [file(node), frame, strength]]);
@@ -159,16 +167,16 @@ function imagesOf({ prompt, stages, problems }) {
 }
 
 /** @param {Record<string, any>} inputs of the first stage @param {string[]} problems @returns {Setting[]} */
-function samplingOf({ seed, schedule, steps, cfg, audio_cfg: audio, sampler, preset }, problems) {
+function samplingOf({ seed, schedule, steps, cfg, audio_cfg: audio, sampler = MODEL, preset = ABOVE }, problems) {
   /** @type {Setting[]} */
   const settings = Array.isArray(seed) ? [] : [["--seed", "seed", seed]];
-  if (preset !== undefined && preset !== "as above") return [...settings, ["--preset", "preset", preset]];
+  if (preset !== ABOVE) return [...settings, ["--preset", "preset", preset]];
   if (schedule === "distilled 8") settings.push(["--distilled", "distilled", true]);
   else if (schedule === "LTX-2 scheduler") {
     settings.push(["--steps", "steps", steps], ["--cfg", "cfg", cfg]);
     if (audio) settings.push(["--audio-cfg", "audio_cfg", audio]);
   } else problems.push(`the schedule ${schedule}`);
-  if (sampler && sampler !== "by the model") settings.push(["--sampler", "sampler", sampler]);
+  if (sampler !== MODEL) settings.push(["--sampler", "sampler", sampler]);
   return settings;
 }
 
