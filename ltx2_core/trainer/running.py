@@ -99,7 +99,9 @@ class _Run:
             )
             self._resume()
             if self.processes.first:
-                self.loggers = loggers_of(settings.log, files.folder, settings.lasting())
+                self.loggers = loggers_of(
+                    settings.log, files.folder, settings.lasting(), step=self.trainer.state.step
+                )
             try:
                 saved = self._steps(min(settings.steps, stop_at or settings.steps))
             finally:

@@ -57,8 +57,23 @@ def test_every_step_is_sent_to_the_loggers_that_are_asked_for(short_run, told) -
     for one in told:
         assert {(1, "loss"), (2, "loss"), (2, "video_loss")} <= {*one.values}
         assert one.closed
-    assert told[1].how["id"] == "run"
+    assert told[1].how["name"] == "run"
     assert told[1].how["config"]["rank"] == 2
+
+
+def test_a_resumed_run_continues_its_curves_and_not_those_of_a_folder_of_the_same_name(
+    short_run, told, tmp_path, monkeypatch
+) -> None:
+    run = replace(short_run, log=("tensorboard", "wandb"))
+    train_lora(open_run(run), stop_at=2)
+    train_lora(open_run(run))
+    assert [one.how["purge_step"] for one in told[::2]] == [1, 3]
+    (tmp_path / "other" / "run").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other" / "run")
+    train_lora(open_run(replace(run, output_dir=".")), stop_at=1)
+    first, resumed, other = (one.how for one in told[1::2])
+    assert first["id"] == resumed["id"] != other["id"]
+    assert other["name"] == "run"
 
 
 def test_loggers_are_closed_when_a_run_fails(short_run, told) -> None:
