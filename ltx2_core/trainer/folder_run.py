@@ -12,8 +12,8 @@ from .dataset import DatasetOptions, OnItem, encode_dataset, plan_dataset
 from .lora_run import train_lora
 from .memory_choice import choose_for_files
 from .models import open_networks
-from .open_run import open_run
-from .previews import OnClip, Previews
+from .open_run import check_settings, open_run
+from .previews import OnClip, Previews, requests_of
 from .report import report
 from .rows import read_rows
 from .running import OnAlarm, OnStep
@@ -58,12 +58,13 @@ class Told:
 def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
     """The settings of ``run``, and sentences on what was chosen.
 
-    Raises ValueError for unknown settings, and if the budget is too small.
+    Raises ValueError for all settings that cannot be used whatever the clips are, so that no network is
+    loaded in vain, and if the budget is too small.
     """
     chosen: dict[str, Any] = {}
     notes: list[str] = []
+    networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
     if run.budget is not None:
-        networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
         choice, memory, fits = choose_for_files(networks, run.budget, run.options.buckets)
         if not fits:
             raise ValueError(f"training needs at least {memory}: use smaller or shorter clips (buckets)")
@@ -81,7 +82,10 @@ def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
         "text_encoder": "" if run.text_encoder is None else str(run.text_encoder),
         "device": run.device or "",
     }
-    return LoraSettings(**{**chosen, **setting_values(run.settings, LoraSettings), **fixed}), notes
+    settings = LoraSettings(**{**chosen, **setting_values(run.settings, LoraSettings), **fixed})
+    check_settings(settings, networks)
+    requests_of(settings)
+    return settings, notes
 
 
 def train_folder(run: FolderRun, told: Told) -> tuple[Path, Sequence[str]]:

@@ -52,25 +52,9 @@ def open_run(settings: TrainSettings) -> Opened:
         Path(settings.text_encoder) if settings.text_encoder else None,
         device=_device(settings.device),
     )
-    check_loggers(settings.log)
-    check_optimizer(settings.optimizer, groups=2 if settings.audio_learning_rate else 1)
+    objective = check_settings(settings, networks)
     index = Index.load(folder)
     _check_index(index, networks, folder)
-    objective = objective_of(
-        settings.task,
-        settings.conditions,
-        sigmas=SigmaSampling(
-            kind=settings.sigma_sampling,  # type: ignore[arg-type]  # checked there
-            std=settings.sigma_std,
-            uniform_prob=settings.uniform_prob,
-            low=settings.sigma_min,
-            high=settings.sigma_max,
-        ),
-        shared_sigma=settings.shared_sigma,
-        video_weight=settings.video_loss_weight,
-        audio_weight=settings.audio_loss_weight,
-        official=settings.official,
-    )
     samples = Samples(
         folder,
         index,
@@ -98,6 +82,35 @@ def open_run(settings: TrainSettings) -> Opened:
     return Opened(settings, networks, samples, held_out, objective, layers, files, tuple(notes))
 
 
+def check_settings(settings: TrainSettings, networks: Components) -> Objective:
+    """Check what needs no encoded dataset, and return the objective of a run; no network is loaded.
+
+    Raises ValueError for a logger or an optimizer that is unknown or not installed, for an objective that
+    makes no sense, for targets that are no layers, and for preset LoRAs that fit none.
+    """
+    check_loggers(settings.log)
+    check_optimizer(settings.optimizer, groups=2 if settings.audio_learning_rate else 1)
+    base = networks.file(Component.TRANSFORMER)
+    if isinstance(settings, LoraSettings) and settings.targets:
+        target_layers(base.shapes(Component.TRANSFORMER), settings.targets, video=True, audio=True)
+    preset_loras(settings, base)
+    return objective_of(
+        settings.task,
+        settings.conditions,
+        sigmas=SigmaSampling(
+            kind=settings.sigma_sampling,  # type: ignore[arg-type]  # checked there
+            std=settings.sigma_std,
+            uniform_prob=settings.uniform_prob,
+            low=settings.sigma_min,
+            high=settings.sigma_max,
+        ),
+        shared_sigma=settings.shared_sigma,
+        video_weight=settings.video_loss_weight,
+        audio_weight=settings.audio_loss_weight,
+        official=settings.official,
+    )
+
+
 def _trained(
     settings: TrainSettings, networks: Components, samples: Samples
 ) -> tuple[tuple[str, ...], RunFiles]:
@@ -120,7 +133,6 @@ def _trained(
     # The state of a run that is resumed has all of it, so that the file may be gone by then.
     if settings.init_lora and not files.state.is_file():
         check_init_lora(Path(settings.init_lora), layers, settings)
-    preset_loras(settings, base)
     return layers, files
 
 

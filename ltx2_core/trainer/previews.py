@@ -13,7 +13,7 @@ from ..run.request import Request
 from ..tiny import embedded_set
 from .open_run import Opened
 from .preset_loras import preset_loras
-from .settings import FullSettings
+from .settings import FullSettings, TrainSettings
 
 OnClip = Callable[[int, Path], None]
 
@@ -34,20 +34,19 @@ class Previews:
         """
         self.opened, self.stop, self.on_clip = opened, stop, on_clip
         settings = opened.settings
-        self.options = parse_options(settings.preview_options)
+        self.requests = requests_of(settings)
         pipeline = self._pipeline(None)
-        for number, prompt in enumerate(settings.preview_prompts):
-            pipeline.check(pipeline.resolve(self._request(prompt, number)))
+        for request in self.requests:
+            pipeline.check(pipeline.resolve(request))
 
     def __call__(self, step: int, weights: Path | None) -> None:
         """Save the previews of ``step``, with the LoRA or transformer in ``weights``, or without one."""
-        settings, files = self.opened.settings, self.opened.files
         pipeline = self._pipeline(weights)
-        for number, prompt in enumerate(settings.preview_prompts):
-            path = files.preview(step, number + 1)
+        for number, request in enumerate(self.requests, start=1):
+            path = self.opened.files.preview(step, number)
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
-                pipeline(self._request(prompt, number), stop=self.stop).save(path)
+                pipeline(request, stop=self.stop).save(path)
             except Stopped:
                 # The weights are saved, and whoever stops the run has no use for the clip.
                 return
@@ -72,9 +71,17 @@ class Previews:
             loras.append(LoraSpec(path=weights))
         return LTX2Pipeline(*checkpoints, loras=loras, device=networks.device, **files)
 
-    def _request(self, prompt: str, number: int) -> Request:
-        seed = self.opened.settings.preview_seed + number
-        return Request(prompt=prompt).changed(seed=seed, **self.options)
+
+def requests_of(settings: TrainSettings) -> list[Request]:
+    """What is generated for each preview prompt; raises ValueError for options that a clip does not have."""
+    options = parse_options(settings.preview_options)
+    try:
+        return [
+            Request(prompt=prompt).changed(seed=settings.preview_seed + number, **options)
+            for number, prompt in enumerate(settings.preview_prompts)
+        ]
+    except TypeError as error:
+        raise ValueError(f"preview_options: {error}") from error
 
 
 def parse_options(texts: Sequence[str]) -> dict[str, Any]:

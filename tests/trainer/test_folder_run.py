@@ -41,6 +41,27 @@ def test_a_budget_chooses_settings_which_those_that_are_written_replace(run) -> 
         settings_of(replace(run, settings={"rnak": 2}))
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"log": ["paper"]}, "log='paper' must be one of"),
+        ({"optimizer": "muon", "audio_learning_rate": 1e-4}, "muon has one learning rate"),
+        ({"conditions": ["first_frmae"]}, "first_frmae"),
+        ({"targets": ["nowhere"]}, "no such linear layer"),
+        ({"preset_loras": ["gone.safetensors"]}, "no file at gone"),
+        ({"preview_prompts": ["a"], "preview_options": ["width"]}, "is not KEY=VALUE"),
+        ({"preview_prompts": ["a"], "preview_options": ["widht=64"]}, "did you mean width"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_before_anything_is_read(run, settings, words) -> None:
+    read: list[str] = []
+    with pytest.raises(ValueError, match=words):
+        train_folder(
+            replace(run, settings={**SETTINGS, **settings}), Told(on_item=lambda what, *_: read.append(what))
+        )
+    assert not read
+
+
 def test_the_size_of_files_is_that_of_the_network(networks) -> None:
     from ltx2_core.loading import Component
 

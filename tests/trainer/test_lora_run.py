@@ -154,7 +154,7 @@ def test_clips_without_audio_train_no_layer_of_the_audio(settings, cache, tmp_pa
         ({"task": "a2a"}, r"loud\.mp4: it has no reference_audio"),
         ({"task": "inpaint"}, r"loud\.mp4: it has no video_mask"),
         ({"conditions": ("mask:0",)}, r"mute\.mp4: it has no video_mask"),
-        ({"conditions": ("audio.mask",)}, "a dataset has masks of video alone"),
+        ({"conditions": ("audio.mask",)}, r"loud\.mp4: it has no audio_mask"),
         ({"init_lora": "gone.safetensors"}, "init_lora: no file at gone"),
         ({"init_lora": __file__}, r"test_lora_run\.py"),
     ],
