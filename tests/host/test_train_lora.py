@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,15 +103,17 @@ def test_a_folder_becomes_a_lora_that_is_shown_on_the_way_and_loads(
 def test_a_run_that_is_interrupted_continues_and_ends_with_the_same_weights(
     server: Server, files: dict[str, str]
 ) -> None:
+    steps = 12  # so many that the interrupt comes before the last one
     whole = Graph()
-    train(whole, files, "whole")
+    train(whole, files, "whole", steps=steps)
     server.run(whole.prompt)
     stopped = Graph()
-    train(stopped, files, "stopped")
+    train(stopped, files, "stopped", steps=steps)
     prompt_id = server.submit(stopped.prompt)
     log = server.base / "output" / "training" / "stopped" / "log.jsonl"
     while not log.is_file() or not log.read_text():
-        pass
+        assert prompt_id not in server.get(f"/history/{prompt_id}"), "it ended before its first step"
+        time.sleep(0.02)
     server.post("/interrupt", {})
     with pytest.raises(GraphError) as error:
         server.wait(prompt_id)
