@@ -150,6 +150,14 @@ def test_nothing_of_a_second_stage_or_prompt_is_dropped_silently(node: str) -> N
     assert changed(with_prompt)["problems"] == ["several prompts"]
     assert changed(lambda graph: with_image(graph, strength=0.5))["problems"] == ["several first images"]
     assert not changed(with_image)["problems"]
+
+    def first_image(graph: dict[str, Any]) -> dict[str, Any]:
+        return next(one["inputs"] for one in graph.values() if one["class_type"] == "LTX2AVImgToVideoInplace")
+
+    written = changed(lambda graph: first_image(graph).update(strength=-1))
+    assert written["problems"] == ["an image strength by the model"]
+    written = changed(lambda graph: first_image(graph).update(next_strength=0.4))
+    assert "--stage2-image-strength 0.4" in written["command"]
     command = changed(lambda graph: stages_of(graph)[1].update(sampler="res_2s"))["command"]
     context = generate.make_context("generate", shlex.split(command)[2:])
     assert context.params["stage2_sampler"] == "res_2s"

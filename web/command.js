@@ -151,12 +151,14 @@ function imagesOf({ prompt, stages, problems }) {
   const settings = [];
   const placed = all(prompt, "ImgToVideoInplace");
   const first = placed.filter((node) => !stages[1] || above(prompt, stages[0]).has(node));
-  // Commands have it in both stages.
   const ways = new Set(placed.map(({ inputs: { image, strength, crf } }) => `${[image, strength, crf]}`));
   if (first.length > 1 || ways.size > first.length) problems.push("several first images");
   for (const node of first.slice(0, 1)) {
-    settings.push(["--image", "image", file(node)], ["--image-strength", "image_strength", node.inputs.strength]);
-    if (node.inputs.crf >= 0) settings.push(["--image-crf", "image_crf", node.inputs.crf]);
+    const { strength, next_strength: next, crf } = node.inputs;
+    if (strength < 0) problems.push("an image strength by the model");
+    settings.push(["--image", "image", file(node)], ["--image-strength", "image_strength", strength]);
+    if (stages[1] && next >= 0) settings.push(["--stage2-image-strength", "stage2_image_strength", next]);
+    if (crf >= 0) settings.push(["--image-crf", "image_crf", crf]);
   }
   for (const node of all(prompt, "AddGuide")) {
     const { frame, strength, crf, attention_strength: attention, downscale } = node.inputs;

@@ -18,7 +18,7 @@ export function labelTextBoxes(node) {
     const label = english && widget.label && widget.label !== widget.name ? widget.label : english;
     const box = widget.inputEl ?? widget.element;
     if (!label || !(box instanceof HTMLTextAreaElement)) continue;
-    // A background needs no element of its own, which some versions of the page would lay over the text.
+    // No element of its own, which some pages would lay over the text.
     const colour = getComputedStyle(document.documentElement).getPropertyValue("--input-text").trim();
     box.style.backgroundImage = `url("data:image/svg+xml,${encodeURIComponent(drawn(label, colour || GREY))}")`;
     box.style.backgroundRepeat = "no-repeat";

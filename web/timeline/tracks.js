@@ -25,7 +25,7 @@ export class Tracks {
     /** @type {{ x: number, y: number, seeking: boolean } | null} */
     this.press = null;
     this.canvas = element("canvas", { "aria-hidden": "true" });
-    // An input, since the page leaves keys, copy and paste to inputs; what it holds is what is selected.
+    // An input, to which the page leaves keys, copy and paste; it holds the selection.
     this.keys = element("input", {
       class: "keys", type: "text", autocomplete: "off", spellcheck: false, inputMode: "none",
       "aria-label": "Timeline", "aria-roledescription": "timeline", "aria-describedby": panel.said.id,
@@ -59,7 +59,7 @@ export class Tracks {
       drop: (event) => this.dropped(event, true),
     };
     for (const [name, act] of Object.entries(acts)) keys.addEventListener(name, act);
-    // Not passive, since a wheel over the tracks must not move the graph while they have the focus.
+    // Not passive: a wheel over the tracks must not move the graph.
     keys.addEventListener("wheel", (/** @type {WheelEvent} */ event) => this.wheel(event), { passive: false });
   }
 

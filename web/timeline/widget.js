@@ -38,10 +38,10 @@ export function showTimeline(node, api) {
   widget.serialize = false;
   after(text, "callback", () => read?.());
   after(node, "onConfigure", () => read?.());
-  // Other packs set values without telling; a comparison of two texts for each drawing is cheap.
+  // Other packs set values without telling.
   after(node, "onDrawForeground", () => read?.());
   after(node, "onAdded", open);
-  // The page may hold nodes that were removed, so that they must not hold what they showed.
+  // Removed nodes may live on, but not what they showed.
   after(node, "onRemoved", () => {
     close?.();
     read = close = null;
