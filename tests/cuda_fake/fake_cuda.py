@@ -8,6 +8,7 @@ copies to pinned memory arrive only when somebody waits for them. Results are th
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -225,7 +226,19 @@ def pretend(*, capability: tuple[int, int] = (8, 9), narrow: bool = False) -> It
         stack.enter_context(mock.patch.object(Active, "device", device))
         stack.enter_context(device)
         stack.enter_context(Functions(device))
+        # What was computed for a device is held for the next call, and no other device is to find it.
+        stack.callback(_clear_caches)
+        _clear_caches()
         yield device
+
+
+def _clear_caches() -> None:
+    """Forget what the functions of the library hold of earlier calls, such as tensors by their device."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "ltx2_core":
+            for value in list(vars(module).values()):
+                if callable(clear := getattr(value, "cache_clear", None)):
+                    clear()
 
 
 def on_cuda(value: Any) -> Any:

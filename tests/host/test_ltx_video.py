@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from host_graph import Graph, Link
+from host_graph import Graph
 from host_server import Server
 from ltxv_files import lora_name, tiny_set, upscaler_name
+from ltxv_graphs import SIZE, our_plan, relative, sampled_by_core, sampled_by_us, texts
 
-from ltx2_core.tiny.settings import TEXT_WIDTH
 from ltx2_core.tiny.write import TinySet
 
 PLAIN = {"crf": 0, "attention_strength": 0.0, "downscale": 0}
 """Widgets of a guide that is neither compressed nor attended to in another way."""
-SIZE = {"width": 64, "height": 64}
 
 
 @pytest.fixture(scope="module")
@@ -24,64 +23,6 @@ def files(base_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """A tiny set of LTX-Video, whose checkpoint and upscaler are among the models of the host."""
     with tiny_set(base_dir, tmp_path_factory.mktemp("ltxv")) as made:
         yield made
-
-
-def texts(g: Graph) -> Link:
-    states = [
-        g.add("LTX2ProbeTextStates", seed=seed, valid=valid, width=TEXT_WIDTH)
-        for seed, valid in ((1, 9), (2, 4))
-    ]
-    return g.add("LTXVConditioning", positive=states[0], negative=states[1], frame_rate=24.0)
-
-
-def sampled_by_core(g: Graph, model: Link, text: Link, latent: Link, sigmas: Link | None = None) -> Link:
-    if sigmas is None:
-        shape = {"max_shift": 2.05, "base_shift": 0.95, "stretch": True, "terminal": 0.1}
-        sigmas = g.add("LTXVScheduler", steps=2, **shape, latent=latent)
-    return g.add(
-        "SamplerCustomAdvanced",
-        noise=g.add("RandomNoise", noise_seed=42),
-        guider=g.add("CFGGuider", model=model, positive=text, negative=text[1], cfg=3.0),
-        sampler=g.add("KSamplerSelect", sampler_name="euler"),
-        sigmas=sigmas,
-        latent_image=latent,
-    )
-
-
-def sampled_by_us(g: Graph, model: Link, text: Link, latent: Link, sigmas: Link | None = None) -> Link:
-    more = {} if sigmas is None else {"sigmas": sigmas}
-    return g.add(
-        "LTX2AVSampleStage",
-        model=model,
-        positive=text,
-        negative=text[1],
-        latent=latent,
-        seed=42,
-        schedule="LTX-2 scheduler",
-        steps=2,
-        cfg=3.0,
-        audio_cfg=0.0,
-        sampler="euler",
-        **more,
-    )
-
-
-def our_plan(g: Graph) -> Link:
-    return g.add(
-        "LTX2AVClipPlan",
-        **SIZE,
-        length_unit="frames",
-        length=9.0,
-        fps=24.0,
-        snap="error",
-        stages="1",
-        batch_size=1,
-        with_audio=False,
-    )
-
-
-def relative(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.float() - b.float()).norm() / a.float().norm())
 
 
 def test_our_nodes_sample_what_the_hosts_do(server: Server, files: TinySet) -> None:

@@ -12,10 +12,10 @@ import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Result, Server
 from ltxv_files import tiny_set, upscaler_name
+from ltxv_graphs import relative, sampled_by_us, texts
 from node_graphs import image, reports, sound_of
 from safetensors.torch import load_file
 from saved import saved_video
-from test_ltx_video import relative, sampled_by_us, texts
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.editing import Edit, Footage, LongVideo, extend, long_video, retake
