@@ -78,7 +78,7 @@ def decode_chunks(
         for one in (earlier, frames):
             if one is not None and len(one):
                 yield one
-        # Nor frames that the caller has let go.
+        # Nor frames that the caller has freed.
         one = earlier = frames = None
         if ended:
             return

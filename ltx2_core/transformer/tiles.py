@@ -120,7 +120,7 @@ def evaluate_tiles(
     ``evaluate`` returns velocities. Returns the blended velocities (B, N, C) of all video tokens, and the
     mean over the tiles of the audio velocities; None for a stream without velocities. Tokens of guides belong
     to tiles by their positions, as those of the video do. ``memory`` holds the tiles from step to step; None
-    finds them anew. Raises ValueError for tiles that do not fit into the frame.
+    finds them again. Raises ValueError for tiles that do not fit into the frame.
     """
     whole = audio_mean = None
     for tile in (memory or TileMemory()).tiles(video, tiles):

@@ -18,7 +18,7 @@ class KnownConds(CONDConstant):
 
     ``keyframes`` (B, 3, guide tokens, 2) are the coordinates of guides, or None. The host asks for
     this constant in every step. Other nodes may set another mask before a step, as *Dynamic Conditioning* of
-    ComfyUI-LTXVideo does: a mask that is another tensor is read anew, for which the CPU waits.
+    ComfyUI-LTXVideo does: a mask that is another tensor is read again, for which the CPU waits.
     """
 
     def __init__(self, masks: Mapping[str, CONDRegular], keyframes: Tensor | None) -> None:

@@ -28,7 +28,7 @@ _LOSSES = ("loss", "video_loss", "audio_loss", "validation_loss", "validation_au
 
 
 def train_in_host(run: FolderRun, name: str) -> tuple[Path, str, Tensor | None]:
-    """Train ``run`` and copy its LoRA to models/loras/trained; returns (file, report, picture of the curves).
+    """Train ``run`` and copy its LoRA to models/loras/trained; returns (file, report, image of the curves).
 
     Raises ComfyUI's interrupt if the user pressed stop: at once while the dataset is encoded, afterwards once
     the run is saved. Raises ValueError for clips, settings and files that do not fit, and what
