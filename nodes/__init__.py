@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import command_route
+from .clip import plan_route
 from .clip.build_prompt import LTX2AVBuildPrompt
 from .clip.choose_run import LTX2AVChooseRun
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
@@ -13,7 +15,6 @@ from .clip.hdr import LTX2AVDecodeHDR, LTX2AVLoadEXR, LTX2AVSaveHDR
 from .clip.latents import LTX2AVConcatLatent, LTX2AVEmptyLatent, LTX2AVLatentUpscale, LTX2AVSeparateLatent
 from .clip.memory_plan import LTX2AVMemoryPlan
 from .clip.plan import LTX2AVClipPlan
-from .clip.plan_route import add_route
 from .clip.prompt import LTX2AVPrompt
 from .clip.prompt_by_time import LTX2AVPromptByTime
 from .conditioning.audio import LTX2AVReferenceAudio, LTX2AVTextToAudio
@@ -109,8 +110,9 @@ class LTX2Extension(ComfyExtension):
     """The extension that ComfyUI loads; it names the nodes of this pack."""
 
     async def on_load(self) -> None:
-        """Add the route of the memory plan, which the page asks while a size is typed."""
-        add_route()
+        """Add the routes of the page: the memory plan of a size that is typed, and a graph as a command."""
+        plan_route.add_route()
+        command_route.add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The classes of all nodes of this pack."""

@@ -9,7 +9,9 @@ import random
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,7 @@ def test_the_page_passes_its_own_tests(node: str) -> None:
 
 
 def test_constants_of_the_grid_are_those_of_the_library() -> None:
-    spec = importlib.util.spec_from_file_location("page_table", ROOT / "docs" / "page_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = loaded(ROOT / "docs" / "page_table.py")
     written = (WEB / "grid_table.js").read_text(encoding="utf-8")
     assert written == module.table(), "run python docs/page_table.py"
 
@@ -89,13 +87,26 @@ WRITTEN = (
 """Shipped workflows that one command can do; the page says of all others what has no counterpart."""
 
 
-def test_graphs_are_written_as_commands_and_python_or_it_is_said_why_not(node: str) -> None:
-    graphs = [json.loads(path.read_text(encoding="utf-8")) for path in PAGES.values()]
-    script = str(ROOT / "tests" / "page" / "command.mjs")
-    done = subprocess.run(
-        [node, script], input=json.dumps(graphs), capture_output=True, text=True, check=True
-    )
-    found = dict(zip(PAGES, json.loads(done.stdout), strict=True))
+def loaded(path: Path) -> Any:
+    """A file of Python that imports neither ComfyUI nor its neighbours."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    # Classes of data look their own module up.
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def written(graph: object) -> dict[str, Any]:
+    """A graph as the menu of the page writes it."""
+    module = loaded(ROOT / "nodes" / "as_command.py")
+    return asdict(module.written_as(graph))
+
+
+def test_graphs_are_written_as_commands_and_python_or_it_is_said_why_not() -> None:
+    found = {name: written(json.loads(path.read_text(encoding="utf-8"))) for name, path in PAGES.items()}
     assert {name for name, one in found.items() if one["command"]} == set(WRITTEN)
     keywords = RequestOptions.__annotations__.keys()
     for name, one in found.items():
@@ -124,16 +135,17 @@ def stages_of(graph: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return first, second
 
 
-def test_nothing_of_a_second_stage_or_prompt_is_dropped_silently(node: str) -> None:
+def test_what_is_no_graph_is_refused() -> None:
+    for wrong in (None, [], 1, {"1": 2}, {"1": {}}, {"1": {"class_type": "A", "inputs": 3}}):
+        with pytest.raises(ValueError, match="no graph in API format"):
+            written(wrong)
+
+
+def test_nothing_of_a_second_stage_or_prompt_is_dropped_silently() -> None:
     def changed(change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         graph = json.loads(PAGES["keyframes_two_stages"].read_text(encoding="utf-8"))
         change(graph)
-        script = str(ROOT / "tests" / "page" / "command.mjs")
-        done = subprocess.run(
-            [node, script], input=json.dumps([graph]), capture_output=True, text=True, check=True
-        )
-        (written,) = json.loads(done.stdout)
-        return written
+        return written(graph)
 
     def with_image(graph: dict[str, Any], **inputs: Any) -> None:
         (first,) = (one for one in graph.values() if one["class_type"] == "LTX2AVImgToVideoInplace")
@@ -145,19 +157,19 @@ def test_nothing_of_a_second_stage_or_prompt_is_dropped_silently(node: str) -> N
         graph["later"] = next(one for one in graph.values() if one["class_type"] == "LTX2AVPrompt")
 
     for name, value in {"cfg": 3, "audio_cfg": 7, "preset": "quality res_2s 15"}.items():
-        written = changed(lambda graph, name=name, value=value: stages_of(graph)[1].update({name: value}))  # type: ignore[misc]
-        assert written["problems"] == ["a schedule, cfg or preset in the second stage"], name
-    assert changed(with_prompt)["problems"] == ["several prompts"]
-    assert changed(lambda graph: with_image(graph, strength=0.5))["problems"] == ["several first images"]
+        made = changed(lambda graph, name=name, value=value: stages_of(graph)[1].update({name: value}))  # type: ignore[misc]
+        assert made["problems"] == ("a schedule, cfg or preset in the second stage",), name
+    assert changed(with_prompt)["problems"] == ("several prompts",)
+    assert changed(lambda graph: with_image(graph, strength=0.5))["problems"] == ("several first images",)
     assert not changed(with_image)["problems"]
 
     def first_image(graph: dict[str, Any]) -> dict[str, Any]:
         return next(one["inputs"] for one in graph.values() if one["class_type"] == "LTX2AVImgToVideoInplace")
 
-    written = changed(lambda graph: first_image(graph).update(strength=-1))
-    assert written["problems"] == ["an image strength by the model"]
-    written = changed(lambda graph: first_image(graph).update(next_strength=0.4))
-    assert "--stage2-image-strength 0.4" in written["command"]
+    made = changed(lambda graph: first_image(graph).update(strength=-1))
+    assert made["problems"] == ("an image strength by the model",)
+    made = changed(lambda graph: first_image(graph).update(next_strength=0.4))
+    assert "--stage2-image-strength 0.4" in made["command"]
     command = changed(lambda graph: stages_of(graph)[1].update(sampler="res_2s"))["command"]
     context = generate.make_context("generate", shlex.split(command)[2:])
     assert context.params["stage2_sampler"] == "res_2s"

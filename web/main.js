@@ -2,7 +2,6 @@
 /** Registers what this pack adds to the page. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { writtenAs } from "./command.js";
 import { editResults } from "./edit.js";
 import { showPlan } from "./plan.js";
 import { fitFiles, useReleased } from "./released.js";
@@ -26,9 +25,10 @@ let opened = null;
 /** Copy the graph as text, or say why it has none. @param {"command" | "python"} kind */
 async function copy(kind) {
   const { output } = await app.graphToPrompt();
-  const written = writtenAs(output);
+  const answer = await api.fetchApi("/ltx2av/command", { method: "POST", body: JSON.stringify(output) });
+  const { problems = [`${answer.status} ${answer.statusText}`], ...written } = await answer.json();
   const text = written[kind];
-  const problem = text ? "" : written.problems.join("; ") || "A preset is an option of the command alone";
+  const problem = text ? "" : problems.join("; ") || "A preset is an option of the command alone";
   const [severity, detail] = problem ? ["warn", problem] : ["success", text];
   // Without TLS a page has no clipboard; the text is shown anyway.
   const copied = text && (await navigator.clipboard?.writeText(text).then(() => true, () => false));
