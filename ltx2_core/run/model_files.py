@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,8 @@ from ..loading.file_set import check_generations, check_set
 from ..loading.folder import text_encoder_folder
 from ..loading.text_match import check_text_encoder, text_encoder_files
 from ..storage.files import JsonObject, state_of
-from ..storage.identity import identity
+from ..storage.header import TensorInfo
+from ..storage.identity import identity, weights_identity
 from ..storage.quantized import check_matmul
 from ..text.find import FoundEncoder, check_its_tokenizer, find_text_encoder
 from ..transformer.fp8 import Product, fp8_problem, kernel_product
@@ -182,17 +183,29 @@ class ModelFiles:
 
     def digests(self) -> dict[str, str]:
         """Return a dict: name of a component (or "text encoder") -> digest of the files that hold it."""
-        files: dict[str, str] = {}
+        return {name: identity(info.path for info in infos.values()) for name, infos in self._infos().items()}
+
+    def weight_digests(self) -> dict[str, str]:
+        """Return a dict: name of a component (or "text encoder") -> digest of its own weights.
+
+        Unlike :meth:`digests` it does not change with other parts of the same files, such as the number
+        format of the transformer.
+        """
+        return {name: weights_identity(infos) for name, infos in self._infos().items()}
+
+    def _infos(self) -> dict[str, Mapping[str, TensorInfo]]:
+        """The header entries of each component that the files hold, and of the "text encoder"."""
+        found: dict[str, Mapping[str, TensorInfo]] = {}
         for component in Component:
             file = next((f for f in self.checkpoints if component in f.components), None)
             if component is Component.VIDEO_DECODER:
                 file = self.video_decoder or file
             if file is not None:
-                files[str(component)] = identity(info.path for info in file.infos(component).values())
+                found[str(component)] = file.infos(component)
         if self.text_encoder is not None:
             _, infos, _ = self.found_text_encoder(self.text_encoder)
-            files["text encoder"] = identity(info.path for info in infos.values())
-        return files
+            found["text encoder"] = infos
+        return found
 
     def lora_report(self, lora: Lora) -> LoraReport:
         """Report which layers of this run's networks ``lora`` changes; only headers are read.

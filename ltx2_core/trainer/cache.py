@@ -22,7 +22,7 @@ from ..storage.writing import write_tensors
 _T = TypeVar("_T")
 
 INDEX = "dataset.json"
-VERSION = 1
+VERSION = 2
 """Raised when the code encodes differently, so that older entries are encoded again."""
 
 
@@ -53,9 +53,9 @@ class Entry:
 class Index:
     """The list of an encoded dataset.
 
-    ``models`` has the digest of each network that encoded it, by the name of the component. ``trigger`` is
-    the word in front of the captions, "" for none. ``reference`` are the factors by which references are
-    smaller and slower. ``empty_text`` is the file of the empty caption.
+    ``models`` has the digest of the weights of each network that encoded it, by the name of the component.
+    ``trigger`` is the word in front of the captions, "" for none. ``reference`` are the factors by which
+    references are smaller and slower. ``empty_text`` is the file of the empty caption.
     """
 
     entries: tuple[Entry, ...]

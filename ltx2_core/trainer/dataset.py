@@ -163,7 +163,7 @@ def encode_dataset(
     them changed. Each file is written whole, so an interrupted call continues where it stopped.
     """
     networks = codecs.networks
-    digests = networks.digests()
+    digests = networks.weight_digests()
     models = {name: digests[name] for name in (*_VIDEO, "audio encoder", *_TEXT) if name in digests}
     made = 0
     texts: dict[str, str] = {}

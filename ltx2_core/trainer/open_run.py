@@ -207,7 +207,7 @@ def _specific(settings: TrainSettings) -> dict[str, Any]:
 
 def _check_index(index: Index, networks: Components, folder: Path) -> None:
     """Raise ValueError if a dataset was encoded by other networks, or a source changed since."""
-    digests = networks.digests()
+    digests = networks.weight_digests()
     for name, made in index.models.items():
         # The text encoder is needed for previews only, so it may be missing here.
         if name in digests and digests[name] != made:
