@@ -73,7 +73,10 @@ def _traced(clip: ClipPlan, choice: TrainingChoice) -> int:
 def _peak(blocks: int, clip: ClipPlan, choice: TrainingChoice) -> int:
     config = replace(released_size("2.3").transformer, num_layers=blocks)
     network = Transformer(config, device="meta").to(torch.bfloat16)
-    LoraAdapters(network, rank=choice.rank, targets=layer_pattern(("attention",)), seed=0)
+    adapters = LoraAdapters(network, rank=choice.rank, targets=layer_pattern(("attention",)), seed=0)
+    for parameter in adapters.parameters():
+        # Those of the pass before, as with gradient_accumulation; their bytes are among those of the LoRA.
+        parameter.grad = torch.empty_like(parameter)
     empty = partial(torch.empty, device="meta", dtype=torch.bfloat16)
     frames, rows, columns = (clip.frames - 1) // 8 + 1, clip.height // 32, clip.width // 32
     clips = Clips(

@@ -1,7 +1,8 @@
 """Predicts the peak memory of a LoRA run, and chooses settings with which it fits a budget.
 
-Counted for bfloat16 activations, blocks that are computed again in the backward pass, attention that does not
-store its matrix, and clips that were encoded before. Every width is that of the checkpoint.
+For bfloat16 activations, blocks that are computed again in the backward pass, attention that does not store
+its matrix, and clips that were encoded before. Every width is that of the checkpoint. The bytes of a token
+are those of a traced step at released widths (``benchmarks/training_memory.py``).
 """
 
 from __future__ import annotations
@@ -23,17 +24,15 @@ from .targets import layer_pattern
 _OPTIMIZER_BYTES = {"adamw": 16, "adamw8bit": 10}
 """Bytes for each parameter of a LoRA: weight, gradient and both averages."""
 
-_ONCE = {"video": 33, "audio": 33}
-"""Bytes for each token and unit of the width outside the blocks: modulation parameters, rotary tables."""
+_PER_TOKEN = {"video": 137, "audio": 120}
+"""Bytes for each token and unit of the width beyond what is held of the blocks.
 
-_IN_BLOCK = {"video": 149, "audio": 171}
-"""Bytes for each token and unit of the width of one block whose backward pass runs."""
+Modulation parameters and rotary tables outside of them, activations and gradients of the block whose backward
+pass runs.
+"""
 
-_BACKWARD = 1.3
-"""How much more gradients of activations take than the activations alone."""
-
-_TEXT = 143_000_000
-"""Bytes of a text of 1024 tokens, most of it inside a block."""
+_TEXT = 72_000_000
+"""Bytes of a text of 1024 tokens inside a block."""
 
 _CONTEXT, _FRAGMENTS = 700_000_000, 1.1
 
@@ -106,9 +105,8 @@ def training_memory(
     """
     config, swapped = size.transformer, choice.blocks_to_swap
     widths = {"video": (clip.video_tokens, config.dim), "audio": (clip.audio_tokens, config.audio_dim)}
-    held = sum(config.num_layers * 2 * tokens * width for tokens, width in widths.values())
-    once = sum(tokens * width * _ONCE[name] for name, (tokens, width) in widths.items())
-    block = sum(_BACKWARD * tokens * width * _IN_BLOCK[name] for name, (tokens, width) in widths.items())
+    held = sum(2 * tokens * width for tokens, width in widths.values())
+    block = sum(tokens * width * _PER_TOKEN[name] for name, (tokens, width) in widths.items())
     # The decoded weights of the block that runs are held for the gradient of its input.
     decoded = 2 * _block_parameters(config) if quantised else 0
     # One swapped block is on the device while it runs.
@@ -118,8 +116,9 @@ def training_memory(
     return TrainingMemory(
         weights=weights,
         adapters=parameters * _OPTIMIZER_BYTES[choice.optimizer],
-        activations=int((0 if choice.offload else held) + once + block + _TEXT),
-        host=swapped * size.block_weights + (held if choice.offload else 0),
+        # With offload the inputs of the block that runs are on the device alone.
+        activations=held * (1 if choice.offload else config.num_layers) + block + _TEXT,
+        host=swapped * size.block_weights + (held * config.num_layers if choice.offload else 0),
     )
 
 

@@ -36,13 +36,14 @@ def test_a_lora_on_all_attention_layers_has_its_counted_size() -> None:
         ),
     ],
 )
-def test_sums_are_those_that_were_counted_by_hand(clip, stored, choice, counted) -> None:
+def test_sums_are_near_those_of_the_official_trainer_and_not_above(clip, stored, choice, counted) -> None:
     memory = training_memory(released_size("2.3", stored), clip, choice, quantised=stored != "bf16")
     # The counted sums leave out the decoded weights of the block that runs.
     decoded = 0.77e9 if stored != "bf16" else 0
     swapped = 0.39e9 if choice.blocks_to_swap else 0
     total = memory.weights + memory.adapters + memory.activations - decoded - swapped
-    assert total == pytest.approx(counted, rel=0.1)
+    # Its activations, estimated by hand, are larger than those of a traced step of this trainer.
+    assert 0.84 * counted < total < 1.02 * counted
 
 
 def test_every_budget_gets_settings_that_fit_and_larger_ones_give_up_less() -> None:
