@@ -14,6 +14,7 @@ from .options import PathType
 
 if TYPE_CHECKING:
     from ..trainer.dataset import OnItem
+    from ..trainer.texts import TextStage
 
 
 @click.command()
@@ -88,6 +89,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="Take every N-th frame of reference videos.",
 )
+@click.option(
+    "--text",
+    type=click.Choice(["context", "features", "states"]),
+    default="context",
+    show_default=True,
+    help="How far captions are encoded: context, as the transformer reads them; features, to train a LoRA of "
+    "the text connectors; states, to train one of the text projection (large files).",
+)
 @click.option("--device", default=None, help="Device of the encoders [default: cuda if there is one].")
 @click.option("--official-masks", is_flag=True, help="Group frames of masks as the official trainer does.")
 @click.option("--prune", is_flag=True, help="Delete encoded files that the dataset no longer uses.")
@@ -110,6 +119,7 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     missing_audio: str,
     reference_downscale: int,
     reference_temporal: int,
+    text: str,
     device: str | None,
     official_masks: bool,
     prune: bool,
@@ -142,6 +152,7 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         downscale=reference_downscale,
         temporal=reference_temporal,
         official=official_masks,
+        text=cast("TextStage", text),
     )
     with _listed():
         rows = read_rows(source, caption_ext=caption_ext, caption_column=caption_column)

@@ -59,7 +59,11 @@ UNSUPPORTED: tuple[tuple[re.Pattern[str], str], ...] = (
 
 _TEXT_ENCODER = ("lora_te", "text_encoder", "text_encoders", "language_model.", "model.layers.")
 _CONNECTORS = ("video_embeddings_connector", "audio_embeddings_connector")
-_PROJECTION = re.compile(r"^(text_embedding_projection[._])?((video_|audio_)?aggregate_embed)$")
+# ComfyUI has the projection in its text encoder, and that of 2.0 without a last name.
+_PROJECTION = re.compile(
+    r"^(?:text_encoders\.)?(?:text_embedding_projection|"
+    r"(?:text_embedding_projection[._])?((?:video_|audio_)?aggregate_embed))$"
+)
 
 _TO_DIFFUSERS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
@@ -224,12 +228,12 @@ def target_of(module: str) -> tuple[Component, str]:
 
     ``module`` is the official name of the module.
     """
+    if match := _PROJECTION.match(module):
+        return Component.TEXT_PROJECTION, match[1] or "aggregate_embed"
     if module.startswith(_TEXT_ENCODER):
         return Component.TEXT_ENCODER, module
     if module.startswith(_CONNECTORS):
         return Component.TEXT_CONNECTORS, module
-    if match := _PROJECTION.match(module):
-        return Component.TEXT_PROJECTION, match[2]
     return Component.TRANSFORMER, module
 
 

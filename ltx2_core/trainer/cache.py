@@ -18,6 +18,7 @@ from torch import Tensor
 from ..media.atomic import replacing
 from ..storage.files import read_object
 from ..storage.writing import write_tensors
+from .texts import TEXT_STAGES, TextStage
 
 _T = TypeVar("_T")
 
@@ -55,7 +56,8 @@ class Index:
 
     ``models`` has the digest of the weights of each network that encoded it, by the name of the component.
     ``trigger`` is the word in front of the captions, "" for none. ``reference`` are the factors by which
-    references are smaller and slower. ``empty_text`` is the file of the empty caption.
+    references are smaller and slower. ``empty_text`` is the file of the empty caption. ``text`` says how far
+    captions are encoded: "context", "features" or "states".
     """
 
     entries: tuple[Entry, ...]
@@ -63,6 +65,7 @@ class Index:
     trigger: str = ""
     reference: tuple[int, int] = (1, 1)
     empty_text: str = ""
+    text: TextStage = "context"
 
     @property
     def fingerprint(self) -> str:
@@ -101,6 +104,8 @@ class Index:
                 trigger=_a(str, values["trigger"]),
                 reference=(_a(int, values["reference"][0]), _a(int, values["reference"][1])),
                 empty_text=_a(str, values["empty_text"]),
+                # Of an index that was written before there was a choice.
+                text=_stage(values.get("text", "context")),
             )
         # Whatever is missing or of another type: users edit the file, and disks damage it.
         except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
@@ -140,6 +145,13 @@ def _count(value: object) -> int:
     if _a(int, value) < 1:
         raise ValueError(f"{value} is no number of repeats")
     return _a(int, value)
+
+
+def _stage(value: object) -> TextStage:
+    for stage in TEXT_STAGES:
+        if value == stage:
+            return stage
+    raise ValueError(f"{value!r} is no stage of captions")
 
 
 def _list(value: object) -> list[Any]:

@@ -30,6 +30,7 @@ from .media_clips import (
 )
 from .rows import Row
 from .scenes import check_scenes, scenes_of
+from .texts import TextStage, encode_caption
 
 OnItem = Callable[[str, int, int], None]
 """Called with (what, finished, all)."""
@@ -50,7 +51,7 @@ class DatasetOptions:
     ``downscale`` and ``temporal`` are how much smaller and slower reference videos are. ``audio_lengths`` are
     the lengths in seconds of clips of audio alone. ``official`` groups masks as the official trainer does.
     With ``max_pixels`` each clip has its own size, shrunk to at most so many pixels, and only the lengths of
-    ``buckets`` count.
+    ``buckets`` count. ``text`` is how far captions are encoded: what a run trains must come after it.
     """
 
     buckets: tuple[Bucket, ...]
@@ -66,6 +67,7 @@ class DatasetOptions:
     temporal: int = 1
     audio_lengths: tuple[float, ...] = (2.0, 4.0, 8.0)
     official: bool = False
+    text: TextStage = "context"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,17 +175,15 @@ def encode_dataset(
     # The text encoder is the largest network, and is gone before frames are encoded.
     with networks.holding(*parts):
         for number, text in enumerate(sorted(captions)):
-            key = digest({"text": text, "models": text_models, "dtype": str(networks.dtype), "v": VERSION})
+            facts = {"text": text, "models": text_models, "dtype": str(networks.dtype), "v": VERSION}
+            # Contexts have the names that they had before there was a choice.
+            key = digest(facts if options.text == "context" else {**facts, "stage": options.text})
             texts[text] = f"texts/{key}.safetensors"
             if not is_whole(folder / texts[text]):
                 if on_item is not None:
                     on_item("texts", number, len(captions))
-                context, _ = codecs.encode_text(text)
-                write_clip(
-                    folder / texts[text],
-                    {"video": context.video[0].cpu(), "audio": context.audio[0].cpu()},
-                    {"caption": text},
-                )
+                encoded = encode_caption(codecs, text, options.text)
+                write_clip(folder / texts[text], encoded, {"caption": text})
                 made += 1
     entries: list[Entry] = []
     with networks.holding(Component.VIDEO_ENCODER, Component.AUDIO_ENCODER):
@@ -223,6 +223,7 @@ def encode_dataset(
         trigger=options.trigger or "",
         reference=(options.downscale, options.temporal),
         empty_text=texts[""],
+        text=options.text,
     )
     index.save(folder)
     return index, made

@@ -9,28 +9,35 @@ from pathlib import Path
 from safetensors import safe_open
 
 from ..loading import Checkpoint, Component, open_lora
-from ..training.lora import PREFIX
+from ..run.components import Components
+from ..training.lora import saved_name
 from ..training.objective import Objective
-from ..training.targets import layer_pattern, reachable
+from ..training.targets import is_of_text, layer_pattern, reachable
 from .cache import is_whole
 from .samples import Samples
 from .settings import FullSettings, LoraSettings
+from .texts import text_shapes
 
 _MOST = 5
 
 
 def target_layers(
-    shapes: Mapping[str, tuple[int, ...]], targets: Sequence[str], *, video: bool, audio: bool
+    networks: Components, targets: Sequence[str], *, video: bool, audio: bool
 ) -> tuple[str, ...]:
     """The linear layers that ``targets`` name and that get a gradient when these streams are computed.
 
-    ``shapes`` are those of the tensors of the transformer, by name. Without ``targets`` they are those of the
-    preset for the streams. Raises ValueError for a damaged pattern, and if there is no such layer.
+    They are of the transformer, and of connectors and projection if a target names these; by official name.
+    Without ``targets`` they are those of the preset for the streams. Headers alone are read. Raises
+    ValueError for a damaged pattern, and if there is no such layer.
     """
     preset = "attention" if video and audio else "video" if video else "audio"
     pattern = layer_pattern(targets or (preset,))
-    linear = [n.removesuffix(".weight") for n, s in shapes.items() if n.endswith(".weight") and len(s) == 2]
-    names = [name for name in linear if re.search(pattern, name)]
+    shapes = networks.file(Component.TRANSFORMER).shapes(Component.TRANSFORMER)
+    names = [name for name in _linear(shapes) if re.search(pattern, name)]
+    of_text = [target for target in targets if is_of_text(target)]
+    if of_text:
+        pattern = layer_pattern(of_text)
+        names += [name for name in _linear(text_shapes(networks)) if re.search(pattern, name)]
     if not names:
         raise ValueError(f"targets={', '.join(targets)}: the transformer has no such linear layer")
     reached = tuple(name for name in names if reachable(name, video=video, audio=audio))
@@ -40,6 +47,11 @@ def target_layers(
             "they belong to"
         )
     return reached
+
+
+def _linear(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The names of linear layers among tensors."""
+    return [n.removesuffix(".weight") for n, s in shapes.items() if n.endswith(".weight") and len(s) == 2]
 
 
 def check_clips(samples: Samples) -> None:
@@ -64,8 +76,9 @@ def check_init_lora(path: Path, layers: Sequence[str], settings: LoraSettings) -
     with safe_open(path, framework="pt") as file:
         present = set(file.keys())
         for layer in layers:
-            name = f"{PREFIX}{layer}.{first}"
-            needed = {name, *(f"{PREFIX}{layer}.{other}" for other in others)}
+            saved = saved_name(layer)
+            name = f"{saved}.{first}"
+            needed = {name, *(f"{saved}.{other}" for other in others)}
             if not needed <= present or file.get_slice(name).get_shape()[0] != settings.rank:
                 raise ValueError(
                     f"init_lora: {path} has no layer {layer} of rank {settings.rank} and kind "

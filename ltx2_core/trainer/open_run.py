@@ -24,6 +24,7 @@ from .preset_loras import preset_loras
 from .run_files import RunFiles
 from .samples import Samples
 from .settings import FullSettings, LoraSettings, TrainSettings
+from .texts import check_stage
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def open_run(settings: TrainSettings) -> Opened:
         held_index = Index.load(other)
         _check_index(held_index, networks, other)
         held_out = Samples(other, held_index, objective, device=networks.device)
+        if held_index.text != index.text:
+            raise ValueError(
+                f"validation_dataset {other} was encoded with --text {held_index.text}, the dataset with "
+                f"--text {index.text}: run ltx2 dataset again for one of them"
+            )
         check_clips(held_out)
     check_clips(samples)
     layers, files = _trained(settings, networks, samples)
@@ -92,7 +98,7 @@ def check_settings(settings: TrainSettings, networks: Components) -> Objective:
     check_optimizer(settings.optimizer, groups=2 if settings.audio_learning_rate else 1)
     base = networks.file(Component.TRANSFORMER)
     if isinstance(settings, LoraSettings) and settings.targets:
-        target_layers(base.shapes(Component.TRANSFORMER), settings.targets, video=True, audio=True)
+        target_layers(networks, settings.targets, video=True, audio=True)
     preset_loras(settings, base)
     return objective_of(
         settings.task,
@@ -128,7 +134,8 @@ def _trained(
         return (), RunFiles(folder, "model")
     assert isinstance(settings, LoraSettings)
     video, audio = samples.trains
-    layers = target_layers(base.shapes(Component.TRANSFORMER), settings.targets, video=video, audio=audio)
+    layers = target_layers(networks, settings.targets, video=video, audio=audio)
+    check_stage(settings.targets, layers, samples.index.text, samples.folder)
     files = RunFiles(folder)
     # The state of a run that is resumed has all of it, so that the file may be gone by then.
     if settings.init_lora and not files.state.is_file():

@@ -17,13 +17,13 @@ from ..storage.private import locked
 from ..training.block_memory import place
 from ..training.history import plot
 from ..training.processes import Processes, joined_processes
-from ..transformer import Transformer
 from .health import alarms
 from .loggers import Logger, loggers_of
 from .open_run import Opened, base_digest
 from .preset_loras import preset_loras, split_strength
 from .settings import FullSettings, LoraSettings
-from .trainees import Trainee
+from .texts import text_networks
+from .trainees import Networks, Trainee
 from .trainer import Trainer, swapped_blocks
 
 OnStep = Callable[[int, int, dict[str, float]], None]
@@ -38,7 +38,7 @@ OnAlarm = Callable[[str], None]
 Stop = Callable[[], bool]
 """Called after each step; if it returns True, the run is saved and ends, and may be resumed later."""
 
-MakeTrainee = Callable[[Opened, Transformer, Processes], Trainee]
+MakeTrainee = Callable[[Opened, Networks, Processes], Trainee]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +91,16 @@ class _Run:
         swaps = isinstance(settings, LoraSettings) and settings.blocks_to_swap > 0
         device = torch.device("cpu") if swaps else None
         networks = self.opened.networks
-        with networks.use(Component.TRANSFORMER, loras, device=device, dtype=_dtype(self.opened)) as network:
+        stage = self.opened.samples.index.text
+        with (
+            networks.use(Component.TRANSFORMER, loras, device=device, dtype=_dtype(self.opened)) as network,
+            text_networks(networks, stage, loras) as text,
+        ):
             if swaps:
                 place(network, networks.device, swapped_blocks(settings, network))
-            self.trainer = Trainer(
-                self.opened, network, make(self.opened, network, self.processes), self.processes
-            )
+            both = Networks(network, text)
+            trainee = make(self.opened, both, self.processes)
+            self.trainer = Trainer(self.opened, both, trainee, self.processes)
             self._resume()
             if self.processes.first:
                 self.loggers = loggers_of(

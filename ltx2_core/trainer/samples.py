@@ -21,11 +21,16 @@ _ORDER = -1
 
 @dataclass(frozen=True)
 class Batch:
-    """Clips of one size and the objective that fits their streams; ``names`` are their places."""
+    """Clips of one size and the objective that fits their streams; ``names`` are their places.
+
+    ``texts`` are the tensors of the captions if they are not encoded to the end; the context of ``clips`` is
+    then empty.
+    """
 
     clips: Clips
     objective: Objective
     names: tuple[str, ...]
+    texts: tuple[Mapping[str, Tensor], ...] = ()
 
 
 class Samples:
@@ -135,17 +140,24 @@ class Samples:
         voices: tuple[Tensor, ...] = ()
         if objective.audio is not None and "reference_audio" in tensors[0]:
             voices = (self._stack(tensors, "reference_audio"),)
+        unfinished: tuple[Mapping[str, Tensor], ...] = ()
+        if self.index.text == "context":
+            context = TextContext(self._stack(texts, "video").float(), self._stack(texts, "audio").float())
+        else:
+            empty = torch.zeros(len(entries), 0, 0, device=self.device)
+            context = TextContext(empty, empty)
+            unfinished = tuple({name: t.to(self.device) for name, t in text.items()} for text in texts)
         clips = Clips(
             video=None if objective.video is None else self._stack(tensors, "video"),
             audio=None if objective.audio is None else self._stack(tensors, "audio"),
-            context=TextContext(self._stack(texts, "video").float(), self._stack(texts, "audio").float()),
+            context=context,
             fps=fps,
             video_mask=self._stack(tensors, "video_mask") if "video_mask" in tensors[0] else None,
             audio_mask=self._stack(tensors, "audio_mask") if "audio_mask" in tensors[0] else None,
             references=references,
             audio_references=voices,
         )
-        return Batch(clips, objective, tuple(entry.where for entry in entries))
+        return Batch(clips, objective, tuple(entry.where for entry in entries), unfinished)
 
     def _text(self, entry: Entry, generator: torch.Generator | None) -> str:
         """The file of one of the captions of a clip, drawn at random; the first one without a generator."""

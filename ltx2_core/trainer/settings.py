@@ -10,7 +10,7 @@ from typing import Any
 from ..training.names import TASK_NAMES
 from ..training.optimizer_names import OPTIMIZERS
 from ..training.schedules import RESTART_FLOOR, SCHEDULES
-from ..training.targets import PRESETS
+from ..training.targets import PRESETS, TEXT_PRESETS
 
 
 def _key(default: Any, help_: str, **facts: Any) -> Any:
@@ -139,8 +139,8 @@ class LoraSettings(TrainSettings):
     alpha: float = _key(0.0, "Scale of the LoRA times rank; 0 is the rank, so a scale of 1.", low=0.0)
     targets: tuple[str, ...] = _key(
         (),
-        f"Layers: presets ({', '.join(PRESETS)}), ends of names such as attn1.to_k, or regex:PATTERN "
-        "[default: attention, or the preset of the only stream].",
+        f"Layers: presets ({', '.join((*PRESETS, *TEXT_PRESETS))}), ends of names such as attn1.to_k, or "
+        "regex:PATTERN [default: attention, or the preset of the only stream].",
     )
     kind: str = _key(
         "lora",

@@ -18,11 +18,12 @@ from ..loading.lora_report import updated_stream
 from ..media.atomic import replacing
 from ..storage.writing import Entry, entry_of
 from ..training.adapters import Kind
-from ..training.lora import PREFIX, LoraAdapters, save_lora
+from ..training.lora import LoraAdapters, save_lora, saved_name
 from ..training.processes import Processes, split_blocks, whole
 from ..transformer import Transformer
 from .open_run import Opened, metadata
 from .settings import FullSettings, LoraSettings
+from .texts import TextNetworks
 
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 
@@ -43,17 +44,40 @@ class Trainee(Protocol):
         """Write the weights of ``step``; all processes must call this, one has ``write``."""
 
 
-class LoraTrainee:
-    """LoRA, DoRA or LoKr adapters on the target layers of a frozen transformer."""
+@dataclass(frozen=True)
+class Networks:
+    """The networks of a step; ``text`` is there if captions are not encoded to the end."""
 
-    def __init__(self, opened: Opened, network: Transformer, _processes: Processes) -> None:
+    transformer: Transformer
+    text: TextNetworks | None = None
+
+    def named(self) -> nn.Module:
+        """A module of all of them, in which modules have their official names."""
+        if self.text is None:
+            return self.transformer
+        whole = nn.Module()
+        for prefix, network in {**self.text.official()}.items():
+            if prefix:
+                whole.add_module(prefix, network)
+                continue
+            for one in (self.transformer, network):
+                for name, child in one.named_children():
+                    whole.add_module(name, child)
+        return whole
+
+
+class LoraTrainee:
+    """LoRA, DoRA or LoKr adapters on the target layers of frozen networks."""
+
+    def __init__(self, opened: Opened, networks: Networks, _processes: Processes) -> None:
         settings = opened.settings
         assert isinstance(settings, LoraSettings)
         self.opened, self.settings = opened, settings
+        networks.transformer.requires_grad_(False)
         exact = "|".join(rf"^{re.escape(name)}$" for name in opened.layers)
         kind: Kind = settings.kind  # type: ignore[assignment]  # checked by the settings
         self.adapters = LoraAdapters(
-            network,
+            networks.named(),
             rank=settings.rank,
             alpha=settings.lora_alpha,
             targets=exact,
@@ -86,7 +110,7 @@ class LoraTrainee:
         open_lora(path)
         tensors = load_file(path)
         for name, adapter in self.adapters.by_layer():
-            prefix = f"{PREFIX}{name}."
+            prefix = f"{saved_name(name)}."
             own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             if not adapter.load(own):
                 raise ValueError(f"init_lora: {path} has no layer {name} of rank {self.settings.rank}")
@@ -95,8 +119,8 @@ class LoraTrainee:
 class FullTrainee:
     """The weights of the transformer, all of them or those that ``parameters`` names."""
 
-    def __init__(self, opened: Opened, network: Transformer, processes: Processes) -> None:
-        settings = opened.settings
+    def __init__(self, opened: Opened, networks: Networks, processes: Processes) -> None:
+        settings, network = opened.settings, networks.transformer
         assert isinstance(settings, FullSettings)
         self.opened, self.settings = opened, settings
         self.module: nn.Module = network
@@ -158,7 +182,7 @@ def styled(tensors: Mapping[str, Tensor], style: str) -> dict[str, Tensor]:
     The alpha of kohya is the rank, as the scale is in the matrices.
     """
     if style != "kohya":
-        return {(PREFIX if style == "official" else "") + name: tensor for name, tensor in tensors.items()}
+        return {_official(name) if style == "official" else name: tensor for name, tensor in tensors.items()}
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         layer, _, end = name.rpartition(".lora_")
@@ -167,6 +191,15 @@ def styled(tensors: Mapping[str, Tensor], style: str) -> dict[str, Tensor]:
         if end.startswith("A"):
             found[f"{flat}.alpha"] = torch.tensor(float(len(tensor)))
     return found
+
+
+def _official(name: str) -> str:
+    """The name in an official file of a tensor, by layer and ending."""
+    layer, _, ending = name.rpartition(".lora_")
+    if layer:
+        return f"{saved_name(layer)}.lora_{ending}"
+    layer, _, ending = name.rpartition(".")
+    return f"{saved_name(layer)}.{ending}"
 
 
 def stream_name(layer: str) -> Literal["video", "audio", "cross"]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 
@@ -26,7 +27,7 @@ from .health import LOGGED, logged, save_bad_batch
 from .open_run import Opened
 from .samples import Batch
 from .settings import FullSettings, LoraSettings, TrainSettings
-from .trainees import Trainee, by_stream
+from .trainees import Networks, Trainee, by_stream
 
 VALIDATION_CLIPS = 4
 _VALIDATION_SEED = 20240
@@ -44,8 +45,9 @@ def swapped_blocks(settings: TrainSettings, network: Transformer) -> tuple[int, 
 class Trainer:
     """The network, what is trained, and the optimizer of a run."""
 
-    def __init__(self, opened: Opened, network: Transformer, trainee: Trainee, processes: Processes) -> None:
-        self.opened, self.network, self.trainee, self.processes = opened, network, trainee, processes
+    def __init__(self, opened: Opened, networks: Networks, trainee: Trainee, processes: Processes) -> None:
+        self.opened, self.trainee, self.processes = opened, trainee, processes
+        self.network, self.text = networks.transformer, networks.text
         settings = opened.settings
         self.device = opened.networks.device
         parts = list(trainee.named())
@@ -88,7 +90,7 @@ class Trainer:
             seed=settings.seed,
             copies={} if self.copies is None else self.copies.copies,
         )
-        self._swapped = swapped_blocks(settings, network)
+        self._swapped = swapped_blocks(settings, self.network)
         self._run_block: BlockRunner | None = None
         if settings.activation_offload or self._swapped:
             offload = settings.activation_offload
@@ -157,11 +159,15 @@ class Trainer:
             yield
             return
         self.network.to("cpu")
+        if self.text is not None:
+            self.text.to("cpu")
         torch.cuda.empty_cache()
         try:
             yield
         finally:
             place(self.network, self.device, self._swapped)
+            if self.text is not None:
+                self.text.to(self.device)
 
     def _stop(self, batch: Batch, step: Step, value: float) -> NoReturn:
         path = self.opened.files.folder / f"bad_batch_step_{self.state.step + 1:06d}.safetensors"
@@ -192,10 +198,17 @@ class Trainer:
         pairs = ((name, next(totals), next(totals)) for name in LOGGED)
         return {name: total / count for name, total, count in pairs if count}
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext()
+
     def _losses(self, batch: Batch, generator: torch.Generator) -> tuple[Losses, Step]:
-        step = prepare(batch.objective, batch.clips, GeneratorDraws(generator, self.device))
+        clips = batch.clips
+        if self.text is not None:
+            with self._autocast():
+                clips = replace(clips, context=self.text(batch.texts))
+        step = prepare(batch.objective, clips, GeneratorDraws(generator, self.device))
         checkpointing = self.opened.settings.gradient_checkpointing and torch.is_grad_enabled()
-        with torch.autocast(self.device.type, torch.bfloat16) if self.mixed else nullcontext():
+        with self._autocast():
             predicted = velocities(
                 self.network,
                 step,

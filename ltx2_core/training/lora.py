@@ -29,6 +29,21 @@ PREFIX = "diffusion_model."
 """Prefix of module names in official LoRA files."""
 
 
+_PROJECTION = "text_embedding_projection."
+
+
+def saved_name(layer: str) -> str:
+    """The name in an official LoRA file of a layer of transformer, connectors or text projection.
+
+    The projection has the name by which ComfyUI finds it, in the text encoder; official files have none of
+    it.
+    """
+    if not layer.startswith(_PROJECTION):
+        return PREFIX + layer
+    # ComfyUI has the only projection of 2.0 without its last name.
+    return "text_encoders." + (_PROJECTION[:-1] if layer == f"{_PROJECTION}aggregate_embed" else layer)
+
+
 class LoraAdapters(nn.Module):
     """Adapters for linear layers of a network; their matrices are the parameters of this module.
 

@@ -22,6 +22,22 @@ PRESETS: Mapping[str, tuple[str, ...]] = {
 }
 """Preset -> ends of the names of layers. ``video`` and ``audio`` are those of the official trainer."""
 
+TEXT_PRESETS: Mapping[str, str] = {
+    "connectors": rf"_embeddings_connector\..*\.(?:{'|'.join(re.escape(name) for name in _ATTENTION)})$",
+    "projection": r"(?:^|\.)(?:video_|audio_)?aggregate_embed$",
+}
+"""Preset -> pattern of layers between the text encoder and the transformer."""
+
+_OF_TEXT = ("connector", "aggregate_embed")
+
+
+def is_of_text(target: str) -> bool:
+    """Whether a target is for the text connectors or the text projection: it must name them.
+
+    ``attention`` and ``to_q`` are layers of the transformer alone, as in other trainers.
+    """
+    return target in TEXT_PRESETS or any(word in target for word in _OF_TEXT)
+
 
 def layer_pattern(targets: Sequence[str]) -> str:
     """Build the regular expression that finds the target layers in the transformer, by their names.
@@ -38,20 +54,26 @@ def layer_pattern(targets: Sequence[str]) -> str:
             except re.error as error:
                 raise ValueError(f"target {target!r} is not a regular expression: {error}") from None
             parts.append(f"(?:{pattern})")
+        elif target in TEXT_PRESETS:
+            parts.append(TEXT_PRESETS[target])
         else:
             names = PRESETS.get(target, (target,))
             parts.append(rf"(?:^|\.)(?:{'|'.join(re.escape(name) for name in names)})$")
     if not parts:
-        raise ValueError(f"targets is empty: use {', '.join(PRESETS)}, names of layers or regex:PATTERN")
+        known = ", ".join((*PRESETS, *TEXT_PRESETS))
+        raise ValueError(f"targets is empty: use {known}, names of layers or regex:PATTERN")
     return "|".join(parts)
 
 
 def reachable(name: str, *, video: bool, audio: bool) -> bool:
-    """Whether a layer of the transformer gets a gradient in steps that compute these streams.
+    """Whether a layer, by its official name, gets a gradient in steps that compute these streams.
 
     Without one of the streams, its own layers and those of attention between the streams are not computed.
     """
     between = "audio_to_video_attn" in name or "video_to_audio_attn" in name
     if between:
         return video and audio
+    # The one projection of 2.0 serves both streams.
+    if name.endswith(".aggregate_embed"):
+        return video or audio
     return audio if re.search(r"(?:^|\.)audio_", name) else video

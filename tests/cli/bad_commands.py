@@ -85,6 +85,7 @@ OTHERS: tuple[Row, ...] = (
     ("dataset", "{text} --check --buckets 768x500x49", "multiples of 32"),
     ("dataset", "{text} --check --fps 0", "--fps"),
     ("dataset", "{text} --check --max-pixels 1000", "--max-pixels"),
+    ("dataset", "{text} --check --text letters", "--text"),
     ("train", "lora", "dataset is missing"),
     ("train", "lora --dataset out", "ltx2 dataset SOURCE"),
     ("train", "lora --dataset out --rank 0", "rank=0"),
