@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from ltx2_core.run.execution import Execution
 from ltx2_core.serve.models import ServedModel
 from ltx2_core.serve.service import Service, Settings
+from ltx2_core.serve.store import JobStore
 
 MOST_S = 1800
 """Seconds after which a test gives up; a machine that does much else at the same time is slow."""
@@ -62,6 +63,14 @@ def settings_in(folder: Path, models: dict[str, ServedModel], **more: Any) -> Se
 @pytest.fixture
 def settings(tmp_path, models) -> Settings:
     return settings_in(tmp_path, models)
+
+
+@pytest.fixture
+def store(tmp_path) -> Iterator[JobStore]:
+    """An empty queue in the folder of the test."""
+    store = JobStore(tmp_path / "jobs.sqlite")
+    yield store
+    store.close()
 
 
 @pytest.fixture
