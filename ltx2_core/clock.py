@@ -19,18 +19,21 @@ class Clock:
     def __init__(self) -> None:
         self._start = time.perf_counter()
         self._seconds: dict[str, float] = {}
-        self._within: list[str] = []
+        self._stages: dict[str, float] = {}
+        self._within: list[tuple[str, str | None]] = []
         self._since = self._start
 
     @contextmanager
-    def timed(self, part: str) -> Iterator[None]:
+    def timed(self, part: str, *, stage: str | None = None) -> Iterator[None]:
         """A context that adds the seconds of its block to those of ``part``, one of ``PARTS``.
+
+        ``stage`` is the sampling stage that they are of, such as "1", or None for none.
 
         Do not use it around the ``yield`` of a generator: the time of the generator's caller would be
         counted.
         """
         self._count()
-        self._within.append(part)
+        self._within.append((part, stage))
         try:
             yield
         finally:
@@ -46,9 +49,15 @@ class Clock:
         """Seconds by part, in the order of ``PARTS``; without parts that took no time."""
         return {part: self._seconds[part] for part in PARTS if part in self._seconds}
 
+    def stages(self) -> Mapping[str, float]:
+        """Seconds by sampling stage, in the order in which the stages ran; all are seconds of "sampling"."""
+        return dict(self._stages)
+
     def _count(self) -> None:
         now = time.perf_counter()
         if self._within:
-            part = self._within[-1]
+            part, stage = self._within[-1]
             self._seconds[part] = self._seconds.get(part, 0.0) + now - self._since
+            if stage is not None:
+                self._stages[stage] = self._stages.get(stage, 0.0) + now - self._since
         self._since = now

@@ -177,7 +177,7 @@ class Codecs:
         if latents.video is None:
             raise ValueError("there is no video to upscale in these latents")
         with (
-            self.networks.clock.timed("sampling"),
+            self.networks.clock.timed("sampling", stage="upscale"),
             self.networks.use(Component.UPSAMPLER) as upsampler,
             # The encoder is only needed for its statistics: the upsampler works on latents that are not
             # normalised.

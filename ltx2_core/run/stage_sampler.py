@@ -106,7 +106,7 @@ class StageSampler:
         start_noise = self._start_noise if stage.start_seed is None else self._generator(stage.start_seed)
         self.run.report(name, 0, len(stage.sigmas) - 1)
         with (
-            self.networks.clock.timed("sampling"),
+            self.networks.clock.timed("sampling", stage=str(index + 1)),
             self.networks.use_transformer(loras, self.plan, fused=self.speed.fused) as transformer,
         ):
             denoise = self._denoiser(transformer, stage, state, contexts, step_noise)

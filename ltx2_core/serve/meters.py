@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from threading import Lock
 
@@ -12,13 +13,16 @@ from .progress import ClipMeter
 class Counts:
     """Finished clips, seconds of work by part such as "sampling", and latent tokens times steps.
 
-    ``device_bytes`` is the most device memory that a process has reserved.
+    ``stages`` are the seconds of sampling by stage, ``tokens_per_s`` the tokens of the last clip in a second
+    of its sampling, and ``device_bytes`` the most device memory that a process has reserved.
     """
 
     clips: int = 0
     tokens: int = 0
+    tokens_per_s: float = 0.0
     device_bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 class Meters:
@@ -32,18 +36,24 @@ class Meters:
         """Add a finished clip."""
         with self._lock:
             before = self._counts
-            seconds = dict(before.seconds)
-            for part, value in meter.seconds.items():
-                seconds[part] = seconds.get(part, 0.0) + value
+            sampling_s = meter.seconds.get("sampling", 0.0)
             self._counts = replace(
                 before,
                 clips=before.clips + 1,
                 tokens=before.tokens + meter.tokens,
+                # A clip whose latents were read, and not sampled, says nothing of it.
+                tokens_per_s=meter.tokens / sampling_s if sampling_s else before.tokens_per_s,
                 device_bytes=max(before.device_bytes, meter.device_bytes),
-                seconds=seconds,
+                seconds=_sum(before.seconds, meter.seconds),
+                stages=_sum(before.stages, meter.stages),
             )
 
     def read(self) -> Counts:
         """The counts so far."""
         with self._lock:
             return self._counts
+
+
+def _sum(before: Mapping[str, float], more: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by name, of both."""
+    return {name: before.get(name, 0.0) + more.get(name, 0.0) for name in dict.fromkeys((*before, *more))}

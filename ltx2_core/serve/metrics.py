@@ -30,10 +30,17 @@ def _lines(service: Service) -> Iterator[str]:
     yield f"ltx2_clips_total {counted.clips}"
     yield from _head("ltx2_seconds_total", "counter", "Seconds of work on finished clips, by part.")
     yield from (f'ltx2_seconds_total{{part="{part}"}} {value:.3f}' for part, value in counted.seconds.items())
+    yield from _head("ltx2_sampling_seconds_total", "counter", "Seconds of sampling, by stage.")
+    for stage, value in counted.stages.items():
+        yield f'ltx2_sampling_seconds_total{{stage="{stage}"}} {value:.3f}'
     yield from _head(
         "ltx2_tokens_total", "counter", "Latent tokens times steps of finished clips; its rate is tokens/s."
     )
     yield f"ltx2_tokens_total {counted.tokens}"
+    yield from _head(
+        "ltx2_tokens_per_second", "gauge", "Tokens of the last clip in a second of its sampling."
+    )
+    yield f"ltx2_tokens_per_second {counted.tokens_per_s:.1f}"
     yield from _head("ltx2_draining", "gauge", "1 if the server takes no new jobs.")
     yield f"ltx2_draining {int(service.draining.is_set())}"
     yield from _head("ltx2_resident_bytes", "gauge", "System memory of the server and its other processes.")

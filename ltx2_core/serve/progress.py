@@ -59,10 +59,12 @@ class Preview:
 class ClipMeter:
     """What one clip took: ``seconds`` by part of the work, and ``tokens``, latent tokens times steps.
 
-    ``device_bytes`` is the most device memory that the process has reserved, 0 without a GPU.
+    ``stages`` are the seconds of "sampling" by stage: "1", "upscale", "2". ``device_bytes`` is the most
+    device memory that the process has reserved, 0 without a GPU.
     """
 
     seconds: Mapping[str, float]
+    stages: Mapping[str, float]
     tokens: int
     device_bytes: int = 0
 

@@ -96,7 +96,8 @@ def received(message: ParsedJson, reports: Reports) -> JsonObject | None:
         elif name == "preview":
             reports.preview(Preview(**{**value, "levels": tuple(value["levels"])}))
         elif name == "finished":
-            reports.finished(ClipMeter(**{**value, "seconds": MappingProxyType(value["seconds"])}))
+            frozen = {part: MappingProxyType(value[part]) for part in ("seconds", "stages")}
+            reports.finished(ClipMeter(**{**value, **frozen}))
         elif name == "stopped":
             raise Stopped("the job was stopped")
         elif name == "failed":

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -136,7 +136,8 @@ class _Making:
     def make(self, clip: ClipSpec, clips: int) -> tuple[JsonObject, ClipMeter]:
         """Sample, decode and write the clip; returns what it is (size, length, seed ...) and what it took."""
         path = self.folder.result(self.job_id, self.index, clip.suffix)
-        before = self.pipeline.networks.clock.seconds()
+        clock = self.pipeline.networks.clock
+        before, stages_before = clock.seconds(), clock.stages()
         began = time.monotonic()
         stages, windows = _stages(self.pipeline, clip)
         self.make_room(stages)
@@ -152,11 +153,12 @@ class _Making:
         else:
             made = self._edited(clip, path)
         _to_disk(path)
-        after = self.pipeline.networks.clock.seconds()
-        seconds = {part: round(after[part] - before.get(part, 0.0), 3) for part in after}
+        seconds = _since(before, clock.seconds())
         total = round(time.monotonic() - began, 3)
         about: JsonObject = {"file": path.name, "format": clip.suffix, "seconds": seconds, "total_s": total}
-        return {**made, **about}, ClipMeter(seconds=seconds, tokens=tokens)
+        return {**made, **about}, ClipMeter(
+            seconds=seconds, stages=_since(stages_before, clock.stages()), tokens=tokens
+        )
 
     def _generated(self, clip: ClipSpec, path: Path) -> JsonObject:
         generation = self._saved(path)
@@ -236,6 +238,11 @@ def _stages(pipeline: LTX2Pipeline, clip: ClipSpec) -> tuple[Sequence[Stage], in
     prompts, how, fields = clip.long()
     plan, request, _ = planned_long(pipeline, prompts, how, **fields)
     return pipeline.stages(first_window(request, plan)), len(plan.windows)
+
+
+def _since(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by name that were added to those of ``before``."""
+    return {name: round(seconds - before.get(name, 0.0), 3) for name, seconds in after.items()}
 
 
 def _reserved(device: torch.device) -> int:

@@ -51,3 +51,16 @@ def test_a_part_within_another_counts_alone(monkeypatch) -> None:
         now += 3
     assert clock.seconds() == {"load": 20, "sampling": 4}
     assert clock.total == 24
+
+
+def test_stages_of_sampling_are_counted_each(monkeypatch) -> None:
+    now = 5.0
+    monkeypatch.setattr("time.perf_counter", lambda: now)
+    clock = Clock()
+    for stage, seconds in (("1", 2), ("upscale", 1), ("1", 5)):
+        with clock.timed("sampling", stage=stage):
+            now += seconds
+            with clock.timed("load"):
+                now += 20
+    assert clock.stages() == {"1": 7, "upscale": 1}
+    assert clock.seconds() == {"load": 60, "sampling": 8}
