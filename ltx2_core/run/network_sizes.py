@@ -45,6 +45,7 @@ class NetworkSizes(ModelFiles):
         finished: ClipPlan | None = None,
         decode_dtype: torch.dtype | None = None,
         changed: bool = False,
+        propose: bool = True,
     ) -> MemoryPlan:
         """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes of the device.
 
@@ -54,7 +55,8 @@ class NetworkSizes(ModelFiles):
         decoded; None is the last of ``clips``. ``decode_dtype`` is the number format in which the video is
         decoded, None for that of the run. ``changed`` says that LoRAs change the transformer, which makes
         blocks of a GGUF file larger. Only headers of files are read. If no plan fits into the budget,
-        the result is the one with the lowest peak, whose ``fits`` is False, with a smaller clip that fits.
+        the result is the one with the lowest peak, whose ``fits`` is False, with a smaller clip that fits if
+        ``propose`` is set.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER, changed=changed)
@@ -86,7 +88,7 @@ class NetworkSizes(ModelFiles):
         )
         # The size of an edit is that of its source, and one with doubled frames is decoded longer than it is
         # sampled, so that a smaller clip is proposed for neither.
-        if source is None and finished in (None, clips[-1]):
+        if propose and source is None and finished in (None, clips[-1]):
             return plan_or_propose(lambda smaller: plan(clips=smaller), clips)
         reading = None if source is None else self._source_stage(source, clips[-1])
         return plan(clips=clips, finished=finished, source=reading)

@@ -171,12 +171,14 @@ class Planner(Codecs):
         *,
         source: tuple[int, int] | None = None,
         decode_dtype: torch.dtype | None = None,
+        propose: bool = True,
     ) -> MemoryPlan:
         """Plan how ``stages`` run within ``budget`` bytes of device memory, from headers of files alone.
 
         ``source`` is the (width, height) in pixels of an edit's source video, whose frames are encoded too;
         None without one. ``decode_dtype`` is the number format in which the video is decoded, None for that
-        of the run; see :func:`decode_dtype_of`.
+        of the run; see :func:`decode_dtype_of`. With ``propose`` a plan that does not fit
+        has a smaller clip that does.
         """
         return self.networks.plan(
             [stage.sampled for stage in stages],
@@ -187,6 +189,7 @@ class Planner(Codecs):
             source=source,
             decode_dtype=decode_dtype,
             changed=bool(self.loras or self.stage2_loras or self.detail_lora),
+            propose=propose,
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:

@@ -16,7 +16,7 @@ from .batch_jobs import BatchJob
 from .checking import check_job
 from .expiry import Retention
 from .runner import JobRunner
-from .service import Limits, Service, Settings
+from .service import Service, Settings
 from .stored_job import Job, State
 
 RESULTS: Final = "results.jsonl"
@@ -43,14 +43,13 @@ class Batch:
         """Check all jobs before any runs. Raises ValueError that names the line of the first wrong one."""
         from .models import Checkers
 
-        checkers = Checkers(self._settings.models, self._settings.execution)
-        limits = Limits(work=float("inf"))
+        checkers = Checkers(self._settings.models, self._settings.execution, float("inf"))
         for job in self._jobs.values():
             if job.spec.model not in self._settings.models:
                 known = ", ".join(self._settings.models)
                 raise ValueError(f"line {job.line}: there is no model {job.spec.model!r}: use one of {known}")
             try:
-                check_job(checkers, job.spec, limits)
+                check_job(checkers, job.spec)
             except (ValueError, TypeError, ArithmeticError, OSError) as error:
                 raise ValueError(f"line {job.line}: {error}") from error
 

@@ -10,8 +10,8 @@ from ..media.encoding import check_encoding
 from ..media.save import check_destination
 from ..run.pipeline import LTX2Pipeline
 from ..run.stages import Stage
+from .allowance import Allowance
 from .models import Checkers
-from .service import Limits
 from .specs import ClipSpec, JobSpec
 
 
@@ -19,8 +19,8 @@ class TooLarge(ValueError):
     """Raised for a job of more pixels, frames and steps than the service or its memory allows."""
 
 
-def check_size(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
-    """Raise :class:`TooLarge` for a job that is too large for ``limits`` or for the memory of the device.
+def check_size(checkers: Checkers, spec: JobSpec) -> None:
+    """Raise :class:`TooLarge` for a job that is too large for the service or for the memory of the device.
 
     Only headers of model files are read. Raises ValueError for sizes and lengths that cannot be planned.
     """
@@ -30,7 +30,7 @@ def check_size(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
         made = [clip for clip in spec.clips if clip.refused is None]
         planned = [pipeline.stages(clip.whole_request()) for clip in made]
         # Before the plans, which take longer the larger a clip is.
-        _check_work(sum(map(work_of, planned)), limits)
+        _check_work(sum(map(work_of, planned)), checkers.allowance(spec.model))
         budget = pipeline.networks.max_memory
         for stages in planned:
             plan = None if budget is None else pipeline.plan(stages, budget)
@@ -38,7 +38,7 @@ def check_size(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
                 raise TooLarge(plan.shortage)
 
 
-def check_job(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
+def check_job(checkers: Checkers, spec: JobSpec) -> None:
     """Check everything about a job that can be checked before a network is loaded.
 
     All inputs and the headers of all files are read. Raises :class:`TooLarge` as :func:`check_size` does, and
@@ -46,12 +46,12 @@ def check_job(checkers: Checkers, spec: JobSpec, limits: Limits) -> None:
     """
     work = 0.0
     with checkers.lock:
-        pipeline = checkers.pipeline(spec.model)
+        pipeline, allowed = checkers.pipeline(spec.model), checkers.allowance(spec.model)
         for clip in spec.clips:
             _check_file(clip)
             pipeline.set_loras(clip.loras, stage2_loras=clip.stage2_loras)
-            work += _work(pipeline, clip, limits)
-        _check_work(work, limits)
+            work += _work(pipeline, clip, allowed)
+        _check_work(work, allowed)
 
 
 def work_of(stages: Sequence[Stage]) -> float:
@@ -64,12 +64,12 @@ def work_of(stages: Sequence[Stage]) -> float:
     )
 
 
-def _work(pipeline: LTX2Pipeline, clip: ClipSpec, limits: Limits) -> float:
+def _work(pipeline: LTX2Pipeline, clip: ClipSpec, allowed: Allowance) -> float:
     """The pixels x frames x steps of a clip, all of which is checked."""
     if clip.command == "generate":
         request = clip.whole_request()
         # Before the inputs are read and memory is planned, which takes longer the larger a clip is.
-        _check_work(work_of(pipeline.stages(request)), limits)
+        _check_work(work_of(pipeline.stages(request)), allowed)
         return work_of(pipeline.check(request))
     if clip.command == "long":
         prompts, how, fields = clip.long()
@@ -79,12 +79,10 @@ def _work(pipeline: LTX2Pipeline, clip: ClipSpec, limits: Limits) -> float:
     return work_of(pipeline.stages(request))
 
 
-def _check_work(work: float, limits: Limits) -> None:
-    if work > limits.work:
-        raise TooLarge(
-            f"width x height x frames x steps are {work:.3g} in all, and this server allows "
-            f"{limits.work:.3g}: request fewer"
-        )
+def _check_work(work: float, allowed: Allowance) -> None:
+    refusal = allowed.refusal(work)
+    if refusal is not None:
+        raise TooLarge(refusal)
 
 
 def _check_file(clip: ClipSpec) -> None:

@@ -75,7 +75,7 @@ def add_job(body: JobRequest, request: Request) -> Job:
         raise ApiError(422, "MODEL_NOT_FOUND", message, details={"supported_models": known})
     try:
         spec = spec_of(_without_shots(body, service), service.roots)
-        check_job(service.checkers, spec, service.settings.limits)
+        check_job(service.checkers, spec)
     except NoRoom:
         raise no_room() from None
     except (ValueError, TypeError, ArithmeticError, OSError) as error:

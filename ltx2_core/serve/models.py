@@ -17,6 +17,7 @@ from ..released.table import model_of
 from ..run.execution import Execution
 from ..run.pipeline import LTX2Pipeline
 from ..tiny import embedded_set
+from .allowance import Allowance, allowance_of
 from .released import found_models, released_model
 from .served_model import ServedModel, shared
 
@@ -104,13 +105,18 @@ class Checkers:
     """Pipelines by which requests are checked: they read headers of files, and load no weights.
 
     ``execution`` is that of the service; the memory of its device is the budget that a request must fit.
+    ``work`` is the largest width x height x frames x steps of a job, None for what that memory allows.
     """
 
-    def __init__(self, models: Mapping[str, ServedModel], execution: Execution) -> None:
+    def __init__(
+        self, models: Mapping[str, ServedModel], execution: Execution, work: float | None = None
+    ) -> None:
         self.models = models
         budget = execution.max_memory or device_memory(execution.device)
         self._execution = replace(execution, max_memory=budget)
+        self._work = work
         self._open: dict[ServedModel, LTX2Pipeline] = {}
+        self._allowed: dict[ServedModel, Allowance] = {}
         self.lock = RLock()
         """Held while a pipeline is used, because its LoRAs are exchanged for each request."""
 
@@ -129,6 +135,16 @@ class Checkers:
         if files not in self._open:
             self._open[files] = files.open(self._execution)
         return self._open[files]
+
+    def allowance(self, model: str) -> Allowance:
+        """How much work a job of a model may be. The caller must hold ``lock``."""
+        if self._work is not None:
+            return Allowance(work=self._work)
+        files = shared(self.models[model])
+        if files not in self._allowed:
+            # Opened anew, as the other one has the LoRAs of the last request.
+            self._allowed[files] = allowance_of(files.open(self._execution))
+        return self._allowed[files]
 
 
 def device_memory(device: torch.device) -> int | None:

@@ -39,7 +39,7 @@ def _planned(body: JobRequest, service: Service) -> Json:
             stages = pipeline.stages(request)
             work = work_of(stages)
             # The plan of memory takes longer the larger a clip is.
-            within = work <= service.settings.limits.work
+            within = service.checkers.allowance(body.model).refusal(work) is None
             memory = _memory(pipeline, stages) if within else None
     except (ValueError, TypeError, ArithmeticError, OSError) as error:
         raise ApiError(422, "INVALID_PARAMETER", service.roots.shown(str(error))) from error

@@ -67,7 +67,7 @@ def _add_clips(body: InferenceRequest, request: Request) -> Json:
         model = service.settings.models[body.model]
         spec = job_of(body, model, lora, service.folder.work(job_id), service.roots.fetch)
         try:
-            check_size(service.checkers, spec, service.settings.limits)
+            check_size(service.checkers, spec)
         except TooLarge as error:
             raise ApiError(422, "INVALID_PARAMETER", str(error)) from None
         except (ValueError, TypeError, ArithmeticError):

@@ -37,13 +37,14 @@ class Limits:
 
     ``body_bytes`` is the largest body of a request, ``upload_bytes`` that of a file that is sent, ``queue``
     how many jobs may wait, ``per_client`` how many of one client may wait or run (None: any number), and
-    ``work`` the largest width x height x frames x steps of one job, in pixels.
+    ``work`` the largest width x height x frames x steps of one job, in pixels (None: what the memory plan of
+    its model allows).
     """
 
     body_bytes: int = 64 * 2**20
     upload_bytes: int = 1 * 2**30
     queue: int = 100
-    work: float = 5e10
+    work: float | None = None
     per_client: int | None = None
 
 
@@ -101,7 +102,7 @@ class Service:
             uploads=self.folder.uploads,
             fetch=self._fetched if self.fetcher else None,
         )
-        self.checkers = Checkers(settings.models, settings.execution)
+        self.checkers = Checkers(settings.models, settings.execution, settings.limits.work)
         self.draining = Event()
         """Set when the service takes no new jobs, because it is about to end."""
         self.expiry = Expiry(self.store, self.folder, settings.retention)

@@ -116,8 +116,8 @@ def _limits() -> Iterator[Option]:
         kind="float",
         group=group,
         range=(1, None),
-        default=5e10,
-        help="Largest width x height x frames x steps of a job.",
+        help="Largest width x height x frames x steps of a job. By default that of 150 steps of the longest "
+        "clip that fits the memory of the device, or --max-memory.",
     )
     yield Option(
         name="max_body",
