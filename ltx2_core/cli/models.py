@@ -82,8 +82,7 @@ def get(names: tuple[str, ...], folder: Path | None) -> None:
     for file in wanted:
         click.echo(f"{file.id}: {file.repository}/{file.path}", err=True)
         download(file, about[file], target)
-        # As a whole, this once: a disk or a mirror may have damaged it.
-        checked = check(file, (target,), about[file])
+        checked = check(file, (target,), _size_alone(about[file]))
         if checked.state != "ok":
             raise OSError(f"{checked.path} was downloaded and is {checked.state}: {checked.why}")
     for file in files:
@@ -97,7 +96,7 @@ def get(names: tuple[str, ...], folder: Path | None) -> None:
     "--sha256",
     "whole",
     is_flag=True,
-    help="Ask the hub for hashes, and read whole files to compare them.",
+    help="Ask the hub for hashes, or without it the table, and read whole files to compare them.",
 )
 def check_models(names: tuple[str, ...], folder: Path | None, whole: bool) -> None:
     """Check released files: missing, damaged, of another generation, or not the released file.
@@ -106,7 +105,6 @@ def check_models(names: tuple[str, ...], folder: Path | None, whole: bool) -> No
     """
     from ..released.checks import check
     from ..released.folders import model_folders
-    from ..released.hub import published
     from ..released.table import files_of, released_files
 
     folders = model_folders() if folder is None else (folder,)
@@ -115,7 +113,7 @@ def check_models(names: tuple[str, ...], folder: Path | None, whole: bool) -> No
     for file in dict.fromkeys(files):
         result = check(file, folders)
         if whole and result.state == "ok":
-            result = check(file, folders, published(file))
+            result = check(file, folders, _known(file))
         # Of the whole table most files are missing on purpose.
         if names or result.state != "missing":
             results.append(result)
@@ -129,6 +127,19 @@ def check_models(names: tuple[str, ...], folder: Path | None, whole: bool) -> No
 def _told(result: Checked) -> str:
     where = "" if result.path is None else f"  {result.path}"
     return f"{result.state:12}{result.file.id}{where}{': ' if result.why else ''}{result.why}"
+
+
+def _known(file: ReleasedFile) -> Published:
+    """What the hub says of a file, or else the table. Raises OSError if the table has no hash either."""
+    from ..released.hub import in_table, published
+
+    try:
+        return published(file)
+    except OSError as error:
+        if file.sha256 is None:
+            raise
+        click.echo(f"{error}: compared with the table of this version", err=True)
+        return in_table(file)
 
 
 def _size_alone(about: Published) -> Published:

@@ -5,6 +5,7 @@ Its variables hold: ``HF_ENDPOINT`` is a mirror, ``HF_TOKEN`` the token, ``HF_HU
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,7 @@ _LOST = {"TransportError", "ConnectionError", "ChunkedEncodingError", "Timeout"}
 """Names of the classes of such errors in httpx and requests."""
 RESERVE = 2**30
 """Bytes of a disk that a download leaves free."""
+_CHUNK = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,11 @@ def published(file: ReleasedFile) -> Published:
     return Published(bytes=about.size, tag=about.etag)
 
 
+def in_table(file: ReleasedFile) -> Published:
+    """What the table says of a file, for a machine that does not reach the hub."""
+    return Published(bytes=file.bytes if file.exact else None, tag=file.sha256)
+
+
 def check_room(files: Sequence[ReleasedFile], folder: Path, sizes: Sequence[int | None]) -> None:
     """Raise OSError if ``files`` of these sizes in bytes, as far as they are known, do not fit on the disk.
 
@@ -67,7 +74,7 @@ def download(file: ReleasedFile, about: Published, folder: Path) -> Path:
     """Download a file to its place below ``folder`` and return its path; an interrupted download is resumed.
 
     ``about`` is what the hub says of it. Raises OSError that says what to do if the hub refuses or cannot be
-    reached, and ValueError if another process downloads it.
+    reached, or if what came has not the published hash, and ValueError if another process downloads it.
     """
     # Not hf_hub_download, which from version 2 on begins again after its process has ended.
     from huggingface_hub.file_download import http_get
@@ -89,10 +96,27 @@ def download(file: ReleasedFile, about: Published, folder: Path) -> Path:
                     expected_size=about.bytes,
                     displayed_filename=file.name,
                 )
+        # As a whole, this once: a disk or a mirror may have damaged it. A mirror may also tell no hash.
+        wanted = about.sha256 or in_table(file).sha256
+        if wanted is not None and file_sha256(part) != wanted:
+            part.unlink()
+            raise OSError(
+                f"{file.name} came with another sha256 than the published one, and is removed: the same "
+                "command downloads it again, and HF_ENDPOINT names another mirror"
+            )
         target.parent.mkdir(parents=True, exist_ok=True)
         part.replace(target)
         shutil.rmtree(staging)
     return target
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _url(file: ReleasedFile) -> str:

@@ -17,7 +17,8 @@ class ReleasedFile:
 
     ``path`` is its name there, and ``folder`` that of ComfyUI's folder for it. ``generations`` are the
     generations of LTX-2 that use it, or "0.9" for LTX-Video. ``bytes`` is its size, None if it is not known;
-    ``exact`` is False for a size that is rounded.
+    ``exact`` is False for a size that is rounded. ``sha256`` is the published hash of its content, None if it
+    is not known.
     """
 
     id: str
@@ -28,6 +29,7 @@ class ReleasedFile:
     path: str
     bytes: int | None
     exact: bool
+    sha256: str | None
     gated: bool
 
     @property
@@ -117,5 +119,6 @@ def _file(entry: dict[str, Any]) -> ReleasedFile:
         path=entry["path"],
         bytes=entry.get("bytes", entry.get("about_bytes")),
         exact="bytes" in entry,
+        sha256=entry.get("sha256"),
         gated=entry.get("gated", False),
     )

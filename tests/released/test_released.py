@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections import namedtuple
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from ltx2_core.cli.main import main
 from ltx2_core.media import read_video
+from ltx2_core.released import table
 from ltx2_core.released.table import released_files, released_models
 
 from .stand_in_hub import stand_in_hub
@@ -40,11 +42,32 @@ def gemma_file(tiny_set, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def hub(tiny_set, gemma_file, monkeypatch, tmp_path):
+def small_table(tiny_set, gemma_file, monkeypatch, tmp_path):
+    """The table with the sizes and hashes of tiny files for those of ``NAME``; yields them as id -> path."""
+    ids = [file.id for file in released_models()[NAME].files]
+    contents = dict(zip(ids, (tiny_set.checkpoint, gemma_file, tiny_set.upsampler), strict=True))
+    values = json.loads(table._TABLE.read_text())
+    for entry in values["files"]:
+        if entry["id"] in contents:
+            content = contents[entry["id"]].read_bytes()
+            entry |= {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+    (tmp_path / "table.json").write_text(json.dumps(values))
+
+    def forget() -> None:
+        for cached in (table._table, table.released_files, table.released_models):
+            cached.cache_clear()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(table, "_TABLE", tmp_path / "table.json")
+        forget()
+        yield contents
+    forget()
+
+
+@pytest.fixture
+def hub(small_table, monkeypatch, tmp_path):
     """A hub with the files of ``NAME``, which are tiny ones."""
-    model = released_models()[NAME]
-    contents = (tiny_set.checkpoint, gemma_file, tiny_set.upsampler)
-    files = {f"{file.repository}/{file.path}": one for file, one in zip(model.files, contents, strict=True)}
+    files = {f"{file.repository}/{file.path}": small_table[file.id] for file in released_models()[NAME].files}
     monkeypatch.setenv("LTX2_MODELS", str(tmp_path / "models"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with stand_in_hub(files) as hub:
@@ -60,7 +83,9 @@ def test_the_table_names_each_file_once_with_a_place_and_models_of_one_generatio
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", file.repository), file
         ending = "model" if file.kind == "tokenizer" else "safetensors"
         assert re.fullmatch(rf"[\w./-]+\.{ending}", file.path), file
-        assert file.bytes is None or file.bytes > 10**8, file
+        assert file.bytes is None or file.bytes > 10**6, file
+        # A hash is that of one content, whose size is known with it.
+        assert file.sha256 is None or (file.exact and re.fullmatch("[0-9a-f]{64}", file.sha256)), file
     for model in released_models().values():
         shared = set.intersection(*(set(file.generations) for file in model.files))
         assert len(shared) == 1, model
@@ -173,7 +198,36 @@ def test_files_that_are_damaged_of_another_generation_or_other_files_are_told_ap
 def test_the_list_is_json_for_programs():
     listed = json.loads(run("models", "list", "--json").output)
     assert listed["models"][NAME]["distilled"] is True
-    assert {"repository", "path", "folder", "bytes", "local"} <= listed["files"][0].keys()
+    assert {"repository", "path", "folder", "bytes", "sha256", "local"} <= listed["files"][0].keys()
+
+
+@pytest.mark.parametrize("tags", [True, False], ids=["by the tag of the hub", "by the table"])
+def test_a_file_that_was_damaged_on_its_way_never_takes_its_place(hub, tmp_path, tags):
+    file = released_models()[NAME].upscaler
+    hub.tags, hub.damaged = tags, True
+    refused = run("models", "get", file.id)
+    assert refused.exit_code != 0
+    assert "another sha256" in refused.output
+    assert not (tmp_path / "models" / file.folder / file.name).exists()
+    # What came is of no use for the next try.
+    hub.damaged = False
+    hub.requests.clear()
+    again = run("models", "get", file.id)
+    assert again.exit_code == 0, again.output
+    assert [wanted for method, _, wanted in hub.requests if method == "GET"] == [None]
+
+
+def test_without_the_hub_the_hashes_of_the_table_hold(hub, tmp_path, monkeypatch):
+    assert run("models", "get", NAME).exit_code == 0
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    checked = run("models", "check", NAME, "--sha256")
+    assert (checked.exit_code, checked.output.count("ok ")) == (0, 3), checked.output
+    upscaler = released_models()[NAME].upscaler
+    path = tmp_path / "models" / upscaler.folder / upscaler.name
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    wrong = run("models", "check", upscaler.id, "--sha256")
+    assert wrong.exit_code == 1
+    assert "its sha256 is not the published one" in wrong.output
 
 
 @pytest.mark.parametrize(
