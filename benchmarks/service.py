@@ -6,13 +6,14 @@
 Each case starts ``ltx2 serve`` with the embedded set. What is measured is kept in ``--folder`` part by part,
 so that a run that was stopped is resumed; ``--show`` prints what there is.
 
-``overhead`` compares a job in the queue with the pipeline alone in one process, in pairs that take turns.
+``overhead`` compares a job in the queue with the pipeline alone in one process, in pairs that take turns:
+processor time of all of the service, and the time from the arrival of the job until its end.
 ``clients`` sends tiny jobs from many clients, each of which asks for the state of its job until its end and
 sends the next, while one more connection measures how long the answer for a state takes, and another one that
 of an empty server. ``kills`` ends the server by SIGKILL at random moments, and counts clips; the job that was
 interrupted is made before the next kill, as one that ends three processes fails by design. ``refusals`` sends
 the bad requests of the tests. The load of the machine is told with each: more than its number of cores means
-that all processes wait for a core.
+that all processes wait for a core; ``nice -n -15`` in front has them wait for each other alone.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from service_load import ROOT, TINY, Server, measured_answers, served, start_cli
 sys.path.insert(0, str(ROOT))
 
 OVERHEAD_LIMIT, STATUS_LIMIT_S, GROWTH_LIMIT, REFUSALS = 1.02, 0.05, 1.1, 300
-LARGER = {"width": 256, "height": 256, "num_frames": 41, "fps": 24, "steps": 12, "stages": 1}
-"""Fields of the jobs of ``overhead``, which take some seconds."""
+LARGER = {"width": 384, "height": 256, "num_frames": 81, "fps": 24, "steps": 20, "stages": 1}
+"""Fields of the jobs of ``overhead``, which take ten seconds; those of released models take minutes."""
 
 
 class Parts:
@@ -84,13 +85,12 @@ def overhead(parts: Parts, arguments: argparse.Namespace) -> None:
             cpu = server.cpu_seconds()
             job = server.ended(server.add(seed, **LARGER))
             seconds = seconds_between(job["created_at"], job["finished_at"])
-            # What the job's process measured as the work of the pipeline, by its parts.
-            pipeline_s = sum(sum(clip["seconds"].values()) for clip in job["clips"])
+            # What the job's process measured from the start of a clip until its file was on the disk.
+            clips_s = sum(clip["total_s"] for clip in job["clips"])
             return {
                 "queued": seconds,
                 "queued_cpu": server.cpu_seconds() - cpu,
-                "beside": seconds - pipeline_s,
-                "pipeline": pipeline_s,
+                "around": seconds - clips_s,
             }
 
         alone(0), in_queue(0)
@@ -104,14 +104,20 @@ def show_overhead(found: Sequence[dict[str, Any]]) -> bool:
         return median(map(of, found))
 
     ratio = middle(lambda part: part["queued_cpu"] / part["alone_cpu"])
-    beside = middle(lambda part: 1 + part["beside"] / part["pipeline"])
-    print(f"| a job of 256 x 256, 41 frames, 12 steps; medians of {len(found)} pairs | |\n|---|---|")
+    clock = middle(lambda part: part["queued"] / part["alone"])
+    print(f"| a job of 384 x 256, 81 frames, 20 steps; medians of {len(found)} pairs | |\n|---|---|")
     print(f"| the pipeline alone, s of processor time (s by the clock) | {both(middle, 'alone')} |")
     print(f"| from its arrival in the queue to its end | {both(middle, 'queued')} |")
     print(f"| processor time of all of the service over that of the pipeline (at most 1.02) | {ratio:.3f} |")
-    print(f"| time by the clock over that of sampling, decoding and encoding (at most 1.02) | {beside:.3f} |")
+    clocks = sorted(part["queued"] / part["alone"] for part in found)
+    print(
+        f"| time by the clock over that of the pipeline (at most 1.02); range of the pairs | {clock:.3f}; "
+        f"{clocks[0]:.3f} to {clocks[-1]:.3f} |"
+    )
+    around = 1000 * middle(lambda part: part["around"])
+    print(f"| of it before the clip is begun and after its file is on the disk, ms | {around:.0f} |")
     print(f"| {load_of(found)} |")
-    return max(ratio, beside) <= OVERHEAD_LIMIT
+    return max(ratio, clock) <= OVERHEAD_LIMIT
 
 
 def both(middle: Callable[[Callable[[dict[str, Any]], float]], float], name: str) -> str:
@@ -177,7 +183,7 @@ def kills(parts: Parts, arguments: argparse.Namespace) -> None:
     """Kill the server at random moments, and then look at what the jobs became."""
     drawn = random.Random(arguments.seed)
     moments = [drawn.uniform(0.0, arguments.within) for _ in range(arguments.kills)]
-    fields = {**TINY, "steps": 8, "num_frames": 17}
+    fields = {**TINY, "steps": 32, "num_frames": 33}
     folder, before = parts.folder / "kills", parts.of("kills")
     folder.mkdir(exist_ok=True)
     jobs = [job for part in before for job in part["jobs"]]
@@ -264,12 +270,12 @@ def main() -> int:
     parser.add_argument("cases", nargs="*", metavar="case", choices=[*CASES, []], help=f"all of {[*CASES]}")
     parser.add_argument("--folder", type=Path, help="where parts are kept; without it they are not")
     parser.add_argument("--show", action="store_true", help="measure nothing")
-    parser.add_argument("--pairs", type=int, default=7, help="pairs of jobs of overhead")
+    parser.add_argument("--pairs", type=int, default=9, help="pairs of jobs of overhead")
     parser.add_argument("--jobs", type=int, default=1000, help="jobs of clients")
     parser.add_argument("--clients", type=int, default=50, help="how many clients")
     parser.add_argument("--rounds", type=int, default=5, help="parts of the jobs of clients")
     parser.add_argument("--kills", type=int, default=20, help="how often the server is killed")
-    parser.add_argument("--within", type=float, default=20.0, help="most seconds until a kill")
+    parser.add_argument("--within", type=float, default=15.0, help="most seconds until a kill")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments of the kills")
     arguments = parser.parse_args()
     ok = True
