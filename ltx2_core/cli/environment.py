@@ -65,7 +65,7 @@ def examine() -> Iterator[Fact]:
         ("embedded model", _embedded_set),
         ("memory", _memory),
     ):
-        yield _guarded(name, check)
+        yield from _guarded(name, check)
 
 
 def installed_version(package: str) -> str | None:
@@ -99,16 +99,17 @@ def _packages() -> Iterator[Fact]:
             yield Fact(name=package, state="ok", text=version)
 
 
-def _guarded(name: str, check: Callable[[], Fact]) -> Fact:
-    """Run ``check`` and return its result; an exception is returned as a result of the state "problem".
+def _guarded(name: str, check: Callable[[], Fact | Iterator[Fact]]) -> list[Fact]:
+    """Run ``check`` and return its results; an exception is returned as a result of the state "problem".
 
     ``name`` is the name of that result.
     """
     try:
-        return check()
+        found = check()
+        return [found] if isinstance(found, Fact) else list(found)
     # A report on a broken installation must not break itself.
     except Exception as error:  # noqa: BLE001 the error is the finding
-        return Fact(name=name, state="problem", text=f"{type(error).__name__}: {error}")
+        return [Fact(name=name, state="problem", text=f"{type(error).__name__}: {error}")]
 
 
 def _resampling() -> Fact:
@@ -196,15 +197,27 @@ def _kernels() -> Fact:
     )
 
 
-def _attention() -> Fact:
+def _attention() -> Iterator[Fact]:
+    """The backend of attention in a usual run, and for a GPU each choice of ``--attention``."""
     import torch
 
-    from ..attention import attention_backend
+    from ..attention import NAMES, attention_backend, why_not
 
     # The backend depends on device and dtype: these are the ones of a usual run.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backend = attention_backend(device, torch.bfloat16)
-    return Fact(name="attention", state="ok", text=f"{backend} in bfloat16 on {device.type}")
+    text = f"{attention_backend(device, torch.bfloat16)} in bfloat16 on {device.type}"
+    if device.type != "cuda":
+        others = ", ".join(choice for choice in NAMES if why_not(choice, device) is not None)
+        yield Fact(name="attention", state="ok", text=f"{text}; {others} need an NVIDIA GPU")
+        return
+    yield Fact(name="attention", state="ok", text=f"{text}, unless --attention names another:")
+    for choice, backend in NAMES.items():
+        problem = why_not(choice, device)
+        yield Fact(
+            name=f"attention {choice}",
+            state="ok" if problem is None else "note",
+            text=f"{backend} works" if problem is None else problem,
+        )
 
 
 def _codecs() -> Fact:

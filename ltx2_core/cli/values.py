@@ -43,7 +43,15 @@ _LONGEST_TILES = 7
 """Most characters of a value of --tiles, those of the largest grid "999x999"."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _EXECUTION = (
-    *("passes_per_call", "decoder_seed", "decoder_noise", "fused", "keep_text_keys", "cuda_graphs"),
+    *(
+        "attention",
+        "passes_per_call",
+        "decoder_seed",
+        "decoder_noise",
+        "fused",
+        "keep_text_keys",
+        "cuda_graphs",
+    ),
     *("fp8_blocks", "fp8_matmul", "nvfp4_matmul", "int8_matmul"),
 )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from numbers import Integral
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
 
+from ..attention import attention, attention_by
 from ..config import TransformerConfig
 from ..memory import MemoryPlan, check_budget, parse_budget
 from ..precision import usual_dtype
@@ -17,6 +19,7 @@ from ..text.connectors import CONTEXT_LENGTH
 from ..transformer import Runner, Transformer, text_keys_bytes
 from ..transformer.fused import Fused
 from ..transformer.graphs import Graphs
+from ..transformer.guided import PlainAttention, attend
 from ..transformer.packed import pack_projections
 from .devices import default_device, usable_device
 from .distributed import Processes
@@ -44,6 +47,9 @@ class Execution:
         max_memory: bytes of the device that a run may use, or text such as "12GB"; None sets no limit.
             Transformer blocks that do not fit are copied to the device in turn. With ``keep_loaded`` networks
             are then offloaded to system memory between their uses.
+        attention: the backend of the transformer's attention: "auto" (the fastest exact one that works on the
+            device), "pytorch", "cudnn", "flash3" or "sage", which rounds. One that is not installed or does
+            not work on ``device`` raises ValueError here.
         passes_per_call: how many guidance passes one forward pass of the transformer evaluates as a batch;
             more are faster on a GPU with free memory, and differ by rounding alone. In float32 on the CPU
             they are always evaluated one by one, so that the result is the same bit for bit.
@@ -73,6 +79,7 @@ class Execution:
     dtype: torch.dtype
     keep_loaded: bool = False
     max_memory: int | None = None
+    attention: str = "auto"
     passes_per_call: int = 1
     decoder_seed: int = 0
     decoder_noise: str = "auto"
@@ -93,8 +100,12 @@ class Execution:
             # The dataclass is frozen, which holds for its own constructor, too.
             object.__setattr__(self, "max_memory", _bytes(self.max_memory, self.device))
             check_budget(self.max_memory)
-        for option in map(by_name, ("passes_per_call", "decoder_seed", "decoder_noise", *_SWITCHES)):
+        for option in map(
+            by_name, ("attention", "passes_per_call", "decoder_seed", "decoder_noise", *_SWITCHES)
+        ):
             object.__setattr__(self, option.name, option.read(getattr(self, option.name)))
+        # Before anything is loaded.
+        attention_by(self.attention, self.device)
         if not isinstance(self.keep_loaded, bool):
             raise TypeError(f"keep_loaded={self.keep_loaded!r} must be True or False")
         if self.cuda_graphs and self.device.type != "cuda":
@@ -126,6 +137,7 @@ class Execution:
         because every new one tries them again.
         """
         return Speed(
+            attention=attention_by(self.attention, self.device),
             passes_per_call=self.passes_per_call,
             fused=Fused.on(self.device) if self.fused else None,
             keep_text_keys=self.keep_text_keys,
@@ -152,6 +164,7 @@ class ExecutionOptions(TypedDict, total=False):
 
     keep_loaded: bool
     max_memory: int | str | None
+    attention: str
     passes_per_call: int
     decoder_seed: int
     decoder_noise: str
@@ -169,10 +182,11 @@ class ExecutionOptions(TypedDict, total=False):
 class Speed:
     """Settings of how the transformer is called: they change time and memory, and the clip only by rounding.
 
-    They are the fields of :class:`Execution` with the same names, except that ``fused`` holds the kernels;
-    None computes without them.
+    They are the fields of :class:`Execution` with the same names, except that ``fused`` holds the kernels,
+    None computing without them, and ``attention`` the function of the backend.
     """
 
+    attention: PlainAttention = attention
     passes_per_call: int = 1
     fused: Fused | None = None
     keep_text_keys: bool = False
@@ -195,6 +209,7 @@ class Speed:
             fused=self.fused,
             graphs=Graphs() if self.cuda_graphs else None,
             shards=self.processes.shards,
+            attend=partial(attend, by=self.attention),
         )
 
     def batch(self, stages: Sequence[Stage]) -> int:

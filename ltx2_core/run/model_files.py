@@ -102,6 +102,7 @@ class ModelFiles:
         self.keep_loaded = execution.keep_loaded
         self.max_memory = execution.max_memory
         self._matmul = matmul
+        self._attention = execution.attention
         self.fp8_problem = fp8_problem(device, dtype) if execution.fp8_blocks else None
         self.fp8_product: Product | None = None
         if execution.fp8_blocks and self.fp8_problem is None:
@@ -169,8 +170,8 @@ class ModelFiles:
     def identity(self) -> JsonObject:
         """JSON values that identify the networks of this run: digests of their files, and how they compute.
 
-        That is number format, numerics and products in fp8, NVFP4 or int8. LoRAs are not among the values.
-        ``storage.identity`` describes what a digest covers.
+        That is number format, numerics, products in fp8, NVFP4 or int8, and attention that rounds. LoRAs are
+        not among the values. ``storage.identity`` describes what a digest covers.
         """
         return {
             "files": self.digests(),
@@ -179,6 +180,8 @@ class ModelFiles:
             # Left out where it is off, so that latents of earlier versions are still those of this run.
             **{kind: on for kind, on in self._matmul.items() if on or kind != "int8_matmul"},
             "fp8_blocks": self.fp8_product is not None,
+            # Of the backends only this one rounds what it multiplies.
+            **({"attention": "sage"} if self._attention == "sage" else {}),
         }
 
     def digests(self) -> dict[str, str]:

@@ -5,14 +5,15 @@ Letters: B batch, H heads, N video tokens, G guide tokens behind them, S = N + G
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ..attention import attention
+from ..attention import attention, attention_with_sums, gives_sums
+from .joined import NEVER, KeyGroup, joined_attention
 
 PlainAttention = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Queries (B, H, T, D), keys and values (B, H, S, D), an additive bias or None -> (B, H, T, D)."""
@@ -102,6 +103,8 @@ class GuideBias:
     logs: tuple[Tensor, ...]
     between: tuple[Tensor, ...]
     """For each guide the biases (1, G) of its attention to all guide tokens."""
+    groups: tuple[KeyGroup, ...] = ()
+    """The same weights by groups of keys, for attention without a bias."""
 
     @classmethod
     def of(cls, weights: GuideWeights, dtype: torch.dtype, device: torch.device | None) -> GuideBias:
@@ -110,21 +113,55 @@ class GuideBias:
         numbers = range(len(weights.guides))
         each = [torch.tensor([weights.weight_between(one, two) for two in numbers]) for one in numbers]
         between = tuple(log_weights(one.repeat_interleave(sizes), dtype).to(device)[None] for one in each)
-        return cls(weights, logs, between)
+        return cls(weights, logs, between, tuple(_key_groups(weights, device)))
+
+
+def _key_groups(weights: GuideWeights, device: torch.device | None) -> Iterator[KeyGroup]:
+    """The video's own keys, then those of the guides; guides of the same weights share a group."""
+    guides = [_float_logs(guide) for guide in weights.guides]
+    yield KeyGroup(None, 0, 0.0, torch.cat(guides).to(device))
+    numbers = range(len(guides))
+    start, number = 0, 0
+    while number < len(guides):
+        last = number
+        rows = [[weights.weight_between(one, other) for one in numbers] for other in numbers]
+        # One call for neighbours that every query gives the same weight.
+        while (
+            last + 1 < len(guides)
+            and weights.uniform[number] is not None
+            and weights.uniform[last + 1] == weights.uniform[number]
+            and rows[last + 1] == rows[number]
+        ):
+            last += 1
+        stop = start + sum(len(guides[n]) for n in range(number, last + 1))
+        weight = weights.uniform[number]
+        video = guides[number].to(device)[None] if weight is None else _log(weight)
+        each = [torch.full((len(guides[n]),), _log(rows[number][n])) for n in numbers]
+        yield KeyGroup(start, stop, video, torch.cat(each).to(device))
+        start, number = stop, last + 1
+
+
+def _float_logs(weights: Tensor) -> Tensor:
+    return weights.float().cpu().log().clamp(min=NEVER)
+
+
+def _log(weight: float) -> float:
+    return float(_float_logs(torch.tensor(weight)))
 
 
 Bias = Tensor | GuideBias | None
 """Additive to the logits and broadcast to (B, H, N, S), or between a video and its guides, or none."""
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Bias, *, by: PlainAttention | None = None) -> Tensor:
     """Attention with any bias: None, a tensor that is added to the logits, or a :class:`GuideBias`.
 
-    q (B, H, N, D), k and v (B, H, S, D) -> (B, H, N, D): N queries, S keys, H heads of width D.
+    q (B, H, N, D), k and v (B, H, S, D) -> (B, H, N, D): N queries, S keys, H heads of width D. ``by``
+    computes it where the bias is no :class:`GuideBias`; None is ``attention``.
     """
     if isinstance(bias, GuideBias):
         return guided_attention(q, k, v, bias)
-    return attention(q, k, v, bias)
+    return (attention if by is None else by)(q, k, v, bias)
 
 
 def guided_attention(
@@ -137,7 +174,12 @@ def guided_attention(
     time, with their bias; None is ``attention``. All queries of the video have the same bias, one row (1, S).
     So have those of a guide whose tokens have one weight. Queries of other guides are computed 256
     (``QUERIES``) at a time, so that no bias is larger than (256, S).
+
+    With ``by`` None, on a GPU in half precision, there is no bias at all: each group of keys is a call of its
+    own, joined by the logarithms of their softmax sums, which differs by rounding alone.
     """
+    if by is None and gives_sums(q):
+        return joined_attention(q, k, v, bias.groups, bias.weights.count, by=attention_with_sums)
     by = attention if by is None else by
     tokens = q.shape[2]
     video = tokens - bias.weights.count

@@ -41,7 +41,7 @@ class Runner:
         graphs: records the blocks of small steps and replays them, where that is possible; None never.
         shards: divides the tokens among processes. Each process passes the same inputs and gets the same
             result. None is this process alone.
-        attend: the attention function of all branches; with ``shards`` only that of attention to the text.
+        attend: the attention function of all branches.
         run_block: called in place of each block, see :meth:`Transformer.run_blocks`.
     """
 
@@ -159,8 +159,8 @@ class Runner:
         # The text is whole in every process, so that attention to it exchanges nothing.
         return Execution(
             tokens,
-            partial(shared, tokens=(own, own)),
-            partial(shared, tokens=(own, other)),
+            partial(shared, tokens=(own, own), by=self._attend),
+            partial(shared, tokens=(own, other), by=self._attend),
             self._attend,
         )
 

@@ -8,6 +8,7 @@ Letters: B batch, H heads, T tokens of all processes, t of this one, D head widt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -95,12 +96,22 @@ class Shards:
         dist.all_gather(pieces, own, group=self.group)
         return torch.cat([piece[:, :size] for piece, size in zip(pieces, sizes, strict=True)], dim=1)
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Bias, *, tokens: tuple[int, int]) -> Tensor:
+    def attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        bias: Bias,
+        *,
+        tokens: tuple[int, int],
+        by: Callable[..., Tensor] = attend,
+    ) -> Tensor:
         """Attention over the tokens of all processes; q, k, v and the result are (B, H, t, D).
 
         t is the number of tokens of this process, H that of heads, D their width. ``bias`` is added to the
         logits of all tokens (None: nothing). ``tokens`` are the numbers of queries and of keys in all
-        processes. Raises ValueError if H is not a multiple of the number of processes.
+        processes. ``by`` computes the heads of this process. Raises ValueError if H is not a multiple of the
+        number of processes.
         """
         # The heads are what is exchanged for tokens, and each process takes equally many.
         if q.shape[1] % self.count:
@@ -108,7 +119,7 @@ class Shards:
                 f"{q.shape[1]} heads cannot be divided among {self.count} processes: use a divisor"
             )
         queries, keys = tokens
-        out = attend(self._to_heads(q, queries), self._to_heads(k, keys), self._to_heads(v, keys), bias)
+        out = by(self._to_heads(q, queries), self._to_heads(k, keys), self._to_heads(v, keys), bias)
         return self._to_tokens(out, queries)
 
     def _parts(self, tokens: int) -> list[slice]:

@@ -94,7 +94,13 @@ class FakeDevice(TorchDispatchMode):
             return self._pin(func(*own_args, **own_kwargs))
         if there and self.narrow:
             _refuse_wide(func, flat)
-        out = _by_rows(func, own_args, own_kwargs) if name == "_scaled_mm" else func(*own_args, **own_kwargs)
+        if name == "_scaled_mm":
+            out = _by_rows(func, own_args, own_kwargs)
+        elif name == "_scaled_dot_product_flash_attention":
+            scale = own_kwargs["scale"]
+            out = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*own_args[:3], scale=scale)
+        else:
+            out = func(*own_args, **own_kwargs)
         if not there:
             return out
         self.count(name, func, own_args, own_kwargs, out, mutable=func._schema.is_mutable)

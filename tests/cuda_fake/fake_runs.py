@@ -11,9 +11,21 @@ import torch
 from fake_device import FakeDevice
 
 from ltx2_core import LTX2Pipeline
+from ltx2_core.conditioning.guide_frames import GuideFrames
 from ltx2_core.run.generation import Generation
 
 SMALL: dict[str, Any] = {"width": 64, "height": 64, "num_frames": 9, "steps": 3, "seed": 1}
+
+
+class Guide:
+    """A guide of one frame whose latent was computed on the device."""
+
+    def __init__(self, **options: Any) -> None:
+        self.options = options
+
+    def at(self, codecs: LTX2Pipeline, clip: Any) -> GuideFrames:
+        latent = codecs.encode_video(torch.zeros(1, 3, clip.height, clip.width))
+        return GuideFrames(latent=latent, frame=0, **self.options)
 
 
 @dataclass(frozen=True)

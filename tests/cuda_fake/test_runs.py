@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from fake_cuda import pretend
-from fake_runs import pipeline_on_device, sample
+from fake_runs import Guide, pipeline_on_device, sample
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.attention import _choice
-from ltx2_core.conditioning.guide_frames import GuideFrames
 from ltx2_core.sampling.caching import StepCache
 from ltx2_core.sampling.guidance import Guidance, Nag, StreamGuidance
 from ltx2_core.sampling.samplers import SAMPLERS
@@ -23,17 +22,6 @@ GUIDED = StreamGuidance(cfg=3, stg=1, modality=3, rescale=0.7, cfg_star=True)
 FULL = Guidance(video=GUIDED, audio=GUIDED, stg_blocks=(1,))
 IMAGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 AUDIO = (torch.sin(torch.arange(24000) / 20).repeat(2, 1) * 0.2, 24000)
-
-
-class Guide:
-    """A guide of one frame whose latent was computed on the device."""
-
-    def __init__(self, **options: Any) -> None:
-        self.options = options
-
-    def at(self, codecs: LTX2Pipeline, clip: Any) -> GuideFrames:
-        latent = codecs.encode_video(torch.zeros(1, 3, clip.height, clip.width))
-        return GuideFrames(latent=latent, frame=0, **self.options)
 
 
 def weighted() -> Guide:

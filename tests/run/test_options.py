@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ltx2_core.attention import CHOICES
 from ltx2_core.cli.options import reference_markdown
 from ltx2_core.conditioning.regions import Rounding
 from ltx2_core.run.flat_options import FIELDS
@@ -47,6 +48,7 @@ def test_choices_are_those_of_the_library():
     assert tuple(SAMPLERS) == SAMPLER_NAMES
     assert tuple(PRESETS) == PRESET_NAMES
     assert tuple(name for name in PRESETS if name.startswith("distilled 3")) == STAGE2_PRESETS
+    assert by_name("attention").choices == CHOICES
     assert by_name("snap").choices == tuple(snap.value for snap in Snap)
     assert by_name("rounding").choices == tuple(one.value for one in Rounding)
 

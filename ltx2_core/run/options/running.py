@@ -8,6 +8,8 @@ from typing import Final
 from .option import Option
 
 DTYPE_NAMES: Final = ("float32", "bfloat16")
+ATTENTION_NAMES: Final = ("auto", "pytorch", "cudnn", "flash3", "sage")
+"""The values of ``attention.CHOICES``, which is imported with torch."""
 
 _LORA = "FILE[:STRENGTH[:AUDIO_STRENGTH]]"
 
@@ -158,6 +160,18 @@ def execution_options() -> Iterator[Option]:
         "tokens are computed in chunks and transformer blocks are copied to the device one after another, "
         "with the same result; frames that do not fit are decoded in tiles. Tiles change the frames slightly "
         "only where ltx2 plan calls them not exact. It shows what a budget means.",
+    )
+    yield Option(
+        name="attention",
+        flags=("--attention",),
+        kind="choice",
+        group=group,
+        choices=ATTENTION_NAMES,
+        default="auto",
+        help="Backend of the transformer's attention. auto: FlashAttention 3 or cuDNN where they work, else "
+        "PyTorch's own choice. pytorch, cudnn and flash3 differ in the last digits. sage (the package "
+        "sageattention) multiplies rounded queries and keys: faster, and the clip is less precise. ltx2 "
+        "doctor lists which work here.",
     )
     yield Option(
         name="passes_per_call",

@@ -133,7 +133,8 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
         **dict.fromkeys(
             (
                 *("text_encoder", "upscaler", "enhancer", "loras", "stage2_loras", "numerics", "resume"),
-                *("passes_per_call", "guidance_parallel", "fused", "keep_text_keys", "cuda_graphs"),
+                *("attention", "passes_per_call", "guidance_parallel", "fused", "keep_text_keys"),
+                "cuda_graphs",
                 *("fp8_blocks", "fp8_matmul", "nvfp4_matmul", "int8_matmul"),
             ),
             "nothing is sampled",
@@ -170,6 +171,7 @@ WITHOUT: Final[dict[str, dict[str, str]]] = {
                     "decoder_noise",
                 ),
                 *(
+                    "attention",
                     "fused",
                     "keep_text_keys",
                     "cuda_graphs",
