@@ -134,10 +134,8 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
     """
     from ..editing.to_hdr import HDR
-    from ..media.recut import check_recut
     from .own_inputs import check_apart, named_files, recorded_files, written
     from .repeat import check_command, open_recorded, settings_of
-    from .saving import run_edit
     from .values import Output
 
     recorded = None if chosen["from_file"] is None else settings_of(chosen["from_file"])
@@ -156,7 +154,18 @@ def _edited(kind: EditKind, chosen: Chosen) -> str | None:
     output.check(audio_alone=kind == "audio")
     check_apart(written(output.destination), (*named_files(chosen), *recorded_files(recorded, chosen)))
     pipeline = open_recorded(chosen, recorded)
-    made = _run_of(kind, chosen, pipeline, recorded)
+    return run_made(pipeline, _run_of(kind, chosen, pipeline, recorded), output, chosen)
+
+
+def run_made(pipeline: LTX2Pipeline, made: EditRun, output: Output, chosen: Chosen) -> str | None:
+    """Sample and save the edit ``made``; returns the path of the written file.
+
+    Returns None with ``--dry-run``, which prints the plan instead, and if the clip is written to stdout.
+    Raises ValueError for a file that cannot be written so.
+    """
+    from ..media.recut import check_recut
+    from .saving import run_edit
+
     # Before sampling, because the kind of the file decides whether packets can be copied.
     if made.own.get("exact_outside"):
         check_recut(output.destination, output.encoding)
@@ -205,6 +214,7 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
     ``recorded`` are the settings of the file of ``--from-file``, or None without that option; options on the
     command line replace single settings.
     """
+    from ..editing.task import source_record
     from ..run.options import check_stage2
     from .repeat import repeated_edit
     from .saving import EditRun
@@ -219,8 +229,7 @@ def _run_of(kind: EditKind, chosen: Chosen, pipeline: LTX2Pipeline, recorded: Pa
     own = _own_arguments(kind, chosen, before)
     prompt = fields.pop("prompt")
     if source is not None:
-        regions: Mapping[str, object] = {name: own[name] for name in ("video", "audio") if name in own}
-        fields["source_clip"] = {"path": str(source), "edit": kind, **regions}
+        fields["source_clip"] = source_record(source, kind, own)
     return EditRun(kind=kind, prompt=prompt, source=source, own=own, fields=fields)
 
 

@@ -10,7 +10,7 @@ import click
 from ..run.options import by_name, check_stage2, options_of
 from .image_size import size_by_image
 from .options import Chosen, command
-from .shot_list import shot_files, with_loras, with_shots
+from .shot_list import edit_source, edits_source, shot_files, with_loras, with_shots
 
 if TYPE_CHECKING:
     from ..loading import Checkpoint
@@ -27,7 +27,10 @@ def generate(chosen: Chosen) -> None:
     if other is not None:
         other()
         return
-    path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
+    if edits_source(chosen):
+        path = edit_source(chosen)
+    else:
+        path = _resumed(chosen) if chosen["resume"] else _generated(chosen)
     if path is not None:
         click.echo(path)
 

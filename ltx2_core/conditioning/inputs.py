@@ -5,6 +5,7 @@ Letters: N frames, C channels, S samples, H W pixel rows and columns.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from numbers import Integral
 from os import PathLike
@@ -13,7 +14,9 @@ from typing import Any, Literal, TypeAlias
 from torch import Tensor
 
 from ..media.images import ImageSource, parse_colour
+from ..shapes import ClipPlan
 from ..types import AVLatent
+from .guides import GuidePlacement, place_guide
 from .regions import Region
 
 AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
@@ -25,6 +28,8 @@ Fit: TypeAlias = Literal["crop", "pad", "stretch"]
 distorted."""
 
 
+MIN_REFERENCE_FRAMES = 9
+"""The fewest frames of a reference for a range of the clip: what lasts longer than one latent frame."""
 MAX_STRENGTH = 10.0
 """The largest strength of a guide or a reference."""
 
@@ -93,25 +98,51 @@ class ImageAt:
 
 @dataclass(frozen=True, kw_only=True)
 class VideoReference:
-    """A control video, or another reference for an IC-LoRA, frame by frame for the whole clip.
+    """A control video, or another reference for an IC-LoRA, frame by frame for the clip or a range of it.
 
     ``source`` is a file or frames (frames, 3, height, width) in [0, 1]. It is encoded at 1/``scale`` of the
     clip's width and height, and of each ``every`` frames one is used; None takes the value from the LoRAs of
     the run. ``strength`` 1 leaves it without noise, less lets the model change it.
+
+    The range begins at pixel frame ``frame`` of the clip and has ``frames`` frames, None up to the end of the
+    clip; it is brought to the latent grid as :func:`.guides.place_guide` does. The source is read from second
+    ``start_s`` on.
     """
 
     source: VideoSource
     strength: float = 1.0
     scale: int | None = None
     every: int | None = None
+    frame: int = 0
+    frames: int | None = None
+    start_s: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the fields; raises ValueError for a strength out of range, or a scale or every below 1."""
+        """Check the fields.
+
+        Raises ValueError for a strength out of range, a scale, every or number of frames below 1, and for a
+        frame or a second below 0.
+        """
         check_strength(self.strength, "a reference")
-        for name in ("scale", "every"):
+        for name, least in (("scale", 1), ("every", 1), ("frame", 0), ("frames", 1)):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, Integral) or value < 1):
-                raise ValueError(f"{name}={value!r} of a reference must be a whole number from 1 on")
+            if value is not None and (not isinstance(value, Integral) or value < least):
+                raise ValueError(f"{name}={value!r} of a reference must be a whole number from {least} on")
+        if not 0 <= self.start_s < math.inf:
+            raise ValueError(f"start_s={self.start_s!r} of a reference must be seconds from 0 on")
+
+    def place(self, clip: ClipPlan) -> GuidePlacement:
+        """Where its frames lie in ``clip``.
+
+        Raises ValueError for a range of fewer than 9 frames, and for one that ends after the clip.
+        """
+        frames = clip.frames - self.frame if self.frames is None else self.frames
+        if frames < MIN_REFERENCE_FRAMES:
+            raise ValueError(
+                f"the range of a reference has {frames} frames: {MIN_REFERENCE_FRAMES} are the fewest, of "
+                f"the clip's {clip.frames}"
+            )
+        return place_guide(frames, self.frame, clip.latent_frames)
 
     @classmethod
     def of(cls, value: Any) -> Any:

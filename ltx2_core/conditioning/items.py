@@ -173,9 +173,9 @@ class PreserveOutside:
 
     ``latent`` holds the source: video (1, 128, F, H, W), audio (1, 8, T, 16), each as long as the clip or
     shorter. ``video`` (F,) and ``audio`` (T,) are bool, True for latent frames to regenerate. Those have the
-    latents of the state, so that a second sampling stage starts from the result of the first and not from the
-    source. What lies past the end of the source, and a stream that is None in ``latent``, does not change:
-    in a new state it is generated in full.
+    latents and the mask of the state, so that a second sampling stage starts from the result of the first and
+    not from the source, and a first image inside a region stays in place. What lies past the end of the
+    source, and a stream that is None in ``latent``, does not change: in a new state it is generated in full.
     """
 
     latent: AVLatent
@@ -211,8 +211,8 @@ def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tenso
     """Merge a source into the latent ``own`` and the ``mask`` of one stream; returns (latent, mask).
 
     All have time along axis 2. Where ``regenerate`` (latent frames,) is False the latent is that of
-    ``source`` and the mask 0; where it is True the latent is that of ``own`` and the mask 1. After the last
-    latent frame of ``source`` both are unchanged. Raises ValueError if the source is longer than ``own``.
+    ``source`` and the mask 0. Where it is True, and after the last latent frame of ``source``, both are
+    unchanged. Raises ValueError if the source is longer than ``own``.
     """
     length = source.shape[2]
     if length > own.shape[2]:
@@ -221,4 +221,4 @@ def _merged_outside(own: Tensor, mask: Tensor, source: Tensor, regenerate: Tenso
         )
     chosen = regenerate[:length].to(own.device).view(1, 1, -1, *(1,) * (own.ndim - 3))
     merged = torch.where(chosen, own[:, :, :length], source)
-    return inserted(own, merged, 0), inserted(mask, chosen.to(mask).expand_as(mask[:, :, :length]), 0)
+    return inserted(own, merged, 0), inserted(mask, mask[:, :, :length] * chosen.to(mask), 0)

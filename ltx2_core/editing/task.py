@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 from ..conditioning.regions import Region, Rounding
+from ..media.audio_mix import Piece, mix_pieces
 from ..media.images import parse_colour
 from ..run.generation import Generation
 from ..run.request import Request, RequestOptions
@@ -43,6 +44,7 @@ class EditArguments(TypedDict, total=False):
     feather: int
     allow_past_end: bool
     exact_outside: bool
+    pieces: Sequence[ParsedJson]
     source_fps: float | None
     high_quality: bool
     whole_stage2: bool
@@ -81,6 +83,18 @@ def _retake_regions(options: Mapping[str, Any]) -> RetakeRegions:
     return {"video": video, "audio": audio, "rounding": rounding}
 
 
+def source_record(source: Path, kind: EditKind, own: Mapping[str, Any]) -> JsonObject:
+    """The field ``source_clip`` of the request of an edit: its source, and the regions in ``own``."""
+    regions = {name: own[name] for name in ("video", "audio") if name in own}
+    return {"path": str(source), "edit": kind, **regions}
+
+
+def _with_pieces(made: Edit, pieces: Sequence[ParsedJson]) -> Edit:
+    """The edit with ``pieces`` of audio recorded among its arguments, so that it can be repeated."""
+    recorded = {**made.settings["retake"], "pieces": [dict(piece) for piece in pieces]}
+    return replace(made, settings={**made.settings, "retake": recorded})
+
+
 @dataclass(frozen=True, kw_only=True)
 class EditTask:
     """A stored call of one of the functions that edit a clip, such as ``extend`` or ``retake``.
@@ -88,7 +102,8 @@ class EditTask:
     ``kind`` says which: "sound" is ``add_audio``, "audio" is ``text_to_audio``, "hdr" is ``to_hdr``, any
     other kind is the name of its function. ``prompt`` is the prompt of the call, ``source`` its video file
     (None for "audio"), and ``options`` are its other arguments, as JSON values. Of these ``source_fps`` is
-    the frame rate at which a ``source`` that is a folder of EXR images is read.
+    the frame rate at which a ``source`` that is a folder of EXR images is read, and ``pieces`` of a retake
+    are keywords of :class:`Piece`: audio that takes the place of that of the source.
     """
 
     kind: EditKind
@@ -112,8 +127,9 @@ class EditTask:
         function raises.
         """
         options = {**self.options, "sampled": sampled, "on_sampled": on_sampled}
-        # Reading the source has used it.
+        # Reading the source has used them.
         options.pop("source_fps", None)
+        pieces = options.pop("pieces", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
         source = self._footage()
@@ -125,7 +141,8 @@ class EditTask:
             return to_hdr(pipeline, self.prompt, source, **options)
         if self.kind == "sound":
             return add_audio(pipeline, self.prompt, source, **options)
-        return retake(pipeline, self.prompt, source, **{**options, **_retake_regions(options)})
+        made = retake(pipeline, self.prompt, source, **{**options, **_retake_regions(options)})
+        return _with_pieces(made, pieces) if pieces else made
 
     def plan(self, pipeline: LongPipeline) -> tuple[EditPlan | None, Request]:
         """Return the plan and the request of the run that :meth:`make` would sample, and check both.
@@ -183,13 +200,15 @@ class EditTask:
 
     def _footage(self) -> Footage:
         assert self.source is not None
-        return Footage.read(
+        footage = Footage.read(
             self.source,
             background=parse_colour(self.options.get("background", "black")),
             # The source of this kind is SDR, and its result alone is HDR.
             hdr=None if self.kind == "hdr" else self.options.get("hdr"),
             fps=self.options.get("source_fps"),
         )
+        pieces = [Piece(**piece) for piece in self.options.get("pieces", ())]
+        return replace(footage, audio=mix_pieces(pieces, footage.seconds)) if pieces else footage
 
     def settings(self) -> JsonObject:
         """The task as JSON values, which :meth:`from_settings` converts back."""

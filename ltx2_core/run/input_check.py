@@ -20,7 +20,7 @@ from ..transformer.tiles import tile_spans
 from .components import Components
 from .dfr_plan import asked_clip
 from .hdr_inputs import check_hdr, read_image
-from .inputs import read_input_audio, reference_scale
+from .inputs import read_input_audio, reference_every, reference_scale
 from .request import Request
 from .stages import Stage
 
@@ -136,6 +136,7 @@ def check_inputs(
     for reference in inputs.references:
         with _named("references"):
             _check_reference(reference, clip, inputs.hdr)
+            reference_every(reference, loras)
             for stage in stages:
                 reference_scale(reference, loras, stage.clip)
     if inputs.noise is not None:
@@ -166,18 +167,20 @@ def _check_images(source: ImageSource) -> None:
 
 
 def _check_reference(reference: VideoReference, clip: ClipPlan, hdr: str | None) -> None:
-    source = reference.source
+    source, placed = reference.source, reference.place(clip)
+    needed = placed.encoded - placed.lead
     if isinstance(source, Tensor):
         if source.ndim != 4 or source.shape[1] != 3:
             raise ValueError(f"frames must be (N, 3, H, W); got {tuple(source.shape)}")
-        frames = len(source)
+        frames = max(0, len(source) - round(reference.start_s * clip.fps))
     else:
-        frames = read_video(source, max_frames=clip.frames, hdr=hdr).frame_count
-    if frames < clip.frames:
+        frames = read_video(source, start_s=reference.start_s, max_frames=needed, hdr=hdr).frame_count
+    if frames < needed:
         named = "" if isinstance(source, Tensor) else f" {source}"
+        what = "the clip" if needed == clip.frames else "its range"
         raise ValueError(
-            f"the reference{named} has {frames} frames and the clip {clip.frames}: use a longer reference or "
-            "a shorter clip"
+            f"the reference{named} has {frames} frames and {what} {needed}: use a longer reference or "
+            f"a shorter {what.split()[-1]}"
         )
 
 

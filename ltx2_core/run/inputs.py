@@ -236,36 +236,59 @@ def _keyframe(codecs: Codecs, image: ImageAt, clip: ClipPlan, crf: int, inputs: 
 def _video_reference(
     codecs: Codecs, reference: VideoReference, clip: ClipPlan, inputs: Inputs
 ) -> GuideFrames:
-    """Encode a control video or reference as a guide that lasts as long as ``clip``.
+    """Encode a control video or reference as a guide that lasts as long as ``clip``, or as its range.
 
     ``inputs`` are those of the request: they say how frames of another shape are fitted, what replaces
     transparent pixels, and which colour space a folder of EXR images has. Raises ValueError if the video is
-    shorter than the clip, or if the clip's size cannot be divided by the scale of the reference.
+    shorter than its range, or if the clip's size cannot be divided by the scale of the reference.
     """
-    scale = reference_scale(reference, codecs.loras, clip)
-    every = reference.every or _of_loras(codecs.loras, "reference_temporal_scale_factor")
+    scale, every = reference_scale(reference, codecs.loras, clip), reference_every(reference, codecs.loras)
+    placed = reference.place(clip)
+    needed = placed.encoded - placed.lead
     size, mode = (clip.width // scale, clip.height // scale), _mode(inputs.fit, "official")
     frames: Frames
     if isinstance(reference.source, Tensor):
-        frames = reference.source
+        frames = reference.source[round(reference.start_s * clip.fps) :]
     else:
         colour = parse_colour(inputs.background)
-        video = read_video(reference.source, max_frames=clip.frames, background=colour, hdr=inputs.hdr)
+        video = read_video(
+            reference.source,
+            start_s=reference.start_s,
+            max_frames=needed,
+            background=colour,
+            hdr=inputs.hdr,
+        )
         video.warn_of_rate(clip.fps)
-        # Frames at the size of the file are decoded as they are encoded, where none is left out.
-        frames = ClipFrames.of(video) if every == 1 else video.read()
+        # Frames at the size of the file are decoded as they are encoded, where none is left out or doubled.
+        frames = ClipFrames.of(video) if every == 1 and not placed.lead else video.read()
     # The header of a file may state more frames than it has.
-    if len(frames) < clip.frames:
-        raise ValueError(f"the reference ends at frame {len(frames)} and the clip has {clip.frames}")
+    if len(frames) < needed:
+        raise ValueError(f"the reference ends at frame {len(frames)} and {needed} are needed")
     if isinstance(frames, ClipFrames):
         latent = codecs.encode_video(frames.fitted(*size, mode))
     else:
         # The step is that of the LoRA's training: rotary positions are spread by the same factor.
-        frames = frames[: clip.frames : every]
+        frames = frames[:needed:every] if every > 1 else placed.frames_to_encode(frames)
         # The encoder takes 8k + 1 frames, which every n-th one of a clip need not be.
         frames = frames[: frames_of(latent_frames_of(len(frames)))]
-        latent = codecs.encode_video(fit_image(frames, *size, mode=mode))
-    return GuideFrames(latent=latent, frame=0, strength=reference.strength, scale=scale, time_scale=every)
+        latent = placed.latent(codecs.encode_video(fit_image(frames, *size, mode=mode)))
+    return GuideFrames(
+        latent=latent, frame=placed.frame, strength=reference.strength, scale=scale, time_scale=every
+    )
+
+
+def reference_every(reference: VideoReference, loras: Sequence[Lora]) -> int:
+    """Of how many frames of a reference one is used: its own number, else that of the LoRAs.
+
+    Raises ValueError if it is above 1 for a range that does not begin with the clip.
+    """
+    every = reference.every or _of_loras(loras, "reference_temporal_scale_factor")
+    if every > 1 and reference.frame:
+        raise ValueError(
+            f"a reference of every {every}. frame begins with the clip, and its range at frame "
+            f"{reference.frame}: let it begin at 0"
+        )
+    return every
 
 
 def reference_scale(reference: VideoReference, loras: Sequence[Lora], clip: ClipPlan) -> int:

@@ -43,6 +43,9 @@ class ReferenceJson(BaseModel, extra="forbid"):
     strength: float = 1.0
     scale: int | None = None
     every: int | None = None
+    frame: int = 0
+    frames: int | None = None
+    start_s: float = 0.0
 
 
 def _guidance_kind(value: Any) -> str:

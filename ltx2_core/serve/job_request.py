@@ -37,6 +37,17 @@ class JobEncoding(BaseModel, extra="forbid"):
     audio_bitrate: int | str | None = None
 
 
+class JobPiece(BaseModel, extra="forbid", allow_inf_nan=False):
+    """Seconds ``start_s`` to ``end_s`` (null: the end) of an audio file, heard from ``at_s`` on."""
+
+    path: str
+    at_s: Seconds = 0.0
+    start_s: Seconds = 0.0
+    end_s: Seconds | None = None
+    gain_db: Annotated[float, Field(ge=-100, le=40)] = 0.0
+    fade_s: Annotated[float, Field(ge=0, le=60)] = 0.0
+
+
 class JobArguments(BaseModel, extra="forbid", allow_inf_nan=False):
     """Arguments of a command that are no part of its request, as the options of ``ltx2 COMMAND`` say them."""
 
@@ -51,6 +62,7 @@ class JobArguments(BaseModel, extra="forbid", allow_inf_nan=False):
     paste: bool | None = None
     feather: Annotated[int, Field(ge=0)] | None = None
     allow_past_end: bool | None = None
+    pieces: Annotated[list[JobPiece], Field(max_length=1000)] | None = None
     ceiling_db: Annotated[float, Field(ge=-200, le=0)] | None = None
     window_frames: Annotated[int, Field(gt=0)] | None = None
     overlap_frames: Annotated[int, Field(ge=0)] | None = None
@@ -63,7 +75,7 @@ _ARGUMENTS: Final[Mapping[Command, frozenset[str]]] = {
     "long": frozenset({"window_frames", "overlap_frames", "overlap_strength", "adain_factor"}),
     "extend": frozenset({"seconds", "frames", "keep_frames", "fade_frames", "exact_outside"}),
     "retake": frozenset(
-        {"video", "audio", "rounding", "paste", "feather", "allow_past_end", "exact_outside"}
+        {"video", "audio", "rounding", "paste", "feather", "allow_past_end", "exact_outside", "pieces"}
     ),
     "sound": frozenset({"ceiling_db", "window_frames"}),
     "audio": frozenset({"ceiling_db", "seconds"}),
@@ -133,6 +145,8 @@ def spec_of(body: JobRequest, roots: NamedFiles) -> JobSpec:
         if name in own:
             regions: list[Region] = own[name]
             own[name] = tuple(regions)
+    if "pieces" in own:
+        own["pieces"] = [{**piece, "path": str(roots.input(piece["path"]))} for piece in own["pieces"]]
     if fields.get("prompt") is None:
         raise ValueError("request.prompt is missing: describe the clip")
     clip = ClipSpec(

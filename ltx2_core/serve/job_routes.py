@@ -101,7 +101,7 @@ def _without_shots(body: JobRequest, service: Service) -> JobRequest:
     # What the client states itself replaces that of the list.
     loras = body.loras or [JobLora(path=path, strength=strength) for path, strength in made.loras]
     second = body.stage2_loras or [JobLora(path=path, strength=s) for path, s in made.stage2_loras]
-    changes = {"shots": None, "request": made.fields, "loras": loras, "stage2_loras": second}
+    changes = {"shots": None, "request": made.fields, "loras": loras, "stage2_loras": second, **made.edit}
     return body.model_copy(update=changes)
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 import json
 import struct
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 from torch import Tensor
 
 from ..conditioning.inputs import ImageAt, VideoReference
+from ..editing.shots import retake_of
 from ..run.flat_options import RequestFields
 from ..run.request_json import from_json
 from ..run.shots import parse_shots
 from ..run.shots.mapping import checked_name
 from ..run.shots.request import request_of
 from ..storage.files import JsonObject, ParsedJson
+from .job_request import JobArguments
 from .models import Checkers
 from .roots import UPLOADS, Roots
 from .uploads import Uploads
@@ -29,12 +32,14 @@ _FLOAT_WAV = 3
 class Listed:
     """The content of a shot list: ``fields`` of a request in JSON, and pairs (file, strength) of LoRAs.
 
-    ``stage2_loras`` are added in the second stage.
+    ``stage2_loras`` are added in the second stage. ``edit`` are fields of a job that regenerates seconds of a
+    source: its command, source and arguments.
     """
 
     fields: JsonObject
     loras: tuple[tuple[str, float], ...]
     stage2_loras: tuple[tuple[str, float], ...]
+    edit: Mapping[str, Any]
 
 
 def listed(
@@ -68,8 +73,18 @@ def listed(
     # A request needs a prompt, which here is usually that of the list.
     written: Any = from_json({"prompt": whole.prompt, **fields})
     own = {name: value for name, value in written.items() if name in fields}
+    edit: dict[str, Any] = {}
+    made: RequestFields
     with checkers.lock:
-        made, _ = request_of(whole, checkers.pipeline(model), cast(RequestFields, own), find)
+        pipeline = checkers.pipeline(model)
+        if whole.source is None:
+            made, _ = request_of(whole, pipeline, cast(RequestFields, own), find)
+        else:
+            retake = retake_of(whole, find, own, numerics=pipeline.numerics)
+            made = {**retake.fields, "prompt": retake.prompt}
+            # As a client states it: files by the names that it gave them.
+            arguments = JobArguments.model_validate(_plain(retake.own, names, uploads))
+            edit = {"command": "retake", "source": names[str(retake.source)], "arguments": arguments}
     values: JsonObject = {**fields}
     for name, value in made.items():
         if name not in fields:
@@ -79,6 +94,7 @@ def listed(
         fields=values,
         loras=tuple(pair for stage, pair in loras if stage is None),
         stage2_loras=tuple(pair for stage, pair in loras if stage is not None),
+        edit=edit,
     )
 
 
@@ -90,10 +106,12 @@ def _plain(value: Any, names: ParsedJson, uploads: Uploads) -> Any:
         waveform, rate = value
         content = _wav(waveform, rate)
         return f"{UPLOADS}/{uploads.add(io.BytesIO(content), len(content), '.wav')}"
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_plain(one, names, uploads) for one in value]
+    if isinstance(value, Mapping):
+        return {name: _plain(one, names, uploads) for name, one in value.items()}
     if isinstance(value, ImageAt | VideoReference):
-        return {name: _plain(one, names, uploads) for name, one in asdict(value).items()}
+        return _plain(asdict(value), names, uploads)
     return value
 
 

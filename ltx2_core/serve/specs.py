@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from ..editing import EditTask, LongVideo
-from ..editing.task import FIXED, EditKind
+from ..editing.task import FIXED, EditKind, source_record
 from ..run.flat_options import RequestFields
 from ..run.request import Request
 from ..run.request_json import from_json
@@ -58,8 +58,7 @@ class ClipSpec:
         kind: EditKind = self.command  # type: ignore[assignment]
         source = None if self.source is None else Path(self.source)
         if source is not None:
-            regions = {name: self.own[name] for name in ("video", "audio") if name in self.own}
-            fields["source_clip"] = {"path": self.source, "edit": kind, **regions}
+            fields["source_clip"] = source_record(source, kind, self.own)
         options = {**fields, **self.own, **(callbacks or {})}
         return EditTask(kind=kind, prompt=prompt, source=source, options=options)
 

@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
 from ltx2_core.cli.main import main
+from ltx2_core.media import VideoWriter
 from ltx2_core.run.shots import FORMAT
 
 CLIP = {"width": 64, "height": 64, "frames": 17, "fps": 8, "stages": 1, "steps": 1, "seed": 5, "cfg": 1}
@@ -86,6 +88,50 @@ def test_a_long_clip_takes_prompts_and_keyframes_of_a_list(folder: Path) -> None
     refused = call("long", "--shots", write(folder, control=[{"file": "d.mp4"}]), "--dry-run")
     assert refused.exit_code == 2
     assert "--video" in refused.output
+
+
+SECOND = {"track": "video", "from": 1, "to": 2}
+
+
+def test_regions_of_a_source_are_regenerated_as_by_retake(folder: Path) -> None:
+    made = call("generate", "--shots", folder / "shots.json", "-q", "-o", folder / "clip.mp4")
+    assert made.exit_code == 0, made.output
+    images = [{"file": "first.png"}]
+    changes = {"clip": {**CLIP, "seed": 6}, "images": images, "parts": []}
+    path = write(folder, source={"file": "clip.mp4"}, regions=[SECOND], **changes)
+    by_list, by_options = folder / "list.mp4", folder / "options.mp4"
+    made = call("generate", "--shots", path, "-q", "-o", by_list)
+    assert made.exit_code == 0, made.output
+    assert "the first image has no effect" in made.output
+    options = ["--video-region", "1-2", "--prompt", "on white", "--steps", 1, "--seed", 6, "--cfg", 1]
+    made = call("retake", "--video", folder / "clip.mp4", *options, "-q", "-o", by_options)
+    assert made.exit_code == 0, made.output
+    assert frames_of(by_list) == frames_of(by_options)
+    again = call("generate", "--from-file", by_list, "-q", "-o", folder / "again.mp4")
+    assert again.exit_code == 0, again.output
+    assert frames_of(folder / "again.mp4") == frames_of(by_list)
+
+
+OF_RETAKE = {
+    "another size": ({}, ["--width", "96"], "clip: width must be that of the source"),
+    "an option of generate": ({}, ["--enhance-prompt"], "has no --enhance-prompt"),
+    "its own source": ({}, ["-o", "clip.mp4"], "a run never replaces a file that it reads"),
+}
+
+
+@pytest.mark.parametrize("name", OF_RETAKE)
+def test_what_a_retake_does_not_have_is_refused(folder: Path, monkeypatch, name: str) -> None:
+    changes, more, message = OF_RETAKE[name]
+    with VideoWriter(folder / "clip.mp4", width=64, height=64, fps=8) as writer:
+        writer.write_frames(torch.zeros(17, 3, 64, 64))
+    write(folder, source={"file": "clip.mp4"}, regions=[SECOND], **changes)
+    monkeypatch.chdir(folder)
+    refused = call("generate", "--shots", "shots.json", *more)
+    assert refused.exit_code == 2, refused.output
+    assert message in refused.output
+    refused = call("long", "--shots", "shots.json", "--dry-run")
+    assert refused.exit_code == 2
+    assert "leave source and regions out" in refused.output
 
 
 REFUSED = {

@@ -61,6 +61,14 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"control": [{"file": "d.mp4", "strength": 0.5, "scale": 2}]},
         {"references": (VideoReference(source="/in/d.mp4", strength=0.5, scale=2),)},
     ),
+    "control of a range": (
+        {"control": [{"file": "d.mp4", "from": "f9", "to": "f33", "trim": [1, None]}]},
+        {"references": (VideoReference(source="/in/d.mp4", frame=9, frames=24, start_s=1.0),)},
+    ),
+    "a trimmed control": (
+        {"control": [{"file": "d.mp4", "trim": [0, 2.125]}]},
+        {"references": (VideoReference(source="/in/d.mp4", frames=17),)},
+    ),
     "audio as it is": (
         {"audio": [{"file": "v.wav", "trim": [1.5, None]}]},
         {"audio": "/in/v.wav", "audio_start_s": 1.5},
@@ -112,6 +120,15 @@ def test_a_time_between_two_frames_is_rounded_and_said() -> None:
     assert made.notes == ("images 1, at: 1.05 is frame 8, at 1.000 s",)
 
 
+def test_a_range_of_a_control_video_is_brought_to_the_grid_and_said() -> None:
+    made = mapped(parse_shots(shots(control=[{"file": "a", "from": 2, "to": 4.5}])), CLIP, str)
+    (reference,) = made.fields["references"]
+    assert (reference.frame, reference.frames) == (16, 20)
+    assert made.notes == (
+        "control 1: it is used for frames 9 to 24: 16 frames used, 2 latent frames, on the latent grid",
+    )
+
+
 def test_a_long_clip_has_the_prompt_before_that_of_each_part() -> None:
     listed = parse_shots(shots(parts=[{"from": 0, "prompt": "rolls"}, {"from": 3, "prompt": "stops"}]))
     assert long_prompts(listed, CLIP).parts == ((0.0, "a ball rolls"), (3.0, "a ball stops"))
@@ -135,6 +152,9 @@ WRONG: dict[str, tuple[str, str]] = {
     "a flag as number": (shots(clip={"seed": True}), "clip.seed"),
     "a list as text": (shots(parts="0: a"), "parts"),
     "too many": (shots(parts=[{"prompt": "x"}] * (MAX_ENTRIES + 1)), "parts: .*at most 1000"),
+    "regions alone": (shots(regions=[{}]), "name the video as source"),
+    "a source alone": (shots(source={"file": "a"}), "a source without regions"),
+    "a track": (shots(regions=[{"track": "sound"}]), "regions.0.track"),
     "gain": (shots(audio=[{"file": "a", "gain_db": 1e9}]), "audio.0.gain_db"),
 }
 
@@ -156,6 +176,8 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "two first images": ({"images": [{"file": "a"}, {"file": "b"}]}, "images 2: two images are the first"),
     "a late start": ({"images": [{"file": "a", "at": 1, "mode": "start"}]}, "mode start is for time 0"),
     "a strength": ({"images": [{"file": "a", "strength": 3}]}, "strength 3 of a first frame"),
+    "a short range": ({"control": [{"file": "a", "from": 1, "to": 2}]}, "control 1: the range of a ref.* 8"),
+    "a trim of control": ({"control": [{"file": "a", "trim": [3, 2]}]}, "control 1, trim"),
     "a trim": ({"audio": [{"file": "a", "trim": [3, 2]}]}, "audio 1, trim"),
 }
 

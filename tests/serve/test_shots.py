@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from ltx2_core.editing.shots import retake_of
 from ltx2_core.media import read_audio, read_video
 from ltx2_core.run.execution import Execution
 from ltx2_core.run.shots import parse_shots
@@ -60,6 +61,32 @@ def test_the_clip_is_that_of_the_library(service, client, models, inputs, tmp_pa
     pipeline = models["ltx2"].open(Execution.on("cpu", torch.float32))
     fields, _ = request_of(parse_shots(json.dumps(shots)), pipeline, {}, lambda name: str(inputs / name))
     pipeline(**fields).save(tmp_path / "plain.mp4")
+    served = frames_and_audio(service.folder.results / done.outcome["clips"][0]["file"])
+    plain = frames_and_audio(tmp_path / "plain.mp4")
+    for one, other in zip(served, plain, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_source_makes_the_job_of_a_retake(service, client, models, inputs, tmp_path):
+    regions = [{"track": "video", "from": 0.5, "to": 1}, {"track": "audio", "from": 1}]
+    listed = {
+        **SHOTS,
+        "clip": {"steps": 2, "cfg": 1.0, "seed": 3},
+        "source": {"file": "clip.mp4"},
+        "regions": regions,
+        **CASES["mixed audio"],
+    }
+    made = post(client, request={"seed": 4}, shots=listed)
+    body = client.get(f"/v1/jobs/{made['id']}/request").json()
+    assert (body["command"], body["source"], body["request"]["seed"]) == ("retake", "clip.mp4", 4)
+    assert [piece["path"] for piece in body["arguments"]["pieces"]] == ["clip.mp4", "clip.mp4"]
+    service.start()
+    done = ended(service, made["id"])
+    assert done.state is State.SUCCEEDED, done.error
+    pipeline = models["ltx2"].open(Execution.on("cpu", torch.float32))
+    shots = parse_shots(json.dumps(listed))
+    retake = retake_of(shots, lambda name: str(inputs / name), {"seed": 4}, numerics=pipeline.numerics)
+    retake.task().make(pipeline).save(tmp_path / "plain.mp4")
     served = frames_and_audio(service.folder.results / done.outcome["clips"][0]["file"])
     plain = frames_and_audio(tmp_path / "plain.mp4")
     for one, other in zip(served, plain, strict=True):

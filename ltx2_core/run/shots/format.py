@@ -60,12 +60,18 @@ class ImageOfShots(_Entry):
 
 
 class Control(_Entry):
-    """A control video or reference for an IC-LoRA, for the whole clip."""
+    """A control video or reference for an IC-LoRA, for the whole clip or from one time to another.
+
+    Seconds ``trim`` of the file are used, whose first frame is at ``from``.
+    """
 
     file: str
     strength: float = 1.0
     scale: int | None = None
     every: int | None = None
+    start: Time = Field(0.0, alias="from")
+    to: Time = "end"
+    trim: tuple[float, float | None] = (0.0, None)
 
 
 class AudioPiece(_Entry):
@@ -95,6 +101,20 @@ class LoraOfShots(_Entry):
     stage: Literal[2] | None = None
 
 
+class SourceOfShots(_Entry):
+    """A video of which seconds are regenerated and everything else is preserved."""
+
+    file: str
+
+
+class RegionOfShots(_Entry):
+    """Seconds to regenerate, of the video, of the audio, or of both."""
+
+    track: Literal["video", "audio", "both"] = "both"
+    start: Time = Field(0.0, alias="from")
+    to: Time = "end"
+
+
 class Shots(_Entry):
     """A shot list. Keys that begin with ``x-`` are for other tools and are not read."""
 
@@ -109,6 +129,8 @@ class Shots(_Entry):
     control: list[Control] = Field([], max_length=MAX_ENTRIES)
     audio: list[AudioPiece] = Field([], max_length=MAX_ENTRIES)
     voice: Voice | None = None
+    source: SourceOfShots | None = None
+    regions: list[RegionOfShots] = Field([], max_length=MAX_ENTRIES)
     loras: list[LoraOfShots] = Field([], max_length=MAX_ENTRIES)
 
 
@@ -159,6 +181,15 @@ def parse_shots(text: str) -> Shots:
         raise ValueError(_first_mistakes(error)) from None
     if not shots.prompt.strip() and not any(part.prompt.strip() for part in shots.parts):
         raise ValueError("the shot list has no prompt: write prompt, or parts with a prompt each")
+    if shots.source is None and shots.regions:
+        raise ValueError(
+            "regions are seconds of a source that are regenerated: name the video as source, or leave them "
+            "out"
+        )
+    if shots.source is not None and not shots.regions:
+        raise ValueError(
+            "a source without regions would be preserved whole: write regions, the seconds to regenerate"
+        )
     return shots
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,7 @@ from ...media.audio_mix import Piece, mix_pieces
 from ...shapes import ClipPlan
 from ...text.schedule import PromptSchedule
 from ..flat_options import RequestOptions
-from .format import AudioPiece, ClipOfShots, ImageOfShots, Shots
+from .format import AudioPiece, ClipOfShots, Control, ImageOfShots, Shots
 from .times import Times
 
 Find = Callable[[str], str]
@@ -60,10 +60,7 @@ def mapped(shots: Shots, clip: ClipPlan, find: Find) -> Mapped:
         if shots.fade is not None:
             fields["prompt_fade"] = shots.fade
     if shots.control:
-        fields["references"] = tuple(
-            VideoReference(source=find(one.file), strength=one.strength, scale=one.scale, every=one.every)
-            for one in shots.control
-        )
+        fields["references"] = tuple(_references(shots.control, times, find))
     if shots.audio:
         fields |= _audio(shots.audio, times, find)
     if shots.voice is not None:
@@ -117,14 +114,59 @@ def _images(images: list[ImageOfShots], times: Times, find: Find) -> dict[str, A
     return {**fields, "images": tuple(guides)} if guides else fields
 
 
+def _references(control: list[Control], times: Times, find: Find) -> Iterator[VideoReference]:
+    for number, one in enumerate(control, start=1):
+        place = f"control {number}"
+        _check_trim(one.trim, place)
+        frame = times.frame(one.start, f"{place}, from")
+        start, end = one.trim
+        last = times.clip.frames if one.to == "end" else times.frame(one.to, f"{place}, to")
+        length = last - frame if end is None else min(last - frame, round((end - start) * times.clip.fps))
+        # Without a number for a range that ends with the clip, so that the whole clip stays the default.
+        made = VideoReference(
+            source=find(one.file),
+            strength=one.strength,
+            scale=one.scale,
+            every=one.every,
+            frame=frame,
+            frames=max(1, length) if frame + length < times.clip.frames else None,
+            start_s=start,
+        )
+        try:
+            placed = made.place(times.clip)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
+        if (placed.frame, placed.used) != (frame, length):
+            times.notes.append(f"{place}: it is used for {placed.describe()}, on the latent grid")
+        yield made
+
+
+def _check_trim(trim: tuple[float, float | None], place: str) -> None:
+    start, end = trim
+    if start < 0 or (end is not None and end <= start):
+        raise ValueError(f"{place}, trim: [{start:g}, {end}] must be a start from 0 on and a later end")
+
+
 def _audio(pieces: list[AudioPiece], times: Times, find: Find) -> dict[str, Any]:
     """Keywords for the audio: a file that is used as it is, or a waveform in which pieces are mixed."""
+    placed = placed_pieces(pieces, times, find)
+    only = placed[0]
+    if only == Piece(path=only.path, start_s=only.start_s) and len(placed) == 1:
+        return {"audio": only.path, **({"audio_start_s": only.start_s} if only.start_s else {})}
+    return {"audio": mix_pieces(placed, times.clip.seconds)}
+
+
+def placed_pieces(pieces: list[AudioPiece], times: Times, find: Find) -> list[Piece]:
+    """The pieces of audio with their times in seconds; no file is read.
+
+    Raises ValueError for times outside of the clip, a trim that ends before it begins, and files that
+    ``find`` refuses.
+    """
     placed = []
     for number, one in enumerate(pieces, start=1):
         place = f"audio {number}"
+        _check_trim(one.trim, place)
         start, end = one.trim
-        if start < 0 or (end is not None and end <= start):
-            raise ValueError(f"{place}, trim: [{start:g}, {end}] must be a start from 0 on and a later end")
         placed.append(
             Piece(
                 path=find(one.file),
@@ -135,10 +177,7 @@ def _audio(pieces: list[AudioPiece], times: Times, find: Find) -> dict[str, Any]
                 fade_s=one.fade,
             )
         )
-    only = placed[0]
-    if only == Piece(path=only.path, start_s=only.start_s) and len(placed) == 1:
-        return {"audio": only.path, **({"audio_start_s": only.start_s} if only.start_s else {})}
-    return {"audio": mix_pieces(placed, times.clip.seconds)}
+    return placed
 
 
 def checked_name(name: str) -> str:

@@ -45,6 +45,18 @@ class Times:
             self.notes.append(f"{place}: {time} is frame {frame}, at {frame / self.clip.fps:.3f} s")
         return frame
 
+    def region(self, start: Time, end: Time, place: str) -> tuple[float, float]:
+        """Start and end in seconds of a region; "end" is the end of the clip.
+
+        Raises ValueError, which names ``place``, as :meth:`seconds` does and for an end that is no later than
+        the start.
+        """
+        first = self.seconds(start, f"{place}, from")
+        last = self.clip.seconds if end == "end" else self.seconds(end, f"{place}, to")
+        if last <= first:
+            raise ValueError(f"{place}: it ends at {end}, which is no later than its start, {start}")
+        return first, last
+
     def _read(self, time: Time, place: str) -> float:
         if isinstance(time, int | float):
             return float(time)
