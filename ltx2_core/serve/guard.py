@@ -19,6 +19,9 @@ UPLOADS_PATH = "/v1/files"
 """The route of uploads, whose bodies may be larger than others."""
 PIECES_PATH = "/v1/uploads/"
 """The routes of uploads in pieces, behind which their names stand."""
+VIDEOS_PATH = "/v1/videos"
+"""The route whose bodies may be forms with an image."""
+FORM_TYPE = "multipart/form-data"
 IMAGES_PATH = "/v1/inference"
 """The route whose bodies have images in base64 in them."""
 JSON_BYTES = 2**20
@@ -70,7 +73,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        most = self._most(scope["path"].rstrip("/"))
+        most = self._most(scope["path"].rstrip("/"), headers.get("content-type", ""))
         token = self._token(headers)
         refusal = self._refusal(scope["path"], headers, token, most)
         if refusal is not None:
@@ -79,9 +82,10 @@ class Guard:
         scope["ltx2.token"] = token
         await _Bounded(most, self._body_s, receive, send).run(self._app, scope)
 
-    def _most(self, path: str) -> int:
-        """The largest body of a route in bytes."""
-        if path == UPLOADS_PATH or path.startswith(PIECES_PATH):
+    def _most(self, path: str, kind: str) -> int:
+        """The largest body of a route in bytes; ``kind`` is its content type."""
+        form = path == VIDEOS_PATH and kind.lower().startswith(FORM_TYPE)
+        if form or path == UPLOADS_PATH or path.startswith(PIECES_PATH):
             return self._upload_bytes
         return self._body_bytes if path == IMAGES_PATH else min(self._body_bytes, JSON_BYTES)
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 from anyio import CancelScope
 from fastapi import APIRouter, File, UploadFile
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile as FormFile
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -26,12 +27,16 @@ PIECE_TYPE: Final = "application/offset+octet-stream"
 
 def upload(request: Request, file: Annotated[UploadFile, File()]) -> Json:
     """Store a file that later jobs name as "uploads/NAME"."""
-    size = file.size or 0
+    return Json({"path": stored(request, file), "bytes": file.size or 0}, 201)
+
+
+def stored(request: Request, file: FormFile) -> str:
+    """Store a file of a form; returns how jobs name it. Raises :class:`ApiError` if there is no room."""
     try:
-        name = service_of(request).uploads.add(file.file, size, suffix_of(file.filename))
+        name = service_of(request).uploads.add(file.file, file.size or 0, suffix_of(file.filename))
     except NoRoom:
         raise no_room() from None
-    return Json({"path": f"{UPLOADS}/{name}", "bytes": size}, 201)
+    return f"{UPLOADS}/{name}"
 
 
 def abilities(request: Request) -> Response:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
 from starlette.requests import Request
 from starlette.responses import Response
 
 from ..storage.files import JsonObject
 from .answers import ApiError, Json
+from .guard import FORM_TYPE
 from .job_request import JobRequest
 from .job_routes import add_job, delete, file, job_of
 from .routing import checked, service_of
 from .service import Service
 from .specs import JobSpec
 from .stored_job import Job, State
+from .upload_routes import stored
 
 _STATES: Final = {
     State.QUEUED: "queued",
@@ -48,9 +54,31 @@ class VideoRequest(BaseModel, extra="forbid", allow_inf_nan=False):
         return JobRequest.model_validate({"model": self.model or model, "request": request})
 
 
-async def create_video(body: VideoRequest, request: Request) -> Json:
-    """Queue a video."""
+async def create_video(request: Request) -> Json:
+    """Queue a video. The body is JSON, or a form whose ``input_reference`` may be the image itself."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM_TYPE:
+        async with request.form(max_files=1, max_fields=20) as form:
+            values = {name: await _value(request, one) for name, one in form.items()}
+        body = _validated(partial(VideoRequest.model_validate, values))
+    else:
+        body = _validated(partial(VideoRequest.model_validate_json, await request.body()))
     return await checked(request, partial(_created, body, request))
+
+
+async def _value(request: Request, field: UploadFile | str) -> str:
+    """The text of a field of a form; a file becomes an upload, which is named in its place."""
+    if isinstance(field, str):
+        return field
+    return await run_in_threadpool(stored, request, field)
+
+
+def _validated(read: Callable[[], VideoRequest]) -> VideoRequest:
+    """What ``read`` returns; what pydantic says of it becomes the answer with status 422."""
+    try:
+        return read()
+    except ValidationError as error:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors()]
+        raise RequestValidationError(found) from None
 
 
 def _created(body: VideoRequest, request: Request) -> Json:
@@ -114,7 +142,9 @@ def _video(service: Service, job: Job) -> JsonObject:
 def video_router() -> APIRouter:
     """The routes of this file."""
     router = APIRouter()
-    router.add_api_route("/v1/videos", create_video, methods=["POST"])
+    schema = {"schema": VideoRequest.model_json_schema()}
+    body = {"required": True, "content": {"application/json": schema, FORM_TYPE: schema}}
+    router.add_api_route("/v1/videos", create_video, methods=["POST"], openapi_extra={"requestBody": body})
     router.add_api_route("/v1/videos", videos, methods=["GET"])
     router.add_api_route("/v1/videos/{video_id}", video, methods=["GET"])
     router.add_api_route("/v1/videos/{video_id}", delete_video, methods=["DELETE"])

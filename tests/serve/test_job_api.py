@@ -256,7 +256,24 @@ def test_a_client_of_openai_makes_a_video_lists_downloads_and_removes_it(service
     assert client.delete(video).json()["deleted"] is True
     assert client.get(video).status_code == 404
     for wrong in ({"size": "64"}, {"seconds": 0}, {"prompt": ""}, {"other": 1}, {"model": "none"}):
-        assert client.post("/v1/videos", json={**body, **wrong}).status_code == 422, wrong
+        for sent in (
+            {"json": {**body, **wrong}},
+            {"files": {k: (None, str(v)) for k, v in {**body, **wrong}.items()}},
+        ):
+            assert client.post("/v1/videos", **sent).status_code == 422, sent
+    assert client.post("/v1/videos", content=b"{").json()["detail"][0]["type"] == "json_invalid"
+
+
+def test_a_client_of_openai_sends_the_first_image_in_a_form(service, client, photo):
+    fields = {"model": "ltx2", "prompt": "a red ball", "seconds": "0.4", "size": "64x64"}
+    # Above the limit of other bodies.
+    image = photo.read_bytes() + bytes(2 * 2**20)
+    made = client.post("/v1/videos", data=fields, files={"input_reference": ("ball.png", image)})
+    assert made.status_code == 200, made.text
+    (upload,) = service.folder.uploads.iterdir()
+    request = client.get(f"/v1/jobs/{made.json()['id']}/request").json()["request"]
+    assert (request["image"], request["width"]) == (f"uploads/{upload.name}", 64)
+    assert upload.read_bytes() == image
 
 
 def test_a_body_without_a_length_is_bounded_too(tmp_path, models):
