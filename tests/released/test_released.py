@@ -83,7 +83,7 @@ def test_the_table_names_each_file_once_with_a_place_and_models_of_one_generatio
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", file.repository), file
         ending = "model" if file.kind == "tokenizer" else "safetensors"
         assert re.fullmatch(rf"[\w./-]+\.{ending}", file.path), file
-        assert file.bytes is None or file.bytes > 10**6, file
+        assert file.bytes is None or file.bytes > 10**5, file
         # A hash is that of one content, whose size is known with it.
         assert file.sha256 is None or (file.exact and re.fullmatch("[0-9a-f]{64}", file.sha256)), file
     for model in released_models().values():
