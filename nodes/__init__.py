@@ -8,6 +8,7 @@ from . import command_route
 from .clip import plan_route
 from .clip.build_prompt import LTX2AVBuildPrompt
 from .clip.choose_run import LTX2AVChooseRun
+from .clip.compare import LTX2AVCompare
 from .clip.decode import LTX2AVDecodeAudio, LTX2AVDecodeToVideo, LTX2AVDecodeVideo
 from .clip.duration import LTX2AVDurationPredictor
 from .clip.enhance import LTX2AVEnhancePrompt
@@ -95,6 +96,7 @@ NODES: list[type[io.ComfyNode]] = [
     LTX2AVSound,
     LTX2AVDub,
     LTX2AVFinishEdit,
+    LTX2AVCompare,
     LTX2AVSpatialTiles,
     LTX2AVSpeed,
     LTX2AVLongVideo,

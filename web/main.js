@@ -2,11 +2,14 @@
 /** Registers what this pack adds to the page. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { showCompared } from "./compare.js";
 import { editResults } from "./edit.js";
 import { showPlan } from "./plan.js";
 import { fitFiles, useReleased } from "./released.js";
 import { showReports } from "./report.js";
+import { translate } from "./timeline/texts.js";
 import { showTimeline } from "./timeline/widget.js";
+import { showWaves } from "./wave.js";
 import {
   countSavedStrength,
   countStrengthOfApiFiles,
@@ -29,10 +32,14 @@ async function copy(kind) {
   const { problems = [`${answer.status} ${answer.statusText}`], ...written } = await answer.json();
   const text = written[kind];
   const problem = text ? "" : problems.join("; ") || "A preset is an option of the command alone";
-  const [severity, detail] = problem ? ["warn", problem] : ["success", text];
   // Without TLS a page has no clipboard; the text is shown anyway.
   const copied = text && (await navigator.clipboard?.writeText(text).then(() => true, () => false));
-  app.extensionManager?.toast?.add({ severity, summary: problem ? "No command does this" : copied ? "Copied" : "Copy this", detail, life: 12000 });
+  app.extensionManager?.toast?.add({
+    severity: problem ? "warn" : "success",
+    summary: problem ? "No command does this" : copied ? "Copied" : "Copy this",
+    detail: problem || text,
+    life: 12000,
+  });
 }
 
 app.registerExtension({
@@ -51,7 +58,8 @@ app.registerExtension({
     { id: COPY.python, label: "Copy as Python", function: () => copy("python") },
   ],
   menuCommands: [{ path: ["LTX-2"], commands: [USE_RELEASED, COPY.command, COPY.python] }],
-  setup() {
+  async setup() {
+    await translate(app, api);
     countStrengthOfApiFiles(app);
   },
   beforeConfigureGraph(/** @type {any} */ graph) {
@@ -72,6 +80,8 @@ app.registerExtension({
     if (!String(node.comfyClass).startsWith(PREFIX)) return;
     showTimeline(node, api);
     showReports(node);
+    showWaves(node);
+    showCompared(node, api);
     editResults(node);
     showPlan(node, api);
     labelTextBoxes(node);

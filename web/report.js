@@ -1,7 +1,8 @@
 // @ts-check
 /** What a node reports when it has run (a plan, a LoRA's matches) appears as text on the node. */
+import { element } from "./timeline/elements.js";
+import { after } from "./widgets.js";
 
-const PREFIX = "LTX2AV";
 const NAME = "report";
 const SHOWN = ["report", "prompt"];
 
@@ -17,24 +18,21 @@ export function reportOf(output) {
  * node */
 export function showReports(node) {
   const reports = node.outputs?.some((/** @type {{ name: string }} */ o) => SHOWN.includes(o.name));
-  if (!reports || !String(node.comfyClass).startsWith(PREFIX)) return;
-  const element = document.createElement("div");
-  element.style.cssText = "white-space: pre-wrap; overflow: auto; font-size: 12px; line-height: 1.4; opacity: 0.85;";
-  const widget = node.addDOMWidget(NAME, NAME, element, {
+  if (!reports) return;
+  const place = element("div", { style: "white-space:pre-wrap;overflow:auto;font-size:12px;line-height:1.4;opacity:0.85" });
+  const widget = node.addDOMWidget(NAME, NAME, place, {
     serialize: false,
-    getValue: () => element.textContent,
+    getValue: () => place.textContent,
     setValue: () => {},
-    getMinHeight: () => (element.textContent ? 84 : 0),
+    getMinHeight: () => (place.textContent ? 84 : 0),
   });
   // Text of one run is no setting: neither workflow files nor prompts hold it.
   widget.serialize = false;
 
-  const before = node.onExecuted;
-  node.onExecuted = function (/** @type {unknown} */ output) {
-    before?.call(this, output);
+  after(node, "onExecuted", (output) => {
     const report = reportOf(output);
     if (report === null) return;
-    element.textContent = report;
-    this.setDirtyCanvas?.(true, true);
-  };
+    place.textContent = report;
+    node.setDirtyCanvas?.(true, true);
+  });
 }

@@ -20,6 +20,7 @@ from ..host.video_vae import checked_video_vae, decoder_noise
 from ..inputs import ceiling_input, decoder_seed_input, file_crf_input, fps_input, plan_input
 from ..numbers import real_input
 from ..sampling.checks import CROP, check_audio
+from .audio_levels import shown_levels
 from .image_checks import checks_of, report_of
 
 CATEGORY = "LTX-2/decode"
@@ -60,6 +61,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2AVDecodeAudio",
+            has_intermediate_output=True,
             display_name="LTX-2 Decode Audio",
             search_aliases=["vae decode", "latent to audio", "sound", "vocoder", "audio decode"],
             category=CATEGORY,
@@ -92,7 +94,7 @@ class LTX2AVDecodeAudio(io.ComfyNode):
             waveform = as_long_as(waveform, rate, seconds)
         # Each clip of a batch has a loudness of its own.
         limited = torch.stack([limit_loudness(one, ceiling) for one in waveform]) if ceiling else waveform
-        return io.NodeOutput({"waveform": limited, "sample_rate": rate})
+        return io.NodeOutput({"waveform": limited, "sample_rate": rate}, ui=shown_levels((limited[0], rate)))
 
 
 class LTX2AVDecodeToVideo(io.ComfyNode):
@@ -173,7 +175,8 @@ class LTX2AVDecodeToVideo(io.ComfyNode):
             )
         report = report_of(checks)
         # A clip without a first image has nothing to tell under the node.
-        return io.NodeOutput(video, report, ui=None if checks is None else ui.PreviewText(report))
+        text = {} if checks is None else ui.PreviewText(report).as_dict()
+        return io.NodeOutput(video, report, ui={**text, **shown_levels(track)})
 
 
 def decoded_images(video_vae: Vae, latent: Latent) -> Tensor:

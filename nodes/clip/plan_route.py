@@ -18,6 +18,7 @@ from ...ltx2_core.types import Numerics
 from ..host.free_memory import free_budget
 from ..inputs import FRAMES, MAX_FPS, MAX_SECONDS, MAX_SIZE
 from ..loading import file_lists
+from .plan import describe
 
 ROUTE = "/ltx2av/plan"
 _ASKED = ("width", "height", "length", "length_unit", "fps", "snap", "stages")
@@ -42,7 +43,8 @@ def add_route() -> None:
 
 
 def planned(query: Mapping[str, str]) -> dict[str, Any]:
-    """The memory plan of a clip: its ``stages`` with ``weights`` and ``working`` bytes, ``budget``, ``text``.
+    """What is rounded of a clip (``report``) and its memory plan: ``stages`` with ``weights`` and ``working``
+    bytes, ``budget``, ``text``.
 
     Raises ValueError for a query that lacks a value or has a wrong one.
     """
@@ -66,10 +68,12 @@ def planned(query: Mapping[str, str]) -> dict[str, Any]:
         numerics=Numerics.COMFY,
     )
     clips = [clip.half(), clip] if stages == 2 else [clip]
+    report = describe(clip, clips[0], with_audio=query.get("with_audio") != "false")
     device = comfy.model_management.get_torch_device()
     budget = free_budget()
     plan, model = _plan(query.get("model", ""), clips, budget, device)
     return {
+        "report": report,
         "model": model,
         "fits": plan.fits,
         "text": plan.verdict if plan.fits else plan.shortage,

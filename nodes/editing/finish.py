@@ -17,6 +17,7 @@ from ...ltx2_core.media import to_signed
 from ...ltx2_core.run.generation import silence
 from ...ltx2_core.shapes import ClipPlan
 from ...ltx2_core.storage.files import JsonObject
+from ..clip.audio_levels import shown_levels
 from ..clip.decode import decoded_audio, decoded_images
 from ..conditioning.attached import refuse_guides
 from ..convert import frames_from_image, image_from_frames
@@ -32,6 +33,7 @@ class LTX2AVFinishEdit(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="LTX2AVFinishEdit",
+            has_intermediate_output=True,
             display_name="LTX-2 Finish Edit",
             search_aliases=["join clip", "paste back", "save edit"],
             category=CATEGORY,
@@ -84,7 +86,8 @@ class LTX2AVFinishEdit(io.ComfyNode):
         )
         track = _track(done)
         video = Types.VideoComponents(images=frames, audio=track, frame_rate=Fraction(done.fps))
-        return io.NodeOutput(frames, track, done.fps, InputImpl.VideoFromComponents(video))
+        shown = shown_levels(None if track is None else (track["waveform"][0], track["sample_rate"]))
+        return io.NodeOutput(frames, track, done.fps, InputImpl.VideoFromComponents(video), ui=shown)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ import pytest
 from browser import ComfyPage, comfy_page
 from host_server import Json, Server
 from locale_texts import LANGUAGES, SOURCE, Texts, english, file_of, read
+from timeline_page import Timeline
 
 REFRESH = "run tests/host/author_locales.py and translate what it lists"
 SHOWN = """([name, combos]) => {
@@ -89,3 +90,11 @@ def test_boxes_of_prompts_are_labelled_in_chinese(chinese: ComfyPage):
     texts = read(file_of("zh"))
     wanted = [texts[f"LTX2AVPrompt.inputs.{name}.name"] for name in ("positive", "negative")]
     assert chinese.ask(LABELS) == wanted
+
+
+def test_the_timeline_is_in_chinese(chinese: ComfyPage):
+    texts = json.loads(file_of("zh").with_name("main.json").read_text(encoding="utf-8"))["ltx2av"]
+    timeline = Timeline.of(chinese, {"format": "ltx2.shots/1", "parts": [], "prompt": ""})
+    assert timeline.button(texts["Split at the playhead (s)"]).inner_text() == texts["Split"]
+    assert timeline.warnings == [texts["There is no prompt yet."]]
+    timeline.root.get_by_label(texts["Prompt of the whole clip"]).wait_for()

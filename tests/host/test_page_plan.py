@@ -61,7 +61,9 @@ def test_the_text_while_typing_is_the_report_of_the_run(server: Server, chromium
             node = g.add("LTX2AVClipPlan", **{key: held[key] for key in DEFAULTS})
             g.add("PreviewAny", source=node[6])
             report = server.run(g.prompt).outputs[node.node]["text"][0]
-            assert told == report, name
+            # What is rounded is told by the host, a little later.
+            assert told == report.split("\n")[0], name
+            page.page.wait_for_function(f"(report) => JSON.parse(({SAID})()).startsWith(report)", arg=report)
 
 
 def test_the_memory_of_a_typed_size_is_planned_before_a_run(server: Server, chromium: str):

@@ -23,8 +23,8 @@ ORDER = """() => JSON.stringify([...document.querySelectorAll(".ltx2-timeline")]
     .map((one, index) => [one.getBoundingClientRect().x, index])
     .sort((a, b) => a[0] - b[0]).map((one) => one[1]))"""
 LABELS, RULER = 62, 22
-ROWS = {"parts": 46, "images": 93, "control": 132, "audio": 171}
-"""The middle of each track, in pixels from the top of the tracks."""
+ROWS = {"parts": 46, "images": 93, "control": 132, "audio": 171, "regions": 206}
+"""The middle of each track, of regions that of the video, in pixels from the top of the tracks."""
 VIEW = "() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [40, 20]; app.canvas.setDirty(true, true); }"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -89,3 +90,32 @@ class TestLanguage:
 def test_a_text_that_has_changed_loses_its_translation(now: Texts, left: Texts):
     remaining = carried_over({"a": "eins", "b": "zwei"}, {"a": "one", "b": "two"}, now)
     assert list(remaining.items()) == list(left.items())
+
+
+PAGE = {
+    language: json.loads((LOCALES / language / "main.json").read_text())["ltx2av"] for language in LANGUAGES
+}
+WEB = LOCALES.parent / "web"
+
+
+def texts_of_the_page() -> set[str]:
+    """What the timeline and the comparison ask ``phrase`` for in English: texts, buttons and fields."""
+    files = [*sorted((WEB / "timeline").glob("*.js")), WEB / "compare.js"]
+    script = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    calls = re.findall(r'\b(?:phrase|error|note|field)\("([^"]*)"', script)
+    calls += [text for pair in re.findall(r'\bbutton\("([^"]*)", "([^"]*)"', script) for text in pair]
+    # Those of symbols are the same everywhere, and so is the name of a codec's setting.
+    return {text for text in calls if re.search(r"[a-z]{2}", text)}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_timeline_has_its_texts_in_every_language(language: str):
+    texts = PAGE[language]
+    assert texts_of_the_page() <= texts.keys()
+    assert texts.keys() == PAGE["de"].keys()
+    script = "".join(path.read_text(encoding="utf-8") for path in WEB.rglob("*.js"))
+    assert not [english for english in texts if f'"{english}"' not in script and f" {english}:" not in script]
+    for english, text in texts.items():
+        assert text == text.strip()
+        assert not re.search(r"[{}@|]", text), text
+        assert set(re.findall(r"%\d", text)) == set(re.findall(r"%\d", english)), english

@@ -5,6 +5,7 @@ import { trimOf } from "./items.js";
 import { boxOf, HEIGHT, LABELS, levelY, rowOf, ROWS, RULER } from "./layout.js";
 import { levelOf } from "./level.js";
 import { kindOf, loudest } from "./media.js";
+import { phrase } from "./texts.js";
 import { tickStep, toSeconds, toX } from "./view.js";
 
 /** @import { Item } from "./items.js" */
@@ -36,6 +37,8 @@ export function draw(ctx, scene) {
   ctx.rect(LABELS, 0, width - LABELS, HEIGHT);
   ctx.clip();
   drawRuler(ctx, scene);
+  const source = model.list?.source?.file;
+  if (source) drawThumbnail(ctx, scene, source, { ...rowOf("regions"), x: LABELS, width });
   for (const item of model.items) if (item !== model.selected) drawItem(ctx, scene, item);
   if (model.selected) drawItem(ctx, scene, model.selected);
   const x = LABELS + toX(view, model.playhead);
@@ -48,7 +51,7 @@ export function draw(ctx, scene) {
   ctx.fill();
   ctx.restore();
   ctx.fillStyle = colours.text;
-  for (const row of ROWS) ctx.fillText(row.name, 4, row.y + row.height / 2, LABELS - 8);
+  for (const row of ROWS) ctx.fillText(phrase(row.name), 4, row.y + row.height / 2, LABELS - 8);
 }
 
 /** @param {Ctx} ctx @param {Scene} scene */
@@ -92,7 +95,7 @@ function drawItem(ctx, scene, item) {
   ctx.save();
   ctx.clip();
   if (item.track === "audio") drawWave(ctx, scene, item, box);
-  else if (item.track !== "parts") drawPicture(ctx, scene, item, box);
+  else if (item.entry.file !== undefined) drawThumbnail(ctx, scene, item.entry.file, box);
   if (item.track !== "images") drawLabel(ctx, colours, item, box, width);
   ctx.restore();
   ctx.lineWidth = selected ? 2 : 1;
@@ -113,18 +116,19 @@ function drawLabel(ctx, colours, item, box, width) {
   if (room < 12) return;
   ctx.fillStyle = colours.text;
   // Long texts are cut by the clip; more letters than fit cost time for nothing.
-  ctx.fillText(item.label.slice(0, Math.ceil(room / 3)) || "…", x, box.y + (item.track === "audio" ? 8 : box.height / 2));
+  const label = item.track === "regions" ? phrase(item.label) : item.label;
+  ctx.fillText(label.slice(0, Math.ceil(room / 3)) || "…", x, box.y + (item.track === "audio" ? 8 : box.height / 2));
 }
 
-/** @param {Ctx} ctx @param {Scene} scene @param {Item} item @param {Box} box */
-function drawPicture(ctx, { media }, item, box) {
-  const { picture, state } = media.of(item.entry.file, kindOf(item.label));
-  if (!picture) {
+/** @param {Ctx} ctx @param {Scene} scene @param {unknown} file @param {Box} box */
+function drawThumbnail(ctx, { media }, file, box) {
+  const { image, state } = media.of(file, kindOf(String(file)));
+  if (!image) {
     ctx.fillText(state === "missing" ? "?" : "…", box.x + box.height / 2, box.y + box.height / 2);
     return;
   }
-  const scale = box.height / picture.height;
-  ctx.drawImage(picture, box.x, box.y, picture.width * scale, box.height);
+  const scale = box.height / image.height;
+  ctx.drawImage(image, box.x, box.y, image.width * scale, box.height);
 }
 
 /** @param {Ctx} ctx @param {Scene} scene @param {Item} item @param {Box} box */

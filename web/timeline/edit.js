@@ -1,6 +1,6 @@
 // @ts-check
 /** Edits of a shot list: each takes a list and returns another one, and leaves what it does not touch. */
-import { find, itemsOf, trimOf } from "./items.js";
+import { find, itemsOf, TIMES, trimOf } from "./items.js";
 import { rounded, secondsOf, written } from "./times.js";
 
 /** @import { Clip } from "../grid.js" */
@@ -24,6 +24,13 @@ export function changedClip(list, changes) {
   return { ...list, clip: clip[0] };
 }
 
+/** Set the clip whose regions are regenerated. @param {List} list @param {unknown} file undefined for none @returns
+ * {List} */
+export function sourced(list, file) {
+  const { source, ...rest } = list;
+  return file === undefined ? rest : { ...rest, source: { ...source, file } };
+}
+
 /** Add an entry. @param {List} list @param {string} track @param {Record<string, any>} entry @returns {Edit} */
 export function added(list, track, entry) {
   const entries = [...(list[track] ?? []), entry];
@@ -39,12 +46,26 @@ export function removed(list, { track, index }) {
  * @param {Clip} clip @param {Place} place @param {number} seconds @returns {List} */
 export function moved(list, clip, place, seconds) {
   const item = find(itemsOf(list, clip), place);
-  if (!item || item.track === "control") return list;
+  if (!item) return list;
   if (item.track === "parts") return movedPart(list, clip, item, seconds);
+  if (TIMES[item.track][1]) {
+    const length = item.end - item.start;
+    const from = clamp(seconds, 0, Math.max(0, clip.seconds - length));
+    return from === item.start ? list : ranged(list, clip, item, from, from + length);
+  }
   const start = clamp(seconds, 0, (clip.frames - 1) / clip.fps);
   const last = Math.round(start * clip.fps) >= clip.frames - 1;
   const at = item.track === "images" && last ? "end" : written(start, clip, item.entry.at);
   return changed(list, place, { at });
+}
+
+/** Set both ends of a region, or of the seconds in which a control video counts. @param {List} list @param {Clip} clip
+ * @param {Item} item @param {number} start @param {number} end */
+function ranged(list, clip, item, start, end) {
+  const { from, to } = item.entry;
+  // The end of the clip is not written as a number, so that a longer clip has it too.
+  const last = end > clip.seconds - 0.5 / clip.fps;
+  return changed(list, item, { from: written(start, clip, from), to: last ? "end" : written(end, clip, to) });
 }
 
 /** @param {List} list @param {Clip} clip @param {Item} item @param {number} seconds */
@@ -68,14 +89,20 @@ function begun(list, clip, part, start, before) {
   return changed(result, part, { from: written(start, clip, part.entry.from), to: undefined });
 }
 
-/** Move one edge of an item to ``seconds``: the start of a part, or what is heard of an audio file. @param {List}
+/** Move one edge of an item to ``seconds``: of a range, of a part, or of what is heard of an audio file. @param {List}
  * list @param {Clip} clip @param {Place} place @param {"start" | "end"} edge @param {number} seconds @param {Lengths}
  * lengths @returns {List} */
 export function trimmed(list, clip, place, edge, seconds, lengths = () => undefined) {
   const items = itemsOf(list, clip, lengths);
   const item = find(items, place);
   if (item?.track === "audio") return trimmedAudio(list, clip, item, edge, seconds, lengths);
-  if (item?.track !== "parts") return list;
+  if (!item || item.track === "images") return list;
+  if (item.track !== "parts") {
+    const least = 1 / clip.fps;
+    const [start, end] =
+      edge === "start" ? [clamp(seconds, 0, item.end - least), item.end] : [item.start, clamp(seconds, item.start + least, clip.seconds)];
+    return ranged(list, clip, item, start, end);
+  }
   const parts = items.filter((one) => one.track === "parts");
   const cut = parts.findIndex((one) => one.index === item.index) + (edge === "end" ? 1 : 0);
   if (cut === 0 || cut >= parts.length) return list;
@@ -100,7 +127,7 @@ function trimmedAudio(list, clip, item, edge, seconds, lengths) {
   return changed(list, item, { at: written(start, clip, item.entry.at), trim });
 }
 
-/** Split a part or an audio piece at ``seconds``. @param {List} list @param {Clip} clip @param {Place} place @param
+/** Split an item at ``seconds``. @param {List} list @param {Clip} clip @param {Place} place @param
  * {number} seconds @param {Lengths} lengths @returns {Edit | null} null where there is nothing to split */
 export function split(list, clip, place, seconds, lengths = () => undefined) {
   const item = find(itemsOf(list, clip, lengths), place);
@@ -110,7 +137,12 @@ export function split(list, clip, place, seconds, lengths = () => undefined) {
     const { to: _, ...entry } = item.entry;
     return added(changed(list, place, { to: undefined }), "parts", { ...entry, from: written(seconds, clip, entry.from) });
   }
-  if (item.track !== "audio") return null;
+  if (item.track === "images") return null;
+  if (item.track !== "audio") {
+    const before = ranged(list, clip, item, item.start, seconds);
+    const after = ranged(list, clip, item, seconds, item.end)[item.track][item.index];
+    return added(before, item.track, after);
+  }
   const [from, to] = trimOf(item.entry);
   const middle = rounded(from + seconds - item.start);
   const second = { ...item.entry, at: written(seconds, clip, item.entry.at), trim: [middle, to] };
@@ -129,11 +161,12 @@ export function pasted(list, clip, other, seconds) {
   const first = Math.min(...items.map((item) => secondsOf(item.entry.from ?? item.entry.at ?? 0, clip)));
   /** @type {Edit | null} */
   let result = null;
-  for (const { track, entry } of items) {
-    const key = track === "parts" ? "from" : "at";
+  for (const { track, start, end, entry } of items) {
+    const [key, to] = TIMES[track];
     const at = seconds + secondsOf(entry[key] ?? 0, clip) - first;
     const { to: _, ...rest } = entry;
-    const timed = track === "control" || Number.isNaN(at) ? rest : { ...rest, [key]: written(at, clip, entry[key]) };
+    const timed = Number.isNaN(at) ? rest : { ...rest, [key]: written(at, clip, entry[key]) };
+    if (to) timed.to = written(Math.min(clip.seconds, at + end - start), clip, entry.to);
     result = added(result?.list ?? list, track, timed);
   }
   return result;

@@ -1,5 +1,6 @@
 // @ts-check
 /** Elements of the timeline: made with text only, never from HTML, and styled below one class. */
+import { phrase } from "./texts.js";
 
 /** @param {string} tag @param {Record<string, any>} [properties] of the element; "class", "role" and aria-* are
  * attributes @param {(Node | string)[]} [children] @returns {any} */
@@ -16,7 +17,8 @@ export function element(tag, properties = {}, children = []) {
 
 /** @param {string} text @param {string} name what it does, for tooltips and screen readers @param {() => void} press */
 export function button(text, name, press) {
-  return element("button", { type: "button", textContent: text, title: name, "aria-label": name, onclick: press });
+  const title = phrase(name);
+  return element("button", { type: "button", textContent: phrase(text), title, "aria-label": title, onclick: press });
 }
 
 export const STYLE = `

@@ -1,53 +1,47 @@
 // @ts-check
 /** The fields below the tracks: those of the selected entry, or of the clip. */
+import { sourced } from "./edit.js";
 import { element } from "./elements.js";
 import { trimOf } from "./items.js";
+import { phrase } from "./texts.js";
 
 /** @import { Model } from "./model.js" */
-/** A field of an entry, of one end of its ``trim``, or of the list.
- * @typedef {{ name: string, key: string, kind: string, choices?: string[], trim?: number, list?: boolean }} Field */
+/** A field of an entry, of one end of its ``trim``, of the list, or of the ``file`` of an object in it.
+ * @typedef {{ name: string, key: string, kind: string, choices?: string[], trim?: number, list?: boolean, file?: boolean }} Field */
 
-const AT = { name: "At", key: "at", kind: "time" };
-const FILE = { name: "File", key: "file", kind: "text" };
-const STRENGTH = { name: "Strength", key: "strength", kind: "number" };
+/** @param {string} name @param {string} key @param {string} [kind] @param {Partial<Field>} [more] @returns {Field} */
+const field = (name, key, kind = "number", more = {}) => ({ name, key, kind, ...more });
+const FROM = field("From", "from", "time");
+const TO = field("To", "to", "time");
+const AT = field("At", "at", "time");
+const FILE = field("File", "file", "text");
+const STRENGTH = field("Strength", "strength");
 
 /** @type {Record<string, Field[]>} */
 const FIELDS = {
   clip: [
-    { name: "Width", key: "width", kind: "number" },
-    { name: "Height", key: "height", kind: "number" },
-    { name: "Seconds", key: "seconds", kind: "number" },
-    { name: "Frames", key: "frames", kind: "number" },
-    { name: "Frames/s", key: "fps", kind: "number" },
-    { name: "Seed", key: "seed", kind: "number" },
-    { name: "Prompt of the whole clip", key: "prompt", kind: "prompt", list: true },
-    { name: "Negative prompt", key: "negative", kind: "prompt", list: true },
+    field("Width", "width"),
+    field("Height", "height"),
+    field("Seconds", "seconds"),
+    field("Frames", "frames"),
+    field("Frames/s", "fps"),
+    field("Seed", "seed"),
+    field("Source of regions", "source", "text", { list: true, file: true }),
+    field("Prompt of the whole clip", "prompt", "prompt", { list: true }),
+    field("Negative prompt", "negative", "prompt", { list: true }),
   ],
-  parts: [
-    { name: "From", key: "from", kind: "time" },
-    { name: "Prompt", key: "prompt", kind: "prompt" },
-  ],
-  images: [
-    FILE,
-    AT,
-    STRENGTH,
-    { name: "CRF", key: "crf", kind: "number" },
-    { name: "Mode", key: "mode", kind: "choice", choices: ["", "start", "key"] },
-  ],
-  control: [
-    FILE,
-    STRENGTH,
-    { name: "Scale", key: "scale", kind: "number" },
-    { name: "Every", key: "every", kind: "number" },
-  ],
+  parts: [FROM, field("Prompt", "prompt", "prompt")],
+  images: [FILE, AT, STRENGTH, field("CRF", "crf"), field("Mode", "mode", "choice", { choices: ["", "start", "key"] })],
+  control: [FILE, FROM, TO, STRENGTH, field("Scale", "scale"), field("Every", "every")],
   audio: [
     FILE,
     AT,
-    { name: "File from", key: "trim", kind: "number", trim: 0 },
-    { name: "File to", key: "trim", kind: "number", trim: 1 },
-    { name: "Gain (dB)", key: "gain_db", kind: "number" },
-    { name: "Fade (s)", key: "fade", kind: "number" },
+    field("File from", "trim", "number", { trim: 0 }),
+    field("File to", "trim", "number", { trim: 1 }),
+    field("Gain (dB)", "gain_db"),
+    field("Fade (s)", "fade"),
   ],
+  regions: [FROM, TO, field("Regenerate", "track", "choice", { choices: ["both", "video", "audio"] })],
 };
 
 export class Fields {
@@ -77,7 +71,7 @@ export class Fields {
   build(fields) {
     this.inputs = fields.map((field) => [field, this.input(field)]);
     const labels = this.inputs.map(([field, input]) =>
-      element("label", { class: field.kind === "prompt" ? "wide" : "" }, [field.name, input]),
+      element("label", { class: field.kind === "prompt" ? "wide" : "" }, [phrase(field.name), input]),
     );
     this.root.replaceChildren(...labels);
   }
@@ -90,10 +84,10 @@ export class Fields {
     let input;
     if (field.kind === "prompt") input = element("textarea", events);
     else if (field.kind === "choice") {
-      const options = (field.choices ?? []).map((one) => element("option", { value: one, textContent: one || "by its time" }));
+      const options = (field.choices ?? []).map((one) => element("option", { value: one, textContent: phrase(one || "by its time") }));
       input = element("select", events, options);
-    } else input = element("input", { type: "text", class: field.key === "file" ? "long" : "", ...events });
-    input.setAttribute("aria-label", field.name);
+    } else input = element("input", { type: "text", class: field.kind === "text" ? "long" : "", ...events });
+    input.setAttribute("aria-label", phrase(field.name));
     return input;
   }
 
@@ -101,7 +95,8 @@ export class Fields {
   value(field) {
     const { list, selected } = this.model;
     const entry = field.list ? list : (selected?.entry ?? list?.clip);
-    const value = field.trim === undefined ? entry?.[field.key] : trimOf(entry ?? {})[field.trim];
+    const held = field.trim === undefined ? entry?.[field.key] : trimOf(entry ?? {})[field.trim];
+    const value = field.file ? held?.file : (held ?? field.choices?.[0]);
     if (value === undefined || value === null) return "";
     // A seed of 64 bits is text with a mark in front.
     return typeof value === "object" ? JSON.stringify(value) : String(value).replace("\u0000number:", "");
@@ -114,7 +109,8 @@ export class Fields {
     input.setAttribute("aria-invalid", String(wrong));
     if (wrong) return;
     const { model } = this;
-    if (field.list) model.commit({ ...model.list, [field.key]: value ?? "" }, model.place, done);
+    if (field.file) model.commit(sourced(/** @type {any} */ (model.list), value));
+    else if (field.list) model.commit({ ...model.list, [field.key]: value ?? "" }, model.place, done);
     else if (field.trim !== undefined) {
       const trim = [...trimOf(model.selected?.entry ?? {})];
       trim[field.trim] = /** @type {any} */ (value ?? (field.trim ? null : 0));
@@ -127,7 +123,7 @@ export class Fields {
 /** @param {Field} field @param {string} text @returns {string | number | undefined | null} undefined for nothing,
  * null for what cannot be */
 function read(field, text) {
-  if (field.kind === "prompt" || field.kind === "choice" || field.key === "file") return text || undefined;
+  if (field.kind === "prompt" || field.kind === "choice" || field.kind === "text") return text || undefined;
   const typed = text.trim().replace(/^(\d+),(\d+)$/, "$1.$2");
   if (!typed) return undefined;
   const number = Number(typed);

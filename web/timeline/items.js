@@ -15,7 +15,11 @@ export const TRACKS = [
   { key: "images", name: "Images", height: 46, hue: 140 },
   { key: "control", name: "Control", height: 24, hue: 275 },
   { key: "audio", name: "Audio", height: 46, hue: 32 },
+  { key: "regions", name: "Regions", height: 32, hue: 0 },
 ];
+
+/** Keys of an entry that are times. @type {Record<string, string[]>} */
+export const TIMES = { parts: ["from"], images: ["at"], control: ["from", "to"], audio: ["at"], regions: ["from", "to"] };
 
 /** All items of a list, track by track, each track by its starts. @param {List} list @param {Clip} clip @param
  * {Lengths} lengths of audio files @returns {Item[]} */
@@ -33,13 +37,20 @@ export function itemsOf(list, clip, lengths = () => undefined) {
 /** @param {string} track @param {Record<string, any>} entry @param {number} index @param {Clip} clip @param {Lengths}
  * lengths @returns {Item} */
 function itemOf(track, entry, index, clip, lengths) {
-  const at = secondsOf((track === "parts" ? entry.from : entry.at) ?? 0, clip);
+  const [from, to] = TIMES[track];
   // What cannot be read is shown at the start, and a warning says so.
-  const start = track === "control" || Number.isNaN(at) ? 0 : at;
-  const label = String((track === "parts" ? entry.prompt : entry.file) ?? "");
+  const start = secondsOf(entry[from] ?? 0, clip) || 0;
+  const label = String((track === "parts" ? entry.prompt : track === "regions" ? streamOf(entry) : entry.file) ?? "");
   const item = { track, index, start, end: start, label, entry };
   if (track === "audio") return { ...item, end: start + heard(entry, lengths, clip.seconds - start) };
-  return track === "control" ? { ...item, end: clip.seconds } : item;
+  if (!to) return item;
+  const end = entry.to === "end" ? NaN : secondsOf(entry.to, clip);
+  return { ...item, end: Math.max(start, Number.isNaN(end) ? clip.seconds : end) };
+}
+
+/** Which stream a region is of: "video", "audio" or "both". @param {Record<string, any>} entry */
+export function streamOf(entry) {
+  return entry.track ?? "both";
 }
 
 /** Seconds for which an audio piece is heard; ``rest`` while its length is not known. @param {Record<string, any>} entry

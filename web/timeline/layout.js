@@ -1,6 +1,6 @@
 // @ts-check
 /** Where tracks and items are on the canvas, in pixels, and what is under the pointer. */
-import { TRACKS } from "./items.js";
+import { streamOf, TRACKS } from "./items.js";
 import { levelOf } from "./level.js";
 import { toX } from "./view.js";
 
@@ -37,7 +37,10 @@ export function boxOf(item, view, width) {
   const { y, height } = rowOf(item.track);
   const x = LABELS + toX(view, item.start);
   if (item.track !== "images") {
-    return { x, y, width: Math.max(LEAST, (item.end - item.start) * view.scale), height };
+    const wide = Math.max(LEAST, (item.end - item.start) * view.scale);
+    // A region of one stream has its half of the track.
+    const half = item.track === "regions" && streamOf(item.entry) !== "both" ? height / 2 : 0;
+    return { x, y: y + (half && streamOf(item.entry) === "audio" ? half : 0), width: wide, height: height - half };
   }
   const seen = x >= LABELS && x <= width + 1;
   return { x: seen ? Math.min(x, width - height) : x, y, width: height, height };
@@ -53,7 +56,7 @@ export function hitAt(items, view, x, y, width, selected) {
   if (!row) return null;
   const inside = (/** @type {Item} */ item) => {
     const box = boxOf(item, view, width);
-    return item.track === row.key && x >= box.x - 1 && x <= box.x + box.width + 1;
+    return item.track === row.key && x >= box.x - 1 && x <= box.x + box.width + 1 && y >= box.y && y < box.y + box.height;
   };
   if (selected && inside(selected)) return { item: selected, grip: gripAt(selected, view, x, y, width) };
   for (let i = items.length - 1; i >= 0; i -= 1) {
@@ -66,12 +69,11 @@ export function hitAt(items, view, x, y, width, selected) {
  * @returns {import("./model.js").Grip} */
 function gripAt(item, view, x, y, width) {
   const box = boxOf(item, view, width);
-  const level = levelOf(item);
-  if (level !== undefined && Math.abs(y - levelY(box, level)) <= 4) return "level";
-  if (item.track !== "parts" && item.track !== "audio") return "move";
-  const edge = Math.min(EDGE, box.width / 3);
+  const edge = item.track === "images" ? -2 : Math.min(EDGE, box.width / 3);
   if (x <= box.x + edge) return "start";
-  return x >= box.x + box.width - edge ? "end" : "move";
+  if (x >= box.x + box.width - edge) return "end";
+  const level = levelOf(item);
+  return level !== undefined && Math.abs(y - levelY(box, level)) <= 4 ? "level" : "move";
 }
 
 /** @param {Box} box @param {number} level */

@@ -2,6 +2,7 @@
 /** The level line of an item: strength of an image or a control video, gain of an audio piece. */
 import { changed, clamp } from "./edit.js";
 import { strengthOf } from "./items.js";
+import { phrase } from "./texts.js";
 
 /** @import { Item } from "./items.js" */
 
@@ -30,5 +31,5 @@ export function withLevel(list, item, level) {
 export function levelInWords(item) {
   if (item.track === "audio") return `${Number(item.entry.gain_db) || 0} dB`;
   const strength = strengthOf(item);
-  return strength === undefined ? "" : `strength ${strength}`;
+  return strength === undefined ? "" : phrase("strength %1", strength);
 }

@@ -1,13 +1,14 @@
 // @ts-check
 /** The text of a shot list and its JSON: what a tool wrote and this page does not know stays as it is. */
 import { planClip } from "../grid.js";
+import { phrase } from "./texts.js";
 
 export const FORMAT = "ltx2.shots/1";
 export const MAX_BYTES = 2 ** 22;
 export const MAX_ENTRIES = 1000;
 /** More frames than any clip has; a list that asks for more is shown as one of the default length. */
 export const MAX_FRAMES = 2 ** 20;
-export const DEFAULTS = { width: 768, height: 512, fps: 24, frames: 121 };
+const DEFAULTS = { width: 768, height: 512, fps: 24, frames: 121 };
 
 /** @typedef {Record<string, any>} List */
 /** @import { Clip } from "../grid.js" */
@@ -22,21 +23,23 @@ const LITERAL = "\u0000number:";
 /** Read the text of a shot list. @param {string} text @returns {{ list: List | null, error: string }} the list, or
  * what is wrong with the text */
 export function parse(text) {
-  if (text.length > MAX_BYTES) return refused(`a shot list has at most ${MAX_BYTES} bytes`);
+  if (text.length > MAX_BYTES) return refused(phrase("a shot list has at most %1 bytes", MAX_BYTES));
   let list;
   try {
     list = JSON.parse(text.replace(TOKENS, exact));
   } catch (error) {
-    return refused(error instanceof SyntaxError ? error.message.replaceAll(LITERAL, "") : "lists are nested too deeply");
+    return refused(error instanceof SyntaxError ? error.message.replaceAll(LITERAL, "") : phrase("lists are nested too deeply"));
   }
-  if (!isObject(list)) return refused("a JSON object is expected");
-  if (list.format !== FORMAT) return refused(`a shot list begins with "format": "${FORMAT}"`);
-  if (list.clip !== undefined && !isObject(list.clip)) return refused("clip must be an object");
+  if (!isObject(list)) return refused(phrase("a JSON object is expected"));
+  if (list.format !== FORMAT) return refused(phrase("a shot list begins with %1", `"format": "${FORMAT}"`));
+  for (const name of ["clip", "source"]) {
+    if (list[name] !== undefined && !isObject(list[name])) return refused(phrase("%1 must be an object", name));
+  }
   for (const name of LISTS) {
     const entries = list[name];
     if (entries === undefined) continue;
-    if (!Array.isArray(entries) || !entries.every(isObject)) return refused(`${name} must be a list of objects`);
-    if (entries.length > MAX_ENTRIES) return refused(`${name} has more than ${MAX_ENTRIES} entries`);
+    if (!Array.isArray(entries) || !entries.every(isObject)) return refused(phrase("%1 must be a list of objects", name));
+    if (entries.length > MAX_ENTRIES) return refused(phrase("%1 has more than %2 entries", name, MAX_ENTRIES));
   }
   return { list, error: "" };
 }
@@ -80,9 +83,9 @@ function inline(value) {
 }
 
 /** The clip of a list on the latent grid; what is missing or wrong is as the recipe of LTX-2 has it. @param {List}
- * list @returns {Clip} */
-export function clipOf(list) {
-  const { width, height, fps, frames, seconds, stages } = { ...DEFAULTS, frames: undefined, ...list.clip };
+ * list @param {number} [source] seconds of its source, where they are known @returns {Clip} */
+export function clipOf(list, source) {
+  const { width, height, fps, frames, seconds = source ?? 0, stages } = { ...DEFAULTS, frames: undefined, ...list.clip };
   const length = Number.isInteger(frames) ? { frames } : seconds > 0 ? { seconds } : { frames: DEFAULTS.frames };
   const plan = planClip(width, height, length, fps, "nearest", stages === 2 ? 2 : 1);
   const plain = planClip(DEFAULTS.width, DEFAULTS.height, { frames: DEFAULTS.frames }, DEFAULTS.fps);

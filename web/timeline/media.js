@@ -1,12 +1,13 @@
 // @ts-check
-/** Pictures and waveforms of input files, read by the host's view route and held until the timeline goes. */
+/** Thumbnails and waveforms of input files, read by the host's view route and held until the timeline goes. */
 
 /**
  * @typedef {object} Medium
  * @property {"loading" | "ready" | "missing"} state
- * @property {ImageBitmap} [picture]
+ * @property {ImageBitmap} [image]
  * @property {Float32Array} [peaks] loudest sample of each hundredth of a second
- * @property {AudioBuffer} [sound]
+ * @property {AudioBuffer} [buffer]
+ * @property {number} [seconds] of audio or video
  */
 
 const HEIGHT = 88;
@@ -55,14 +56,14 @@ export class Media {
     const medium = { state: "loading" };
     this.files.set(key, medium);
     this.read(name, kind, medium).catch(() => (medium.state = "missing")).finally(() => {
-      if (this.stop.signal.aborted) medium.picture?.close();
+      if (this.stop.signal.aborted) medium.image?.close();
       else this.loaded();
     });
     return medium;
   }
 
-  /** Seconds of an audio file, or undefined while it is not known. @param {string} name */
-  seconds = (name) => this.files.get(`audio ${name}`)?.sound?.duration;
+  /** Seconds of a file, or undefined while they are not known. @param {string} name */
+  seconds = (name) => this.files.get(`${kindOf(String(name))} ${name}`)?.seconds;
 
   /** @param {string} name */
   missing = (name) => ["audio", "video", "image"].some((kind) => this.files.get(`${kind} ${name}`)?.state === "missing");
@@ -74,9 +75,9 @@ export class Media {
 
   /** @param {string} name @param {"audio" | "video" | "image"} kind @param {Medium} medium */
   async read(name, kind, medium) {
-    if (kind === "video") medium.picture = await this.frame(name);
-    else if (kind === "audio") Object.assign(medium, await this.sound(name));
-    else medium.picture = await this.picture(name);
+    if (kind === "video") Object.assign(medium, await this.frame(name));
+    else if (kind === "audio") Object.assign(medium, await this.audio(name));
+    else medium.image = await this.image(name);
     medium.state = "ready";
   }
 
@@ -88,20 +89,20 @@ export class Media {
   }
 
   /** @param {string} name */
-  async picture(name) {
+  async image(name) {
     const blob = await (await this.fetched(name, "&preview=webp;70")).blob();
     return createImageBitmap(blob, { resizeHeight: HEIGHT, resizeQuality: "medium" });
   }
 
   /** @param {string} name */
-  async sound(name) {
+  async audio(name) {
     const bytes = await (await this.fetched(name)).arrayBuffer();
     // A context that plays nothing, so that none of the few that play is taken.
-    const sound = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes);
-    return { sound, peaks: peaksOf(sound.getChannelData(0), sound.sampleRate) };
+    const buffer = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes);
+    return { buffer, seconds: buffer.duration, peaks: peaksOf(buffer.getChannelData(0), buffer.sampleRate) };
   }
 
-  /** The first frame of a video. @param {string} name @returns {Promise<ImageBitmap>} */
+  /** The first frame of a video, and its length. @param {string} name */
   async frame(name) {
     const video = document.createElement("video");
     video.muted = true;
@@ -113,7 +114,7 @@ export class Media {
         this.stop.signal.addEventListener("abort", failed);
         video.src = viewUrl(this.api, placeOf(name));
       });
-      return await createImageBitmap(video, { resizeHeight: HEIGHT });
+      return { image: await createImageBitmap(video, { resizeHeight: HEIGHT }), seconds: video.duration };
     } finally {
       video.removeAttribute("src");
       video.load();
@@ -122,7 +123,7 @@ export class Media {
 
   destroy() {
     this.stop.abort();
-    for (const medium of this.files.values()) medium.picture?.close();
+    for (const medium of this.files.values()) medium.image?.close();
     this.files.clear();
   }
 }

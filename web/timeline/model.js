@@ -2,9 +2,10 @@
 /** The state of one timeline, without a page: its list, what is selected, the playhead, undo and redo. */
 import * as edit from "./edit.js";
 import { History } from "./history.js";
-import { find, itemsOf } from "./items.js";
+import { find, itemsOf, TIMES } from "./items.js";
 import { levelInWords, levelOf, withLevel } from "./level.js";
 import { clipOf, parse, serialise } from "./list.js";
+import { phrase } from "./texts.js";
 import { inWords, written } from "./times.js";
 import { snapPoints, snapped } from "./view.js";
 
@@ -12,7 +13,8 @@ import { snapPoints, snapped } from "./view.js";
 /** @import { Item, Place } from "./items.js" */
 /** @typedef {"move" | "start" | "end" | "level"} Grip what of an item is held */
 
-const KINDS = /** @type {Record<string, string>} */ ({ parts: "Prompt", images: "Image", control: "Control video", audio: "Audio" });
+/** Names of one entry. @type {Record<string, string>} */
+export const KINDS = { parts: "Prompt", images: "Image", control: "Control video", audio: "Audio", regions: "Region" };
 
 export class Model {
   /** @param {(text: string) => void} write called with each new text @param {import("./items.js").Lengths} lengths
@@ -61,7 +63,7 @@ export class Model {
 
   /** Count items again, as when the length of a file became known. */
   refresh() {
-    this.clip = clipOf(this.list ?? {});
+    this.clip = clipOf(this.list ?? {}, this.lengths(this.list?.source?.file));
     this.items = this.list ? itemsOf(this.list, this.clip, this.lengths) : [];
     this.playhead = edit.clamp(this.playhead, 0, this.clip.seconds);
   }
@@ -147,9 +149,12 @@ export class Model {
   /** Add an entry at the playhead. @param {string} track @param {Record<string, any>} entry */
   add(track, entry) {
     if (!this.list) return;
-    const key = track === "parts" ? "from" : "at";
-    const at = track === "control" ? {} : { [key]: written(this.playhead, this.clip) };
-    const result = edit.added(this.list, track, { ...entry, ...at });
+    const { clip } = this;
+    const [key, to] = TIMES[track];
+    const at = to ? Math.max(0, Math.min(this.playhead, clip.seconds - 1)) : this.playhead;
+    // A control video counts in the whole clip, and a region is a second.
+    const times = track === "control" ? {} : { [key]: written(at, clip), ...(to && { to: written(at + 1, clip) }) };
+    const result = edit.added(this.list, track, { ...entry, ...times });
     this.commit(result.list, result.place);
   }
 
@@ -191,11 +196,12 @@ export class Model {
 
   /** What is selected, in words. */
   get words() {
-    if (this.error) return `No shot list: ${this.error}`;
+    if (this.error) return phrase("No shot list: %1", this.error);
     const { clip, selected } = this;
-    if (!selected) return `Clip of ${clip.frames} frames, ${clip.seconds.toFixed(2)} s, ${clip.width} x ${clip.height}`;
-    const until = selected.end > selected.start ? ` to ${selected.end.toFixed(2)} s` : "";
-    const parts = [KINDS[selected.track], selected.label.slice(0, 80), inWords(selected.start, clip) + until, levelInWords(selected)];
+    if (!selected) return phrase("Clip of %1 frames, %2 s, %3 x %4", clip.frames, clip.seconds.toFixed(2), clip.width, clip.height);
+    const from = inWords(selected.start, clip);
+    const times = selected.end > selected.start ? phrase("%1 to %2 s", from, selected.end.toFixed(2)) : from;
+    const parts = [phrase(KINDS[selected.track]), selected.label.slice(0, 80), times, levelInWords(selected)];
     return parts.filter(Boolean).join(", ");
   }
 }

@@ -1,15 +1,16 @@
 // @ts-check
 /** The timeline on a node: bar of buttons, tracks, fields, warnings and the result. */
-import { clamp } from "./edit.js";
+import { clamp, changedClip, sourced } from "./edit.js";
 import { button, element, STYLE } from "./elements.js";
 import { Fields } from "./fields.js";
 import { Media } from "./media.js";
 import { Model } from "./model.js";
 import { Player } from "./player.js";
+import { phrase } from "./texts.js";
 import { Tracks, trackOf } from "./tracks.js";
 import { warningsOf } from "./warnings.js";
 
-const ACCEPTED = /** @type {Record<string, string>} */ ({ images: "image/*", audio: "audio/*", control: "video/*" });
+const ACCEPTED = /** @type {Record<string, string>} */ ({ images: "image/*", audio: "audio/*", control: "video/*", regions: "video/*" });
 
 export class Panel {
   /** @param {any} api the page's api, for its upload and view routes @param {(text: string) => void} write called
@@ -19,13 +20,13 @@ export class Panel {
     this.media = new Media(api, () => this.refresh());
     this.model = new Model(write, this.media.seconds);
     this.said = element("div", { class: "said", id: `ltx2-said-${id}`, role: "status" });
-    this.video = element("video", { hidden: true, preload: "auto", "aria-label": "Result of the last run" });
+    this.video = element("video", { hidden: true, preload: "auto", "aria-label": phrase("Result of the last run") });
     this.player = new Player(this.model, this.media, this.video, () => this.moved());
     this.tracks = new Tracks(this);
     this.fields = new Fields(this.model, () => this.update());
-    this.list = element("ul", { "aria-label": "Warnings" });
-    this.bar = element("div", { class: "bar", role: "toolbar", "aria-label": "Timeline" }, this.buttons());
-    this.root = element("div", { class: "ltx2-timeline", role: "group", "aria-label": "Shot list", "data-capture-wheel": "true" }, [
+    this.list = element("ul", { "aria-label": phrase("Warnings") });
+    this.bar = element("div", { class: "bar", role: "toolbar", "aria-label": phrase("Timeline") }, this.buttons());
+    this.root = element("div", { class: "ltx2-timeline", role: "group", "aria-label": phrase("Shot list"), "data-capture-wheel": "true" }, [
       element("style", { textContent: STYLE }), this.bar, this.tracks.root, this.said, this.list, this.fields.root, this.video,
     ]);
     // The graph below would take these for its own.
@@ -47,6 +48,7 @@ export class Panel {
     this.redoing = button("↷", "Redo (Ctrl+Y)", edit((model) => model.redo()));
     this.splitting = button("Split", "Split at the playhead (s)", edit((model) => model.split()));
     this.removing = button("Delete", "Delete what is selected (Delete)", edit((model) => model.remove()));
+    this.taking = button("Take result", "Make the result the source of regions", () => this.takeResult());
     return [
       this.play, this.undoing, this.redoing, this.splitting, this.removing, this.snap,
       element("span", { class: "space" }),
@@ -54,6 +56,8 @@ export class Panel {
       button("+ Image", "Add an image at the playhead", () => this.addTo("images")),
       button("+ Audio", "Add audio at the playhead", () => this.addTo("audio")),
       button("+ Control", "Add a control video", () => this.addTo("control")),
+      button("+ Region", "Regenerate a second from the playhead", () => this.addTo("regions")),
+      this.taking,
       element("span", { class: "space" }),
       button("−", "Zoom out (-)", () => this.zoom(1 / 1.5)),
       button("+", "Zoom in (+)", () => this.zoom(1.5)),
@@ -86,6 +90,7 @@ export class Panel {
     this.undoing.disabled = model.history.at < 1;
     this.redoing.disabled = model.history.at >= model.history.texts.length - 1;
     this.removing.disabled = !model.place;
+    this.taking.disabled = !this.video.src;
     this.snap.setAttribute("aria-pressed", String(model.snapping));
     if (!model.held) this.warn();
   }
@@ -173,32 +178,66 @@ export class Panel {
 
   /** Add to a track: a prompt at once, a file after it was chosen. @param {string} track */
   addTo(track) {
+    const { list } = this.model;
+    if (track === "regions") {
+      // Without a clip the audio alone can be regenerated.
+      const stream = list?.source ? "video" : !this.video.src && list?.audio?.length ? "audio" : "";
+      if (stream) return this.do((model) => model.add(track, { track: stream }));
+      if (this.video.src) return void this.takeResult();
+    }
     if (track === "parts") {
       const begins = this.model.items.some((one) => one.track === "parts" && one.start === this.model.playhead);
       // A second prompt at the same time would be an error.
       if (!begins || !this.model.items.length) this.model.add("parts", { prompt: "" });
-      this.update();
-      return;
+      return this.update();
     }
     const input = element("input", { type: "file", accept: ACCEPTED[track], multiple: true });
     input.onchange = () => this.upload([...input.files], track);
-    input.click();
+    return input.click();
   }
 
   /** Store files by the host, and add them at the playhead. @param {File[]} files @param {string} [track] */
   async upload(files, track) {
     for (const file of files) {
-      const body = new FormData();
-      body.append("image", file);
-      const answer = await this.api.fetchApi("/upload/image", { method: "POST", body }).catch(() => ({ status: 0, statusText: "no answer" }));
-      if (!answer.ok) {
-        this.said.textContent = `${file.name} was not stored: ${answer.status} ${answer.statusText}`;
-        return;
-      }
-      const { name, subfolder } = await answer.json();
-      this.media.retry();
-      this.do((model) => model.add(track ?? trackOf(file), { file: subfolder ? `${subfolder}/${name}` : name }));
+      const name = await this.stored(file);
+      if (!name) return;
+      if (track === "regions") this.takeSource(name, {});
+      else this.do((model) => model.add(track ?? trackOf(file), { file: name }));
     }
+  }
+
+  /** Store a file by the host. @param {File} file @returns {Promise<string>} its name in the input folder, or "" */
+  async stored(file) {
+    const body = new FormData();
+    body.append("image", file);
+    const answer = await this.api.fetchApi("/upload/image", { method: "POST", body }).catch(() => ({ status: 0, statusText: "no answer" }));
+    if (!answer.ok) {
+      this.said.textContent = phrase("%1 was not stored: %2", file.name, `${answer.status} ${answer.statusText}`);
+      return "";
+    }
+    const { name, subfolder } = await answer.json();
+    this.media.retry();
+    return subfolder ? `${subfolder}/${name}` : name;
+  }
+
+  /** Store the clip of the last run as an input, and make it the source. */
+  async takeResult() {
+    const answer = await fetch(this.video.src).catch(() => null);
+    if (!answer?.ok) return;
+    const shown = new URL(this.video.src).searchParams.get("filename") ?? "result.mp4";
+    const name = await this.stored(new File([await answer.blob()], shown));
+    const { width, height, frames } = this.model.clip;
+    // It has the size and length that the clip got, not those that were written.
+    if (name) this.takeSource(name, { width, height, frames });
+  }
+
+  /** @param {string} name @param {Record<string, number>} size of the clip */
+  takeSource(name, { width, height, frames }) {
+    const { list } = this.model;
+    if (!list) return;
+    const sized = changedClip(list, { width, height, frames, seconds: undefined });
+    this.do((model) => model.commit(sourced(sized, name)));
+    if (!list.regions?.length) this.do((model) => model.add("regions", { track: "video" }));
   }
 
   /** Show the clip of the last run. @param {string} url */
@@ -208,6 +247,7 @@ export class Panel {
     // Its controls are elements too, which most timelines never need.
     this.video.controls = true;
     this.video.hidden = false;
+    this.taking.disabled = false;
   }
 
   destroy() {

@@ -31,7 +31,7 @@ export class Player {
     if (this.video.src) {
       this.video.currentTime = model.playhead;
       this.video.play().catch(() => this.pause());
-    } else this.sound();
+    } else this.pieces();
     const from = model.playhead;
     const began = performance.now();
     const tick = () => {
@@ -45,15 +45,15 @@ export class Player {
   }
 
   /** Start all pieces that are heard after the playhead, with their gain and fades. */
-  sound() {
+  pieces() {
     const { model, media } = this;
     this.context = new AudioContext();
     const now = this.context.currentTime;
     for (const item of model.items) {
-      const sound = item.track === "audio" && media.of(item.entry.file, "audio").sound;
+      const buffer = item.track === "audio" && media.of(item.entry.file, "audio").buffer;
       const late = Math.max(0, model.playhead - item.start);
       const length = Math.min(item.end, model.clip.seconds) - item.start;
-      if (!sound || length - late <= 0) continue;
+      if (!buffer || length - late <= 0) continue;
       const begin = now + Math.max(0, item.start - model.playhead);
       const gain = this.context.createGain();
       const loud = 10 ** ((Number(item.entry.gain_db) || 0) / 20);
@@ -64,7 +64,7 @@ export class Player {
         gain.gain.setValueAtTime(loud, begin + length - late - fade);
         gain.gain.linearRampToValueAtTime(0, begin + length - late);
       }
-      const source = new AudioBufferSourceNode(this.context, { buffer: sound });
+      const source = new AudioBufferSourceNode(this.context, { buffer });
       source.connect(gain).connect(this.context.destination);
       source.start(begin, trimOf(item.entry)[0] + late, length - late);
     }

@@ -1,5 +1,6 @@
 // @ts-check
 /** Times of a shot list: seconds, "0:30", a frame as "f48", a share as "50%", and for images "end". */
+import { phrase } from "./texts.js";
 
 /** @import { Clip } from "../grid.js" */
 
@@ -36,5 +37,5 @@ export function rounded(seconds) {
 
 /** A time in words: "2.50 s, frame 60". @param {number} seconds @param {Clip} clip */
 export function inWords(seconds, clip) {
-  return `${seconds.toFixed(2)} s, frame ${Math.round(seconds * clip.fps)}`;
+  return phrase("%1 s, frame %2", seconds.toFixed(2), Math.round(seconds * clip.fps));
 }

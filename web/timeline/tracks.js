@@ -5,6 +5,7 @@ import { element } from "./elements.js";
 import { pressed } from "./keys.js";
 import { HEIGHT, hitAt, LABELS } from "./layout.js";
 import { kindOf } from "./media.js";
+import { phrase } from "./texts.js";
 import { fitted, scrolled, toSeconds, zoomed } from "./view.js";
 
 /** @import { Panel } from "./panel.js" */
@@ -28,7 +29,7 @@ export class Tracks {
     // An input, to which the page leaves keys, copy and paste; it holds the selection.
     this.keys = element("input", {
       class: "keys", type: "text", autocomplete: "off", spellcheck: false, inputMode: "none",
-      "aria-label": "Timeline", "aria-roledescription": "timeline", "aria-describedby": panel.said.id,
+      "aria-label": phrase("Timeline"), "aria-roledescription": phrase("timeline"), "aria-describedby": panel.said.id,
     });
     this.root = element("div", { class: "stage" }, [this.canvas, this.keys]);
     this.listen();

@@ -9,7 +9,7 @@ import { Panel } from "./panel.js";
 const NODE = "LTX2AVShotList";
 const TEXT = "shots";
 const NAME = "timeline";
-const HEIGHT = 450;
+const HEIGHT = 484;
 const WIDTH = 700;
 const RESULT = /\.(mp4|webm|mov|m4v)$/i;
 
