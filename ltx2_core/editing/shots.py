@@ -19,6 +19,7 @@ from ..run.shots.times import Times
 from ..shapes import ClipPlan, frames_of, latent_frames_of, plan_clip
 from ..types import Numerics
 from .footage import Footage
+from .retake import Retake, plan_retake
 from .task import EditArguments, EditTask
 
 _SIZE: Final = ("width", "height", "num_frames", "seconds", "fps", "snap")
@@ -44,6 +45,17 @@ class ListedRetake:
     def task(self) -> EditTask:
         return EditTask(
             kind="retake", prompt=self.prompt, source=self.source, options={**self.fields, **self.own}
+        )
+
+    def plan(self, numerics: Numerics) -> Retake:
+        """Plan the retake, for which the audio is read; raises as :func:`plan_retake` does."""
+        return plan_retake(
+            self.task().footage(),
+            self.own["video"],
+            self.own["audio"],
+            Rounding.COVER,
+            stages=self.fields.get("stages") or 1,
+            numerics=numerics,
         )
 
 

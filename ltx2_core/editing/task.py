@@ -132,7 +132,7 @@ class EditTask:
         pieces = options.pop("pieces", None)
         if self.kind == "audio":
             return text_to_audio(pipeline, self.prompt, **options)
-        source = self._footage()
+        source = self.footage()
         if self.kind == "extend":
             return extend(pipeline, self.prompt, source, **options)
         if self.kind == "dub":
@@ -168,7 +168,7 @@ class EditTask:
         return plan, request
 
     def _plan(self, pipeline: LongPipeline, own: Mapping[str, Any]) -> EditPlan:
-        source, stages = self._footage(), self.options.get("stages", 1)
+        source, stages = self.footage(), self.options.get("stages", 1)
         if self.kind == "dub":
             return plan_dub_of(pipeline, source)
         if self.kind == "hdr":
@@ -198,7 +198,8 @@ class EditTask:
             plan.recut()
         return plan
 
-    def _footage(self) -> Footage:
+    def footage(self) -> Footage:
+        """Open the source; its audio is that of the ``pieces``, if the task has any."""
         assert self.source is not None
         footage = Footage.read(
             self.source,

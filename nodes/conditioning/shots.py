@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -12,9 +13,13 @@ from torch import Tensor
 from ...ltx2_core.conditioning.guide_frames import GuideFrames
 from ...ltx2_core.conditioning.guides import place_guide
 from ...ltx2_core.conditioning.inputs import ImageAt, Inputs
+from ...ltx2_core.editing.edit import planned_size
+from ...ltx2_core.editing.retake import Retake
+from ...ltx2_core.editing.shots import retake_of
 from ...ltx2_core.media import load_image
 from ...ltx2_core.run.flat_options import RequestOptions
 from ...ltx2_core.run.inputs import read_input_audio
+from ...ltx2_core.run.recipes import Recipe
 from ...ltx2_core.run.request import Request
 from ...ltx2_core.run.shots import Shots, mapped, parse_shots
 from ...ltx2_core.run.shots.mapping import checked_name, clip_fields
@@ -25,12 +30,14 @@ from ..clip.prompt import encode_prompt
 from ..clip.prompt_by_time import encode_parts
 from ..convert import compress, image_at_stage, image_from_frames, split_av, video_of
 from ..editing.codecs import HostCodecs
+from ..editing.inputs import EditType
 from ..host.guides import guide_frames_of
 from ..host.latents import Latent, concat_av
 from ..host.recipe import recipe_of_vae
 from ..host.values import Clip, Conditioning, Vae
 from ..host.video_vae import checked_video_vae
 from ..inputs import BY_MODEL, Plan, text_encoder_input
+from ..sampling.two_stage import placed
 from .attached import AttachedGuide, AttachedImage, remember
 from .guide_latents import attach_guide
 from .images import CATEGORY, chosen_crf, place_image
@@ -87,6 +94,7 @@ class LTX2AVShotList(io.ComfyNode):
                 Plan.Output(display_name="plan", tooltip="Size, length and fps of the clip."),
                 io.Int.Output(display_name="seed", tooltip="The seed of the list, for LTX-2 Sample Stage."),
                 io.String.Output(display_name="report", tooltip="The clip, and times that were rounded."),
+                EditType.Output(display_name="edit", tooltip="For LTX-2 Finish Edit."),
             ],
         )
 
@@ -94,26 +102,51 @@ class LTX2AVShotList(io.ComfyNode):
     def execute(cls, clip: Clip, video_vae: Vae, shots: str, audio_vae: Vae | None = None) -> io.NodeOutput:
         listed = parse_shots(shots)
         _check(listed)
-        request, stage, notes = planned(listed, video_vae)
+        run = planned(listed, video_vae)
+        request, stage, codecs = run.request, run.stage, HostCodecs(video_vae, audio_vae)
         texts = encode_texts(clip, request, stage)
         latent = empty_latent(stage.clip, 1)
         if request.inputs.image.source is not None:
             latent = _with_first_image(video_vae, latent, request.inputs, stage)
         if request.inputs.audio.source is not None:
-            latent = _with_audio(HostCodecs(video_vae, audio_vae), latent, request, stage)
+            latent = _with_audio(codecs, latent, request, stage)
+        # Before guides are appended, since the source has the length of the clip.
+        for item in () if run.edit is None else run.edit.conditioning(codecs):
+            latent = placed(codecs, latent, item)
         for image in request.inputs.images:
             texts, latent = _with_keyframe(video_vae, texts, latent, image)
-        report = "\n".join((describe(stage.clip, stage.clip), *(f"rounded: {note}" for note in notes)))
+        report = "\n".join((describe(stage.clip, stage.clip), *run.lines()))
         seed = request.sampling.seed or 0
-        return io.NodeOutput(*texts, latent, stage.clip, seed, report, ui=ui.PreviewText(report))
+        return io.NodeOutput(*texts, latent, stage.clip, seed, report, run.edit, ui=ui.PreviewText(report))
 
 
-def planned(shots: Shots, video_vae: Vae) -> tuple[Request, Stage, tuple[str, ...]]:
-    """The request of a shot list, its only stage, and what was rounded; the recipe is that of ``video_vae``.
+@dataclass(frozen=True)
+class Planned:
+    """What a shot list asks for: a request, its only stage, and what was rounded.
+
+    ``edit`` is the retake of a list that names a source, else None.
+    """
+
+    request: Request
+    stage: Stage
+    notes: tuple[str, ...]
+    edit: Retake | None = None
+
+    def lines(self) -> tuple[str, ...]:
+        """Lines for the report."""
+        if self.edit is None:
+            return tuple(f"rounded: {note}" for note in self.notes)
+        return (self.edit.describe(), *self.notes)
+
+
+def planned(shots: Shots, video_vae: Vae) -> Planned:
+    """Plan the run of a shot list; the recipe is that of ``video_vae``.
 
     Raises ValueError for sizes, times and files that are wrong.
     """
     recipe = recipe_of_vae(video_vae)
+    if shots.source is not None:
+        return _planned_retake(shots, recipe)
     # The seed is read here and the noise drawn by the sampler, so that any number will do where none is.
     size = cast(RequestOptions, {**clip_fields(shots.clip), "stages": 1})
     plain = Request(prompt="", **size).with_recipe(recipe)[0]
@@ -121,7 +154,15 @@ def planned(shots: Shots, video_vae: Vae) -> tuple[Request, Stage, tuple[str, ..
     made = mapped(shots, clip, input_file)
     fields = cast(RequestOptions, {**made.fields, "stages": 1})
     request = Request(prompt=made.prompt, **fields).with_recipe(recipe)[0]
-    return request, plan_stages(request, Numerics.COMFY, recipe)[0], made.notes
+    return Planned(request, plan_stages(request, Numerics.COMFY, recipe)[0], made.notes)
+
+
+def _planned_retake(shots: Shots, recipe: Recipe) -> Planned:
+    listed = retake_of(shots, input_file, {"stages": 1}, numerics=Numerics.COMFY)
+    edit = listed.plan(Numerics.COMFY)
+    fields: RequestOptions = {**listed.fields, **planned_size(edit, listed.fields)}
+    request = Request(prompt=listed.prompt, **fields).with_recipe(recipe)[0]
+    return Planned(request, plan_stages(request, Numerics.COMFY, recipe)[0], listed.notes, edit)
 
 
 def encode_texts(clip: Clip, request: Request, stage: Stage) -> Texts:
@@ -155,7 +196,6 @@ def _check(shots: Shots) -> None:
         (shots.loras, "loras: load them by LTX-2 Load LoRA"),
         (shots.control, "control: connect control videos by LTX-2 Add Guide"),
         (shots.voice, "voice: connect it by LTX-2 Reference Audio"),
-        (shots.source, "source: regenerate its regions by LTX-2 Retake"),
         (shots.clip.stages == 2, "two stages: set stages of clip to 1"),
     ):
         if present:
@@ -173,12 +213,12 @@ def _with_keyframe(video_vae: Vae, texts: Texts, latent: Latent, image: ImageAt)
     picture: Tensor = image_from_frames(load_image(cast(str, image.source)))
     crf, _ = chosen_crf(video_vae, BY_MODEL if image.crf is None else image.crf, 1)
     video = video_of(latent)
-    placed = place_guide(
+    where = place_guide(
         1, image.frame, video["samples"].shape[2] - guide_frames_of(texts[0], video["samples"])
     )
     item = GuideFrames(
         latent=checked_video_vae(video_vae).encode(image_at_stage(picture, video, crf)),
-        frame=placed.frame,
+        frame=where.frame,
         strength=image.strength,
         single_frame=True,
     )

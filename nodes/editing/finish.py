@@ -62,13 +62,17 @@ class LTX2AVFinishEdit(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        edit: EditPlan,
+        edit: EditPlan | None,
         audio: Audio | None = None,
         images: Tensor | None = None,
         latent: Latent | None = None,
         video_vae: Vae | None = None,
         audio_vae: Vae | None = None,
     ) -> io.NodeOutput:
+        if edit is None:
+            raise ValueError(
+                "the shot list names no source to put regions into: name one, or use LTX-2 Decode To Video"
+            )
         # LTX-Video has no audio: the source keeps its own, and without any the clip is silent.
         if audio is None and not is_ltx_video_vae(video_vae):
             audio = decoded_audio(audio_vae, _to_decode(latent, audio_vae, "audio"))

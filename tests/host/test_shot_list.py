@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from PIL import Image
 from tiny_models import TinyModels
 
 from ltx2_core import LTX2Pipeline, Request
-from ltx2_core.media import write_wav
+from ltx2_core.editing.shots import retake_of
+from ltx2_core.media import VideoWriter, read_video, write_wav
 from ltx2_core.run.shots import mapped, read_shots
 from ltx2_core.run.shots.mapping import beside
 from ltx2_core.types import Numerics
@@ -54,8 +55,13 @@ def inputs(server: Server) -> Iterator[Path]:
         image.save(folder / f"{name}.png")
     waveform = torch.sin(torch.arange(32_000) * 0.05)[None] * 0.4
     write_wav(folder / "voice.wav", waveform, 16_000)
+    generator = torch.Generator().manual_seed(3)
+    frames = torch.rand(33, 3, 4, 4, generator=generator)
+    with VideoWriter(folder / "shots_clip.mp4", width=64, height=64, fps=8, sample_rate=16_000) as writer:
+        writer.write_frames(torch.nn.functional.interpolate(frames, size=(64, 64)))
+        writer.write_audio(torch.rand(2, 66_000, generator=generator) - 0.5)
     yield folder
-    for name in ("shots_first.png", "shots_last.png", "voice.wav", "shots.json"):
+    for name in ("shots_first.png", "shots_last.png", "voice.wav", "shots_clip.mp4", "shots.json"):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -65,7 +71,8 @@ def listed(g: Graph, models: TinyModels, model: Link, text: str) -> Link:
     )
 
 
-def sampled(server: Server, models: TinyModels, text: str) -> dict[str, torch.Tensor]:
+def shots_graph(models: TinyModels, text: str) -> tuple[Graph, Link, Link, Link]:
+    """A graph that samples a shot list, and its loader, list and LATENT without guides, saved as made."""
     g = Graph()
     model = checkpoint(g, models)
     node = listed(g, models, model, text)
@@ -84,7 +91,11 @@ def sampled(server: Server, models: TinyModels, text: str) -> dict[str, torch.Te
     )
     cropped = g.add("LTX2AVCropGuides", positive=node, negative=node[1], latent=stage)
     g.dump("made", latent=cropped[2])
-    return server.run(g.prompt, timeout_s=240).tensors("made")
+    return g, model, node, cropped[2]
+
+
+def sampled(server: Server, models: TinyModels, text: str) -> dict[str, torch.Tensor]:
+    return server.run(shots_graph(models, text)[0].prompt, timeout_s=240).tensors("made")
 
 
 def by_library(server: Server, models: TinyModels, path: Path) -> list[torch.Tensor]:
@@ -98,11 +109,27 @@ def by_library(server: Server, models: TinyModels, path: Path) -> list[torch.Ten
         numerics=Numerics.COMFY,
     )
     shots = read_shots(path)
+    if shots.source is not None:
+        retake = retake_of(shots, beside(path), {}, numerics=Numerics.COMFY)
+        runs: list[Any] = []
+        retake.task().make(pipeline, on_sampled=runs.append)
+        return [runs[0].latents.video, runs[0].latents.audio]
     request = Request(prompt="", width=64, height=64, fps=8.0, num_frames=33, stages=1)
     clip = pipeline.stages(pipeline.resolve(request))[-1].finished
     made = mapped(shots, clip, beside(path))
     latents = pipeline(made.prompt, **made.fields).latents
     return [latents.video, latents.audio]
+
+
+def close(ours: Iterable[torch.Tensor], theirs: Iterable[torch.Tensor]) -> None:
+    for mine, expected in zip(ours, theirs, strict=True):
+        assert mine.shape == expected.shape
+        assert float((mine - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+
+
+def latents_of(made: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    """Video and audio of a saved LATENT; masks are saved too, and have one channel."""
+    return [next(one for one in made.values() if one.shape[1:2] == (c,)) for c in (128, 8)]
 
 
 @pytest.mark.parametrize("parts", ["all", "no images", "no audio", "one prompt"])
@@ -113,14 +140,40 @@ def test_a_graph_makes_the_latents_of_the_command(
     values = {name: value for name, value in SHOTS.items() if name != left_out}
     path = inputs / "shots.json"
     path.write_text(json.dumps(values))
-    made = sampled(server, models, path.read_text()).values()
-    # Masks are saved too, and have one channel.
-    ours = [next(one for one in made if one.shape[1:2] == (channels,)) for channels in (128, 8)]
+    made = sampled(server, models, path.read_text())
     theirs = by_library(server, models, path)
     path.unlink()
-    for mine, expected in zip(ours, theirs, strict=True):
-        assert mine.shape == expected.shape
-        assert float((mine - expected).abs().max()) <= 1e-4 * float(expected.abs().max())
+    close(latents_of(made), theirs)
+
+
+REGIONS = [{"track": "video", "from": 2, "to": 3}, {"track": "audio", "from": 3}]
+LISTS: dict[str, dict[str, Any]] = {
+    "preserved start": {},
+    "source alone": {"images": [], "audio": [], "parts": []},
+    "first frame": {"regions": [{"track": "video", "to": 1}]},
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_regions_of_a_source_have_the_latents_of_the_command(
+    server: Server, models: TinyModels, inputs: Path, name: str
+) -> None:
+    path = inputs / "shots.json"
+    path.write_text(
+        json.dumps({**SHOTS, "source": {"file": "shots_clip.mp4"}, "regions": REGIONS, **LISTS[name]})
+    )
+    g, model, node, latent = shots_graph(models, path.read_text())
+    done = g.add("LTX2AVFinishEdit", edit=node[6], latent=latent, video_vae=model[1], audio_vae=model[2])
+    g.dump("frames", image=done)
+    made = server.run(g.prompt, timeout_s=240)
+    theirs = by_library(server, models, path)
+    path.unlink()
+    close(latents_of(made.tensors("made")), theirs)
+    (frames,) = made.tensors("frames").values()
+    own = read_video(inputs / "shots_clip.mp4").read().permute(0, 2, 3, 1)
+    # Latent frames 2 and 3 of the first region are frames 9 to 24.
+    assert torch.equal(frames[25:], own[25:])
+    assert not torch.equal(frames, own)
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -132,6 +185,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "embedded data": ({"images": [{"file": "data:image/png;base64,AA"}]}, "files are named"),
     "two stages": ({"clip": {"stages": 2}}, "set stages of clip to 1"),
     "a LoRA": ({"loras": [{"file": "a.safetensors"}]}, "LTX-2 Load LoRA"),
+    "another size": (
+        {"source": {"file": "shots_clip.mp4"}, "regions": REGIONS, "clip": {"width": 96}},
+        "width must be that of the source, which has 64x64",
+    ),
     "after the end": ({"images": [{"file": "shots_first.png", "at": 99}]}, "outside of the clip"),
 }
 

@@ -152,6 +152,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "a flag as number": (shots(clip={"seed": True}), "clip.seed"),
     "a list as text": (shots(parts="0: a"), "parts"),
     "too many": (shots(parts=[{"prompt": "x"}] * (MAX_ENTRIES + 1)), "parts: .*at most 1000"),
+    "LoRAs of a part": (
+        shots(parts=[{"prompt": "x", "loras": [{"file": "a"}]}]),
+        "parts 1, loras: the weights of a run are the same",
+    ),
     "regions alone": (shots(regions=[{}]), "name the video as source"),
     "a source alone": (shots(source={"file": "a"}), "a source without regions"),
     "a track": (shots(regions=[{"track": "sound"}]), "regions.0.track"),
@@ -313,17 +317,35 @@ def test_a_timeline_of_director_becomes_a_shot_list(form: str) -> None:
         ("b.png", "f119", "key"),
     ]
     assert [i.strength for i in listed.images] == ([1.0, 0.7] if form == "file" else [1.0, 1.0])
-    assert [(c.file, c.strength) for c in listed.control] == [("pose.mp4", 0.8)]
+    assert [(c.file, c.strength, c.start, c.to) for c in listed.control] == [("pose.mp4", 0.8, "f8", "f28")]
     assert [(a.file, a.at, a.trim) for a in listed.audio] == [("v.wav", 1.0, (0.5, 2.5))]
     assert (listed.clip.frames, listed.clip.fps, listed.clip.width) == (
         (121, 24.0, 768) if form == "file" else (None, None, None)
     )
     said = "\n".join(notes)
-    for what in ("c.mp4", "imageB64", "pose.mp4", "the retake", "audio between"):
+    for what in ("c.mp4", "imageB64", "the retake", "audio between"):
         assert what in said
     clip = ClipPlan(width=768, height=512, frames=121, fps=24.0)
     made_fields = mapped(listed.model_copy(update={"audio": []}), clip, str).fields
     assert made_fields["images"][1].frame == 119
+
+
+def test_a_retake_of_director_becomes_a_source_with_a_region() -> None:
+    timeline = {
+        **DIRECTOR["timeline"],  # type: ignore[dict-item]
+        "retakeVideo": {"fileName": "take.mp4", "videoDurationFrames": 121},
+        "retakeStart": 24,
+        "retakeLength": 24,
+        "retakePrompt": "it jumps",
+        "retakeStrength": 0.5,
+    }
+    made, notes = imported(json.dumps({**DIRECTOR, "timeline": timeline, "retake_global_prompt": "a yard"}))
+    listed = parse_shots(json.dumps(made))
+    assert listed.source is not None
+    (region,) = listed.regions
+    assert (listed.source.file, region.track, region.start, region.to) == ("take.mp4", "both", "f24", "f48")
+    assert (listed.prompt, listed.parts, listed.clip.width) == ("a yard it jumps", [], None)
+    assert any("strength of the retake" in note for note in notes)
 
 
 def test_a_track_that_is_off_and_rubbish_in_a_timeline_are_named() -> None:

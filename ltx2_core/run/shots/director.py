@@ -39,6 +39,9 @@ def director(timeline: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[Jso
         "audio": list(reader.audio()),
     }
     shots.update({name: track for name, track in tracks.items() if track})
+    shots.update(reader.retake(timeline))
+    if "source" in shots:
+        _of_retake(shots, timeline, saved)
     return shots, (*reader.notes, *_left_out(timeline))
 
 
@@ -116,9 +119,36 @@ class _Director:
             name = self._file(one, "videoFile", "videoB64")
             if not name:
                 continue
-            if number(one.get("start")) or number(one.get("trimStart")):
-                self.notes.append(f"start and trim of the control video {name}: it is used from frame 0")
-            yield {"file": name, "strength": number(one.get("videoStrength"), 1.0)}
+            if one.get("isStaticImage"):
+                self.notes.append(f"the still {name} among the control videos: show it by an image at a time")
+                continue
+            if number(one.get("videoAttentionStrength"), 1.0) != 1.0:
+                self.notes.append(f"the weight of attention to the control video {name}: it is 1 here")
+            control: JsonObject = {"file": name, "strength": number(one.get("videoStrength"), 1.0)}
+            length = int(number(one.get("length")))
+            if _frame(one):
+                control["from"] = f"f{_frame(one)}"
+            if length > 0:
+                control["to"] = f"f{_frame(one) + length}"
+            first = number(one.get("trimStart")) / self._fps
+            if first > 0:
+                control["trim"] = [round(first, 4), None]
+            yield control
+
+    def retake(self, timeline: Segment) -> JsonObject:
+        """The source and its regions, if the timeline regenerates a part of a video; else nothing."""
+        if not timeline.get("retakeMode"):
+            return {}
+        video = timeline.get("retakeVideo")
+        name = self._file(video, "fileName", "imageFile") if isinstance(video, Mapping) else ""
+        length = int(number(timeline.get("retakeLength")))
+        if not name or length < 1:
+            self.notes.append("the retake, which names no video or has no length")
+            return {}
+        if number(timeline.get("retakeStrength"), 1.0) != 1.0:
+            self.notes.append("the strength of the retake: what is regenerated is generated in full")
+        first = max(0, int(number(timeline.get("retakeStart"))))
+        return {"source": {"file": name}, "regions": [{"from": f"f{first}", "to": f"f{first + length}"}]}
 
     def audio(self) -> Iterator[JsonObject]:
         for one in self._audio:
@@ -153,9 +183,17 @@ def _frame(segment: Segment) -> int:
     return max(0, int(number(segment.get("start"))))
 
 
+def _of_retake(shots: JsonObject, timeline: Segment, saved: Segment) -> None:
+    """Let the list ``shots`` of a retake have the prompts of the retake, and the size of its source."""
+    texts = (saved.get("retake_global_prompt"), timeline.get("retakePrompt"))
+    prompt = " ".join(filter(None, map(text_of, texts)))
+    if prompt:
+        shots["prompt"] = prompt
+        shots.pop("parts", None)
+    shots["clip"] = {}
+
+
 def _left_out(timeline: Mapping[str, Any]) -> Iterator[str]:
-    if timeline.get("retakeMode"):
-        yield "the retake, for which there is ltx2 retake"
     if timeline.get("overrideAudio"):
         yield "the audio of the control videos"
     if timeline.get("inpaint_audio"):

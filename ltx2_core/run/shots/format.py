@@ -41,12 +41,25 @@ class ClipOfShots(_Entry):
     distilled: bool | None = None
 
 
+class LoraOfShots(_Entry):
+    """A LoRA for both stages, or with ``stage`` 2 for the second alone."""
+
+    file: str
+    strength: float = 1.0
+    audio: float | None = None
+    stage: Literal[2] | None = None
+
+
 class Part(_Entry):
-    """A prompt from a time on, until the next part begins; ``to`` may say where that is."""
+    """A prompt from a time on, until the next part begins; ``to`` may say where that is.
+
+    ``loras`` are read only to say why a part has none of its own: weights are those of the whole run.
+    """
 
     start: Time = Field(0.0, alias="from")
     to: Time | None = None
     prompt: str
+    loras: list[LoraOfShots] = Field([], max_length=MAX_ENTRIES)
 
 
 class ImageOfShots(_Entry):
@@ -90,15 +103,6 @@ class Voice(_Entry):
     file: str
     seconds: float | None = None
     identity: float | None = None
-
-
-class LoraOfShots(_Entry):
-    """A LoRA for both stages, or with ``stage`` 2 for the second alone."""
-
-    file: str
-    strength: float = 1.0
-    audio: float | None = None
-    stage: Literal[2] | None = None
 
 
 class SourceOfShots(_Entry):
@@ -181,6 +185,13 @@ def parse_shots(text: str) -> Shots:
         raise ValueError(_first_mistakes(error)) from None
     if not shots.prompt.strip() and not any(part.prompt.strip() for part in shots.parts):
         raise ValueError("the shot list has no prompt: write prompt, or parts with a prompt each")
+    number = next((number for number, part in enumerate(shots.parts, start=1) if part.loras), None)
+    if number is not None:
+        raise ValueError(
+            f"parts {number}, loras: the weights of a run are the same for all of its frames, so that no "
+            "part has LoRAs of its own: move them to loras of the list, with stage 2 for the second stage "
+            "alone, or make the parts as clips of their own, each by ltx2 extend of the one before"
+        )
     if shots.source is None and shots.regions:
         raise ValueError(
             "regions are seconds of a source that are regenerated: name the video as source, or leave them "
