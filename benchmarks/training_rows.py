@@ -206,8 +206,8 @@ def inpaint(work: Work) -> Iterator[Figure]:
 def memory(work: Work) -> Iterator[Figure]:
     """The style with the base in fp8, checkpointing and two of four blocks swapped, against plain."""
     base, text = work.in_fp8(), str(work.bench.files.text_encoder)
-    # A dataset belongs to the files that encoded it.
-    dataset = work.encoded("style24_fp8", _styles, "--checkpoint", str(base), "--text-encoder", text)
+    # The clips are encoded by parts that both files share.
+    dataset = work.encoded("style24", _styles)
     lora = work.trained(
         "memory",
         dataset,
@@ -219,7 +219,7 @@ def memory(work: Work) -> Iterator[Figure]:
         blocks_to_swap=2,
         **HIGH_NOISE,
     )
-    plain = work.trained("style24", work.encoded("style24", _styles), 200, **HIGH_NOISE)
+    plain = work.trained("style24", dataset, 200, **HIGH_NOISE)
     own, other = (_rule(_styled(work, *files)) for files in (("memory", lora, base), ("style", plain, None)))
     yield Figure(what="rule followed less often than plain", value=other - own, most=2, unit="points")
 
