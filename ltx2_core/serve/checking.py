@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from ..editing.long_video import first_window, planned_long
 from ..media import Destination, Encoding
 from ..media.encoding import check_encoding
-from ..media.save import check_destination
 from ..run.pipeline import LTX2Pipeline
 from ..run.stages import Stage
 from .allowance import Allowance
@@ -94,4 +93,3 @@ def _check_file(clip: ClipSpec) -> None:
     if audio_alone or clip.command == "sound":
         destination.check_audio()
     check_encoding(destination.format, encoding, audio_alone=audio_alone)
-    check_destination(destination, encoding)

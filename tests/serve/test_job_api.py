@@ -233,6 +233,16 @@ def test_each_token_is_a_client_with_a_limit_of_its_own(tmp_path, models):
     service.close()
 
 
+def test_the_folder_in_which_the_server_was_started_is_no_concern_of_jobs(
+    service, client, tmp_path, monkeypatch
+):
+    # Like "/", to which the user of a service may not write.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "clip.mp4").mkdir()
+    sent = client.post("/v1/jobs", json={"model": "ltx2", "request": REQUEST})
+    assert sent.status_code == 202, sent.text
+
+
 def test_a_client_of_openai_makes_a_video_lists_downloads_and_removes_it(service, client):
     body = {"model": "ltx2", "prompt": "a red ball", "seconds": "0.4", "size": "64x64"}
     made = client.post("/v1/videos", json=body)
