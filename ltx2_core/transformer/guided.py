@@ -119,7 +119,8 @@ class GuideBias:
 def _key_groups(weights: GuideWeights, device: torch.device | None) -> Iterator[KeyGroup]:
     """The video's own keys, then those of the guides; guides of the same weights share a group."""
     guides = [_float_logs(guide) for guide in weights.guides]
-    yield KeyGroup(None, 0, 0.0, torch.cat(guides).to(device))
+    # A tile of the frame may hold no token of any guide.
+    yield KeyGroup(None, 0, 0.0, torch.cat([torch.zeros(0), *guides]).to(device))
     numbers = range(len(guides))
     start, number = 0, 0
     while number < len(guides):

@@ -60,6 +60,15 @@ def test_calls_without_a_bias_joined_by_their_sums_are_the_dense_one(guides, bet
     torch.testing.assert_close(joined, dense, atol=1e-6, rtol=1e-5)
 
 
+def test_a_tile_without_a_guide_is_plain_attention():
+    q, k, v = qkv()
+    bias, plain = GuideBias.of(GuideWeights(()), torch.float32, None), attention(q, k, v)
+    torch.testing.assert_close(guided_attention(q, k, v, bias), plain)
+    with torch.inference_mode():
+        joined = joined_attention(q, k, v, bias.groups, 0, by=attention_with_sums)
+    torch.testing.assert_close(joined, plain)
+
+
 def test_guides_of_one_weight_are_two_calls():
     one = GuideBias.of(GuideWeights((torch.full((5,), 0.5), torch.full((3,), 0.5))), torch.float32, None)
     assert len(one.groups) == 2
