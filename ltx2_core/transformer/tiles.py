@@ -95,6 +95,10 @@ class TileMemory:
         self._known: tuple[Any, Tensor] | None = None
         self._found: list[_Tile] = []
 
+    def clear(self) -> None:
+        """Forget the tiles."""
+        self._known, self._found = None, []
+
     def tiles(self, video: Modality, tiles: Tiles) -> list[_Tile]:
         """The ``tiles`` of the tokens of ``video``; raises ValueError for tiles that do not fit the frame."""
         positions, key = video.positions, (tiles, video.positions.shape, video.tokens.device)

@@ -18,7 +18,7 @@ from ...ltx2_core.transformer import Hidden, Modality, RopeMemory, Runner, Trans
 from ...ltx2_core.transformer.chunks import Chunks
 from ...ltx2_core.transformer.fused import Fused
 from ...ltx2_core.transformer.nag import NegativeText
-from ...ltx2_core.transformer.tiles import evaluate_tiles
+from ...ltx2_core.transformer.tiles import TileMemory, evaluate_tiles
 from .block_calls import BlockCalls
 from .block_queue import BlockQueue
 from .forking import FORK, Fork, Late
@@ -123,13 +123,20 @@ class Call:
 
 
 def velocities(
-    network: Transformer, call: Call, *, chunks: Chunks, rope_memory: RopeMemory, fused: Fused | None = None
+    network: Transformer,
+    call: Call,
+    *,
+    chunks: Chunks,
+    rope_memory: RopeMemory,
+    tile_memory: TileMemory | None = None,
+    fused: Fused | None = None,
 ) -> list[Tensor] | Tensor:
     """Run the transformer for ``call``, one call of the network by ComfyUI; returns the latents' velocities.
 
     The result is [video, audio] in the shapes of the latents, or the tensor of the video if there is no
     audio. ``chunks`` says how many tokens the transformer's layers compute at a time; ``rope_memory`` reuses
-    the rotary tables of earlier calls; ``fused`` are the kernels, if the call uses them.
+    the rotary tables of earlier calls, and ``tile_memory`` their tiles; ``fused`` are the kernels, if the
+    call uses them.
     """
     guides = call.guides()
     video, audio = call.streams(guides)
@@ -164,7 +171,7 @@ def velocities(
 
     tiles, run = call.options.get(TILES), partial(evaluate, video, audio)
     if tiles is not None:
-        streams = evaluate_tiles(evaluate, tiles, video, audio)
+        streams = evaluate_tiles(evaluate, tiles, video, audio, tile_memory)
     elif isinstance(fork, Late):
         streams = fork.run(run, samples)
     elif isinstance(fork, Fork):

@@ -23,6 +23,7 @@ from ...ltx2_core.transformer import RopeMemory, Transformer
 from ...ltx2_core.transformer.chunks import Chunks
 from ...ltx2_core.transformer.fused import Fused
 from ...ltx2_core.transformer.streams import BothInputs, Hidden
+from ...ltx2_core.transformer.tiles import TileMemory
 from ...ltx2_core.types import TextFeatures
 from .call import Call, Options, velocities
 from .forking import FORK, Late
@@ -59,7 +60,7 @@ class HostTransformer(Transformer):
         self.video_embeddings_connector = connectors.video_embeddings_connector
         self.audio_embeddings_connector = connectors.audio_embeddings_connector
         self.text_config = text
-        self.rope_memory = RopeMemory()
+        self.rope_memory, self.tile_memory = RopeMemory(), TileMemory()
         # Held here, so that each kernel is tried once for all clones of the MODEL.
         self.fused = Fused()
         self.chunks = Chunks()
@@ -234,7 +235,14 @@ class HostTransformer(Transformer):
             prompt_parts=ltx2_prompt_parts,
             known=(ltx2_known_clip or KnownClip()).fitting(denoise_mask, None, keyframe_idxs),
         )
-        return velocities(self, call, chunks=self.chunks, rope_memory=self.rope_memory, fused=self.fused)
+        return velocities(
+            self,
+            call,
+            chunks=self.chunks,
+            rope_memory=self.rope_memory,
+            tile_memory=self.tile_memory,
+            fused=self.fused,
+        )
 
 
 # Other packs find out by this name whether a network has both streams.

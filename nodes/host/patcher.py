@@ -34,13 +34,14 @@ def is_dynamic(patcher: Patcher) -> bool:
 
 
 def forget_tables_when_idle(patcher: Patcher) -> None:
-    """Free the rotary tables of a model after each sampling run and when the model is unloaded.
+    """Free the rotary tables and the tiles of a model after each sampling run and when the model is unloaded.
 
-    ``patcher`` is the MODEL. ComfyUI does not count these tables as memory of the model.
+    ``patcher`` is the MODEL. ComfyUI does not count them as memory of the model.
     """
 
     def forget(patcher: Patcher, *_unused: object) -> None:
         patcher.model.diffusion_model.rope_memory.clear()
+        patcher.model.diffusion_model.tile_memory.clear()
 
     # Cleanup follows every run; a model that is unloaded without one, as by /free, is only detached.
     for event in (CallbacksMP.ON_CLEANUP, CallbacksMP.ON_DETACH):

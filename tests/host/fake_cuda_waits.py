@@ -26,9 +26,10 @@ import torch  # noqa: E402
 import transformers.models.gemma3.modeling_gemma3  # noqa: E402, F401 found by torch before it is patched
 from fake_cuda import on_cuda, pretend  # noqa: E402
 
-FRAMES, ROWS, COLUMNS, STEPS = 3, 2, 2, 8
+FRAMES, ROWS, COLUMNS, STEPS = 3, 2, 3, 8
+KINDS = ("plain", "mask", "guide", "mask and reference", "plain tiles", "mask and guide in tiles")
 KNOWN = "ltx2_known_clip"
-GUIDE = {"pre_filter_count": ROWS * COLUMNS, "strength": 0.5, "pixel_mask": None, "latent_shape": [1, 2, 2]}
+GUIDE = {"pre_filter_count": ROWS * COLUMNS, "strength": 0.5, "pixel_mask": None, "latent_shape": [1, 2, 3]}
 
 
 def conditioning(model: Any, kind: str) -> dict[str, Any]:
@@ -42,20 +43,22 @@ def conditioning(model: Any, kind: str) -> dict[str, Any]:
         "noise": torch.zeros(1, 1, sum(torch.Size(s).numel() for s in shapes)),
         "latent_shapes": shapes,
     }
-    if kind != "plain":
+    if not kind.startswith("plain"):
         masks = [torch.ones(shapes[0]), torch.ones(shapes[1])]
         masks[0][:, :, -1 if "guide" in kind else 0] = 0
         given["denoise_mask"] = comfy.utils.pack_latents(masks)[0]
     if "guide" in kind:
-        given["keyframe_idxs"] = torch.rand(1, 3, ROWS * COLUMNS, 2)
+        cells = torch.cartesian_prod(torch.arange(1), torch.arange(ROWS), torch.arange(COLUMNS)).float()
+        starts = cells.T[None, ..., None] * torch.tensor([1, 32, 32])[None, :, None, None]
+        given["keyframe_idxs"] = torch.cat((starts, starts + torch.tensor([1, 32, 32])[:, None, None]), dim=3)
         given["guide_attention_entries"] = [GUIDE]
     if "reference" in kind:
         given["ref_audio"] = {"tokens": torch.randn(1, 4, 128)}
     return {**on_cuda(given), "latent_shapes": shapes, "device": torch.device("cuda")}
 
 
-def run(model: Any, device: Any, kind: str, passes: int) -> dict[str, Any]:
-    """The waits of the third of three steps: place -> times."""
+def run(model: Any, device: Any, kind: str, passes: int, tiles: object) -> dict[str, Any]:
+    """The waits of the third of three steps: place -> times. Kinds "in tiles" are computed in ``tiles``."""
     conds = [model.extra_conds(**conditioning(model, kind)) for _ in range(passes)]
     packed = torch.randn(conditioning(model, kind)["noise"].shape).repeat(passes, 1, 1).to("cuda")
     before = device.waits.copy()
@@ -64,6 +67,8 @@ def run(model: Any, device: Any, kind: str, passes: int) -> dict[str, Any]:
         processed = [{k: c.process_cond(batch_size=1, area=None) for k, c in one.items()} for one in conds]
         joined = comfy.samplers.cond_cat(processed)
         options = {"cond_or_uncond": list(range(passes))}
+        if "tiles" in kind:
+            options["ltx2_tiles"] = tiles
         sigma = torch.full((passes,), 0.7, device="cuda")
         found = model.apply_model(packed, sigma, **joined, transformer_options=options)
     waits = device.waits - before
@@ -83,15 +88,17 @@ def main() -> None:
     sys.modules["pack"] = pack
     spec.loader.exec_module(pack)
     from pack.ltx2_core.tiny import embedded_set
+    from pack.ltx2_core.transformer.tiles import Tiles
     from pack.nodes.host.model import load_model
 
     model = load_model(embedded_set().checkpoint, disable_dynamic=True).model
+    tiles = Tiles(columns=2, overlap=1)
     report: dict[str, dict[str, Any]] = {}
     with pretend() as device, torch.inference_mode():
         model.to("cuda")
         for passes in (1, 2):
-            for kind in ("plain", "mask", "guide", "mask and reference"):
-                report[f"{kind}, {passes} a call"] = run(model, device, kind, passes)
+            for kind in KINDS:
+                report[f"{kind}, {passes} a call"] = run(model, device, kind, passes, tiles)
     print(json.dumps(report))
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-CALLS = [f"{kind}, {n} a call" for n in (1, 2) for kind in ("plain", "mask", "guide", "mask and reference")]
+KINDS = ("plain", "mask", "guide", "mask and reference", "plain tiles", "mask and guide in tiles")
+CALLS = [f"{kind}, {n} a call" for n in (1, 2) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")
