@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,9 @@ from ltx2_core.tiny.settings import tiny_upsampler_config
 from ltx2_core.tiny.weights import random_weights
 from ltx2_core.tiny.write import TinySet, write_tiny_set
 from ltx2_core.types import Numerics
+
+# Helpers of several folders of tests, such as gguf_files.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # For the processes that tests start. On a busy machine one of them took 286 s with as many threads as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -185,6 +185,8 @@ _TEXT_ENCODER_ANCHORS = (
     "model.layers.0.post_feedforward_layernorm.weight",
     "language_model.model.layers.0.post_feedforward_layernorm.weight",
     "model.language_model.layers.0.post_feedforward_layernorm.weight",
+    # Gemma in a GGUF file of llama.cpp.
+    "blk.0.post_ffw_norm.weight",
     # T5 v1.1, whose feed-forward is gated, for LTX-Video.
     "encoder.block.0.layer.1.DenseReluDense.wi_1.weight",
 )

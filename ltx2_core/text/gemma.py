@@ -17,6 +17,7 @@ from ..storage.files import ParsedJson
 from ..storage.header import TensorInfo
 from ..torchaudio_import import without_broken_torchaudio
 from .folder import find_config, find_weights
+from .gguf_encoder import add_gguf_norms
 from .settings import check_layers, network_settings
 from .single_file import read_encoder_file
 from .weights import read_weights
@@ -135,7 +136,9 @@ def _from_infos(
     check_layers(config, infos)
     model = _empty(config)
     infos = _without_shared(infos, model)
-    return _filled(model, read_weights(model, infos, metadata, dtype, device))
+    state = read_weights(model, infos, metadata, dtype, device)
+    add_gguf_norms(state, infos, dtype, device)
+    return _filled(model, state)
 
 
 def _empty(config: ParsedJson) -> Any:

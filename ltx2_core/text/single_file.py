@@ -1,6 +1,7 @@
 """Reads a text encoder in a single file: language model, configuration and tokenizer.
 
-The files of ComfyUI and LTX-2.5 have the weights under ``model.`` and the tokenizer as a tensor of bytes.
+The files of ComfyUI and LTX-2.5 have the weights under ``model.`` and the tokenizer as a tensor of bytes; a
+GGUF file has both as llama.cpp writes them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..storage.files import JsonObject, ParsedJson
+from ..storage.gguf import is_gguf
 from ..storage.header import Header, TensorInfo, read_header
 from ..storage.reading import decoded_shape, read_tensors
 from .folder import language_name
 from .gemma4_shapes import MARK, gemma4_config
+from .gguf_encoder import read_gguf_encoder
 
 TOKENIZERS = ("spiece_model", "tokenizer_json")
 """Tensors with the bytes of a ``tokenizer.model`` or of a ``tokenizer.json``."""
@@ -29,6 +32,9 @@ def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], He
     Raises:
         ValueError: the file is not a Gemma; the message says what it seems to be.
     """
+    if is_gguf(path):
+        settings, infos, header = read_gguf_encoder(path)
+        return {**_complete(path, infos), **settings}, infos, header
     header = read_header(path)
     infos = {own: info for name, info in header.tensors.items() if (own := language_name(name))}
     stated = header.metadata.get("gemma_config")
@@ -43,8 +49,13 @@ def read_encoder_file(path: Path) -> tuple[ParsedJson, dict[str, TensorInfo], He
             f"{path} is not a Gemma 3 text encoder: it seems to be {other}. Use gemma_3_12B_it (bf16, "
             "fp8_scaled or fp4_mixed; it belongs in text_encoders), or the Hugging Face folder of Gemma 3 12B"
         )
+    return _complete(path, infos), infos, header
+
+
+def _complete(path: Path, infos: Mapping[str, TensorInfo]) -> JsonObject:
+    """As :func:`_config_of`; raises ValueError, which names ``path``, if tensors are missing."""
     try:
-        return _config_of(infos), infos, header
+        return _config_of(infos)
     except (LookupError, ZeroDivisionError, ValueError) as error:
         kind = "Gemma 4" if MARK in infos else "Gemma 3"
         raise ValueError(f"{path} is an incomplete {kind}: {error}") from None

@@ -16,7 +16,9 @@ import torch
 from tokenizers import Tokenizer as FastTokenizer
 from torch import Tensor
 
+from ..storage.gguf import is_gguf
 from .folder import find_tokenizer
+from .gguf_encoder import check_gguf_tokenizer, read_gguf_tokenizer
 from .single_file import find_tokenizer_tensor, tokenizer_bytes
 
 logger = logging.getLogger(__name__)
@@ -133,7 +135,9 @@ def check_tokenizer(path: str | os.PathLike[str]) -> None:
     The tokenizer is not loaded.
     """
     path = Path(path)
-    if path.is_file():
+    if is_gguf(path):
+        check_gguf_tokenizer(path)
+    elif path.is_file():
         find_tokenizer_tensor(path)
     else:
         find_tokenizer(path)
@@ -157,6 +161,8 @@ def read_tokenizer(path: Path) -> tuple[Path, str, bytes]:
     Raises:
         ValueError: there is no tokenizer.
     """
+    if is_gguf(path):
+        return read_gguf_tokenizer(path)
     if path.is_file():
         return path, *tokenizer_bytes(path)
     found = find_tokenizer(path)

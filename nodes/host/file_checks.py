@@ -16,10 +16,12 @@ from ...ltx2_core.loading.checkpoint import open_checkpoint
 from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.lora import open_lora
 from ...ltx2_core.storage.files import entries
+from ...ltx2_core.storage.gguf import is_gguf
 from ...ltx2_core.text.folder import NotGemmaError, find_tokenizer
 from ...ltx2_core.text.gemma import find_encoder
 from ...ltx2_core.text.single_file import TOKENIZERS
 from ...ltx2_core.text.t5 import find_t5, is_t5
+from ...ltx2_core.text.tokenizer import check_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +62,9 @@ def _stamp(path: Path) -> Stamp:
     changed.
     """
     own = _stamp_of(path)
+    if path.suffix == ".gguf":
+        # A text encoder may have its tokenizer beside it.
+        return (own, *(_stamp_of(path.with_name(name)) for name in ("tokenizer.json", "tokenizer.model")))
     if not os.path.isdir(path):
         return (own,)
     # A folder with so many files that listing them raises is no model.
@@ -125,6 +130,8 @@ def _encoder_problem(path: Path, stamp: Stamp) -> tuple[str, bool]:
             raise
         if path.is_dir():
             find_tokenizer(path)
+        elif is_gguf(path):
+            check_tokenizer(path)
         elif not any(name in open_checkpoint(path).tensors for name in TOKENIZERS):
             raise ValueError("it carries no tokenizer")
 

@@ -56,10 +56,6 @@ class FileList:
         # The placeholder is checked first, because it is no file and would else be reported as a missing one.
         if name == self.placeholder:
             reason = f"{self.placeholder} in models/{' or models/'.join(self.categories)}"
-        elif name.lower().endswith(".gguf"):
-            reason = (
-                f"{name} is a GGUF: these loaders read safetensors. A GGUF pack loads it, and its MODEL fits"
-            )
         elif path is None:
             reason = f"{name} is not in models/{' or models/'.join(self.categories)}"
         elif reason := self.problem(path):

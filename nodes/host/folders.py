@@ -65,6 +65,17 @@ def _files(category: str) -> Iterator[tuple[str, Path]]:
             encoders[parent] = folder != path
             path = folder
         yield name, path
+    if category in (TEXT_ENCODERS, DIFFUSION_MODELS):
+        yield from _ggufs(category)
+
+
+def _ggufs(category: str) -> Iterator[tuple[str, Path]]:
+    """Yield names and paths of the GGUF files in a category, which ComfyUI does not list."""
+    found: dict[str, Path] = {}
+    for root in map(Path, folder_paths.get_folder_paths(category)):
+        for path in root.rglob("*.gguf") if os.path.isdir(root) else ():
+            found.setdefault(path.relative_to(root).as_posix(), path)
+    yield from sorted(found.items())
 
 
 def _folders() -> Iterator[tuple[str, Path]]:

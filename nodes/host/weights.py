@@ -18,6 +18,7 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.loading.sections import joined_config
 from ...ltx2_core.storage.dequantize import GROUP_SCALES, SCALE_NAMES, Format, decode
 from ...ltx2_core.storage.files import ParsedJson
+from ...ltx2_core.storage.gguf import is_gguf, read_gguf_tensors
 from ...ltx2_core.storage.header import TensorInfo
 from ...ltx2_core.storage.quantized import StoredLayer, find_quantized
 from ...ltx2_core.storage.reading import read_markers
@@ -75,8 +76,8 @@ class Weights:
     def take_quantised(self, *components: Component) -> Tensors:
         """Read the tensors of ``components``; quantised layers stay quantised, in the form of ComfyUI's own.
 
-        Formats that this ComfyUI version does not support are decoded to bfloat16. Raises ValueError if no
-        file holds one of the components.
+        Formats that this ComfyUI version does not support, and those of GGUF files, are decoded to bfloat16.
+        Raises ValueError if no file holds one of the components.
         """
         tensors = self.take(*components)
         for component in components:
@@ -92,6 +93,9 @@ class Weights:
         return tensors
 
     def _tensor(self, info: TensorInfo) -> Tensor:
+        if is_gguf(info.path):
+            # The host reads no GGUF.
+            return read_gguf_tensors(info.path, {info.name: info})[info.name]
         # Several components usually share a file, which is mapped only once.
         if info.path not in self._files:
             # The host's reader maps the file, so that a tensor that is not used is never read from disk.

@@ -84,13 +84,6 @@ def test_a_wrong_file_name_is_reported_once(server: Server, models: TinyModels) 
     assert error["details"].startswith("nothing.safetensors is not in models/checkpoints")
 
 
-def test_a_gguf_is_called_one(server: Server) -> None:
-    g = Graph()
-    g.add("PreviewAny", source=g.add("LTX2AVLoadCheckpoint", ckpt_name="ltx-2-19b-dev-Q4_K_M.gguf"))
-    (errors,) = (entry["errors"] for entry in refused(server, g.prompt).values() if entry["errors"])
-    assert "ltx-2-19b-dev-Q4_K_M.gguf is a GGUF: " in errors[0]["details"]
-
-
 def noise_of_the_video(g: Graph, models: TinyModels) -> Link:
     loaded, text, latent = checkpoint(g, models), prompt(g, text_encoder(g, models)), our_latent(g)
     guider = g.add(

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from gguf_files import gguf, write_gguf
 from safetensors.torch import save_file
 
 from ltx2_core.conditioning.patchify import video_positions
@@ -22,32 +22,6 @@ from ltx2_core.storage.quantized import QuantizedLinear, loaded_bytes
 from ltx2_core.storage.reading import read_tensors
 from ltx2_core.tiny.write import write_tiny_set
 from ltx2_core.transformer import Modality
-
-gguf = pytest.importorskip("gguf")
-Q8_0, BF16 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.BF16
-
-
-def write_gguf(path: Path, tensors: dict[str, torch.Tensor], *, shapes: bool = False) -> Path:
-    """Write tensors as the makers of LTX-2 files do: matrices in blocks, the rest in BF16 and F32."""
-    writer = gguf.GGUFWriter(path, "ltxv")
-    for name, tensor in tensors.items():
-        values = tensor.float().numpy()
-        if values.ndim == 2 and values.shape[1] % 32 == 0 and name.endswith(".weight"):
-            stored = gguf.quants.quantize(values, Q8_0)
-            writer.add_tensor(name, stored, raw_dtype=Q8_0)
-        elif shapes and name.endswith("scale_shift_table"):
-            # Some makers write tables as one row and state their shape.
-            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(values.shape))
-            writer.add_tensor(name, values.reshape(-1))
-        elif values.ndim == 1 and name.endswith(".weight"):
-            writer.add_tensor(name, gguf.quants.quantize(values, BF16), raw_dtype=BF16)
-        else:
-            writer.add_tensor(name, values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,26 @@ def text_config(request: pytest.FixtureRequest) -> TextConfig:
         video=ConnectorConfig(heads=2, head_dim=8, **options),
         audio=ConnectorConfig(heads=2, head_dim=4 if request.param else 8, **options),
     )
+
+
+@pytest.fixture(scope="session")
+def pieces() -> bytes:
+    sentencepiece = pytest.importorskip("sentencepiece")
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(["a red circle moves slowly to the right", "a blue square and a sound"] * 20),
+        model_writer=model,
+        vocab_size=300,
+        model_type="bpe",
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        # As Gemma's.
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    return model.getvalue()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -22,25 +21,6 @@ FORMATS = {
     "int8": [Format("int8", 16)],
 }
 NAMES = {"float": "float8_e4m3fn", "nvfp4": "nvfp4", "int8": "int8_tensorwise"}
-
-
-@pytest.fixture(scope="session")
-def pieces() -> bytes:
-    sentencepiece = pytest.importorskip("sentencepiece")
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a red circle moves slowly to the right", "a blue square and a sound"] * 20),
-        model_writer=model,
-        vocab_size=300,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 def packed(folder: Path) -> dict[str, Tensor]:

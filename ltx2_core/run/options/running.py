@@ -48,8 +48,8 @@ def model_options() -> Iterator[Option]:
         flags=("--text-encoder",),
         kind="path",
         group=group,
-        help="Folder or file of the Gemma text encoder that belongs to the checkpoint: Gemma 3, for LTX-2.5 "
-        "its Gemma 4.",
+        help="Folder or file (.safetensors, .gguf) of the Gemma text encoder that belongs to the checkpoint: "
+        "Gemma 3, for LTX-2.5 its Gemma 4 (no .gguf).",
     )
     yield Option(
         name="upscaler",

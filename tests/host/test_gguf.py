@@ -1,0 +1,71 @@
+"""GGUF files in the lists of the loaders: as the decoded weights, with LoRAs on top."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from gguf_files import write_encoder, write_gguf
+from host_graph import Graph
+from host_server import Server
+from node_graphs import distance, our_latent, prompt, stage, text_encoder
+from safetensors.torch import save_file
+from tiny_models import TinyModels
+
+from ltx2_core.loading import open_checkpoint
+from ltx2_core.loading.detect import Component
+from ltx2_core.storage.quantized import QuantizedLinear
+from ltx2_core.storage.reading import read_tensors
+
+PARTS = {"video_vae": "none", "audio_vae": "none"}
+
+
+@pytest.fixture(scope="module")
+def files(models: TinyModels, folder: Path) -> tuple[str, str]:
+    """Names of a transformer in Q8_0, and of a safetensors file with the weights that it decodes to."""
+    checkpoint = open_checkpoint(folder / "checkpoints" / models.checkpoints["2.3"])
+    stored = read_tensors(checkpoint.infos(Component.TRANSFORMER))
+    unet = folder / "diffusion_models"
+    unet.mkdir(exist_ok=True)
+    path = write_gguf(unet / "tiny-Q8_0.gguf", stored)
+    network = open_checkpoint(path).load(Component.TRANSFORMER, dtype=torch.float32)
+    decoded = {
+        f"{name}.weight": layer.decoded().bfloat16()
+        for name, layer in network.named_modules()
+        if isinstance(layer, QuantizedLinear)
+    }
+    assert decoded
+    plain = read_tensors(open_checkpoint(path).infos(Component.TRANSFORMER))
+    whole = {**{n: t for n, t in plain.items() if f"{n}" not in decoded}, **decoded}
+    named = {f"model.diffusion_model.{name}": tensor.contiguous() for name, tensor in whole.items()}
+    save_file(named, unet / "decoded.safetensors")
+    return "diffusion_models/tiny-Q8_0.gguf", "diffusion_models/decoded.safetensors"
+
+
+@pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
+@pytest.mark.parametrize("lora", [False, True], ids=["plain", "with a LoRA"])
+def test_a_transformer_gives_what_its_decoded_weights_do(
+    server: Server, models: TinyModels, files: tuple[str, str], network: str, lora: bool
+) -> None:
+    g = Graph()
+    text = prompt(g, text_encoder(g, models))
+    for name, file in zip(("ours", "expected"), files, strict=True):
+        parts = {**PARTS, "text_parts": "parts.safetensors"}
+        loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name=file, network=network, **parts)
+        if lora:
+            loaded = g.add("LTX2AVLoadLora", model=loaded, lora=models.lora, strength=1.0)
+        g.dump(name, latent=stage(g, loaded, text, our_latent(g)))
+    assert distance(server.run(g.prompt), "ours", "expected") < 1e-5
+
+
+def test_gemma_encodes_as_its_folder_does(server: Server, models: TinyModels, base_dir: Path) -> None:
+    encoders = base_dir / "models" / "text_encoders"
+    source = encoders / Path(models.text_encoder).parent
+    write_encoder(source, encoders / "gemma.gguf", blocks=False)
+    g = Graph()
+    for name, file in (("ours", "gemma.gguf"), ("expected", models.text_encoder)):
+        clip = g.add("LTX2AVLoadTextEncoder", text_encoder=file, ckpt_name=models.checkpoints["2.3"])
+        loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"])
+        g.dump(name, latent=stage(g, loaded, prompt(g, clip), our_latent(g)))
+    assert distance(server.run(g.prompt), "ours", "expected") < 1e-4
