@@ -20,6 +20,7 @@ from ltx2_core.media import VideoWriter
 from ltx2_core.run.pipeline import LTX2Pipeline
 from ltx2_core.storage import writing
 from ltx2_core.text.gemma import Gemma
+from ltx2_core.trainer.trainer import Trainer
 from ltx2_core.training import loop
 from ltx2_core.transformer import Runner
 
@@ -150,6 +151,7 @@ class _Events:
         for owner, attribute, name in (
             (Gemma, "forward", "text"),
             (Runner, "__call__", "step"),
+            (Trainer, "step", "training step"),
             (LTX2Pipeline, "encode_video", "video in"),
             (LTX2Pipeline, "encode_audio", "audio in"),
             (LTX2Pipeline, "upsample", "upsample"),

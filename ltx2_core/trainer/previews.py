@@ -69,7 +69,7 @@ class Previews:
             checkpoints = [weights if path.resolve() == held else path for path in checkpoints]
         elif weights is not None:
             loras.append(LoraSpec(path=weights))
-        return LTX2Pipeline(*checkpoints, loras=loras, device=networks.device, **files)
+        return LTX2Pipeline(*checkpoints, loras=loras, device=networks.device, dtype=networks.dtype, **files)
 
 
 def requests_of(settings: TrainSettings) -> list[Request]:

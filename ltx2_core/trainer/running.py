@@ -102,6 +102,7 @@ class _Run:
             trainee = make(self.opened, both, self.processes)
             self.trainer = Trainer(self.opened, both, trainee, self.processes)
             self._resume()
+            self._show_again()
             if self.processes.first:
                 self.loggers = loggers_of(
                     settings.log, files.folder, settings.lasting(), step=self.trainer.state.step
@@ -140,6 +141,16 @@ class _Run:
         if self.settings.validation_every and not trainer.state.step:
             # The loss of the base, against which the alarms compare.
             trainer.state.history.add(0, trainer.validation_losses())
+
+    def _show_again(self) -> None:
+        """Make the previews of the last save, if the run was killed while they were made."""
+        step, files, show = self.trainer.state.step, self.files, self.watch.on_save
+        shown = step and (step % self.settings.preview_every == 0 or step == self.settings.steps)
+        count = len(self.settings.preview_prompts)
+        lacking = any(not files.preview(step, number).is_file() for number in range(1, count + 1))
+        if shown and lacking and show is not None and files.weights(step).is_file():
+            with self.trainer.aside():
+                show(step, files.weights(step))
 
     def _step(self, last: int) -> Path | None:
         """One optimizer step, with what is logged and saved after it; returns the file if one was saved."""
@@ -211,9 +222,10 @@ class _Run:
 
 
 def _dtype(opened: Opened) -> torch.dtype | None:
-    """The number format of the weights of a full run; None is that of the device."""
+    """The number format of the transformer in training; None is that of the device."""
     if not isinstance(opened.settings, FullSettings):
-        return None
+        # Without autocast weights in bfloat16 could not be multiplied by tokens in float32.
+        return torch.float32 if opened.settings.mixed_precision == "no" else None
     return torch.float32 if opened.settings.weights == "float32" else torch.bfloat16
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 import signal
@@ -13,17 +14,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from ltx2_core.cli.main import main
 from ltx2_core.loading import Component, open_lora
+from ltx2_core.media import read_audio, read_video
 from ltx2_core.run.codecs import Codecs
-from ltx2_core.run.pipeline import LTX2Pipeline
 from ltx2_core.storage.private import locked
 from ltx2_core.trainer.buckets import parse_buckets
 from ltx2_core.trainer.cache import Index
 from ltx2_core.trainer.dataset import DatasetOptions, encode_dataset, plan_dataset
 from ltx2_core.trainer.lora_run import train_lora
+from ltx2_core.trainer.models import open_networks
 from ltx2_core.trainer.open_run import open_run
 from ltx2_core.trainer.previews import Previews
 from ltx2_core.trainer.rows import read_rows
@@ -311,21 +315,55 @@ def test_an_ic_lora_names_the_scale_of_its_references_and_its_reader_finds_it(
     assert opened.reference_temporal_scale_factor == 2
 
 
-@pytest.mark.slow
-def test_a_preview_equals_a_later_generation_with_the_saved_lora(settings) -> None:
+def test_previews_that_a_killed_run_did_not_finish_are_made_when_it_is_resumed(short_run) -> None:
+    run = replace(short_run, preview_prompts=("zorb",), preview_every=2)
+    shown: list[int] = []
+
+    def show(step: int, _path: Path | None) -> None:
+        shown.append(step)
+
+    train_lora(open_run(run), on_save=show, stop_at=2)
+    train_lora(open_run(run), on_save=show)
+    assert shown == [0, 2, 2, 3]
+    last = open_run(run).files.preview(3, 1)
+    last.parent.mkdir()
+    last.touch()
+    train_lora(open_run(run), on_save=show)
+    assert shown == [0, 2, 2, 3], "what is there is not made again"
+
+
+def previewed(settings: LoraSettings, dtype: torch.dtype) -> tuple[Path, Path]:
+    """A preview of a run in ``dtype`` after its last step, and the clip of ``ltx2 generate --lora``."""
     options = ("width=64", "height=64", "num_frames=9", "steps=2")
-    run = replace(settings, steps=1, preview_prompts=("a red circle",), preview_options=options)
-    opened = open_run(run)
+    prompt, name = "a red circle", str(dtype).removeprefix("torch.")
+    run = replace(settings, steps=1, preview_prompts=(prompt,), preview_options=options)
+    run = replace(run, mixed_precision="no" if dtype == torch.float32 else "bf16")
+    opened = replace(open_run(run), networks=open_networks((), None, device="cpu", dtype=dtype))
     path = train_lora(opened, on_save=Previews(opened))
     assert opened.files.preview(0, 1).is_file()
-    pipeline = LTX2Pipeline.embedded(loras=[path], device="cpu")
-    clip = pipeline("a red circle", seed=0, width=64, height=64, num_frames=9, steps=2)
     again = path.with_name("again.mp4")
-    clip.save(again)
-    from ltx2_core.media import read_video
+    words = f"--width 64 --height 64 --frames 9 --steps 2 --seed 0 --device cpu --dtype {name} -q"
+    done = CliRunner().invoke(
+        main, ["generate", "--prompt", prompt, "--lora", str(path), *words.split(), "-o", str(again)]
+    )
+    assert done.exit_code == 0, done.output
+    return opened.files.preview(1, 1), again
 
-    preview = opened.files.preview(1, 1)
+
+@pytest.mark.slow
+def test_a_preview_equals_a_later_generation_with_the_saved_lora(settings) -> None:
+    preview, again = previewed(settings, torch.float32)
     assert torch.equal(read_video(preview).read(), read_video(again).read())
+    (one, rate), (other, _) = read_audio(preview), read_audio(again)
+    assert rate > 0
+    assert torch.equal(one, other)
+
+
+@pytest.mark.slow
+def test_a_preview_in_bfloat16_is_that_of_a_later_generation(settings) -> None:
+    one, other = (read_video(path).read().float() for path in previewed(settings, torch.bfloat16))
+    error = float((one - other).square().mean())
+    assert error == 0 or 10 * math.log10(255**2 / error) >= 45
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ltx2_core.loading import open_lora
 from ltx2_core.loading.lora_merge import _read, merge_weight
-from ltx2_core.storage.dequantize import Format
+from ltx2_core.storage.dequantize import Format, decode
 from ltx2_core.storage.header import TensorInfo
 from ltx2_core.storage.quantize import encode
 from ltx2_core.storage.quantized import QuantizedLinear, StoredLayer
@@ -114,6 +114,35 @@ def test_a_quantised_layer_stays_as_stored_and_its_adapter_gets_gradients(kind) 
     net(x).square().mean().backward()
     assert any(p.grad is not None and p.grad.any() for p in adapters.parameters())
     assert quantised.weight.dtype == torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize(
+    "form", [Format("float"), Format("int8"), Format("int8", 16), Format("nvfp4")], ids=str
+)
+def test_gradients_through_a_quantised_layer_are_those_of_its_decoded_weights(form) -> None:
+    plain = nn.Linear(64, 32)
+    tensors = encode(form, plain.weight.detach())
+    kinds = {torch.float8_e4m3fn: "F8_E4M3", torch.float32: "F32", torch.int8: "I8", torch.uint8: "U8"}
+    infos = {
+        n: TensorInfo(n, kinds[t.dtype], tuple(t.shape), 0, t.nbytes, Path("f")) for n, t in tensors.items()
+    }
+    quantised = QuantizedLinear(plain, StoredLayer("to_q", form, infos))
+    quantised.load_state_dict({**tensors, "bias": plain.bias.detach()}, assign=True)
+    decoded = nn.Linear(64, 32)
+    with torch.no_grad():
+        decoded.weight.copy_(decode("to_q", form, tensors, (32, 64)))
+        decoded.bias.copy_(plain.bias)
+    found = []
+    for layer in (quantised, decoded):
+        net = Net(layer)
+        adapters = LoraAdapters(net, rank=3, targets="to_q")
+        nn.init.constant_(adapters.get_parameter("pairs.0.b"), 0.1)
+        x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        net(x).square().mean().backward()
+        found.append([x.grad, *(p.grad for p in adapters.parameters())])
+    for one, other in zip(*found, strict=True):
+        assert other.any()
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
 def test_dropout_follows_from_the_number_of_the_pass() -> None:
