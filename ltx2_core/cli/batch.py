@@ -31,7 +31,7 @@ def batch(chosen: Chosen) -> None:
     from ..serve.batch import RESULTS, Batch, forever, state_of
     from ..serve.batch_jobs import read_jobs
     from ..serve.service import Settings
-    from .ray import ray_runners
+    from .ray import group_of, ray_runners
     from .serve import holding_of
     from .values import execution_of
 
@@ -44,7 +44,7 @@ def batch(chosen: Chosen) -> None:
     settings = Settings(
         state=state_of(folder),
         models=models,
-        execution=execution_of(chosen),
+        execution=execution_of(chosen, group_of(chosen)),
         holding=holding_of(chosen),
         retention=forever(chosen["job_seconds"]),
     )

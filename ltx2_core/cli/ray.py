@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .options import Chosen
 
 if TYPE_CHECKING:
+    from ..run.distributed import Processes
     from ..serve.runner import JobRunner
     from ..serve.service import Settings
 
@@ -19,22 +20,46 @@ def ray_runners(chosen: Chosen, settings: Settings) -> Sequence[JobRunner] | Non
     Raises ValueError for wrong values, and if Ray is missing.
     """
     if chosen["ray"] is None:
-        for name in ("ray_workers", "ray_gpus"):
-            if name in chosen.explicit:
-                raise ValueError(f"--{name.replace('_', '-')} has no effect without --ray")
         return None
     try:
         import ray  # noqa: F401
     except ImportError:
         raise ValueError('--ray needs the package ray: pip install "comfyui-ltx2[ray]"') from None
-    from ..serve.ray_runner import Scale, connect, runners
+    from ..serve.ray_cluster import connect
+    from ..serve.ray_runner import Scale, runners
 
     low, high = _bounds(chosen["ray_workers"])
     gpus = chosen["ray_gpus"]
     if gpus is None:
         gpus = int(settings.execution.device.type == "cuda")
+    _check_models(settings)
     connect(chosen["ray"])
     return runners(settings.replica(), Scale(least=low, most=high, gpus=gpus))
+
+
+def group_of(chosen: Chosen) -> Processes:
+    """The processes that make one clip together, of which this one is none. Raises ValueError."""
+    from ..run.distributed import Processes
+    from .values import naming
+
+    for name in ("ray_workers", "ray_gpus", "ray_group"):
+        if chosen["ray"] is None and name in chosen.explicit:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect without --ray")
+    count, groups = chosen["ray_group"], chosen["guidance_parallel"]
+    if count == 1 and "guidance_parallel" in chosen.explicit:
+        raise ValueError("--guidance-parallel has no effect without --ray-group")
+    with naming("--guidance-parallel"):
+        return Processes(count=count, groups=groups)
+
+
+def _check_models(settings: Settings) -> None:
+    """Raise ValueError, which names the model, if a group of processes cannot divide one of them."""
+    if settings.execution.processes.count > 1:
+        for model in settings.models.values():
+            try:
+                model.open(settings.execution).check_processes()
+            except ValueError as error:
+                raise ValueError(f"--ray-group: model {model.id!r}: {error}") from error
 
 
 def _bounds(text: str) -> tuple[int, int]:

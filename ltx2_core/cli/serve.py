@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from .options import Chosen, command
-from .ray import ray_runners
+from .ray import group_of, ray_runners
 
 if TYPE_CHECKING:
     from ..serve.pool import Holding
@@ -86,7 +86,7 @@ def settings_of(chosen: Chosen) -> Settings:
     return Settings(
         state=chosen["state_folder"] or _state_folder(),
         models=models,
-        execution=execution_of(chosen),
+        execution=execution_of(chosen, group_of(chosen)),
         inputs=tuple(chosen["input_folders"]),
         loras=tuple(chosen["lora_folders"]),
         url_hosts=_hosts(chosen["url_hosts"]),

@@ -78,7 +78,12 @@ def estimate_memory(  # noqa: PLR0913 the sizes of four networks, none of which 
 
 
 def step_bytes(
-    config: TransformerConfig, clip: ClipPlan, itemsize: int, *, chunk_tokens: int | None = None
+    config: TransformerConfig,
+    clip: ClipPlan,
+    itemsize: int,
+    *,
+    chunk_tokens: int | None = None,
+    parts: int = 1,
 ) -> int:
     """Bytes of activations of one forward pass of the transformer on a batch of one.
 
@@ -86,12 +91,15 @@ def step_bytes(
     activation. With ``chunk_tokens`` the branches of a block process that many video tokens at a time; None
     is all. The sum has the tokens of both streams, two rotary tables for each, and the larger of two numbers:
     the feed-forward (input, four hidden widths and output of its chunk) or chunked self-attention (keys and
-    values of all video tokens, four widths of the chunk).
+    values of all video tokens, four widths of the chunk). If ``parts`` processes divide the tokens, the bytes
+    are those of each: whole tables, and of its part of the video tokens nine widths, without chunks.
     """
     # The factors below are counted with ``Trace`` on the meta device; tests compare both.
     video = clip.video_tokens * config.dim * itemsize
     audio = clip.audio_tokens * config.audio_dim * itemsize
     tables = video + clip.video_tokens * config.audio_dim * itemsize
+    if parts > 1:
+        return tables + 3 * audio + 9 * video // parts
     held = video + tables + 3 * audio
     if chunk_tokens is None or chunk_tokens >= clip.video_tokens:
         return held + 6 * video

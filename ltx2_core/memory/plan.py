@@ -163,7 +163,7 @@ class MemoryPlan:
         )
 
 
-def plan_memory(
+def plan_memory(  # noqa: PLR0913 everything that a run of four networks depends on
     budget: int,
     size: ModelSize,
     *,
@@ -175,6 +175,7 @@ def plan_memory(
     finished: ClipPlan | None = None,
     decode_dtype: torch.dtype | None = None,
     means: Means = "tiles",
+    parts: int = 1,
 ) -> MemoryPlan:
     """The fastest plan that fits into ``budget`` bytes of device memory, or else that with the lowest peak.
 
@@ -187,8 +188,9 @@ def plan_memory(
     keys and values are held while it samples. ``source`` is the stage that encodes the source of an edit,
     None without an edit. ``decode_dtype`` is the number format in which the video is decoded, None for
     ``dtype``; the decoder's weights in ``size`` are in that format. ``means`` is what
-    computes the attention of the diffusion decoder on the device. A positive and a negative prompt of the
-    full length are assumed.
+    computes the attention of the diffusion decoder on the device. If ``parts`` processes divide the tokens of
+    the transformer, the plan is that of the first of them, which also decodes. A positive and a negative
+    prompt of the full length are assumed.
 
     Raises ValueError for a budget below 1.
     """
@@ -197,10 +199,15 @@ def plan_memory(
     room, blocks, itemsize = usable(budget), size.transformer.num_layers, dtype.itemsize
 
     def working(chunk_tokens: int | None) -> list[int]:
-        steps = (step_bytes(size.transformer, clip, itemsize, chunk_tokens=chunk_tokens) for clip in clips)
+        steps = (
+            step_bytes(size.transformer, clip, itemsize, chunk_tokens=chunk_tokens, parts=parts)
+            for clip in clips
+        )
         return [batch * step + text_keys for step in steps]
 
-    chunk_tokens = None if size.transformer_weights + max(working(None)) <= room else CHUNK_TOKENS
+    # A part of the tokens is a chunk already.
+    whole = parts > 1 or size.transformer_weights + max(working(None)) <= room
+    chunk_tokens = None if whole else CHUNK_TOKENS
     steps = working(chunk_tokens)
     # Chunks cost little time, streaming costs much, so chunks are used before any block is offloaded.
     resident, on_device = _resident_blocks(size, room - max(steps))

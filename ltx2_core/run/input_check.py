@@ -19,6 +19,7 @@ from ..shapes import ClipPlan
 from ..transformer.tiles import tile_spans
 from .components import Components
 from .dfr_plan import asked_clip
+from .distributed import Processes
 from .hdr_inputs import check_hdr, read_image
 from .inputs import read_input_audio, reference_every, reference_scale
 from .request import Request
@@ -57,6 +58,29 @@ def check_stages(request: Request, stages: tuple[Stage, ...], config: Transforme
             with _named(f"tiles={tiles.columns}x{tiles.rows}"):
                 tile_spans(stage.clip.latent_width, tiles.columns, tiles.overlap)
                 tile_spans(stage.clip.latent_height, tiles.rows, tiles.overlap)
+
+
+def check_processes(processes: Processes, config: TransformerConfig, stages: Sequence[Stage] = ()) -> None:
+    """Raise ValueError if ``processes`` cannot divide the tokens of ``stages``, or the heads of ``config``.
+
+    The processes that divide the tokens of a forward pass take equally many heads each, and a part of every
+    stream.
+    """
+    parts = processes.token_parts
+    if config.heads % parts:
+        possible = [str(n) for n in range(1, config.heads + 1) if config.heads % n == 0]
+        raise ValueError(
+            f"{parts} processes cannot divide the {config.heads} heads of the transformer: let "
+            f"{', '.join(possible[:-1])} or {possible[-1]} processes divide the tokens of a clip"
+        )
+    for stage in stages:
+        streams = (stage.sampled.video_tokens, stage.sampled.audio_tokens)
+        least = min((tokens for tokens in streams if tokens), default=parts)
+        if least < parts:
+            raise ValueError(
+                f"a stream of the clip has {least} tokens, too few for {parts} processes: make a longer "
+                "clip, or use fewer processes"
+            )
 
 
 def check_components(

@@ -46,6 +46,7 @@ class NetworkSizes(ModelFiles):
         decode_dtype: torch.dtype | None = None,
         changed: bool = False,
         propose: bool = True,
+        parts: int = 1,
     ) -> MemoryPlan:
         """Plan how to sample and decode ``clips``, one for each stage, within ``budget`` bytes of the device.
 
@@ -54,9 +55,9 @@ class NetworkSizes(ModelFiles):
         source video, whose frames are encoded too; None without one. ``finished`` is the clip that is
         decoded; None is the last of ``clips``. ``decode_dtype`` is the number format in which the video is
         decoded, None for that of the run. ``changed`` says that LoRAs change the transformer, which makes
-        blocks of a GGUF file larger. Only headers of files are read. If no plan fits into the budget,
-        the result is the one with the lowest peak, whose ``fits`` is False, with a smaller clip that fits if
-        ``propose`` is set.
+        blocks of a GGUF file larger. ``parts`` is among how many processes the tokens are divided. Only
+        headers of files are read. If no plan fits into the budget, the result is the one with the lowest
+        peak, whose ``fits`` is False, with a smaller clip that fits if ``propose`` is set.
         """
         transformer = transformer_config(self.file(Component.TRANSFORMER).config)
         weights = self.component_bytes(Component.TRANSFORMER, changed=changed)
@@ -85,6 +86,7 @@ class NetworkSizes(ModelFiles):
             text_keys=text_keys,
             decode_dtype=decode_dtype,
             means=means_on(self.device),
+            parts=parts,
         )
         # The size of an edit is that of its source, and one with doubled frames is decoded longer than it is
         # sampled, so that a smaller clip is proposed for neither.

@@ -21,10 +21,16 @@ from .codecs import Codecs
 from .components import Components
 from .dfr_plan import OpenedDfrFiles, check_pipeline, detail_scale, plan_dfr
 from .distilled_weights import check_distilled
-from .distributed import Processes
 from .execution import Execution
 from .file_recipe import recipe_of_file
-from .input_check import check_components, check_inputs, check_run_size, check_silent, check_stages
+from .input_check import (
+    check_components,
+    check_inputs,
+    check_processes,
+    check_run_size,
+    check_silent,
+    check_stages,
+)
 from .lora_files import LoraFile, open_loras, warn_of_stacked
 from .prompt_embeds import TEXT_PARTS, check_embeds
 from .recipes import Recipe, of_kind
@@ -190,6 +196,7 @@ class Planner(Codecs):
             decode_dtype=decode_dtype,
             changed=bool(self.loras or self.stage2_loras or self.detail_lora),
             propose=propose,
+            parts=self.speed.processes.token_parts,
         )
 
     def text_keys_bytes(self, stages: Sequence[Stage]) -> int:
@@ -231,11 +238,12 @@ class Planner(Codecs):
         self._warn(check_distilled(request, self.networks.file(Component.TRANSFORMER).path, self.loras))
         check_inputs(request, stages, self.loras, audio=self.networks.has_audio)
         check_stages(request, stages, transformer_config(self.networks.file(Component.TRANSFORMER).config))
+        self.check_processes(stages)
         check_components(self.networks, request, stages, further=further)
         self.lora_reports()
         if request.text.embeds is not None:
             check_embeds(self, request.text.embeds)
-        if request.sampling.cache is not None and self.speed.processes != Processes():
+        if request.sampling.cache is not None and self.speed.processes.count > 1:
             raise ValueError(
                 "a step cache decides from the tensors of one process: use it without several processes"
             )
@@ -243,6 +251,11 @@ class Planner(Codecs):
         if plan is not None and not plan.fits:
             raise ValueError(plan.shortage)
         return stages
+
+    def check_processes(self, stages: Sequence[Stage] = ()) -> None:
+        """Raise ValueError if the processes of the execution cannot divide the model or ``stages``."""
+        config = transformer_config(self.networks.file(Component.TRANSFORMER).config)
+        check_processes(self.speed.processes, config, stages)
 
     def _warn(self, doubt: str | None) -> None:
         """Write ``doubt`` to the log, unless it is None or this pipeline has written it before."""

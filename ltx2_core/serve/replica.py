@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -14,10 +14,12 @@ from ..run.execution import Execution
 from ..run.progress import Stopped
 from ..storage.files import JsonObject, ParsedJson
 from .files import StateFolder
-from .lost import JobFailed
+from .group import Member, is_lost_peer
+from .lost import JobFailed, ReplicaLost
+from .members import Follower, Leader
 from .pool import Holding, ModelPool
 from .progress import ClipMeter, Preview, Reports, Snapshot
-from .runner import Runner
+from .runner import JobRunner, Runner
 from .served_model import ServedModel
 from .stored_job import ClaimedJob, State
 
@@ -29,7 +31,8 @@ _TRACE: Final = 20_000
 class ReplicaPlan:
     """What a process needs to run jobs: the state folder, the models, and how networks are executed.
 
-    ``holding`` says which models stay loaded. The value can be sent to another process.
+    ``holding`` says which models stay loaded. The value can be sent to another process. The processes of
+    ``execution`` are those that sample one clip together.
     """
 
     state: Path
@@ -37,9 +40,14 @@ class ReplicaPlan:
     execution: Execution
     holding: Holding = field(default_factory=Holding)
 
-    def runner(self) -> Runner:
-        models = {model.id: model for model in self.models}
-        return Runner(StateFolder(self.state), ModelPool(models, self.execution, self.holding))
+    def runner(self, member: Member | None = None) -> JobRunner:
+        """A runner of this process alone, or of this ``member`` of a group."""
+        models, folder = {model.id: model for model in self.models}, StateFolder(self.state)
+        if member is None:
+            return Runner(folder, ModelPool(models, self.execution, self.holding))
+        execution = replace(self.execution, device=member.device, processes=member.processes)
+        pool = ModelPool(models, execution, self.holding)
+        return (Follower if member.processes.rank else Leader)(folder, pool, member.link)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class SentReports:
         self.send({"finished": {**asdict(meter)}})
 
 
-def run_job(runner: Runner, job_id: str, spec: ParsedJson, reports: SentReports) -> bool:
+def run_job(runner: JobRunner, job_id: str, spec: ParsedJson, reports: SentReports) -> bool:
     """Run a job and send how it ended. Returns False if this process can run no other job.
 
     What is sent is ``{"outcome": ...}``, ``{"stopped": true}`` or ``{"failed": ...}``.
@@ -71,10 +79,12 @@ def run_job(runner: Runner, job_id: str, spec: ParsedJson, reports: SentReports)
     # Whatever one job raises, the next one has to run.
     except Exception as error:  # noqa: BLE001
         expected = isinstance(error, ValueError | OSError)
-        usable = not leaves_device_unusable(error)
+        lost = is_lost_peer(error)
+        usable = not lost and not leaves_device_unusable(error)
         reports.send(
             {
                 "failed": str(error) or type(error).__name__,
+                "lost": lost,
                 "expected": expected,
                 "trace": "" if expected else traceback.format_exc()[-_TRACE:],
             }
@@ -88,7 +98,8 @@ def run_job(runner: Runner, job_id: str, spec: ParsedJson, reports: SentReports)
 def received(message: ParsedJson, reports: Reports) -> JsonObject | None:
     """Pass a message of :class:`SentReports` to ``reports``; returns the outcome of a job that has succeeded.
 
-    Raises ``Stopped`` or :class:`JobFailed` for a job that has not.
+    Raises ``Stopped`` or :class:`JobFailed` for a job that has not, and :class:`ReplicaLost` if another
+    process of its group does not answer.
     """
     for name, value in message.items():
         if name == "snapshot":
@@ -101,6 +112,8 @@ def received(message: ParsedJson, reports: Reports) -> JsonObject | None:
         elif name == "stopped":
             raise Stopped("the job was stopped")
         elif name == "failed":
+            if message["lost"]:
+                raise ReplicaLost(f"another process of the group is lost: {value}")
             raise JobFailed(value, expected=message["expected"], trace=message["trace"])
         elif name == "outcome":
             outcome: JsonObject = value

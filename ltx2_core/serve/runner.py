@@ -26,10 +26,11 @@ from ..run.pipeline import LTX2Pipeline
 from ..run.saved_latents import SUFFIX, resume, save_latents
 from ..run.stages import Stage
 from ..storage.files import JsonObject
+from ..types import AVLatent
 from .files import StateFolder
 from .pool import ModelPool
 from .previews import Drawing
-from .progress import ClipMeter, Reports, Tracker
+from .progress import ClipMeter, Preview, Reports, Tracker
 from .specs import ClipSpec, JobSpec
 from .stored_job import ClaimedJob
 
@@ -95,9 +96,10 @@ class Runner(JobRunner):
                 model.pipeline.set_loras(clip.loras, stage2_loras=clip.stage2_loras)
                 loading_s += time.monotonic() - since
                 if tracker is None:
-                    tracker = Tracker(reports, Drawing(model.previews))
+                    tracker = self._tracker(reports, Drawing(model.previews))
                 room = partial(self.pool.make_room, spec.model)
-                making = _Making(self.folder, model.pipeline, tracker, job.id, index, room)
+                begin = partial(self._before_sampling, index)
+                making = _Making(self.folder, model.pipeline, tracker, job.id, index, room, begin)
                 outcome, meter = self._made(making, clip, spec)
                 self.folder.record_clip(job.id, index, outcome)
                 reports.finished(replace(meter, device_bytes=_reserved(self.pool.device)))
@@ -116,15 +118,28 @@ class Runner(JobRunner):
         try:
             return making.make(clip, len(spec.clips))
         except Exception as error:
-            if not is_out_of_memory(error) or not self.pool.keep_only(spec.model):
+            if not is_out_of_memory(error) or not self._free_others(spec.model):
                 raise
             _log.warning("memory ran out: other models are freed, and the clip is made again")
         return making.make(clip, len(spec.clips))
 
+    def _free_others(self, model: str) -> bool:
+        """Free all models but this one, after memory ran out; returns whether the clip can be made again."""
+        return self.pool.keep_only(model)
+
+    def _before_sampling(self, index: int) -> None:
+        """Called before clip number ``index`` is sampled, and not for one whose latents are saved."""
+
+    def _tracker(self, reports: Reports, draw: Callable[[AVLatent], Preview | None]) -> Tracker:
+        return Tracker(reports, draw)
+
 
 @dataclass(frozen=True)
 class _Making:
-    """Makes clip number ``index`` of the job ``job_id``; ``make_room`` frees memory for its stages."""
+    """Makes clip number ``index`` of the job ``job_id``.
+
+    ``make_room`` frees memory for its stages, and ``begin`` is called before it is sampled.
+    """
 
     folder: StateFolder
     pipeline: LTX2Pipeline
@@ -132,6 +147,7 @@ class _Making:
     job_id: str
     index: int
     make_room: Callable[[Sequence[Stage]], None]
+    begin: Callable[[], None]
 
     def make(self, clip: ClipSpec, clips: int) -> tuple[JsonObject, ClipMeter]:
         """Sample, decode and write the clip; returns what it is (size, length, seed ...) and what it took."""
@@ -139,7 +155,7 @@ class _Making:
         clock = self.pipeline.networks.clock
         before, stages_before = clock.seconds(), clock.stages()
         began = time.monotonic()
-        stages, windows = _stages(self.pipeline, clip)
+        stages, windows = stages_of(self.pipeline, clip)
         self.make_room(stages)
         tokens = windows * sum(map(_work, stages))
         self.tracker.start(self.index + 1, clips, job_parts(stages, windows=windows))
@@ -164,6 +180,7 @@ class _Making:
         generation = self._saved(path)
         if generation is None:
             request = clip.whole_request()
+            self.begin()
             generation = self.pipeline(request, on_step=self.tracker.show, stop=self.tracker.stop)
             self._save(generation, path)
         generation.save(path, on_frames=self.tracker.frames, stop=self.tracker.stop, **clip.encoding)
@@ -181,6 +198,8 @@ class _Making:
         if clip.command == "sound":
             callbacks["folder"] = self._windows()
         saved = self._saved(path)
+        if saved is None:
+            self.begin()
         made = clip.edit(callbacks).make(self.pipeline, sampled=saved, on_sampled=save)
         seed = clip.request["seed"]
         if isinstance(made, Edit):
@@ -193,6 +212,7 @@ class _Making:
 
     def _long(self, clip: ClipSpec, path: Path) -> JsonObject:
         prompts, how, fields = clip.long()
+        self.begin()
         made = long_video(
             self.pipeline,
             prompts,
@@ -210,7 +230,7 @@ class _Making:
         return self.pipeline.networks.clock.timed
 
     def _windows(self) -> Path:
-        return self.folder.work(self.job_id) / f"clip_{self.index}.windows"
+        return windows_of(self.folder, self.job_id, self.index)
 
     def _save(self, generation: Generation, path: Path) -> None:
         try:
@@ -231,7 +251,12 @@ class _Making:
         return None
 
 
-def _stages(pipeline: LTX2Pipeline, clip: ClipSpec) -> tuple[Sequence[Stage], int]:
+def windows_of(folder: StateFolder, job_id: str, index: int) -> Path:
+    """The folder for the finished windows of clip number ``index`` of a job."""
+    return folder.work(job_id) / f"clip_{index}.windows"
+
+
+def stages_of(pipeline: LTX2Pipeline, clip: ClipSpec) -> tuple[Sequence[Stage], int]:
     """The stages of a clip, or those of one window of a long clip, and how many windows it has."""
     if clip.command != "long":
         return pipeline.stages(clip.whole_request()), 1

@@ -14,6 +14,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from ltx2_core.run.distributed import Processes
 from ltx2_core.run.execution import Execution
 from ltx2_core.serve.models import ServedModel
 from ltx2_core.serve.service import Service, Settings
@@ -46,14 +47,16 @@ def models(tiny_set) -> dict[str, ServedModel]:
     return {"ltx2": files}
 
 
-def settings_in(folder: Path, models: dict[str, ServedModel], **more: Any) -> Settings:
-    """Settings with all folders below ``folder``."""
+def settings_in(
+    folder: Path, models: dict[str, ServedModel], *, processes: Processes | None = None, **more: Any
+) -> Settings:
+    """Settings with all folders below ``folder``; ``processes`` make each clip, None for one."""
     for name in ("inputs", "loras"):
         (folder / name).mkdir()
     return Settings(
         state=folder / "state",
         models=models,
-        execution=Execution.on("cpu", torch.float32),
+        execution=Execution.on("cpu", torch.float32, processes=processes or Processes()),
         inputs=(folder / "inputs",),
         loras=(folder / "loras",),
         **more,

@@ -50,8 +50,8 @@ def test_a_job_whose_replica_is_killed_is_finished_by_another_with_the_same_fram
         job = service.add("job", {**spec(steps=60), "model": "ltx2-tiny"})
         service.start()
         wait_for(lambda: any(one[0] == job.id and one[1].stage == "stage 1" for one in began))
-        actors = [worker._runner._actor for worker in service.workers]
-        (actor,) = [one for one in actors if one is not None]
+        replicas = [worker._runner._replica for worker in service.workers]
+        (actor,) = [actor for one in replicas if one is not None for actor in one.actors]
         os.kill(cluster.get(actor.pid.remote()), signal.SIGKILL)
         done = ended(service, job.id)
         assert (done.state, done.attempts) == (State.SUCCEEDED, 2), done.error
@@ -110,12 +110,12 @@ def test_a_spare_replica_starts_for_a_job_that_has_waited_and_is_freed_when_none
         service.start()
         quick = service.add("job", {**spec(), "model": "ltx2-tiny"})
         assert ended(service, quick.id).state is State.SUCCEEDED
-        assert spare._actor is None
+        assert spare._replica is None
         jobs = [service.add("job", {**spec(seed=seed, steps=150), "model": "ltx2-tiny"}) for seed in (1, 2)]
-        wait_for(lambda: spare._actor is not None)
+        wait_for(lambda: spare._replica is not None)
         assert {ended(service, job.id).state for job in jobs} == {State.SUCCEEDED}
-        wait_for(lambda: spare._actor is None)
-        assert first._actor is not None
+        wait_for(lambda: spare._replica is None)
+        assert first._replica is not None
     finally:
         service.drain(0)
         service.close()

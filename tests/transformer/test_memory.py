@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from ltx2_core.config import TransformerConfig
 from ltx2_core.memory import Trace
 from ltx2_core.memory.estimate import step_bytes
 from ltx2_core.shapes import plan_clip
 from ltx2_core.transformer import Modality, Perturbation, Perturbations, Runner, TextMemory, Transformer
+from ltx2_core.transformer.shards import Shards
 
 RELEASED = TransformerConfig(
     num_layers=2, caption_projection=False, gated_attention=True, cross_attention_adaln=True
@@ -27,12 +29,12 @@ def empty(*shape):
     return torch.empty(*shape, dtype=torch.bfloat16, device="meta")
 
 
-def released_step(grid, *, image, layers=1, chunk_tokens=None):
+def released_step(grid, *, image, layers=1, chunk_tokens=None, shards=None):
     """Trace one step of 2.3 with its rotary tables; an ``image`` holds the first latent frame clean."""
     frames, height, width = grid
     count, sound = frames * height * width, 126
     model = Transformer(replace(RELEASED, num_layers=layers), dtype=torch.bfloat16, device="meta")
-    run = Runner(model, chunk_tokens=chunk_tokens)
+    run = Runner(model, chunk_tokens=chunk_tokens, shards=shards)
     sigma = torch.tensor([0.7])
     timesteps = torch.full((1, count), 0.7)
     timesteps[:, : height * width] = 0
@@ -69,6 +71,20 @@ def test_the_prediction_is_within_a_tenth_of_the_trace(size, chunk_tokens):
     width, height, frames = (int(n) for n in size.split("x"))
     predicted = step_bytes(RELEASED, plan_clip(width, height, frames=frames), 2, chunk_tokens=chunk_tokens)
     traced = released_step(SIZES[size], image=False, chunk_tokens=chunk_tokens).peak
+    assert predicted == pytest.approx(traced, rel=0.1)
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_the_prediction_for_one_of_several_processes_is_within_a_tenth_of_the_trace(monkeypatch, size, parts):
+    # What other processes send has no values on the meta device.
+    monkeypatch.setattr(dist, "get_world_size", lambda group: parts)
+    monkeypatch.setattr(dist, "get_rank", lambda group: 0)
+    for exchange in ("all_to_all_single", "all_gather"):
+        monkeypatch.setattr(dist, exchange, lambda *tensors, group: None)
+    width, height, frames = (int(n) for n in size.split("x"))
+    predicted = step_bytes(RELEASED, plan_clip(width, height, frames=frames), 2, parts=parts)
+    traced = released_step(SIZES[size], image=False, shards=Shards()).peak
     assert predicted == pytest.approx(traced, rel=0.1)
 
 

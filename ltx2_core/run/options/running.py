@@ -211,9 +211,9 @@ def execution_options() -> Iterator[Option]:
         flags=("--guidance-parallel",),
         kind="int",
         group=group,
-        help="Only when torchrun starts several processes: divide them into this many groups. The guidance "
-        "passes of a step are divided among the groups, and the tokens of a pass among the processes of a "
-        "group.",
+        help="For several processes, of torchrun or --ray-group: divide them into this many groups. The "
+        "guidance passes of a step are divided among the groups, and the tokens of a pass among the "
+        "processes of a group.",
         range=(1, 1024),
         default=1,
     )

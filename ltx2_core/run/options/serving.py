@@ -226,8 +226,8 @@ def workers_options() -> Iterator[Option]:
         group=group,
         default="1",
         metavar="N or MIN-MAX",
-        help="With --ray: how many replicas run jobs, each on a GPU of its own. Of MIN-MAX, MIN stay loaded, "
-        "and others start while jobs wait.",
+        help="With --ray: how many replicas run jobs, each on a GPU of its own, or on those of its group. Of "
+        "MIN-MAX, MIN stay loaded, and others start while jobs wait.",
     )
     yield Option(
         name="ray_gpus",
@@ -235,7 +235,17 @@ def workers_options() -> Iterator[Option]:
         kind="int",
         group=group,
         range=(0, 1),
-        help="With --ray: GPUs of one replica. By default 1 on cuda, else 0.",
+        help="With --ray: GPUs of each process. By default 1 on cuda, else 0.",
+    )
+    yield Option(
+        name="ray_group",
+        flags=("--ray-group",),
+        kind="int",
+        group=group,
+        default=1,
+        range=(1, 64),
+        help="With --ray: a replica is a group of this many processes of one machine, which make each clip "
+        "together, as with torchrun: each computes a part of the tokens, on a GPU of its own.",
     )
 
 

@@ -73,11 +73,7 @@ _ONE_TEXT: Final = dict.fromkeys(
 _NO_SHOTS: Final = {"shots": "only ltx2 generate and ltx2 long read shot lists"}
 _NO_DETAIL: Final = {"detail_lora": "only ltx2 generate has the DFR pipeline"}
 
-_ONE_PROCESS: Final = {"guidance_parallel": "torchrun starts no service"}
-
 WITHOUT: Final[dict[str, dict[str, str]]] = {
-    "batch": _ONE_PROCESS,
-    "serve": _ONE_PROCESS,
     "extend": {
         **_SDR,
         **_NO_DETAIL,
