@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 import click
+from click.core import ParameterSource
 
 from .options import PathType
 
@@ -21,6 +23,24 @@ if TYPE_CHECKING:
 @click.argument("source", type=PathType(path_type=Path))
 @click.option("--out", type=PathType(path_type=Path, file_okay=False), help="Folder of the encoded dataset.")
 @click.option("--check", is_flag=True, help="Print the report and encode nothing.")
+@click.option(
+    "--from-cache",
+    is_flag=True,
+    help="SOURCE is what the official trainer or DiffSynth encoded: folders latents, conditions and others "
+    "with .pt files, or .pth files. It is taken as encoded by the model files that are named here.",
+)
+@click.option(
+    "--sheets",
+    type=PathType(path_type=Path, file_okay=False),
+    help="Write contact sheets into this folder: first, middle and last frame of each clip as it is trained.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0, 64),
+    default=2,
+    show_default=True,
+    help="How many clips are read and cut ahead while one is encoded; the result does not depend on it.",
+)
 @click.option(
     "--checkpoint",
     "checkpoints",
@@ -53,6 +73,29 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Cut videos where their content changes, so that no clip has a cut; needs PySceneDetect.",
 )
+@click.option(
+    "--crop",
+    type=click.Choice(["center", "random"]),
+    default="center",
+    show_default=True,
+    help="Where frames that are larger than their bucket are cut.",
+)
+@click.option(
+    "--crop-seed", type=click.IntRange(0), default=0, show_default=True, help="Chooses the random places."
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1, 999_999),
+    default=1,
+    show_default=True,
+    help="How often an epoch has every clip; folders 5_NAME and a column repeats say it for some.",
+)
+@click.option(
+    "--audio-lengths",
+    default="2;4;8",
+    show_default=True,
+    help="Seconds of clips of audio alone, which take the longest that they fill.",
+)
 @click.option("--trigger", help="Word that is put in front of captions which do not have it.")
 @click.option(
     "--clean-captions", is_flag=True, help='Remove openings such as "The video shows" from captions.'
@@ -61,6 +104,11 @@ if TYPE_CHECKING:
     "--caption-ext", default=".txt", show_default=True, help="In a folder: end of the names of captions."
 )
 @click.option("--caption-column", help="In a file: name of the column of captions.")
+@click.option(
+    "--data-file-keys",
+    default="",
+    help="In a file: the columns that hold media, separated by commas [default: all known columns].",
+)
 @click.option(
     "--audio",
     type=click.Choice(["on", "off", "required"]),
@@ -104,6 +152,9 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     source: Path,
     out: Path | None,
     check: bool,
+    from_cache: bool,
+    sheets: Path | None,
+    workers: int,
     checkpoints: tuple[Path, ...],
     text_encoder: Path | None,
     buckets: str,
@@ -111,10 +162,15 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     fps: float | None,
     chunks: bool,
     scenes: bool,
+    crop: str,
+    crop_seed: int,
+    repeats: int,
+    audio_lengths: str,
     trigger: str | None,
     clean_captions: bool,
     caption_ext: str,
     caption_column: str | None,
+    data_file_keys: str,
     audio: str,
     missing_audio: str,
     reference_downscale: int,
@@ -139,6 +195,10 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
 
     if out is None and not check:
         raise click.UsageError("name the folder of the encoded dataset with --out, or use --check")
+    if from_cache:
+        _check_import()
+        _import(source, out, checkpoints, text_encoder, device)
+        return
     options = DatasetOptions(
         buckets=parse_buckets(buckets),
         max_pixels=max_pixels,
@@ -153,13 +213,28 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         temporal=reference_temporal,
         official=official_masks,
         text=cast("TextStage", text),
+        crop=cast("Literal['center', 'random']", crop),
+        crop_seed=crop_seed,
+        repeats=repeats,
+        audio_lengths=_seconds(audio_lengths),
     )
     with _listed():
-        rows = read_rows(source, caption_ext=caption_ext, caption_column=caption_column)
+        rows = read_rows(
+            source,
+            caption_ext=caption_ext,
+            caption_column=caption_column,
+            file_columns=[name.strip() for name in data_file_keys.split(",") if name.strip()],
+        )
         with _progress() as show:
             plan = plan_dataset(rows, options, show)
     for line in report(plan, options):
         click.echo(line)
+    if sheets is not None:
+        from ..trainer.sheets import write_sheets
+
+        with _progress() as show:
+            for path in write_sheets(plan, sheets, show):
+                click.echo(f"contact sheet: {path}")
     if check or out is None:
         return
     from ..run.codecs import Codecs
@@ -169,9 +244,9 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
 
     networks = open_networks(checkpoints, text_encoder, device=device)
     with _progress() as show:
-        index, made = encode_dataset(Codecs(networks), plan, options, out, show)
-    stale = stale_files(out, index)
+        index, made = encode_dataset(Codecs(networks), plan, options, out, show, workers=workers)
     click.echo(f"encoded {made} files; {out} has {len(index.entries)} clips")
+    stale = stale_files(out, index)
     if stale and prune:
         for path in stale:
             path.unlink()
@@ -180,6 +255,52 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         click.echo(
             f"{len(stale)} files are of earlier clips, options or models, and unused: --prune deletes them"
         )
+
+
+def _import(
+    source: Path,
+    out: Path | None,
+    checkpoints: tuple[Path, ...],
+    text_encoder: Path | None,
+    device: str | None,
+) -> None:
+    """Make an encoded dataset of the cache of another trainer, or with ``out`` None only count its clips."""
+    from ..run.codecs import Codecs
+    from ..trainer.cache_import import import_cache
+    from ..trainer.foreign_caches import foreign_clips
+    from ..trainer.models import open_networks
+
+    count, _ = foreign_clips(source)
+    click.echo(f"{count} clips that another trainer encoded")
+    if out is None:
+        return
+    networks = open_networks(checkpoints, text_encoder, device=device)
+    with _progress() as show:
+        index, made = import_cache(Codecs(networks), source, out, show)
+    click.echo(
+        f"wrote {made} files; {out} has {len(index.entries)} clips, taken as encoded by these model files"
+    )
+
+
+def _check_import() -> None:
+    """Raise UsageError for options that change nothing where media are not read."""
+    context = click.get_current_context()
+    used = {"source", "out", "check", "from_cache", "checkpoints", "text_encoder", "device"}
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if name not in used and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"{parameter.opts[0]} has no effect with --from-cache: leave it out")
+
+
+def _seconds(text: str) -> tuple[float, ...]:
+    """Read lengths in seconds, separated by semicolons."""
+    try:
+        lengths = tuple(float(part) for part in text.split(";"))
+    except ValueError:
+        lengths = ()
+    if not lengths or not all(0 < length < math.inf for length in lengths):
+        raise ValueError(f"--audio-lengths {text!r} must be seconds above 0, such as 2;4;8")
+    return lengths
 
 
 @contextmanager

@@ -153,6 +153,23 @@ def has_audio(path: Path) -> bool:
         return bool(container.streams.audio)
 
 
+def audio_end_s(path: Path) -> float | None:
+    """Seconds from the start of a file to the end of its audio, by its header, which may say nothing: None.
+
+    It is also None for a file without audio.
+    """
+    with open_media(path) as container:
+        if not container.streams.audio:
+            return None
+        stream = container.streams.audio[0]
+        if stream.duration is None or stream.time_base is None:
+            return None
+        begin_s = (
+            float((stream.start_time or 0) * stream.time_base) - (container.start_time or 0) / av.time_base
+        )
+        return begin_s + float(stream.duration * stream.time_base)
+
+
 def _blocks(
     container: Any, stream: Any, channels: int, rate: int
 ) -> Iterator[tuple[int, NDArray[np.float32]]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import NamedTuple
 
 import torch
@@ -104,20 +105,37 @@ class Crop(NamedTuple):
     left: int
 
 
-def crop_of(width: int, height: int, bucket: Bucket) -> Crop:
-    """How frames of ``width`` x ``height`` pixels are scaled to cover ``bucket`` and cut at the centre."""
+Place = tuple[float, float]
+"""Where a bucket is cut out of frames that are larger, from 0 (left, top) to 1 (right, bottom)."""
+
+CENTRE: Place = (0.5, 0.5)
+
+
+def random_place(seed: int, *numbers: int) -> Place:
+    """A random place that depends on ``seed`` and ``numbers`` alone."""
+    digest = sha256(repr((seed, *numbers)).encode()).digest()
+    across, down = (int.from_bytes(digest[start : start + 6], "big") / 2**48 for start in (0, 6))
+    return across, down
+
+
+def crop_of(width: int, height: int, bucket: Bucket, place: Place = CENTRE) -> Crop:
+    """How frames of ``width`` x ``height`` pixels are scaled to cover ``bucket`` and cut at ``place``."""
     if width / height > bucket.width / bucket.height:
         rows, columns = bucket.height, int(width * bucket.height / height)
     else:
         rows, columns = int(height * bucket.width / width), bucket.width
     # Rounding down may lose the last pixel of a side that should fit exactly.
     rows, columns = max(rows, bucket.height), max(columns, bucket.width)
-    return Crop(rows, columns, (rows - bucket.height) // 2, (columns - bucket.width) // 2)
+    left, top = int((columns - bucket.width) * place[0]), int((rows - bucket.height) * place[1])
+    return Crop(rows, columns, top, left)
 
 
-def resize(frames: Tensor, bucket: Bucket) -> Tensor:
-    """Bring frames (N, C, H, W) in [0, 1] to the size of ``bucket``: bicubic with antialiasing, then cut."""
-    rows, columns, top, left = crop_of(frames.shape[3], frames.shape[2], bucket)
+def resize(frames: Tensor, bucket: Bucket, place: Place = CENTRE) -> Tensor:
+    """Bring frames (N, C, H, W) in [0, 1] to the size of ``bucket``: bicubic with antialiasing, then cut.
+
+    What is cut out of larger frames is at ``place``.
+    """
+    rows, columns, top, left = crop_of(frames.shape[3], frames.shape[2], bucket, place)
     if frames.shape[2:] != (rows, columns):
         # The bicubic filter overshoots at edges.
         frames = F.interpolate(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,22 +13,15 @@ from torch import Tensor
 
 from ..loading import Component
 from ..run.codecs import Codecs
+from ..run.components import Components
 from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_SCALE, audio_latents_of
 from ..storage.identity import identity
-from .buckets import Bucket, latent_audio_mask, latent_mask, own_buckets
+from .ahead import in_order
+from .buckets import CENTRE, Bucket, latent_audio_mask, own_buckets, random_place
 from .cache import VERSION, Entry, Index, digest, is_whole, state_of, write_clip
 from .captions import prepared
-from .media_clips import (
-    AudioColumn,
-    PlannedClip,
-    Source,
-    plan_clips,
-    probe,
-    read_clip_audio,
-    read_frames,
-    read_mask,
-    read_reference,
-)
+from .clip_media import ClipMedia, read_media
+from .media_clips import PlannedClip, Source, plan_clips, probe
 from .rows import Row
 from .scenes import check_scenes, scenes_of
 from .texts import TextStage, encode_caption
@@ -52,6 +46,8 @@ class DatasetOptions:
     the lengths in seconds of clips of audio alone. ``official`` groups masks as the official trainer does.
     With ``max_pixels`` each clip has its own size, shrunk to at most so many pixels, and only the lengths of
     ``buckets`` count. ``text`` is how far captions are encoded: what a run trains must come after it.
+    ``buckets`` count. ``crop`` "random" cuts each clip at a place of its own, which ``crop_seed`` and the
+    number of the clip in the dataset choose. ``repeats`` is how often an epoch has all clips.
     """
 
     buckets: tuple[Bucket, ...]
@@ -68,6 +64,9 @@ class DatasetOptions:
     audio_lengths: tuple[float, ...] = (2.0, 4.0, 8.0)
     official: bool = False
     text: TextStage = "context"
+    crop: Literal["center", "random"] = "center"
+    crop_seed: int = 0
+    repeats: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +105,8 @@ def plan_dataset(rows: Sequence[Row], options: DatasetOptions, on_item: OnItem |
         if row.video is not None and source.audio_s is None and options.missing_audio == "skip":
             skipped.append(f"{row.where}: it has no audio")
             continue
-        found = _clips_of(row, source, options)
-        if not found:
-            skipped.append(f"{row.where}: {_too_short(source, options)}")
+        found, reasons = _clips_of(number, row, source, options)
+        skipped += [f"{row.where}: {reason}" for reason in reasons]
         clips += [without_audio(clip) if options.audio == "off" and row.video else clip for clip in found]
     errors += _uneven(rows)
     if errors:
@@ -128,14 +126,17 @@ def _check_references(options: DatasetOptions) -> None:
         own.reference(options.downscale, options.temporal)
 
 
-def _clips_of(row: Row, source: Source, options: DatasetOptions) -> tuple[PlannedClip, ...]:
+def _clips_of(
+    number: int, row: Row, source: Source, options: DatasetOptions
+) -> tuple[tuple[PlannedClip, ...], list[str]]:
+    """The clips of entry ``number``, and why none or not all of them are taken."""
     buckets: Sequence[Bucket] = options.buckets
     if options.max_pixels is not None and row.video is not None:
         buckets = own_buckets(buckets, source.width, source.height, options.max_pixels, _least(options))
     scenes: tuple[tuple[float, float], ...] = ()
     if options.scenes and row.video is not None and not source.is_image:
         scenes = scenes_of(row.video)
-    return plan_clips(
+    found = plan_clips(
         row,
         source,
         buckets,
@@ -144,6 +145,18 @@ def _clips_of(row: Row, source: Source, options: DatasetOptions) -> tuple[Planne
         scenes=scenes,
         audio_lengths=options.audio_lengths,
     )
+    if not found:
+        return (), [_too_short(source, options)]
+    if options.crop == "random":
+        found = tuple(
+            replace(clip, place=random_place(options.crop_seed, number, part))
+            for part, clip in enumerate(found)
+        )
+    if source.audio_s is None or not (options.audio == "required" or options.missing_audio == "skip"):
+        return found, []
+    # The audio of a file may end before its later clips begin.
+    reasons = [f"it has no audio from {clip.start_s:.2f} s on" for clip in found if clip.audio_s is None]
+    return tuple(clip for clip in found if clip.audio_s is not None), reasons
 
 
 def _least(options: DatasetOptions) -> int:
@@ -156,17 +169,30 @@ def without_audio(clip: PlannedClip) -> PlannedClip:
     return replace(clip, audio_s=None)
 
 
+def models_of(networks: Components) -> dict[str, str]:
+    """The digest of the weights of each network that encodes, by its name, of those that are there."""
+    digests = networks.weight_digests()
+    return {name: digests[name] for name in (*_VIDEO, "audio encoder", *_TEXT) if name in digests}
+
+
 def encode_dataset(
-    codecs: Codecs, plan: Plan, options: DatasetOptions, folder: Path, on_item: OnItem | None = None
+    codecs: Codecs,
+    plan: Plan,
+    options: DatasetOptions,
+    folder: Path,
+    on_item: OnItem | None = None,
+    *,
+    workers: int = 0,
 ) -> tuple[Index, int]:
     """Encode what ``folder`` lacks and write its index; returns (index, number of files that were encoded).
 
     A file is named by a digest of its media, its cut and the networks, so that nothing is reused after one of
-    them changed. Each file is written whole, so an interrupted call continues where it stopped.
+    them changed. Each file is written whole, so an interrupted call continues where it stopped. So many
+    ``workers`` read and cut the clips that come next while one is encoded, each one clip at a time; the files
+    are equal for any number.
     """
     networks = codecs.networks
-    digests = networks.weight_digests()
-    models = {name: digests[name] for name in (*_VIDEO, "audio encoder", *_TEXT) if name in digests}
+    models = models_of(networks)
     made = 0
     texts: dict[str, str] = {}
     captions = {"", *(_caption(text, options) for clip in plan.clips for text in clip.row.captions)}
@@ -185,38 +211,30 @@ def encode_dataset(
                 encoded = encode_caption(codecs, text, options.text)
                 write_clip(folder / texts[text], encoded, {"caption": text})
                 made += 1
-    entries: list[Entry] = []
+    keys = [_key(clip, models, options, networks.dtype) for clip in plan.clips]
+    # File systems count bytes, of which a character has up to four, and a name has up to 255.
+    names = [
+        f"clips/{clip.source.path.stem[:40]}-{key}.safetensors"
+        for clip, key in zip(plan.clips, keys, strict=True)
+    ]
+    lacking = [number for number, name in enumerate(names) if not is_whole(folder / name)]
     with networks.holding(Component.VIDEO_ENCODER, Component.AUDIO_ENCODER):
-        for number, clip in enumerate(plan.clips):
-            key = _key(clip, models, options, networks.dtype)
-            # File systems count bytes, of which a character has up to four, and a name has up to 255.
-            name = f"clips/{clip.source.path.stem[:40]}-{key}.safetensors"
-            if not is_whole(folder / name):
-                if on_item is not None:
-                    on_item("clips", number, len(plan.clips))
-                try:
-                    tensors = _encoded(codecs, clip, options)
-                except ValueError as error:
-                    place = clip.row.where
-                    raise ValueError(str(error) if place in str(error) else f"{place}: {error}") from error
-                write_clip(folder / name, tensors, {"where": clip.row.where})
-                made += 1
-            spoken = tuple(_caption(text, options) for text in clip.row.captions)
-            entries.append(
-                Entry(
-                    file=name,
-                    where=clip.row.where,
-                    bucket="" if clip.bucket is None else clip.bucket.name,
-                    fps=clip.fps,
-                    seconds=clip.seconds,
-                    has_video=clip.bucket is not None,
-                    has_audio=clip.audio_s is not None,
-                    captions=spoken,
-                    texts=tuple(texts[text] for text in spoken),
-                    sources={str(path.resolve()): state_of(path) for path in clip.row.files.values()},
-                    repeats=clip.row.repeats,
-                )
-            )
+        media = in_order(
+            lambda number: read_media(
+                plan.clips[number], options.downscale, options.temporal, official=options.official
+            ),
+            lacking,
+            workers,
+        )
+        for number, read in zip(lacking, media, strict=True):
+            clip = plan.clips[number]
+            if on_item is not None:
+                on_item("clips", number, len(plan.clips))
+            with _named(clip):
+                tensors = _encoded(codecs, clip, read())
+            write_clip(folder / names[number], tensors, {"where": clip.row.where})
+            made += 1
+    entries = [_entry(clip, name, texts, options) for clip, name in zip(plan.clips, names, strict=True)]
     index = Index(
         entries=tuple(entries),
         models=models,
@@ -229,37 +247,52 @@ def encode_dataset(
     return index, made
 
 
-def _encoded(codecs: Codecs, clip: PlannedClip, options: DatasetOptions) -> dict[str, Tensor]:
+@contextmanager
+def _named(clip: PlannedClip) -> Iterator[None]:
+    """A context in which a ValueError names the place of ``clip``."""
+    try:
+        yield
+    except ValueError as error:
+        place = clip.row.where
+        raise ValueError(str(error) if place in str(error) else f"{place}: {error}") from error
+
+
+def _entry(clip: PlannedClip, name: str, texts: Mapping[str, str], options: DatasetOptions) -> Entry:
+    spoken = tuple(_caption(text, options) for text in clip.row.captions)
+    return Entry(
+        file=name,
+        where=clip.row.where,
+        bucket="" if clip.bucket is None else clip.bucket.name,
+        fps=clip.fps,
+        seconds=clip.seconds,
+        has_video=clip.bucket is not None,
+        has_audio=clip.audio_s is not None,
+        captions=spoken,
+        texts=tuple(texts[text] for text in spoken),
+        sources={str(path.resolve()): state_of(path) for path in clip.row.files.values()},
+        repeats=clip.row.repeats * options.repeats,
+    )
+
+
+def _encoded(codecs: Codecs, clip: PlannedClip, media: ClipMedia) -> dict[str, Tensor]:
     """Encode frames, audio, reference and mask of a clip to latents without a batch axis, by name."""
     dtype, found = codecs.networks.dtype, dict[str, Tensor]()
-    if clip.bucket is not None:
-        found["video"] = codecs.encode_video(read_frames(clip))[0].to("cpu", dtype)
-        if clip.row.reference_video is not None:
-            reference = read_reference(clip, options.downscale, options.temporal)
-            found["reference_video"] = codecs.encode_video(reference)[0].to("cpu", dtype)
-        if clip.row.video_mask is not None:
-            found["video_mask"] = latent_mask(
-                read_mask(clip, official=options.official), official=options.official
-            )
-    if clip.audio_s is not None:
-        found["audio"] = _audio(codecs, clip, "audio")
-        if clip.row.reference_audio is not None:
-            found["reference_audio"] = _audio(codecs, clip, "reference_audio")
-        if clip.row.audio_mask is not None:
-            waveform, _ = read_clip_audio(clip, "audio_mask")
-            found["audio_mask"] = latent_audio_mask(waveform, found["audio"].shape[1])
-    return found
-
-
-def _audio(codecs: Codecs, clip: PlannedClip, column: AudioColumn) -> Tensor:
-    waveform, rate = read_clip_audio(clip, column)
-    assert clip.audio_s is not None
-    length = max(1, round(clip.audio_s * AUDIO_LATENTS_PER_SECOND))
+    for name, frames in media.frames.items():
+        found[name] = codecs.encode_video(frames)[0].to("cpu", dtype)
+    if media.video_mask is not None:
+        found["video_mask"] = media.video_mask
+    assert clip.audio_s is not None or not media.audio
+    length = max(1, round((clip.audio_s or 0.0) * AUDIO_LATENTS_PER_SECOND))
     if clip.bucket is not None:
         # As many as a clip of this length has at inference.
         length = audio_latents_of(clip.bucket.frames, clip.fps)
-    # Float32 whatever the networks compute in: audio is audibly better, and small.
-    return codecs.encode_audio(waveform, rate, latent_frames=length)[0].to("cpu", torch.float32)
+    for name, (waveform, rate) in media.audio.items():
+        if name == "audio_mask":
+            found[name] = latent_audio_mask(waveform, length)
+            continue
+        # Float32 whatever the networks compute in: audio is audibly better, and small.
+        found[name] = codecs.encode_audio(waveform, rate, latent_frames=length)[0].to("cpu", torch.float32)
+    return found
 
 
 def _key(clip: PlannedClip, models: Mapping[str, str], options: DatasetOptions, dtype: torch.dtype) -> str:
@@ -275,6 +308,8 @@ def _key(clip: PlannedClip, models: Mapping[str, str], options: DatasetOptions, 
             "models": {name: models.get(name) for name in (*_VIDEO, "audio encoder")},
             "dtype": str(dtype),
             "official": options.official,
+            # Left out for the usual crop, whose entries stay those of earlier calls.
+            **({} if clip.place == CENTRE else {"place": clip.place}),
             "version": VERSION,
         }
     )

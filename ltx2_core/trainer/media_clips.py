@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..media import VideoClip, load_image, read_audio, read_video
-from ..media.audio_in import has_audio
-from .buckets import Bucket, choose_bucket, crop_of, official_mask, reference_frames, resize
+from ..media.audio_in import audio_end_s, has_audio
+from .buckets import CENTRE, Bucket, Place, choose_bucket, crop_of, official_mask, reference_frames, resize
 from .rows import IMAGES, Row
 
 Fit = Callable[[Tensor, Bucket], Tensor]
@@ -25,6 +25,9 @@ Fit = Callable[[Tensor, Bucket], Tensor]
 
 AudioColumn = Literal["audio", "reference_audio", "audio_mask"]
 """The columns of a dataset that hold audio."""
+
+ROUNDING_S = 0.1
+"""Audio tracks end so much before or after the frames without being shorter."""
 
 IMAGE_FPS = 24.0
 """Frames per second of an image; the official trainer takes 1, which inference never does."""
@@ -34,7 +37,8 @@ IMAGE_FPS = 24.0
 class Source:
     """A file of a dataset: ``width`` and ``height`` in pixels, its frame rate, frames and seconds of audio.
 
-    Of an audio file the first four are 0; ``audio_s`` is None without audio.
+    Of an audio file the first four are 0; ``audio_s`` is None without audio. ``audio_end_s`` is where the
+    audio of a video ends, None if its file does not say.
     """
 
     path: Path
@@ -43,6 +47,7 @@ class Source:
     fps: float = 0.0
     frames: int = 0
     audio_s: float | None = None
+    audio_end_s: float | None = None
 
     @property
     def is_image(self) -> bool:
@@ -66,6 +71,7 @@ def probe(row: Row) -> Source:
         if audio is None and clip.has_audio:
             audio = row.video
         seconds = clip.frame_count / clip.fps if audio is not None and has_audio(audio) else None
+        end_s = None if audio is None or seconds is None else audio_end_s(audio)
     except (ValueError, OSError) as error:
         raise ValueError(f"{row.where}: {error}") from error
     return Source(
@@ -75,6 +81,7 @@ def probe(row: Row) -> Source:
         fps=clip.fps,
         frames=clip.frame_count,
         audio_s=seconds,
+        audio_end_s=end_s,
     )
 
 
@@ -83,7 +90,8 @@ class PlannedClip:
     """A clip that will be encoded: frames of ``source`` from ``start_s`` seconds on, as ``bucket``.
 
     ``fps`` is its frame rate, that of the file or the one it is resampled to. ``bucket`` is None for audio
-    alone, which has ``audio_s`` seconds; None as ``audio_s`` is a clip without audio.
+    alone, which has ``audio_s`` seconds; None as ``audio_s`` is a clip without audio. ``place`` is where it
+    is cut out of frames that are larger.
     """
 
     row: Row
@@ -92,6 +100,7 @@ class PlannedClip:
     fps: float
     start_s: float = 0.0
     audio_s: float | None = None
+    place: Place = CENTRE
 
     @property
     def seconds(self) -> float:
@@ -103,6 +112,15 @@ class PlannedClip:
     def name(self) -> str:
         """The size of the clip, such as ``768x512x49``, or the length of audio alone, ``4s``."""
         return f"{self.audio_s:g}s" if self.bucket is None else self.bucket.name
+
+    @property
+    def silent_s(self) -> float:
+        """Seconds of silence behind audio that ends before the frames do; 0 is none."""
+        end_s = self.source.audio_end_s
+        if self.bucket is None or self.audio_s is None or end_s is None:
+            return 0.0
+        missing = self.start_s + self.audio_s - end_s
+        return missing if missing > ROUNDING_S else 0.0
 
     @property
     def cropped(self) -> float:
@@ -162,11 +180,19 @@ def plan_clips(
                 bucket=bucket,
                 fps=rate,
                 start_s=first / source.fps + n * seconds,
-                audio_s=None if source.audio_s is None else seconds,
+                audio_s=seconds if _is_heard(source, first / source.fps + n * seconds) else None,
             )
             for n in range(frames // bucket.frames if chunks else 1)
         ]
     return tuple(found)
+
+
+def _is_heard(source: Source, start_s: float) -> bool:
+    """Whether a clip that begins at ``start_s`` seconds has any audio; silence behind its end is no data."""
+    if source.audio_s is None:
+        return False
+    # Less than a frame of audio is the rounding of the container.
+    return source.audio_end_s is None or start_s < source.audio_end_s - ROUNDING_S
 
 
 def _parts(source: Source, scenes: Sequence[tuple[float, float]]) -> Iterator[tuple[int, int]]:
@@ -177,10 +203,14 @@ def _parts(source: Source, scenes: Sequence[tuple[float, float]]) -> Iterator[tu
         yield 0, source.frames
 
 
-def read_frames(clip: PlannedClip) -> Tensor:
-    """Read the frames of a clip: (N, 3, H, W) in [0, 1], of the size and length of its bucket."""
+def read_frames(clip: PlannedClip, numbers: Sequence[int] | None = None) -> Tensor:
+    """Read the frames of a clip: (N, 3, H, W) in [0, 1], of the size and length of its bucket.
+
+    ``numbers``, in rising order, are those that are read; None reads all.
+    """
     assert clip.bucket is not None
-    return _frames(clip.source.path, clip, clip.bucket, list(range(clip.bucket.frames)))
+    wanted = range(clip.bucket.frames) if numbers is None else numbers
+    return _frames(clip.source.path, clip, clip.bucket, list(wanted))
 
 
 def read_reference(clip: PlannedClip, space: int, time: int) -> Tensor:
@@ -200,7 +230,7 @@ def read_mask(clip: PlannedClip, *, official: bool = False) -> Tensor:
     assert clip.row.video_mask is not None
     path, count = clip.row.video_mask, clip.bucket.frames
     still = path.suffix.lower() in IMAGES
-    fit: Fit = partial(official_mask, image=still) if official else resize
+    fit: Fit | None = partial(official_mask, image=still) if official else None
     frames = _frames(path, clip, clip.bucket, list(range(1 if still else count)), fit)
     return frames.mean(dim=1, keepdim=True).expand(count, -1, -1, -1)
 
@@ -234,12 +264,13 @@ def audio_samples(seconds: float, rate: int) -> int:
 
 
 def _frames(
-    path: Path, clip: PlannedClip, bucket: Bucket, numbers: Sequence[int], fit: Fit = resize
+    path: Path, clip: PlannedClip, bucket: Bucket, numbers: Sequence[int], fit: Fit | None = None
 ) -> Tensor:
     """Read frames ``numbers`` of a clip, counted at its rate, from ``path`` at the size of ``bucket``.
 
-    ``fit`` brings frames to that size.
+    ``fit`` brings frames to that size; None cuts them at the place of the clip.
     """
+    fit = partial(resize, place=clip.place) if fit is None else fit
     if path.suffix.lower() in IMAGES:
         return fit(load_image(path), bucket)
     video = read_video(path, start_s=clip.start_s)

@@ -63,6 +63,7 @@ def open_run(settings: TrainSettings) -> Opened:
         batch_size=settings.batch_size,
         seed=settings.seed,
         caption_dropout=settings.caption_dropout,
+        stream_dropout=(settings.caption_dropout_video, settings.caption_dropout_audio),
         device=networks.device,
     )
     held_out = samples

@@ -43,8 +43,12 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
         "" if with_audio == len(clips) else "; the others train the video alone, with no audio stream"
     )
     yield from _loudness(clips)
+    yield from _listed(
+        "audio that ends before the frames, which silence fills",
+        [f"{place_of(c)}: the last {c.silent_s:.2f} s" for c in clips if c.silent_s],
+    )
     yield from _listed("skipped", plan.skipped)
-    yield from _listed("without audio", [c.row.where for c in clips if c.bucket and c.audio_s is None])
+    yield from _listed("without audio", [place_of(c) for c in clips if c.bucket and c.audio_s is None])
     if options.trigger:
         lacking = [
             row.where for row in plan.rows for text in row.captions if not has_trigger(text, options.trigger)
@@ -62,6 +66,11 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
         [f"{c.row.where}: {c.cropped:.0%}" for c in clips if c.cropped > 0.25],
     )
     yield from _listed("equal files", _duplicates(plan))
+
+
+def place_of(clip: PlannedClip) -> str:
+    """The entry of a clip, and where in its file it begins if that is not the start."""
+    return f"{clip.row.where} from {clip.start_s:.2f} s" if clip.start_s else clip.row.where
 
 
 def _loudness(clips: Sequence[PlannedClip]) -> Iterator[str]:
@@ -85,7 +94,7 @@ def _loudness(clips: Sequence[PlannedClip]) -> Iterator[str]:
     if heard:
         middle = heard[len(heard) // 2]
         yield f"loudness: {middle:.0f} dB, from {heard[0]:.0f} to {heard[-1]:.0f}"
-    silent = [clips[number].row.where for number, level in levels.items() if level <= SILENCE_DB]
+    silent = [place_of(clips[number]) for number, level in levels.items() if level <= SILENCE_DB]
     yield from _listed("silent audio, which would be learnt (remove it to train the video alone)", silent)
 
 

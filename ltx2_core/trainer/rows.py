@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 _NO_FILES = ("caption", "repeats")
 """Columns that hold no path."""
+_PLAIN = frozenset(name for role in _NO_FILES for name in COLUMNS[role])
 _MOST_ERRORS = 20
+_NUMBERED = re.compile(r"([1-9]\d{0,5})_")
+"""Beginning of the name of a folder: how often an epoch has its clips."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,21 +61,37 @@ class Row:
         return {name: path for name, path in named.items() if path is not None}
 
 
-def read_rows(source: Path, *, caption_ext: str = ".txt", caption_column: str | None = None) -> list[Row]:
+def read_rows(
+    source: Path,
+    *,
+    caption_ext: str = ".txt",
+    caption_column: str | None = None,
+    file_columns: Sequence[str] = (),
+) -> list[Row]:
     """Read all entries of a dataset: a folder of media files, or a csv, json or jsonl file.
 
     In a folder the caption of ``clip.mp4`` is in ``clip.txt`` (``caption_ext``), where blank lines separate
     alternatives; ``clip.wav`` next to it replaces its audio. Folders ``reference_video``,
-    ``reference_audio``, ``video_mask`` and ``audio_mask`` in it hold files of the same names. Paths in a file
-    are relative to it; ``caption_column`` names the column of captions, None takes the usual ones.
+    ``reference_audio``, ``video_mask`` and ``audio_mask`` in it hold files of the same names. Folders
+    ``5_name`` in it hold more clips, which an epoch has so many times. Paths in a file are relative to it;
+    ``caption_column`` names the column of captions, None takes the usual ones. Of all columns that can hold
+    files only ``file_columns`` are read; empty takes all.
 
     Raises ValueError that lists every problem by file and line: missing files and captions, files that are
     used twice, columns that are not there.
     """
     if source.is_dir():
         found = list(_of_folder(source, caption_ext))
+        for inner in sorted(path for path in source.iterdir() if path.is_dir()):
+            if (count := _NUMBERED.match(inner.name)) is not None:
+                repeated = (
+                    replace(row, repeats=int(count[1])) if isinstance(row, Row) else row
+                    for row in _of_folder(inner, caption_ext)
+                )
+                found += repeated
     elif source.suffix.lower() in (".csv", ".json", ".jsonl"):
-        found = list(_of_file(source, caption_column))
+        _check_columns(file_columns)
+        found = list(_of_file(source, caption_column, file_columns))
     elif source.exists():
         raise ValueError(f"{source} is no dataset: give a folder of media, or a csv, json or jsonl file")
     else:
@@ -150,14 +170,27 @@ def _media_of(folder: Path, stem: str) -> Path | None:
     return found[0] if found else None
 
 
-def _of_file(file: Path, caption_column: str | None) -> Iterator[Row | str]:
+def _check_columns(names: Sequence[str]) -> None:
+    """Raise ValueError for a column that holds no media."""
+    known = [name for role, names in COLUMNS.items() if role not in _NO_FILES for name in names]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"data_file_keys {name!r} is no column of media: use some of {', '.join(known)}")
+
+
+def _of_file(file: Path, caption_column: str | None, file_columns: Sequence[str]) -> Iterator[Row | str]:
     """Entries of a csv, json or jsonl file, and sentences about what is wrong."""
     for line, entry in _entries(file):
         where = f"{file}:{line}"
         if isinstance(entry, str):
             yield f"{where}: {entry}"
             continue
-        roles = column_roles(entry)
+        wanted = [name for name in entry if not file_columns or name in file_columns or name in _PLAIN]
+        roles = column_roles(wanted)
+        absent = [name for name in file_columns if name not in entry]
+        if absent:
+            yield f"{where}: there is no column {', '.join(absent)}, which data_file_keys names"
+            continue
         if caption_column is not None:
             roles["caption"] = caption_column
         values = {role: entry.get(name) for role, name in roles.items()}

@@ -42,6 +42,7 @@ class Samples:
         batch_size: clips of a batch; all have one size, rate and the same streams, so a batch may be smaller.
         seed: seed of the order.
         caption_dropout: how often a caption is empty.
+        stream_dropout: how often it is empty for the video alone, and for the audio alone.
         device: where tensors are moved.
 
     Raises:
@@ -57,10 +58,22 @@ class Samples:
         batch_size: int = 1,
         seed: int = 0,
         caption_dropout: float = 0.0,
+        stream_dropout: tuple[float, float] = (0.0, 0.0),
         device: torch.device | str = "cpu",
     ) -> None:
         self.folder, self.index, self.seed = folder, index, seed
         self.batch_size, self.caption_dropout, self.device = batch_size, caption_dropout, device
+        self.stream_dropout = stream_dropout
+        if (caption_dropout or any(stream_dropout)) and not index.empty_text:
+            raise ValueError(
+                f"caption_dropout: {folder} has no empty caption, as it was taken from another cache without "
+                "a text encoder: run ltx2 dataset --from-cache again with --text-encoder"
+            )
+        if any(stream_dropout) and index.text != "context":
+            raise ValueError(
+                f"caption_dropout_video and _audio: the captions of {folder} are {index.text}, which both "
+                "streams share: use caption_dropout"
+            )
         self.left_out: list[str] = []
         self.groups: dict[tuple[str, float, bool], list[Entry]] = {}
         self._objectives: dict[tuple[str, float, bool], Objective] = {}
@@ -131,7 +144,7 @@ class Samples:
     ) -> Batch:
         objective = self._objectives[key]
         tensors = [load_file(self.folder / entry.file) for entry in entries]
-        texts = [load_file(self.folder / self._text(entry, generator)) for entry in entries]
+        texts = [self._texts(entry, generator) for entry in entries]
         fps = entries[0].fps or 24.0
         references: tuple[Reference, ...] = ()
         if objective.video is not None and "reference_video" in tensors[0]:
@@ -158,6 +171,17 @@ class Samples:
             audio_references=voices,
         )
         return Batch(clips, objective, tuple(entry.where for entry in entries), unfinished)
+
+    def _texts(self, entry: Entry, generator: torch.Generator | None) -> dict[str, Tensor]:
+        """The text of a clip for each stream, by the name of the stream."""
+        text = load_file(self.folder / self._text(entry, generator))
+        # Nothing is drawn without a share, so that other runs have the random numbers that they had.
+        if generator is not None and any(self.stream_dropout):
+            chances = torch.rand(2, generator=generator).tolist()
+            for name, chance, share in zip(("video", "audio"), chances, self.stream_dropout, strict=True):
+                if chance < share:
+                    text[name] = load_file(self.folder / self.index.empty_text)[name]
+        return text
 
     def _text(self, entry: Entry, generator: torch.Generator | None) -> str:
         """The file of one of the captions of a clip, drawn at random; the first one without a generator."""

@@ -76,6 +76,12 @@ class TrainSettings:
     video_loss_weight: float = _key(1.0, "Weight of the video loss.", low=0.0)
     audio_loss_weight: float = _key(1.0, "Weight of the audio loss.", low=0.0)
     caption_dropout: float = _key(0.0, "How often the caption is empty.", low=0.0, high=1.0)
+    caption_dropout_video: float = _key(
+        0.0, "How often the caption is empty for the video alone.", low=0.0, high=1.0
+    )
+    caption_dropout_audio: float = _key(
+        0.0, "How often the caption is empty for the audio alone.", low=0.0, high=1.0
+    )
     gradient_checkpointing: bool = _key(True, "Compute activations again instead of holding them.")
     activation_offload: bool = _key(
         False, "With gradient_checkpointing: what is held of activations waits in system memory.", free=True
