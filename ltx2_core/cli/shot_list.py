@@ -66,14 +66,14 @@ def long_shots(
 ) -> tuple[PromptSchedule, RequestFields]:
     """The prompts and keywords of a long clip of ``--shots``; ``fields`` replace values.
 
-    Raises ValueError for control videos, two stages and a source, which a long clip does not have.
+    Raises ValueError for control videos, two stages and regions, which a long clip does not have.
     """
     from ..run.shots import long_prompts
     from ..run.shots.request import clip_of
 
     shots, _ = _read(chosen)
-    if shots.source is not None:
-        raise ValueError(f"{chosen['shots']}: a source is for ltx2 generate: leave source and regions out")
+    if shots.regions:
+        raise ValueError(f"{chosen['shots']}: regions are for ltx2 generate: leave source and regions out")
     if shots.control:
         raise ValueError(f"{chosen['shots']}: the control video of a long clip is that of --video")
     if shots.clip.stages == 2:

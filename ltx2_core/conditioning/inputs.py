@@ -17,7 +17,7 @@ from ..media.images import ImageSource, parse_colour
 from ..shapes import ClipPlan
 from ..types import AVLatent
 from .guides import GuidePlacement, place_guide
-from .regions import Region
+from .regions import Region, check_regions
 
 AudioSource: TypeAlias = "str | PathLike[str] | tuple[Tensor, int]"
 """An audio or video file, or (waveform (C, S) in [-1, 1], sample rate in Hz)."""
@@ -163,12 +163,23 @@ class AudioTrack:
 
     The audio is cut, or padded with silence, to the length of the clip. ``source`` is None without one.
     ``noise_db`` is the loudness (dB of full scale) of noise that is added to what is encoded, None for no
-    noise; the audio that is returned with the clip stays clean.
+    noise; the audio that is returned with the clip stays clean. ``regions`` are (start, end) in seconds of
+    the clip in which audio is generated; elsewhere it is preserved.
     """
 
     source: AudioSource | None = None
     start_s: float = 0.0
     noise_db: float | None = None
+    regions: tuple[Region, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the regions; raises ValueError or TypeError for regions that are none, or without audio."""
+        try:
+            object.__setattr__(self, "regions", check_regions(self.regions))
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"audio_regions: {error}") from None
+        if self.regions and self.source is None:
+            raise ValueError("audio_regions are seconds of input audio that are generated: give audio too")
 
 
 @dataclass(frozen=True, kw_only=True)

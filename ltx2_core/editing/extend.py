@@ -19,6 +19,7 @@ from ..conditioning.patchify import audio_positions
 from ..media import to_signed
 from ..media.recut import Recut
 from ..memory.source_stage import CHUNK_FRAMES
+from ..run.audio_regions import FADE_S
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..types import Numerics
 from .arguments import check_source, checked
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 KEEP_FRAMES: Final = 25
 # The frames of one latent frame.
 FADE_FRAMES = 8
-FADE_S = 0.05
 
 
 def extend(

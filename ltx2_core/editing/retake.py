@@ -18,13 +18,14 @@ from ..conditioning.regions import Region, Rounding, audio_cells, check_regions,
 from ..media import to_signed
 from ..media.recut import Recut
 from ..memory.source_stage import CHUNK_FRAMES
+from ..run.audio_regions import FADE_S, with_regenerated
 from ..shapes import ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject
 from ..types import AVLatent, Numerics
 from .arguments import check_source, checked, checked_rounding
 from .conditioning import SourceFrames, check_audio, source_audio
 from .edit import make_edit
-from .extend import FADE_S, matched_audio
+from .extend import matched_audio
 from .footage import Footage
 from .joints import cropped
 from .protocols import Encoders, Pipeline, SampledClip, StageInput, Waveform
@@ -304,34 +305,6 @@ def retaken_audio(source: Footage, sampled: Waveform, regenerated: Tensor, secon
     audio.
     """
     waveform, rate, channels = matched_audio(source, sampled)
-    samples = round(seconds * rate)
     preserved = source.track(channels, rate, seconds)
-    new = torch.zeros(channels, samples)
-    new[:, : min(samples, waveform.shape[1])] = waveform[:, :samples]
-    weight = torch.zeros(samples)
-    spans = audio_positions(len(regenerated))[0, 0]
-    for start, end in spans[regenerated].tolist():
-        # The clip may be longer than its last audio latent, whose region then extends to the end.
-        last = samples if end >= float(spans[-1, 1]) else round(end * rate)
-        weight[round(start * rate) : last] = 1
-    if source.audio is not None:
-        weight = _ramps(weight, round(FADE_S * rate))
-    # A lerp of weight 0 rounds, and preserved samples are exact.
-    return torch.where(weight == 0, preserved, torch.lerp(preserved, new, weight)), rate
-
-
-def _ramps(weight: Tensor, length: int) -> Tensor:
-    """Replace the steps of a weight (S,) of zeros and ones by linear ramps of ``length`` samples.
-
-    The ramps lie inside the runs of ones. A run that reaches the start or the end of ``weight`` has none
-    there.
-    """
-    # Replicated ends: a region at the start or the end of the clip has nothing to fade to there.
-    padded = functional.pad(weight[None, None], (length, length), mode="replicate")
-    # In float64, because float32 counts only to 2^24, six minutes at 48 kHz.
-    sums = padded[0, 0].double().cumsum(0)
-    # The moving average of a step is a ramp across it; scaled and clamped, its upper half lies inside the
-    # ones.
-    width = 2 * length + 1
-    mean = (sums[width - 1 :] - torch.cat((sums.new_zeros(1), sums[:-width]))) / width
-    return ((mean - 0.5) * 2).clamp(0, 1).float() * weight
+    fade_s = 0.0 if source.audio is None else FADE_S
+    return with_regenerated(preserved, waveform, rate, regenerated, fade_s=fade_s), rate

@@ -45,6 +45,7 @@ class RequestOptions(TypedDict, total=False):
     audio: AudioSource | None
     audio_start_s: float
     audio_noise_db: float | None
+    audio_regions: Sequence[tuple[float, float]]
     reference_audio: AudioSource | None
     reference_s: float
     identity: float
@@ -102,6 +103,7 @@ FIELDS: dict[str, str] = {
     "audio": "inputs.audio.source",
     "audio_start_s": "inputs.audio.start_s",
     "audio_noise_db": "inputs.audio.noise_db",
+    "audio_regions": "inputs.audio.regions",
     "reference_audio": "inputs.reference_audio.source",
     "reference_s": "inputs.reference_audio.seconds",
     "identity": "inputs.reference_audio.identity",

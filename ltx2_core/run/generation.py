@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ..audio import resample
+from ..conditioning.regions import Rounding, audio_cells
 from ..media import Destination, Encoding
 from ..media.hdr_space import HDR_SPACES
 from ..media.save import Clip, save_clip
@@ -25,6 +27,7 @@ from ..storage.files import ParsedJson
 from ..types import AVLatent
 from ..video_vae import VolumeNoise
 from . import notebook
+from .audio_regions import with_regenerated
 from .codecs import Codecs
 from .request import Request
 
@@ -120,15 +123,29 @@ class Generation:
     def audio(self) -> tuple[Tensor, int]:
         """Return the audio of the clip: (waveform (channels, samples) in [-1, 1], sample rate in Hz).
 
-        It is the input audio unchanged, if the request has one, else the decoded audio latent, or silence for
-        a model without audio (LTX-Video).
+        It is the input audio unchanged, if the request has one, except in its regions to generate, else the
+        decoded audio latent, or silence for a model without audio (LTX-Video).
         """
         # Input audio is returned as it was, without the loss of an encode and a decode.
         if self.input_audio is not None:
-            return self.input_audio
+            return self._with_regions(*self.input_audio)
         if self.latents.audio is None:
             return silence(self.clip.seconds)
         return self.codecs.decode_audio(self.latents.audio)
+
+    def _with_regions(self, waveform: Tensor, rate: int) -> tuple[Tensor, int]:
+        """The input audio ``waveform`` (channels, samples), in whose regions the generated audio is heard."""
+        regions, latent = self.request.inputs.audio.regions, self.latents.audio
+        if not regions or latent is None:
+            return waveform, rate
+        made, own_rate = self.codecs.decode_audio(latent)
+        # The input is never resampled, so that its samples can be preserved.
+        made = made if own_rate == rate else resample(made, own_rate, rate)
+        channels = max(len(made), len(waveform))
+        preserved = as_long_as(waveform.expand(channels, -1), rate, self.clip.seconds)
+        new = made if len(made) == channels else made.mean(dim=0, keepdim=True).expand(channels, -1)
+        generated = audio_cells(regions, latent.shape[2], Rounding.COVER)
+        return with_regenerated(preserved, new, rate, generated), rate
 
     @property
     def silent(self) -> bool:

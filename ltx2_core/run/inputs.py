@@ -18,8 +18,9 @@ from ..audio import with_noise_floor
 from ..conditioning.guide_frames import GuideFrames
 from ..conditioning.guides import place_guide
 from ..conditioning.inputs import Fit, ImageAt, Inputs, VideoReference
-from ..conditioning.items import Conditioning, ImageInPlace, InputAudio
+from ..conditioning.items import Conditioning, ImageInPlace, InputAudio, PreserveOutside
 from ..conditioning.reference import ReferenceAudio
+from ..conditioning.regions import Rounding, audio_cells
 from ..conditioning.slots import KeyframeSlots
 from ..loading import Lora
 from ..media import compress_image, fit_image, read_audio, read_video
@@ -28,7 +29,7 @@ from ..media.exr import is_exr
 from ..media.images import Colour, FitMode, ImageSource, parse_colour
 from ..shapes import SPATIAL_SCALE, ClipPlan, frames_of, latent_frames_of
 from ..storage.files import JsonObject, JsonValue
-from ..types import Numerics
+from ..types import AVLatent, Numerics
 from .codecs import Codecs
 from .hdr_inputs import exr_codes, read_image
 from .progress import Run
@@ -106,7 +107,7 @@ def conditioning(
         latent = codecs.encode_audio(
             *_with_noise(audio, clip, inputs.audio.noise_db), latent_frames=clip.audio_latents
         )
-        by_input.append([InputAudio(latent=latent)] * len(stages))
+        by_input.append([_input_audio(latent, request)] * len(stages))
     for image in inputs.images:
         run.report("image", 0, 1)
         crf = _crf(image.crf, request)
@@ -121,6 +122,15 @@ def conditioning(
         by_input.append([_video_reference(codecs, reference, stage.clip, inputs) for stage in stages])
     each = ([in_stages[index] for in_stages in by_input] for index in range(len(stages)))
     return [[item for item in items if item is not None] for items in each]
+
+
+def _input_audio(latent: Tensor, request: Request) -> Conditioning:
+    """The item of input audio, a latent (1, 8, T, 16), which is generated in the regions of ``request``."""
+    regions = request.inputs.audio.regions
+    if not regions:
+        return InputAudio(latent=latent)
+    generated = audio_cells(regions, latent.shape[2], Rounding.COVER)
+    return PreserveOutside(latent=AVLatent(None, latent), video=generated[:0], audio=generated)
 
 
 def source_size(items: Sequence[ConditioningInput]) -> tuple[int, int] | None:

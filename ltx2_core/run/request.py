@@ -84,6 +84,7 @@ class Request:
         background: CSS colour that replaces transparent pixels of images and references.
         audio, audio_start_s: audio of the clip, from that second on; cut, or followed by silence.
         audio_noise_db: RMS, in dB of full scale, of white noise added to ``audio`` before it is encoded.
+        audio_regions: pairs (start, end) in seconds in which audio is generated in place of ``audio``.
         reference_audio, reference_s: audio to imitate, such as a voice, and how many seconds of it.
         identity: guidance scale towards ``reference_audio``; costs one more guidance pass a step.
         latents, denoise: latents to start from, those of a clip or what ``pipeline.encode_video`` returns;

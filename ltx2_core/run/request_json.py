@@ -63,6 +63,7 @@ _JSON_TYPES: Mapping[str, object] = {
     "image": str | None,
     "audio": str | None,
     "reference_audio": str | None,
+    "audio_regions": list[tuple[float, float]],
     "latents": None,
     "noise": None,
     "prompt_embeds": None,

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import cast
 
 import folder_paths
+import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ...ltx2_core.conditioning.guide_frames import GuideFrames
 from ...ltx2_core.conditioning.guides import place_guide
 from ...ltx2_core.conditioning.inputs import ImageAt, Inputs
+from ...ltx2_core.conditioning.regions import Rounding, audio_cells
 from ...ltx2_core.editing.edit import planned_size
 from ...ltx2_core.editing.retake import Retake
 from ...ltx2_core.editing.shots import retake_of
@@ -210,21 +212,21 @@ def _with_first_image(video_vae: Vae, latent: Latent, inputs: Inputs, stage: Sta
 
 def _with_keyframe(video_vae: Vae, texts: Texts, latent: Latent, image: ImageAt) -> tuple[Texts, Latent]:
     """Append an image as a guide at its frame, encoded as the library encodes it."""
-    picture: Tensor = image_from_frames(load_image(cast(str, image.source)))
+    pixels: Tensor = image_from_frames(load_image(cast(str, image.source)))
     crf, _ = chosen_crf(video_vae, BY_MODEL if image.crf is None else image.crf, 1)
     video = video_of(latent)
     where = place_guide(
         1, image.frame, video["samples"].shape[2] - guide_frames_of(texts[0], video["samples"])
     )
     item = GuideFrames(
-        latent=checked_video_vae(video_vae).encode(image_at_stage(picture, video, crf)),
+        latent=checked_video_vae(video_vae).encode(image_at_stage(pixels, video, crf)),
         frame=where.frame,
         strength=image.strength,
         single_frame=True,
     )
     *both, latent = attach_guide(*texts, latent, item)
     guide = AttachedGuide(
-        image=compress(picture, crf),
+        image=compress(pixels, crf),
         frame=image.frame,
         strength=image.strength,
         attention=1.0,
@@ -235,10 +237,13 @@ def _with_keyframe(video_vae: Vae, texts: Texts, latent: Latent, image: ImageAt)
 
 
 def _with_audio(codecs: HostCodecs, latent: Latent, request: Request, stage: Stage) -> Latent:
-    """Put the audio of ``request`` into the latent, masked as preserved."""
+    """Put the audio of ``request`` into the latent, masked as preserved except for its regions."""
     video, own = split_av(latent)
     audio = read_input_audio(request, stage)
     assert audio is not None
     encoded = codecs.encode_audio(*audio, latent_frames=own["samples"].shape[2])
     samples = encoded.to(own["samples"])
-    return concat_av(video, {**own, "samples": samples, "noise_mask": samples.new_zeros(samples.shape)})
+    generated = audio_cells(request.inputs.audio.regions, samples.shape[2], Rounding.COVER)
+    mask = generated.to(samples).view(1, 1, -1, 1).expand(samples.shape).clone()
+    samples = torch.where(mask > 0, own["samples"], samples)
+    return concat_av(video, {**own, "samples": samples, "noise_mask": mask})

@@ -132,12 +132,17 @@ def latents_of(made: dict[str, torch.Tensor]) -> list[torch.Tensor]:
     return [next(one for one in made.values() if one.shape[1:2] == (c,)) for c in (128, 8)]
 
 
-@pytest.mark.parametrize("parts", ["all", "no images", "no audio", "one prompt"])
+GAPS = [{"track": "audio", "to": 0.5}, {"track": "audio", "from": 3}]
+
+
+@pytest.mark.parametrize("parts", ["all", "generated gaps", "no images", "no audio", "one prompt"])
 def test_a_graph_makes_the_latents_of_the_command(
     server: Server, models: TinyModels, inputs: Path, tmp_path: Path, parts: str
 ) -> None:
     left_out = {"no images": "images", "no audio": "audio", "one prompt": "parts"}.get(parts)
     values = {name: value for name, value in SHOTS.items() if name != left_out}
+    if parts == "generated gaps":
+        values["regions"] = GAPS
     path = inputs / "shots.json"
     path.write_text(json.dumps(values))
     made = sampled(server, models, path.read_text())

@@ -73,6 +73,10 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"audio": [{"file": "v.wav", "trim": [1.5, None]}]},
         {"audio": "/in/v.wav", "audio_start_s": 1.5},
     ),
+    "audio with gaps": (
+        {"audio": [{"file": "v.wav"}], "regions": [{"track": "audio", "from": 1, "to": "f16"}]},
+        {"audio": "/in/v.wav", "audio_regions": ((1.0, 2.0),)},
+    ),
     "a voice": (
         {"voice": {"file": "v.wav", "seconds": 3, "identity": 2}},
         {"reference_audio": "/in/v.wav", "reference_s": 3.0, "identity": 2.0},
@@ -155,6 +159,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "LoRAs of a part": (
         shots(parts=[{"prompt": "x", "loras": [{"file": "a"}]}]),
         "parts 1, loras: the weights of a run are the same",
+    ),
+    "a video region alone": (
+        shots(audio=[{"file": "a"}], regions=[{"track": "video"}]),
+        "name the video as source",
     ),
     "regions alone": (shots(regions=[{}]), "name the video as source"),
     "a source alone": (shots(source={"file": "a"}), "a source without regions"),
@@ -323,10 +331,13 @@ def test_a_timeline_of_director_becomes_a_shot_list(form: str) -> None:
         (121, 24.0, 768) if form == "file" else (None, None, None)
     )
     said = "\n".join(notes)
-    for what in ("c.mp4", "imageB64", "the retake", "audio between"):
+    for what in ("c.mp4", "imageB64", "the retake"):
         assert what in said
+    # The text of the widget has no length of the clip.
+    gaps = [("audio", 0.0, 1.0), ("audio", 3.0, "end")]
+    assert [(r.track, r.start, r.to) for r in listed.regions] == (gaps if form == "file" else gaps[:1])
     clip = ClipPlan(width=768, height=512, frames=121, fps=24.0)
-    made_fields = mapped(listed.model_copy(update={"audio": []}), clip, str).fields
+    made_fields = mapped(listed.model_copy(update={"audio": [], "regions": []}), clip, str).fields
     assert made_fields["images"][1].frame == 119
 
 

@@ -34,6 +34,7 @@ CASES = {
             {"file": "clip.mp4", "at": 1},
         ]
     },
+    "generated gaps": {"audio": [{"file": "clip.mp4"}], "regions": [{"track": "audio", "from": 1}]},
 }
 
 

@@ -42,6 +42,8 @@ def director(timeline: Mapping[str, Any], saved: Mapping[str, Any]) -> tuple[Jso
     shots.update(reader.retake(timeline))
     if "source" in shots:
         _of_retake(shots, timeline, saved)
+    elif timeline.get("inpaint_audio") and tracks["audio"]:
+        shots["regions"] = list(reader.gaps())
     return shots, (*reader.notes, *_left_out(timeline))
 
 
@@ -161,6 +163,25 @@ class _Director:
             end = round(first + length, 4) if length > 0 else None
             yield {"file": name, "at": round(start, 4), "trim": [round(first, 4), end]}
 
+    def gaps(self) -> Iterator[JsonObject]:
+        """Regions of audio between the pieces and, if the length of the clip is known, after the last one."""
+        last = 0.0
+        spans = [(number(one.get("start")), number(one.get("length"))) for one in self._audio]
+        for start, length in sorted(spans):
+            if start > last:
+                yield {
+                    "track": "audio",
+                    "from": round(last / self._fps, 4),
+                    "to": round(start / self._fps, 4),
+                }
+            # A piece without a length lasts as long as its file.
+            last = max(last, start + length) if length > 0 else math.inf
+        if last < number(self._settings.get("duration_frames")):
+            yield {"track": "audio", "from": self._seconds(last)}
+
+    def _seconds(self, frames: float) -> float:
+        return round(frames / self._fps, 4)
+
     def _track(self, timeline: Mapping[str, Any], name: str) -> list[Segment]:
         found = timeline.get(name)
         if found is None:
@@ -196,5 +217,3 @@ def _of_retake(shots: JsonObject, timeline: Segment, saved: Segment) -> None:
 def _left_out(timeline: Mapping[str, Any]) -> Iterator[str]:
     if timeline.get("overrideAudio"):
         yield "the audio of the control videos"
-    if timeline.get("inpaint_audio"):
-        yield "audio between the pieces: it is silence here, and LTX Director generates it"

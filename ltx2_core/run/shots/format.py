@@ -112,7 +112,10 @@ class SourceOfShots(_Entry):
 
 
 class RegionOfShots(_Entry):
-    """Seconds to regenerate, of the video, of the audio, or of both."""
+    """Seconds to regenerate, of the video, of the audio, or of both.
+
+    Without a source they are seconds in which audio is generated in place of the pieces and their silence.
+    """
 
     track: Literal["video", "audio", "both"] = "both"
     start: Time = Field(0.0, alias="from")
@@ -192,10 +195,11 @@ def parse_shots(text: str) -> Shots:
             "part has LoRAs of its own: move them to loras of the list, with stage 2 for the second stage "
             "alone, or make the parts as clips of their own, each by ltx2 extend of the one before"
         )
-    if shots.source is None and shots.regions:
+    alone = shots.regions if shots.source is None else []
+    if alone and not (shots.audio and all(one.track == "audio" for one in alone)):
         raise ValueError(
             "regions are seconds of a source that are regenerated: name the video as source, or leave them "
-            "out"
+            "out; without one, regions of the track audio are generated between pieces of audio"
         )
     if shots.source is not None and not shots.regions:
         raise ValueError(

@@ -63,6 +63,11 @@ def mapped(shots: Shots, clip: ClipPlan, find: Find) -> Mapped:
         fields["references"] = tuple(_references(shots.control, times, find))
     if shots.audio:
         fields |= _audio(shots.audio, times, find)
+    if shots.regions and shots.source is None:
+        fields["audio_regions"] = tuple(
+            times.region(one.start, one.to, f"regions {number}")
+            for number, one in enumerate(shots.regions, start=1)
+        )
     if shots.voice is not None:
         fields["reference_audio"] = find(shots.voice.file)
         more = {"reference_s": shots.voice.seconds, "identity": shots.voice.identity}
