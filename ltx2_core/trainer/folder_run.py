@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..run.codecs import Codecs
 from .dataset import DatasetOptions, OnItem, encode_dataset, plan_dataset
+from .fitting import target_layers
 from .lora_run import train_lora
 from .memory_choice import choose_for_files
 from .models import open_networks
@@ -19,6 +20,7 @@ from .rows import read_rows
 from .running import OnAlarm, OnStep
 from .settings import LoraSettings
 from .settings_file import setting_values
+from .texts import needed_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,7 @@ def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
 def train_folder(run: FolderRun, told: Told) -> tuple[Path, Sequence[str]]:
     """Encode what is not encoded yet, then train; returns the LoRA and the lines of a report.
 
+    Captions are encoded as far as the targets of the run allow.
     The same call resumes a run that was stopped: a LoRA whose name does not end in ``lora.safetensors`` is
     that of a run which is not finished. Raises ValueError for clips, settings and files that do not fit.
     """
@@ -98,7 +101,11 @@ def train_folder(run: FolderRun, told: Told) -> tuple[Path, Sequence[str]]:
     plan = plan_dataset(read_rows(run.source), run.options, told.on_item)
     lines = [*report(plan, run.options), *notes]
     networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
-    encode_dataset(Codecs(networks), plan, run.options, run.folder / "dataset", told.on_item)
+    options = run.options
+    if settings.targets:
+        layers = target_layers(networks, settings.targets, video=True, audio=True)
+        options = replace(options, text=needed_stage(layers))
+    encode_dataset(Codecs(networks), plan, options, run.folder / "dataset", told.on_item)
     opened = open_run(settings)
     previews = None
     if settings.preview_prompts:

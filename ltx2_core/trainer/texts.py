@@ -130,14 +130,17 @@ def text_shapes(networks: Components) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def needed_stage(layers: Sequence[str]) -> TextStage:
+    """How far captions may be encoded if these layers are trained, by official name."""
+    if any(name.startswith(PROJECTION) for name in layers):
+        return "states"
+    return "features" if any("_embeddings_connector." in name for name in layers) else "context"
+
+
 def check_stage(targets: Sequence[str], layers: Sequence[str], stage: TextStage, folder: object) -> None:
     """Raise ValueError if the captions in ``folder`` were encoded beyond the layers that are trained."""
-    projected = any(name.startswith(PROJECTION) for name in layers)
-    if any("_embeddings_connector." in name for name in layers) and stage == "context":
-        needed = "states" if projected else "features"
-    elif projected and stage != "states":
-        needed = "states"
-    else:
+    needed = needed_stage(layers)
+    if TEXT_STAGES.index(stage) >= TEXT_STAGES.index(needed):
         return
     named = ", ".join(target for target in targets if is_of_text(target))
     raise ValueError(

@@ -78,13 +78,15 @@ def test_a_folder_becomes_a_lora_that_is_shown_on_the_way_and_loads(
 ) -> None:
     g = Graph()
     loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name=files["ckpt_name"])
-    lora = train(g, files, "shown", model=loaded, preview_prompt="a red circle", steps=2)
+    targets = 'rank = 2\nvalidation_every = 0\ntargets = ["attention", "connectors"]'
+    lora = train(g, files, "shown", model=loaded, preview_prompt="a red circle", steps=2, settings=targets)
     g.add("PreviewAny", source=lora[1])
     messages = server.listen(g.prompt)
     images = [m for m in messages if isinstance(m, bytes) and int.from_bytes(m[:4], "big") in (PREVIEW, 4)]
     assert len(images) >= 2, "before training and after it"
     tensors = load_file(trained(server, "shown"))
     assert all(name.startswith("diffusion_model.") for name in tensors)
+    assert any("video_embeddings_connector" in name for name in tensors)
     assert any(bool(t.any()) for name, t in tensors.items() if "lora_B" in name)
     again = Graph()
     base = again.add("LTX2AVLoadCheckpoint", ckpt_name=files["ckpt_name"])
@@ -96,6 +98,12 @@ def test_a_folder_becomes_a_lora_that_is_shown_on_the_way_and_loads(
         "LoraLoaderModelOnly", model=core, lora_name="trained/shown.safetensors", strength_model=1.0
     )
     again.add("PreviewAny", source=known)
+    # Of ComfyUI-LTXVideo, if it is among the packs of COMFYUI_PACKS.
+    if "LTXICLoRALoaderModelOnly" in server.get("/object_info"):
+        pack = again.add(
+            "LTXICLoRALoaderModelOnly", model=core, lora_name="trained/shown.safetensors", strength_model=1.0
+        )
+        again.add("PreviewAny", source=pack[1])
     assert "matched" in reports(server.run(again.prompt))
     assert "lora key not loaded" not in server.log()
 

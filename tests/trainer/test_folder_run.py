@@ -62,6 +62,12 @@ def test_settings_that_cannot_be_used_are_refused_before_anything_is_read(run, s
     assert not read
 
 
+def test_captions_are_encoded_up_to_the_layers_that_are_trained(run) -> None:
+    settings = {**SETTINGS, "steps": 1, "targets": ["connectors"]}
+    path, _ = train_folder(replace(run, settings=settings), Told())
+    assert all("_embeddings_connector." in name for name in load_file(path))
+
+
 def test_the_size_of_files_is_that_of_the_network(networks) -> None:
     from ltx2_core.loading import Component
 
