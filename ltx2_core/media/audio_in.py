@@ -154,20 +154,25 @@ def has_audio(path: Path) -> bool:
 
 
 def audio_end_s(path: Path) -> float | None:
-    """Seconds from the start of a file to the end of its audio, by its header, which may say nothing: None.
+    """Seconds from the start of a file to the end of its audio track; None without audio or time stamps.
 
-    It is also None for a file without audio.
+    Nothing is decoded. Raises ValueError for a file that cannot be read.
     """
     with open_media(path) as container:
         if not container.streams.audio:
             return None
         stream = container.streams.audio[0]
-        if stream.duration is None or stream.time_base is None:
+        if stream.time_base is None:
             return None
-        begin_s = (
-            float((stream.start_time or 0) * stream.time_base) - (container.start_time or 0) / av.time_base
-        )
-        return begin_s + float(stream.duration * stream.time_base)
+        if stream.duration is not None:
+            end = (stream.start_time or 0) + stream.duration
+        else:
+            # Matroska and WebM have the length of the whole file alone.
+            ends = [p.pts + (p.duration or 0) for p in container.demux(stream) if p.pts is not None]
+            if not ends:
+                return None
+            end = max(ends)
+        return float(end * stream.time_base) - (container.start_time or 0) / av.time_base
 
 
 def _blocks(

@@ -7,6 +7,8 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from ltx2_core.cli.main import main
 from ltx2_core.loading import Component
 from ltx2_core.media import write_wav
+from ltx2_core.media.audio_in import audio_end_s
 from ltx2_core.run.codecs import Codecs
 from ltx2_core.trainer.buckets import crop_of, parse_buckets
 from ltx2_core.trainer.cache import Index
@@ -166,6 +169,21 @@ def test_clips_behind_the_end_of_the_audio_train_the_video_alone(tmp_path, netwo
         assert all("it has no audio from" in reason for reason in left.skipped)
     whole = plan_dataset(rows, replace(OPTIONS, buckets=parse_buckets("64x64x33")))
     assert "a.mp4: the last 0.62 s" in "\n".join(report(whole, OPTIONS))
+
+
+def test_the_end_of_audio_is_found_in_containers_that_do_not_state_it(tmp_path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("mpeg4", rate=25), container.add_stream("pcm_s16le", rate=16000)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        for _ in range(50):
+            container.mux(video.encode(av.VideoFrame(64, 64, "yuv420p")))
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        samples.sample_rate = 16000
+        container.mux(audio.encode(samples))
+        for stream in (video, audio):
+            container.mux(stream.encode(None))
+    assert audio_end_s(path) == pytest.approx(0.5, abs=0.05)
 
 
 def test_silence_is_measured_on_the_cut_that_is_trained(tmp_path) -> None:
