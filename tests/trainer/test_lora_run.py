@@ -368,14 +368,16 @@ def test_a_preview_in_bfloat16_is_that_of_a_later_generation(settings) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork and no SIGKILL")
-def test_a_run_that_is_killed_at_any_point_ends_with_the_same_weights(settings, tmp_path) -> None:
-    whole = train_lora(open_run(settings))
+def test_a_run_that_is_killed_at_any_of_twenty_points_ends_with_the_same_files(settings, tmp_path) -> None:
     command = [
         *("train", "lora", "-q", "--no-gradient-checkpointing"),
         *("--dataset", settings.dataset, "--device", "cpu", "--rank", "2"),
-        *("--alpha", "4", "--steps", "3", "--save-every", "1", "--validation-every", "0"),
+        *("--alpha", "4", "--steps", "4", "--save-every", "1", "--validation-every", "2", "--keep-last", "2"),
         *("--learning-rate", "0.01", "--save-precision", "float32", "--targets", settings.targets[0]),
+        *("--preview-prompts", "zorb", "--preview-every", "2", "--ema", "0.5"),
     ]
+    for option in ("width=64", "height=64", "num_frames=9", "steps=1", "stages=1"):
+        command += ["--preview-options", option]
 
     def ran(name: str, kill_at: int | None = None) -> Ran:
         words = [*command, "--output-dir", str(tmp_path / name)]
@@ -383,10 +385,18 @@ def test_a_run_that_is_killed_at_any_point_ends_with_the_same_weights(settings, 
 
     undisturbed = ran("undisturbed")
     assert undisturbed.code == 0, undisturbed.output
-    for kill_at in spread(undisturbed.events, 5):
+    assert {"training step", "write", "rename", "renamed", "encode", "unlink"} <= set(undisturbed.events)
+    points = spread(undisturbed.events, 20)
+    assert len(points) >= 20
+    for kill_at in points:
         name = f"at {kill_at}"
         killed = ran(name, kill_at)
         assert killed.code == -signal.SIGKILL, (undisturbed.events[kill_at], killed.output)
         again = ran(name)
         assert again.code == 0, (undisturbed.events[kill_at], again.output)
-        check_equal(whole, tmp_path / name / "lora.safetensors")
+        whole, resumed = tmp_path / "undisturbed", tmp_path / name
+        check_equal(whole / "lora.safetensors", resumed / "lora.safetensors")
+        assert (whole / "log.jsonl").read_text() == (resumed / "log.jsonl").read_text()
+        for preview in sorted((whole / "previews").iterdir()):
+            again_shown = read_video(resumed / "previews" / preview.name).read()
+            assert torch.equal(read_video(preview).read(), again_shown), undisturbed.events[kill_at]
