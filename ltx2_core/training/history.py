@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from PIL import Image, ImageDraw
+
 from ..media.atomic import replacing
+
+_WIDTH, _HEIGHT, _LEFT = 700, 200, 72
+_INK, _GRID, _LINE = (39, 39, 42), (212, 212, 216), (37, 99, 235)
 
 
 @dataclass(kw_only=True)
@@ -34,26 +40,47 @@ def write_line(path: Path, step: int, seconds: float, values: Mapping[str, float
 
 
 def plot(history: History, path: Path) -> bool:
-    """Draw the curves as the PNG ``path``, one panel each; returns False without curves or matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return False
+    """Draw the curves as the PNG ``path``, one panel each; returns False without curves.
+
+    Curves of losses have a logarithmic axis if all values are positive.
+    """
     if not history.curves:
         return False
-    # Without pyplot, which would choose a backend for the whole process and hold figures in memory.
-    figure = Figure(figsize=(7, 2.2 * len(history.curves)), layout="constrained")
-    panels = figure.subplots(len(history.curves), squeeze=False)[:, 0]
-    for axes, (name, points) in zip(panels, history.curves.items(), strict=True):
-        steps, values = zip(*points, strict=True)
-        # Markers make few points visible; many would merge into a band.
-        axes.plot(steps, values, marker="." if len(points) < 40 else None)
-        axes.set_ylabel(name)
-        axes.grid(alpha=0.3)
-        # A logarithm needs positive values.
-        if name.endswith("loss") and min(values) > 0:
-            axes.set_yscale("log")
-    panels[-1].set_xlabel("step")
+    image = Image.new("RGB", (_WIDTH, _HEIGHT * len(history.curves)), "white")
+    draw = ImageDraw.Draw(image)
+    for number, (name, points) in enumerate(history.curves.items()):
+        _panel(draw, number * _HEIGHT, name, points)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=80)
+        image.save(temporary, format="PNG")
     return True
+
+
+def _panel(draw: ImageDraw.ImageDraw, top: int, name: str, points: Sequence[tuple[int, float]]) -> None:
+    """Draw one curve below the row of pixels ``top``; values that are not finite are left out."""
+    left, right, high, low = _LEFT, _WIDTH - 12, top + 24, top + _HEIGHT - 24
+    drawn = [(step, value) for step, value in points if math.isfinite(value)]
+    draw.text((left, top + 6), name, fill=_INK)
+    draw.rectangle((left, high, right, low), outline=_GRID)
+    if not drawn:
+        return
+    steps, values = zip(*drawn, strict=True)
+    first, last, least, most = min(steps), max(steps), min(values), max(values)
+    # A logarithm needs positive values.
+    scale = math.log if name.endswith("loss") and least > 0 else float
+    bottom, height = scale(least), scale(most) - scale(least)
+    places = [
+        (
+            left + (right - left) * (step - first) / max(1, last - first),
+            # A curve of one value lies in the middle.
+            low - (low - high) * ((scale(value) - bottom) / height if height > 0 else 0.5),
+        )
+        for step, value in drawn
+    ]
+    draw.line(places, fill=_LINE, width=2)
+    # Dots make few points visible; many would merge into a band.
+    for x, y in places if len(places) < 40 else ():
+        draw.ellipse((x - 3, y - 3, x + 3, y + 3), fill=_LINE)
+    draw.text((6, high), f"{most:.4g}", fill=_INK)
+    draw.text((6, low - 10), f"{least:.4g}", fill=_INK)
+    draw.text((left, low + 6), str(first), fill=_INK)
+    draw.text((right - 8 * len(str(last)), low + 6), str(last), fill=_INK)

@@ -95,7 +95,7 @@ def train(
     measures the model with its averaged weights; None logs only losses. ``seed`` determines the data;
     ``options`` of None are the defaults. At the end, or after ``options.max_seconds``, ``model`` has the
     current weights and ``state_path`` the whole state; read the averaged weights from it with
-    ``averaged_weights``. A log (``.log``) and the curves (``.png``, if matplotlib is installed) are written
+    ``averaged_weights``. A log (``.log``) and the curves (``.png``) are written
     next to it under the same name. If torch.distributed is initialised, each rank draws its own data,
     gradients are averaged, and rank 0 writes the files.
 

@@ -32,7 +32,7 @@ def train_in_host(run: FolderRun, name: str) -> tuple[Path, str, Tensor | None]:
 
     Raises ComfyUI's interrupt if the user pressed stop: at once while the dataset is encoded, afterwards once
     the run is saved. Raises ValueError for clips, settings and files that do not fit, and what
-    :func:`.train_folder` raises else. There are no curves without matplotlib.
+    :func:`.train_folder` raises else. There are no curves before the first save.
     """
     comfy.model_management.unload_all_models()
     comfy.model_management.soft_empty_cache()
