@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
 import sys
+import threading
 import time
 
+import httpx
 import pytest
 
 from ltx2_core.serve.models import read_models
 from ltx2_core.serve.service import Service
+from ltx2_core.serve.store import JobStore
 from ltx2_core.serve.stored_job import State
 
-from .conftest import ENDLESS, SMALL, ended, settings_in, spec, wait_for
+from .conftest import ENDLESS, MOST_S, SMALL, ended, settings_in, spec, wait_for
 
 pytestmark = [
     pytest.mark.slow,
@@ -24,9 +29,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def cluster():
-    # Other programs may leave this machine little memory, for which Ray would end replicas.
+    # Other programs may leave this machine little memory, for which Ray would end replicas, and little time,
+    # of which replicas would get what is left.
     ray = pytest.importorskip("ray")
-    alone = {"memory_monitor_refresh_ms": 0}
+    alone = {"memory_monitor_refresh_ms": 0, "worker_niceness": 0}
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, _system_config=alone)
     yield ray
     ray.shutdown()
@@ -121,10 +127,37 @@ def test_a_spare_replica_starts_for_a_job_that_has_waited_and_is_freed_when_none
         service.close()
 
 
+def test_a_signal_to_all_processes_of_the_server_lets_the_running_job_end(tmp_path):
+    pytest.importorskip("ray")
+    command = [sys.executable, "-m", "ltx2_core.cli.main", "serve", "--port", "0", "--state", str(tmp_path)]
+    process = subprocess.Popen(
+        [*command, "--dtype", "float32", "--ray", "local"],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"},
+    )
+    try:
+        lines = iter(process.stderr.readline, "")
+        url = next(found.group() for line in lines if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
+        threading.Thread(target=lambda: list(lines), daemon=True).start()
+        with httpx.Client(base_url=url, timeout=MOST_S) as client:
+            body = {"model": "ltx2-tiny", "request": {"prompt": "a ball", "seed": 3, **SMALL, "steps": 200}}
+            job = client.post("/v1/jobs", json=body).json()["id"]
+            wait_for(lambda: (at := client.get(f"/v1/jobs/{job}").json()["progress"]) and at["step"] >= 1)
+            os.killpg(process.pid, signal.SIGTERM)
+            assert process.wait(timeout=MOST_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+    done = JobStore(tmp_path / "jobs.sqlite").get(job)
+    assert (done.state, done.attempts) == (State.SUCCEEDED, 1), done.error
+
+
 def test_the_batch_command_runs_on_ray(tmp_path):
     pytest.importorskip("ray")
     import json
-    import subprocess
 
     path = tmp_path / "jobs.jsonl"
     lines = [{"request": {"prompt": "a red circle", "seed": seed, **SMALL}} for seed in (1, 2)]
