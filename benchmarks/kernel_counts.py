@@ -12,10 +12,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
+from ltx2_core.kernels.gelu_product import Layer
 from ltx2_core.kernels.trial import Kernel
 from ltx2_core.transformer.fused import Fused
 
-PRODUCTS = frozenset(("mm", "addmm", "addmm_", "bmm", "baddbmm", "convolution", "attention", "_scaled_mm"))
+PRODUCTS = frozenset(
+    ("gelu_product", "mm", "addmm", "addmm_", "bmm", "baddbmm", "convolution", "attention", "_scaled_mm")
+)
 FREE = ("empty", "new_empty", "_has_compatible", "detach", "lift", "alias")
 """Beginnings of the names of operations that start no kernel."""
 
@@ -114,12 +117,17 @@ class CountedKernels:
 def counted_fused(counts: Counts) -> Fused:
     """Kernels of the transformer that ``counts`` counts, on the meta device."""
     fused = Fused()
-    fused._trials = CountedKernels(counts)  # type: ignore[assignment]
+    fused._trials = fused._products = CountedKernels(counts)  # type: ignore[assignment]
     return fused
 
 
 def _tensors(values: Any) -> list[Tensor]:
-    return [t for t in tree_leaves(values) if isinstance(t, Tensor)]
+    leaves = (leaf for own in tree_leaves(values) for leaf in _of_layer(own))
+    return [t for t in leaves if isinstance(t, Tensor)]
+
+
+def _of_layer(value: Any) -> tuple[Any, ...]:
+    return (value.weight, value.bias) if isinstance(value, Layer) else (value,)
 
 
 def _bytes(tensor: Tensor) -> int:

@@ -202,7 +202,7 @@ class BlockStream:
         self.tokens.add(branch, self.cross.queries)
 
     def feed_forward(self) -> None:
-        self.tokens.add(TokenWise(self._layer("ff")), self.modulation.feed_forward)
+        self.tokens.add(TokenWise(self._layer("ff"), self.tokens.projections), self.modulation.feed_forward)
 
     def _text(self, attention: Attention, context: Tensor) -> KeysValues:
         """Attention keys and values of a text (B, S, W), S text tokens.

@@ -59,6 +59,11 @@ class Projections:
         """
         return attention.queries_keys_values(x, rope)
 
+    def feed_forward(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        """The feed-forward network ``layer`` of ``hidden`` (B, N, W), (B, N, W)."""
+        update: Tensor = layer(hidden)
+        return update
+
     def output(self, attention: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
         """Project ``attended`` values (B, H, N, D) of all heads to the update (B, N, W).
 
@@ -228,13 +233,13 @@ class TextAttention:
 
 @dataclass(frozen=True, eq=False)
 class TokenWise:
-    """A branch whose layer computes every token independently, such as the feed-forward network."""
+    """A branch whose layer computes every token independently: the feed-forward network."""
 
     layer: nn.Module
+    projections: Projections
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        update: Tensor = self.layer(hidden)
-        return update
+        return self.projections.feed_forward(self.layer, hidden)
 
     def part(self, tokens: slice) -> TokenWise:
         return self

@@ -10,7 +10,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from ..kernels import gate_heads, norm_modulate, norm_rotate, quantize_rows
+from ..kernels import gate_heads, gelu_product, norm_modulate, norm_rotate, quantize_rows
 from ..kernels.language import problem
 from ..kernels.trial import Kernel, Trials
 from .rope import Rope
@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 _NORM_MODULATE = Kernel("norm_modulate", norm_modulate.norm_modulate, norm_modulate.formula)
 _NORM_ROTATE = Kernel("norm_rotate", norm_rotate.norm_rotate, norm_rotate.formula)
 _GATE_HEADS = Kernel("gate_heads", gate_heads.gate_heads, gate_heads.formula)
+_GELU_PRODUCT = Kernel("gelu_product", gelu_product.gelu_product, gelu_product.formula)
 _QUANTIZE_ROWS = Kernel("quantize_rows", quantize_rows.quantize_rows, quantize_rows.formula)
 
 
@@ -32,6 +33,8 @@ class Fused:
 
     def __init__(self, *, kernels: bool = True) -> None:
         self._trials = Trials(kernels=kernels)
+        # By itself, as it is no kernel of ours: where it fails, the others go on.
+        self._products = Trials(kernels=kernels)
 
     @classmethod
     def on(cls, device: torch.device) -> Fused | None:
@@ -46,12 +49,12 @@ class Fused:
     @property
     def problem(self) -> str | None:
         """Why a kernel is not used, as its trial failed; None as long as none has failed."""
-        return self._trials.problem
+        return self._trials.problem or self._products.problem
 
     @property
     def compiled(self) -> bool:
         """Whether kernels are used; they allocate nothing but their results."""
-        return self._trials.kernels and self.problem is None
+        return self._trials.kernels and self._trials.problem is None
 
     def norm_modulate(
         self, x: Tensor, scale: Tensor, shift: Tensor, eps: float, *, out: Tensor | None = None
@@ -100,10 +103,33 @@ class Fused:
         result: Tensor = self._trials.run(_GATE_HEADS, attended, logits)
         return result
 
+    def gelu_product(self, x: Tensor, linear: nn.Linear) -> Tensor:
+        """GELU in its tanh form of ``linear`` of x (B, N, I), (B, N, O); the layer has a bias."""
+        layer = gelu_product.Layer(linear.weight, linear.bias)
+        result: Tensor = self._products.run(_GELU_PRODUCT, x, layer)
+        return result
+
     def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Round x (M, I) to float8_e4m3fn with a float32 scale for each row; returns (M, I) and (M, 1)."""
         result: tuple[Tensor, Tensor] = self._trials.run(_QUANTIZE_ROWS, x)
         return result
+
+
+def has_gelu_product(linear: nn.Module, x: Tensor) -> bool:
+    """Whether :meth:`Fused.gelu_product` may compute ``linear`` of tokens x, with gradients off.
+
+    It has to be a linear layer of torch itself with a bias, that nothing changes when it is called, on a GPU
+    that PyTorch calls CUDA.
+    """
+    if torch.is_grad_enabled() or type(linear) is not nn.Linear or linear.bias is None:
+        return False
+    changed = "forward" in vars(linear) or linear._forward_pre_hooks or linear._forward_hooks
+    weight = linear.weight
+    return not changed and x.device.type in ("cuda", "meta") and _place(weight) == _place(x) and x.dim() == 3
+
+
+def _place(tensor: Tensor) -> tuple[torch.device, torch.dtype]:
+    return tensor.device, tensor.dtype
 
 
 def can_fuse(norm: nn.Module, x: Tensor) -> bool:
@@ -118,4 +144,4 @@ def can_fuse(norm: nn.Module, x: Tensor) -> bool:
     # LoRAs of a host that are added on use are functions of the weight.
     patched = getattr(norm, "weight_function", None) or "forward" in vars(norm)
     hooked = norm._forward_pre_hooks or norm._forward_hooks
-    return not patched and not hooked and (weight.device, weight.dtype) == (x.device, x.dtype)
+    return not patched and not hooked and _place(weight) == _place(x)

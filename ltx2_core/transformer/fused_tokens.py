@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from .branches import Projections
 from .chunks import Chunks
-from .fused import Fused, can_fuse
+from .fused import Fused, can_fuse, has_gelu_product
 from .in_place import InPlaceTokens
-from .layers import Attention
+from .layers import Attention, FeedForward
 from .modulation import Layout, ShiftScale, ShiftScaleGate, Ungated
 from .packed import together
 from .products import products
@@ -131,6 +131,13 @@ class FusedProjections(Projections):
         queries = self._normed(attention, next(outputs), attention.q_norm, rope)
         keys = self._normed(attention, next(outputs), attention.k_norm, rope)
         return queries, keys, attention.by_head(next(outputs))
+
+    def feed_forward(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+        # A layer of a host, or one that a pack replaces, is called as it is.
+        own = type(layer) is FeedForward and not ("forward" in vars(layer) or layer._forward_hooks)
+        if not own or not isinstance(layer, FeedForward) or not has_gelu_product(layer.first, hidden):
+            return super().feed_forward(layer, hidden)
+        return layer.after_gelu(self._fused.gelu_product(hidden, layer.first))
 
     def output(self, attention: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
         return attention.output(attended, hidden, self._fused.gate_heads)

@@ -178,6 +178,16 @@ class FeedForward(nn.Module):
         result: Tensor = self.net(x)
         return result
 
+    @property
+    def first(self) -> Any:
+        """The linear layer before the GELU."""
+        return self.net[0].proj
+
+    def after_gelu(self, hidden: Tensor) -> Tensor:
+        """The rest of :meth:`forward` for ``hidden`` (B, N, 4 width), what the GELU returns."""
+        result: Tensor = self.net[2](hidden)
+        return result
+
 
 class _GELUProjection(nn.Module):
     def __init__(self, proj: nn.Module) -> None:

@@ -94,13 +94,7 @@ class FakeDevice(TorchDispatchMode):
             return self._pin(func(*own_args, **own_kwargs))
         if there and self.narrow:
             _refuse_wide(func, flat)
-        if name == "_scaled_mm":
-            out = _by_rows(func, own_args, own_kwargs)
-        elif name == "_scaled_dot_product_flash_attention":
-            scale = own_kwargs["scale"]
-            out = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*own_args[:3], scale=scale)
-        else:
-            out = func(*own_args, **own_kwargs)
+        out = _ON_CUDA.get(name, lambda func, args, kwargs: func(*args, **kwargs))(func, own_args, own_kwargs)
         if not there:
             return out
         self.count(name, func, own_args, own_kwargs, out, mutable=func._schema.is_mutable)
@@ -204,6 +198,25 @@ def _by_rows(func: Any, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
     product = (named["self"].float() * named["scale_a"]) @ (named["mat2"].float() * named["scale_b"])
     bias = named.get("bias")
     return (product if bias is None else product + bias).to(named.get("out_dtype") or named["self"].dtype)
+
+
+def _flash(_func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The attention that also returns the logarithms of its sums, which has another name on the CPU."""
+    scale = kwargs["scale"]
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*args[:3], scale=scale)
+
+
+def _with_gelu(_func: Any, args: Any, _kwargs: dict[str, Any]) -> torch.Tensor:
+    """The product with a GELU, which only CUDA computes in the tanh form."""
+    return torch.ops.aten.gelu(torch.addmm(*args[:3]), approximate="tanh")
+
+
+_ON_CUDA = {
+    "_scaled_mm": _by_rows,
+    "_scaled_dot_product_flash_attention": _flash,
+    "_addmm_activation": _with_gelu,
+}
+"""Operations that the CPU lacks, or computes in another way."""
 
 
 def _refuse_wide(func: Any, given: list[Any]) -> None:
