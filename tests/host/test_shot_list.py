@@ -11,7 +11,6 @@ import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Server
-from node_graphs import checkpoint, text_encoder
 from PIL import Image
 from tiny_models import TinyModels
 
@@ -65,17 +64,21 @@ def inputs(server: Server) -> Iterator[Path]:
         (folder / name).unlink(missing_ok=True)
 
 
-def listed(g: Graph, models: TinyModels, model: Link, text: str) -> Link:
-    return g.add(
-        "LTX2AVShotList", clip=text_encoder(g, models), video_vae=model[1], audio_vae=model[2], shots=text
-    )
+def loaded(g: Graph, models: TinyModels) -> Link:
+    """Model, text encoder, video VAE and audio VAE, by one node."""
+    files = {"ckpt_name": models.checkpoints["2.3"], "text_encoder": models.text_encoder, "upscaler": "none"}
+    return g.add("LTX2AVLoadAll", **files, network="LTX-2")
+
+
+def listed(g: Graph, model: Link, text: str) -> Link:
+    return g.add("LTX2AVShotList", clip=model[1], video_vae=model[2], audio_vae=model[3], shots=text)
 
 
 def shots_graph(models: TinyModels, text: str) -> tuple[Graph, Link, Link, Link]:
     """A graph that samples a shot list, and its loader, list and LATENT without guides, saved as made."""
     g = Graph()
-    model = checkpoint(g, models)
-    node = listed(g, models, model, text)
+    model = loaded(g, models)
+    node = listed(g, model, text)
     stage = g.add(
         "LTX2AVSampleStage",
         model=model,
@@ -168,7 +171,9 @@ def test_regions_of_a_source_have_the_latents_of_the_command(
         json.dumps({**SHOTS, "source": {"file": "shots_clip.mp4"}, "regions": REGIONS, **LISTS[name]})
     )
     g, model, node, latent = shots_graph(models, path.read_text())
-    done = g.add("LTX2AVFinishEdit", edit=node[6], latent=latent, video_vae=model[1], audio_vae=model[2])
+    done = g.add("LTX2AVFinishEdit", edit=node[6], latent=latent, video_vae=model[2], audio_vae=model[3])
+    g.add("SaveVideo", video=done[3], filename_prefix="regions", format="auto", codec="auto")
+    assert len([one for one in g.prompt.values() if one["class_type"] != "LTX2ProbeDump"]) == 6
     g.dump("frames", image=done)
     made = server.run(g.prompt, timeout_s=240)
     theirs = by_library(server, models, path)
@@ -205,7 +210,7 @@ def test_what_cannot_be_met_is_an_error_of_the_node(
     changes, message = WRONG[name]
     text = json.dumps({**SHOTS, **changes}) if changes else "{"
     g = Graph()
-    node = listed(g, models, checkpoint(g, models), text)
+    node = listed(g, loaded(g, models), text)
     g.add("PreviewAny", source=node[5])
     with pytest.raises(GraphError, match=message):
         server.run(g.prompt)

@@ -54,8 +54,8 @@ def graph(models: TinyModels, text: str) -> dict[str, Any]:
     g, model, _, latent = shots_graph(models, text)
     video = g.add(
         "LTX2AVDecodeToVideo",
-        video_vae=model[1],
-        audio_vae=model[2],
+        video_vae=model[2],
+        audio_vae=model[3],
         latent=latent,
         fps=8.0,
         crf=18,
