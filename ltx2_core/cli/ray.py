@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from .options import Chosen
@@ -21,12 +22,10 @@ def ray_runners(chosen: Chosen, settings: Settings) -> Sequence[JobRunner] | Non
     """
     if chosen["ray"] is None:
         return None
-    try:
-        import ray  # noqa: F401
-    except ImportError:
-        raise ValueError('--ray needs the package ray: pip install "comfyui-ltx2[ray]"') from None
+    # Not imported yet: Ray reads its variables then, which a cluster that is started here decides.
+    if find_spec("ray") is None:
+        raise ValueError('--ray needs the package ray: pip install "comfyui-ltx2[ray]"')
     from ..serve.ray_cluster import connect
-    from ..serve.ray_runner import Scale, runners
 
     low, high = _bounds(chosen["ray_workers"])
     gpus = chosen["ray_gpus"]
@@ -34,6 +33,8 @@ def ray_runners(chosen: Chosen, settings: Settings) -> Sequence[JobRunner] | Non
         gpus = int(settings.execution.device.type == "cuda")
     _check_models(settings)
     connect(chosen["ray"])
+    from ..serve.ray_runner import Scale, runners
+
     return runners(settings.replica(), Scale(least=low, most=high, gpus=gpus))
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import atexit
+import json
 import multiprocessing
 import os
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
-import ray
-
+_MODE: Final = "RAY_AUTH_MODE"
+"""The variable that says whether clients of a cluster need its token, which Ray stores for this user."""
 _END_S: Final = 20.0
 """Seconds that a cluster has to end by itself."""
 
@@ -20,25 +21,37 @@ def connect(address: str) -> None:
     One that is started ends with this process, however that ends. Raises ConnectionError if there is none,
     and OSError if none can be started.
     """
-    ray.init(address=_started() if address == "local" else address, log_to_driver=False)
+    if address == "local":
+        address = _started()
+    # Only now, since Ray reads its variables when it is imported.
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
 
 
 def _started() -> str:
-    """Start a cluster on this machine; returns its address."""
+    """Start a cluster on this machine; returns its address.
+
+    The variables of this process say from then on how its clients prove who they are.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_hold, args=(theirs,), name="ltx2 ray", daemon=True)
     process.start()
     theirs.close()
     try:
-        address: Any = ours.recv_bytes().decode()
+        started = json.loads(ours.recv_bytes())
     except (EOFError, OSError):
         raise OSError("Ray cannot be started on this machine: see the lines above") from None
     atexit.register(_end, process, ours)
-    return str(address)
+    if started["mode"] is not None:
+        os.environ[_MODE] = started["mode"]
+    return str(started["address"])
 
 
 def _end(process: Any, connection: Connection[bytes, bytes]) -> None:
+    import ray
+
     # Left before it ends, without a wait for machines that do not answer.
     ray.shutdown()
     connection.close()
@@ -50,8 +63,11 @@ def _hold(connection: Connection[bytes, bytes]) -> None:
     if hasattr(os, "setsid"):
         # A signal to the processes of the server, such as Ctrl+C, must not end replicas before their jobs.
         os.setsid()
+    import ray
+
     ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    connection.send_bytes(ray.get_runtime_context().gcs_address.encode())
+    started = {"address": ray.get_runtime_context().gcs_address, "mode": os.environ.get(_MODE)}
+    connection.send_bytes(json.dumps(started).encode())
     try:
         connection.recv_bytes()
     except (EOFError, OSError):

@@ -127,6 +127,12 @@ def test_a_spare_replica_starts_for_a_job_that_has_waited_and_is_freed_when_none
         service.close()
 
 
+def fresh_environment():
+    """Variables for a process that starts a cluster, without those that a cluster of this one has set."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return {**own, "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"}
+
+
 def test_a_signal_to_all_processes_of_the_server_lets_the_running_job_end(tmp_path):
     pytest.importorskip("ray")
     command = [sys.executable, "-m", "ltx2_core.cli.main", "serve", "--port", "0", "--state", str(tmp_path)]
@@ -135,7 +141,7 @@ def test_a_signal_to_all_processes_of_the_server_lets_the_running_job_end(tmp_pa
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "RAY_worker_niceness": "0", "RAY_memory_monitor_refresh_ms": "0"},
+        env=fresh_environment(),
     )
     try:
         lines = iter(process.stderr.readline, "")
@@ -164,7 +170,11 @@ def test_the_batch_command_runs_on_ray(tmp_path):
     path.write_text("\n".join(map(json.dumps, lines)))
     command = [sys.executable, "-m", "ltx2_core.cli.main", "batch", str(path), "-o", str(tmp_path / "out")]
     ran = subprocess.run(
-        [*command, "--ray", "local", "--ray-workers", "2"], capture_output=True, text=True, check=False
+        [*command, "--ray", "local", "--ray-workers", "2"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=fresh_environment(),
     )
     assert ran.returncode == 0, ran.stderr
     assert len((tmp_path / "out" / "results.jsonl").read_text().splitlines()) == 2
