@@ -3,7 +3,7 @@
 import { shownBelow } from "./shown.js";
 import { element } from "./timeline/elements.js";
 
-const HEIGHT = 58;
+const HEIGHT = 76;
 
 /** @typedef {{ seconds: number, peaks: number[], peak_db: number, mean_db: number }} Levels */
 

@@ -17,13 +17,14 @@ from tiny_models import TinyModels
 SECONDS = 33 / 8
 SENT = "async () => JSON.stringify((await app.graphToPrompt()).output)"
 SETTLED = """() => {
-    const box = document.querySelector(".ltx2-timeline canvas")?.getBoundingClientRect();
-    const now = JSON.stringify(box ?? null);
-    const same = box?.width > 0 && window.ltx2Settled === now;
-    window.ltx2Settled = now;
-    return same;
+    const canvas = document.querySelector(".ltx2-timeline canvas");
+    const box = canvas?.getBoundingClientRect();
+    const now = JSON.stringify([box ?? null, canvas?.width]);
+    const { was, times } = window.ltx2Settled ?? {};
+    window.ltx2Settled = { was: now, times: box?.width > 0 && was === now ? times + 1 : 0 };
+    return window.ltx2Settled.times >= 4;
 }"""
-"""Whether the timeline is where it was when this was asked before."""
+"""Whether the timeline was in the same place and drawn at the same size the last five times."""
 PLAYS = "() => { const one = document.querySelector('.ltx2-timeline video'); return one.readyState >= 2; }"
 CYCLES = """async ([type, box, text]) => {
     for (let i = 0; i < 20; i++) {

@@ -31,6 +31,7 @@ SHOTS = {
     ],
     "images": [{"file": "first.png"}, {"file": "last.png", "at": "end", "strength": 0.7}],
     "audio": [{"file": "sound.wav", "at": 1.375, "trim": [0, 1.9], "gain_db": -3, "fade": 0.1}],
+    "regions": [{"track": "audio", "from": 3.375, "to": 4.375}],
 }
 LOOKS = {
     "timeline": ({}, (1600, 900)),

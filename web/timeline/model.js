@@ -154,8 +154,9 @@ export class Model {
     const at = to ? Math.max(0, Math.min(this.playhead, clip.seconds - 1)) : this.playhead;
     // A control video counts in the whole clip, and a region is a second.
     const times = track === "control" ? {} : { [key]: written(at, clip), ...(to && { to: written(at + 1, clip) }) };
-    const result = edit.added(this.list, track, { ...entry, ...times });
-    this.commit(result.list, result.place);
+    const { list, place } = edit.added(this.list, track, { ...entry, ...times });
+    // As if it were dragged there: an image at the last frame is at the end.
+    this.commit(key === "at" ? edit.moved(list, clip, /** @type {Place} */ (place), at) : list, place);
   }
 
   /** @returns {string} the selected entry as text of its own */

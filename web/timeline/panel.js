@@ -226,16 +226,16 @@ export class Panel {
     if (!answer?.ok) return;
     const shown = new URL(this.video.src).searchParams.get("filename") ?? "result.mp4";
     const name = await this.stored(new File([await answer.blob()], shown));
-    const { width, height, frames } = this.model.clip;
+    const { width, height, frames, fps } = this.model.clip;
     // It has the size and length that the clip got, not those that were written.
-    if (name) this.takeSource(name, { width, height, frames });
+    if (name) this.takeSource(name, { width, height, frames, fps });
   }
 
-  /** @param {string} name @param {Record<string, number>} size of the clip */
-  takeSource(name, { width, height, frames }) {
+  /** @param {string} name @param {Record<string, number>} size of the clip; what is left out is that of the file */
+  takeSource(name, { width, height, frames, fps }) {
     const { list } = this.model;
     if (!list) return;
-    const sized = changedClip(list, { width, height, frames, seconds: undefined });
+    const sized = changedClip(list, { width, height, frames, fps, seconds: undefined });
     this.do((model) => model.commit(sourced(sized, name)));
     if (!list.regions?.length) this.do((model) => model.add("regions", { track: "video" }));
   }
