@@ -150,9 +150,9 @@ def edges(work: Work) -> Iterator[Figure]:
 
 
 def swap(work: Work) -> Iterator[Figure]:
-    """64 clips whose reference has the two colours the other way round; the caption names none."""
-    dataset = work.encoded("swap", lambda: clips.swapped(1000, 64), "--audio", "off")
-    lora = work.trained("swap", dataset, 300, task="v2v", rank=32, **HIGH_NOISE)
+    """256 clips whose reference has the two colours the other way round; the caption names none."""
+    dataset = work.encoded("swap", lambda: clips.swapped(1000, 256), "--audio", "off")
+    lora = work.trained("swap", dataset, 700, task="v2v", rank=32, **HIGH_NOISE)
     prompts = work.bench.scenes(work.clips, company=False)
 
     def right(pipeline: Any) -> float:
