@@ -117,12 +117,13 @@ class TextContext:
 
     ``video`` (B, S, Kv) is the text for the video stream, ``audio`` (B, S, Ka) that for the audio stream: B
     prompts of S text tokens of width Kv and Ka; Ka is 0 for a model without audio. ``by_time`` are texts for
-    parts of the clip, which replace this one for tokens from second 0 on; None is one text for all tokens.
+    parts of the clip, which replace this one for tokens from second 0 on, or say which tokens of this one
+    describe which part; None is one text for all tokens.
     """
 
     video: Tensor
     audio: Tensor
-    by_time: TextsByTime | None = None
+    by_time: TextsByTime | RelayedText | None = None
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,19 @@ class TextsByTime:
 
     parts: tuple[tuple[float, TextContext], ...]
     fade_s: float
+
+
+@dataclass(frozen=True)
+class RelayedText:
+    """Where one text describes the parts of a clip, one after the other.
+
+    ``parts`` are (start in seconds, first text token, end of its text tokens, exclusive), the starts in
+    rising order and the first one 0. ``seconds`` is the length of the clip with the windows of the pack
+    WhatDreamsCost, which are narrower than the parts; with None each part has its whole time.
+    """
+
+    parts: tuple[tuple[float, int, int], ...]
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)

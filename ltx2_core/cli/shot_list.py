@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .own_inputs import NamedFile
 
 _OF_LISTS: Final = frozenset(
-    {"shots", "prompts_at", "prompt_fade", "width", "height", "num_frames", "seconds", "fps"}
+    {"shots", "prompts_at", "prompt_fade", "prompt_method", "width", "height", "num_frames", "seconds", "fps"}
 )
 """Options of a shot list with a source that ltx2 retake does not have."""
 
@@ -83,7 +83,7 @@ def long_shots(
         prompts = long_prompts(shots, clip_of(shots, pipeline, fields))
     except ValueError as error:
         raise ValueError(f"{chosen['shots']}: {error}") from None
-    apart = ("prompt", "prompts_at", "prompt_fade", "stages")
+    apart = ("prompt", "prompts_at", "prompt_fade", "prompt_method", "stages")
     return prompts, cast("RequestFields", {name: value for name, value in made.items() if name not in apart})
 
 

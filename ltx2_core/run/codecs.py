@@ -6,7 +6,7 @@ Letters: B batch, N frames, C channels, S samples, H W pixel rows and columns.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -97,6 +97,10 @@ class Codecs:
             parts = features.to(self.networks.dtype).split()
             single = [attempt("encoding the prompt", partial(connectors, one)) for one in parts]
         return single[0], single[1] if negative_prompt is not None else None
+
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """The number of tokens of each prompt as the text encoder reads it, the one at its beginning too."""
+        return self.networks.count_tokens(prompts)
 
     def encode_video(self, frames: Frames | TwiceFrames | NDArray[Any]) -> Tensor:
         """Encode frames (8k + 1, 3, height, width) in [0, 1] to a normalised latent.

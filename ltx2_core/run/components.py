@@ -212,6 +212,13 @@ class Components(NetworkSizes):
         # Cached features are on the CPU.
         return TextFeatures(*(t.to(self.device) for t in (features.video, features.audio, features.mask)))
 
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]:
+        """The number of tokens of each prompt for Gemma; only its tokenizer is loaded."""
+        self.check_text_encoder()
+        assert self.text_encoder is not None
+        counts: list[int] = load_tokenizer(self.text_encoder)(prompts)[1].sum(dim=1).tolist()
+        return counts
+
     def check_text_encoder(self) -> None:
         """Raise ValueError unless a text encoder is named, is complete and belongs to the checkpoint.
 

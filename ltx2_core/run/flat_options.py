@@ -14,7 +14,7 @@ from ..sampling.caching import StepCache
 from ..sampling.guidance import Guidance, GuidanceSchedule, Nag
 from ..sampling.settings import ScheduleOf
 from ..shapes import Snap
-from ..text.prompt import PromptEmbeds
+from ..text.prompt import Method, PromptEmbeds
 from ..transformer.tiles import Tiles
 from ..types import AVLatent
 
@@ -26,6 +26,7 @@ class RequestOptions(TypedDict, total=False):
     trigger: str | None
     prompts_at: str | None
     prompt_fade: float
+    prompt_method: Method
     prompt_embeds: PromptEmbeds | None
     width: int | None
     height: int | None
@@ -90,6 +91,7 @@ FIELDS: dict[str, str] = {
     "trigger": "text.trigger",
     "prompts_at": "text.at",
     "prompt_fade": "text.fade_s",
+    "prompt_method": "text.method",
     "prompt_embeds": "text.embeds",
     **{name: f"size.{name}" for name in ("width", "height", "num_frames", "seconds", "fps", "snap", "video")},
     "image": "inputs.image.source",

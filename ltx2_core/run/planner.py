@@ -229,6 +229,11 @@ class Planner(Codecs):
                 "stage2_tiles samples video alone, as HDR clips do: leave it out of a run with audio"
             )
         request.text.by_time(None if request.size.auto else stages[0].clip.seconds)
+        if request.text.at is not None and request.text.method != "separate" and not self.networks.has_audio:
+            raise ValueError(
+                f"--prompt-method {request.text.method} (prompt_method={request.text.method!r}) is for "
+                "LTX-2: use separate with LTX-Video"
+            )
         # From cheap to costly: inputs and headers are read only for a request that is possible in itself.
         for stage in stages:
             check_run_size(stage.sampled)

@@ -34,6 +34,8 @@ class TextModels(Protocol):
 
     def stage_loras(self, index: int) -> tuple[Lora, ...]: ...
 
+    def count_tokens(self, prompts: Sequence[str]) -> list[int]: ...
+
     def encode_text(
         self,
         prompt: str,
@@ -80,6 +82,10 @@ def _encoded(
     if len(parts) == 1:
         # A single text is a plain run with that text.
         return models.encode_text(parts[0][1], negative, loras=loras, run=run)
+    if parts and text.method != "separate":
+        whole, relay = text.relayed(seconds, models.count_tokens)
+        context, other = models.encode_text(whole, negative, loras=loras, run=run)
+        return replace(context, by_time=relay), other
     # Without a text for the whole clip, what is outside of its time attends to the first part.
     whole = text.prompt if text.prompt.strip() or not parts else parts[0][1]
     context, other = models.encode_text(whole, negative, loras=loras, run=run)
@@ -116,6 +122,7 @@ def encode_prompts(
         stages=tuple(stages),
         models=_identity_of(models),
         at=text.at,
+        method=text.method,
     )
 
 

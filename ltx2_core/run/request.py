@@ -65,6 +65,8 @@ class Request:
         trigger: trigger word of a LoRA, which takes the place of ``[trigger]`` in the prompt.
         prompts_at, prompt_fade: prompts for parts of the clip, each after ``prompt``, such as "0: it rolls;
             2: it stops"; seconds around the start of a part in which it is mixed with the one before.
+        prompt_method: "separate" encodes each part by itself, "relay" all of them in one text, to which each
+            moment attends by its time; "relay_wdc" is that with the times of the pack WhatDreamsCost.
         prompt_embeds: both prompts as ``pipeline.encode_prompt`` made them, in place of encoding them.
         width, height: size of the finished clip in pixels; a multiple of 32, of 64 with two stages.
         num_frames, seconds: length of the clip, one of the two; 8k + 1 frames. seconds="auto" predicts it

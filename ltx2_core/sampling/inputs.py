@@ -24,12 +24,12 @@ from ..conditioning.patchify import (
     video_positions,
 )
 from ..conditioning.reference import beside_reference, reference_audio_positions
-from ..conditioning.text_times import timed_texts
+from ..conditioning.text_times import relayed_text, timed_texts
 from ..transformer import GuideWeights, Modality
 from ..transformer.nag import NegativeText
 from ..transformer.timed_texts import TimedTexts
 from ..transformer.timesteps import Groups, group_timesteps
-from ..types import AVLatent, Guide, LatentState, Numerics, TextContext
+from ..types import AVLatent, Guide, LatentState, Numerics, RelayedText, TextContext, TextsByTime
 from .guidance import Nag, Pass
 
 Pair = tuple[Modality | None, Modality | None]
@@ -59,6 +59,7 @@ class ClipInputs:
     ) -> None:
         self.dtype, self._limited = dtype, limited
         self._nag, self._comfy = nag, numerics.is_comfy
+        self._fps = state.fps
         self._present = _present_tokens(state, clean.video)
         self._video = self._video_stream(state, mask.video, _texts_of(contexts, "video"))
         texts = _texts_of(contexts, "audio")
@@ -189,7 +190,11 @@ class ClipInputs:
             level=highest if self._comfy else (highest > 0).float(),
             positions=positions,
             contexts={which: texts[id(c.whole)] for which, c in contexts.items()},
-            timed={w: c.timed(positions, texts) for w, c in contexts.items() if c.parts},
+            timed={
+                which: c.timed(positions, texts, self._fps)
+                for which, c in contexts.items()
+                if c.by_time is not None
+            },
             attention_mask=attention_mask,
             keyframes=keyframes,
             limited=self._limited,
@@ -198,32 +203,37 @@ class ClipInputs:
 
 @dataclass(frozen=True)
 class _Texts:
-    """The texts of one pass for one stream: that of the whole clip (B, S, K), and those by time, if any."""
+    """The texts of one pass for one stream: that of the whole clip (B, S, K), and those by time, if any.
+
+    ``parts`` are the texts of ``by_time``, none if it is about the text of the whole clip.
+    """
 
     whole: Tensor
-    parts: tuple[tuple[float, Tensor], ...] = ()
-    fade_s: float = 0.0
+    by_time: TextsByTime | RelayedText | None = None
+    parts: tuple[Tensor, ...] = ()
 
     @property
     def all(self) -> tuple[Tensor, ...]:
-        return self.whole, *(text for _, text in self.parts)
+        return self.whole, *self.parts
 
-    def timed(self, positions: Tensor, texts: Mapping[int, Tensor]) -> TimedTexts:
+    def timed(self, positions: Tensor, texts: Mapping[int, Tensor], fps: float) -> TimedTexts:
         """The text of each token at ``positions``; ``texts`` are those to use, by the ``id`` of these."""
-        parts = [(start, texts[id(text)]) for start, text in self.parts]
-        return timed_texts(texts[id(self.whole)], parts, self.fade_s, positions)
+        whole, by_time = texts[id(self.whole)], self.by_time
+        assert by_time is not None
+        if isinstance(by_time, RelayedText):
+            return relayed_text(whole, by_time, positions, fps)
+        starts = [start for start, _ in by_time.parts]
+        own = [texts[id(text)] for text in self.parts]
+        return timed_texts(whole, list(zip(starts, own, strict=True)), by_time.fade_s, positions)
 
 
 def _texts_of(contexts: Mapping[Pass, TextContext], stream: Literal["video", "audio"]) -> dict[Pass, _Texts]:
     texts = {}
     for which, context in contexts.items():
         by_time = context.by_time
-        parts = () if by_time is None else by_time.parts
-        texts[which] = _Texts(
-            getattr(context, stream),
-            tuple((start, getattr(part, stream)) for start, part in parts),
-            0.0 if by_time is None else by_time.fade_s,
-        )
+        parts = by_time.parts if isinstance(by_time, TextsByTime) else ()
+        own = tuple(getattr(part, stream) for _, part in parts)
+        texts[which] = _Texts(getattr(context, stream), by_time, own)
     return texts
 
 

@@ -187,8 +187,8 @@ class CrossAttention:
 class TextAttention:
     """Attention to the keys and values of a text, which are already computed; ``bias`` hides its padding.
 
-    ``texts`` holds that one text, or several with ``times``, which says to which of them each token attends;
-    there is no bias then.
+    ``texts`` holds that one text, or several with ``times``, which says to which of them each token attends,
+    or to which part of one; ``bias`` is None then.
 
     With ``guidance`` (normalized attention guidance) tokens also attend to the keys and values of a
     ``negative`` text, and both results are combined into one update. Both are None without it.
@@ -218,11 +218,7 @@ class TextAttention:
         if self.times is None:
             return self._attend(hidden, self.texts[0], self.bias)
         queries = self.projections.queries(self.attention, hidden, None)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return self.attend(q, k, v, None)
-
-        attended = attend_by_time(attend, queries, self.texts, self.times.runs(hidden))
+        attended = attend_by_time(self.attend, queries, self.texts, self.times.runs(hidden))
         return self.attention.output(attended, hidden)
 
     def _attend(self, hidden: Tensor, text: KeysValues, bias: Tensor | None) -> Tensor:

@@ -198,6 +198,7 @@ def _check(shots: Shots) -> None:
         (shots.loras, "loras: load them by LTX-2 Load LoRA"),
         (shots.control, "control: connect control videos by LTX-2 Add Guide"),
         (shots.voice, "voice: connect it by LTX-2 Reference Audio"),
+        (shots.method not in (None, "separate"), "method relay: ltx2 generate --shots does"),
         (shots.clip.stages == 2, "two stages: set stages of clip to 1"),
     ):
         if present:

@@ -62,6 +62,13 @@ NUMBERS: tuple[Row, ...] = (
     ("generate", "B --prompts-at ' '", "--prompts-at is empty"),
     ("generate", "B --prompts-at '0: a' --prompt-fade nan", "--prompt-fade nan"),
     ("generate", "B --prompt-fade 1", "--prompt-fade has no effect without --prompts-at"),
+    ("generate", "B --prompt-method relay", "--prompt-method has no effect without --prompts-at"),
+    ("generate", "B --prompts-at '0: a' --prompt-method mix", "'--prompt-method'"),
+    (
+        "generate",
+        "B --prompts-at '0: a' --prompt-method relay --prompt-fade 1",
+        "--prompt-fade has no effect with --prompt-method relay",
+    ),
     ("generate", "--shots {missing}", "no shot list at"),
     ("generate", "--shots {folder}", "no shot list at"),
     ("generate", "--shots {pipe}", "no shot list at"),

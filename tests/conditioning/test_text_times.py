@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
 from ltx2_core.conditioning.patchify import audio_positions, guide_positions, video_positions
 from ltx2_core.conditioning.reference import reference_audio_positions
-from ltx2_core.conditioning.text_times import timed_texts
+from ltx2_core.conditioning.text_times import LOWEST, narrow_windows, relayed_text, timed_texts
+from ltx2_core.types import RelayedText
 
 FPS, FRAMES = 24.0, 16
 """16 latent frames, 121 pixel frames, 5 s."""
@@ -96,3 +99,75 @@ def test_a_fade_is_no_longer_than_the_parts_at_its_sides():
 def test_parts_of_the_same_text_share_one_tensor():
     times = timed_texts(ONE, ((0.0, ONE), (1.0, TWO), (3.0, ONE)), 0.5, audio_positions(126))
     assert len(times.contexts) == 2
+
+
+HALVES = ((0.0, 3, 5), (57 / FPS, 5, 9))
+"""Two parts of 8 latent frames each, of text tokens 3 and 4, and 5 to 8."""
+WDC = RelayedText(HALVES, seconds=121 / FPS)
+
+
+def levels(relay, positions):
+    """The bias of each token (N,) on either part."""
+    bias = relayed_text(WHOLE, relay, positions, FPS).bias
+    assert bias.parts == (slice(3, 5), slice(5, 9))
+    return bias.levels.unbind(dim=1)
+
+
+def free(relay, positions):
+    """For either part the numbers of the tokens that attend to it almost plainly."""
+    return [torch.nonzero(level > -1).flatten().tolist() for level in levels(relay, positions)]
+
+
+@pytest.mark.parametrize("guides", [0, 1, 16])
+@pytest.mark.parametrize(
+    ("relay", "first", "second"),
+    [
+        (RelayedText(HALVES), range(8), range(8, 16)),
+        (WDC, range(2, 7), range(10, 15)),
+    ],
+    ids=["whole parts", "those of WhatDreamsCost"],
+)
+def test_one_text_is_free_at_the_frames_of_its_parts_whatever_is_appended(relay, first, second, guides):
+    clip = video_positions(FRAMES, 1, 1, FPS)
+    extra = [guide_positions(guides, 1, 1, FPS, frame=0)] if guides else []
+    found = free(relay, torch.cat([clip, *extra], dim=2))
+    assert [[n for n in part if n < FRAMES] for part in found] == [list(first), list(second)]
+    # A guide has the part at its own frame; a clip as guide has the frames of the clip.
+    guided = [[n - FRAMES for n in part if n >= FRAMES] for part in found]
+    assert guided == [[n for n in part if n < guides] for part in (first, second)]
+
+
+@pytest.mark.parametrize("positions", [video_positions(FRAMES, 2, 2, FPS), audio_positions(126)])
+def test_every_token_sees_a_part_of_one_text_also_around_a_border_and_at_both_ends(positions):
+    one, two = levels(RelayedText(HALVES), positions)
+    assert bool((torch.maximum(one, two) == 0).all())
+    assert bool((torch.minimum(one, two) < 0).all())
+
+
+def test_the_bias_is_the_formula_of_prompt_relay():
+    one, two = levels(WDC, video_positions(FRAMES, 1, 1, FPS))
+    sigma = 1 / math.log(1 / 1e-3)
+    for frame in range(FRAMES):
+        for level, middle in ((one, 4), (two, 12)):
+            expected = -(max(abs(frame - middle) - 2, 0) ** 2) / (2 * sigma**2)
+            assert float(level[frame]) == pytest.approx(expected, abs=0.01)
+
+
+def test_what_lies_before_the_clip_attends_to_no_part_of_one_text():
+    positions = torch.cat((reference_audio_positions(10), audio_positions(126)), dim=2)
+    one, two = levels(RelayedText(HALVES), positions)
+    assert bool((one[:10] == LOWEST).all())
+    assert bool((two[:10] == LOWEST).all())
+
+
+@pytest.mark.parametrize(
+    ("borders", "frames", "windows"),
+    [
+        ((0.0, 2.5, 5.0), 16, [(2, 6), (10, 14)]),
+        ((0.0, 1.0, 5.0), 16, [(1, 1), (5, 13)]),
+        ((0.0, 0.01, 5.0), 16, [(0, 0), (3, 13)]),
+        ((0.0, 1.0, 2.0, 3.0), 2, [(0, 0), (1, 1), (2, 2)]),
+    ],
+)
+def test_parts_of_whole_latent_frames(borders, frames, windows):
+    assert narrow_windows(borders, frames) == windows

@@ -60,6 +60,68 @@ def test_a_guide_does_not_move_the_second_part(pipeline):
     assert float(change[-2:].min()) > 1.5 * float(change[:2].max())
 
 
+RELAYS = ["relay", "relay_wdc"]
+
+
+@pytest.mark.parametrize("method", RELAYS)
+def test_one_part_in_one_text_is_the_plain_run_bit_for_bit(pipeline, plain, method):
+    at = f"0: {CIRCLE}; 50%: {CIRCLE}"
+    assert same(pipeline("", prompts_at=at, prompt_method=method, **SMALL).latents, plain)
+
+
+@pytest.mark.parametrize("guided", [False, True], ids=["no guide", "a guide"])
+def test_each_part_of_one_text_holds_in_its_time(pipeline, guided):
+    """Either half is nearer to the clip of its own prompt, also beside an appended keyframe."""
+    guide = [ImageAt(source=Image.new("RGB", (64, 64), "blue"), frame=16)] if guided else []
+    options = {**SMALL, "images": guide}
+    alone = [pipeline(text, **options).latents.video for text in (CIRCLE, SQUARE)]
+    at = f"0: {CIRCLE}; 50%: {SQUARE}"
+    made = pipeline("", prompts_at=at, prompt_method="relay", **options).latents.video
+    first, second = [(made - video).abs().mean(dim=(0, 1, 3, 4)) for video in alone]
+    assert float((first / second)[:2].max()) < 0.7
+    assert float((second / first)[-2:].max()) < 0.7
+
+
+@pytest.mark.parametrize("method", RELAYS)
+def test_guidance_two_stages_and_encoded_prompts_take_one_text(pipeline, method):
+    options = {**SMALL, "prompts_at": f"{CIRCLE} | {SQUARE}", "prompt_method": method}
+    options |= {"negative_prompt": "dark", "stages": 2, "cfg": 3.0}
+    assert pipeline("on paper", **options).latents.video.isfinite().all()
+
+
+def words(prompts):
+    """Token counts of a tokenizer that reads words, six of them at most, behind one token."""
+    return [min(len(prompt.split()), 6) + 1 for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text", "spans"),
+    [
+        ("a ball", "a ball rolls far stops", ((0.0, 3, 5), (2.0, 5, 6))),
+        (" ", "rolls far stops", ((0.0, 1, 3), (2.0, 3, 4))),
+    ],
+)
+def test_one_text_names_the_tokens_of_each_part(prompt, text, spans):
+    request = Request(prompt=prompt, prompts_at="0: rolls far; 2: stops", prompt_method="relay")
+    found, relay = request.text.relayed(4.0, words)
+    assert (found, relay.parts, relay.seconds) == (text, spans, None)
+
+
+def test_a_part_behind_the_last_token_is_an_error():
+    request = Request(prompt="a b c d", prompts_at="0: rolls far; 2: stops", prompt_method="relay")
+    with pytest.raises(ValueError, match="from 2 s lies behind the 7 tokens"):
+        request.text.relayed(4.0, words)
+
+
+def test_the_tokens_of_a_part_are_keys_at_the_same_places(pipeline):
+    """Only from its first token on does another second part change the features of Gemma, which is causal."""
+    texts = [f"{CIRCLE} {SQUARE}", f"{CIRCLE} two dogs run"]
+    start = pipeline.count_tokens([CIRCLE])[0]
+    one, other = (pipeline.networks.encode([text]).video[0] for text in texts)
+    torch.testing.assert_close(one[:start], other[:start], atol=1e-4, rtol=0)
+    assert float((one[start] - other[start]).abs().max()) > 1
+
+
 def test_guidance_two_stages_and_nag_take_prompts_by_time(pipeline):
     made = pipeline(
         "", prompts_at=f"{CIRCLE} | {SQUARE}", negative_prompt="dark", **{**SMALL, "stages": 2, "cfg": 3.0}
@@ -97,6 +159,12 @@ def test_a_trigger_word_is_put_into_parts_too():
         ({"prompts_at": "a |"}, "window 2 has no prompt"),
         ({"prompts_at": "0: a", "prompt_fade": -1.0}, "prompt_fade=-1"),
         ({"prompt_fade": 1.0}, "prompt_fade=1.0 has no effect without prompts_at"),
+        ({"prompt_method": "relay"}, "prompt_method='relay' has no effect without prompts_at"),
+        ({"prompts_at": "0: a", "prompt_method": "mix"}, "prompt_method='mix' must be one of separate"),
+        (
+            {"prompts_at": "0: a", "prompt_method": "relay", "prompt_fade": 1.0},
+            "prompt_fade has no effect with prompt_method relay",
+        ),
         ({"prompts_at": "0: a", "pipeline_kind": "dfr"}, "prompts_at"),
         ({"prompts_at": "0: a; 2: b", "prompt_embeds": True}, "prompt_embeds=True must be"),
     ],

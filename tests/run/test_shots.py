@@ -90,6 +90,10 @@ MAPPED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "prompts_at": '[{"from": 0.0, "prompt": "[trigger] rolls"}]',
         },
     ),
+    "one text": (
+        {"method": "relay", "parts": [{"prompt": "rolls"}]},
+        {"prompt_method": "relay", "prompts_at": '[{"from": 0.0, "prompt": "rolls"}]'},
+    ),
     "notes of other tools": ({"x-ui": {"zoom": 3}, "clip": {"x-a": 1, "seed": 2}}, {"seed": 2}),
 }
 

@@ -14,7 +14,7 @@ from ltx2_core.transformer.guided import attend
 from ltx2_core.transformer.shards import Shards
 from ltx2_core.transformer.streams import Hidden
 from ltx2_core.transformer.tiles import Tiles, evaluate_tiles
-from ltx2_core.transformer.timed_texts import TimedTexts, attend_by_time
+from ltx2_core.transformer.timed_texts import PartBias, TimedTexts, attend_by_time
 
 
 def timed(stream, texts, first, second=None, share=None) -> TimedTexts:
@@ -37,6 +37,19 @@ def clip(model, streams):
         other = torch.randn(stream.context.shape, generator=torch.Generator().manual_seed(9))
         numbers = [int(index >= count // 2) for index in range(count)]
         both.append(replace(stream, timed=timed(stream, (stream.context, other), numbers)))
+    return both
+
+
+@pytest.fixture
+def relayed(model, streams):
+    """Both streams with one text, to whose last tokens the second half of their tokens is drawn."""
+    both = []
+    for make in streams:
+        stream = make(model.config)
+        count, keys = stream.tokens.shape[1], stream.context.shape[1]
+        late = (torch.arange(count) >= count // 2).float()
+        bias = PartBias(-9 * torch.stack((late, 1 - late), dim=1), (slice(1, 2), slice(2, keys)))
+        both.append(replace(stream, timed=replace(timed(stream, (stream.context,), [0] * count), bias=bias)))
     return both
 
 
@@ -155,3 +168,63 @@ def test_texts_need_one_number_a_token(clip):
             tokens=clip[0].tokens[:, 1:],
             positions=clip[0].positions[:, :, 1:],
         )
+
+
+@torch.inference_mode()
+def test_parts_of_one_text_are_a_bias_of_the_logits(model, relayed):
+    biases = []
+
+    def recorded(q, k, v, bias):
+        biases.append(bias)
+        return attend(q, k, v, bias)
+
+    found = Runner(model, attend=recorded)(*relayed)
+    assert close(found, model(*relayed))
+    plain = model(*[replace(one, timed=None) for one in relayed])
+    assert not close(found, plain)
+    rows = [bias[0, 0] for bias in biases if bias is not None]
+    for stream in relayed:
+        half, keys = stream.tokens.shape[1] // 2, stream.context.shape[1]
+        own = [row for row in rows if row.shape == (stream.tokens.shape[1], keys)]
+        assert own
+        assert own[0][0].tolist() == [0, 0, *[-9] * (keys - 2)]
+        assert own[0][half].tolist() == [0, -9, *[0] * (keys - 2)]
+
+
+@torch.inference_mode()
+def test_a_bias_of_0_is_the_plain_run(model, relayed):
+    zero = [
+        replace(one, timed=replace(one.timed, bias=replace(one.timed.bias, levels=0 * one.timed.bias.levels)))
+        for one in relayed
+    ]
+    assert close(model(*zero), model(*[replace(one, timed=None) for one in relayed]))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("tokens", [1, 5, 7])
+def test_chunks_of_tokens_keep_their_biases(model, relayed, tokens):
+    assert close(Runner(model, chunk_tokens=tokens)(*relayed), model(*relayed))
+
+
+@torch.inference_mode()
+def test_tiles_and_processes_have_the_biases_of_their_tokens(model, relayed):
+    video, audio = relayed
+    part = ThirdOfFour().of(video).timed
+    tokens = ThirdOfFour().part(len(video.timed.first))
+    assert torch.equal(part.bias.levels, video.timed.bias.levels[tokens])
+    seen = []
+
+    def evaluate(tile, sound):
+        seen.append(tile.timed.bias.levels[:, 0].tolist())
+        return model(tile, sound)
+
+    evaluate_tiles(evaluate, Tiles(columns=2, rows=1, overlap=1), video, audio)
+    assert all(level == [0] * 4 + [-9] * 4 for level in seen)
+
+
+def test_a_bias_needs_one_text_and_a_row_a_token(clip, relayed):
+    bias = relayed[0].timed.bias
+    with pytest.raises(ValueError, match="got 2 texts"):
+        replace(clip[0].timed, bias=bias)
+    with pytest.raises(ValueError, match="11 rows for 12 tokens"):
+        replace(relayed[0].timed, bias=bias.of(slice(1, None)))

@@ -63,6 +63,19 @@ def text_options() -> Iterator[Option]:
         request=True,
     )
     yield Option(
+        name="prompt_method",
+        flags=("--prompt-method",),
+        kind="choice",
+        group=group,
+        choices=("separate", "relay", "relay_wdc"),
+        default="separate",
+        help="How the parts of --prompts-at are read. separate encodes each by itself, and frames and "
+        "audio of a part attend to its text alone. relay encodes one text with all parts and draws each "
+        "moment to the words of its part, as Prompt Relay does; relay_wdc does so with the narrower times of "
+        "the pack WhatDreamsCost.",
+        request=True,
+    )
+    yield Option(
         name="shots",
         flags=("--shots",),
         kind="path",

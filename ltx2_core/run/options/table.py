@@ -68,7 +68,7 @@ _OF_GENERATE: Final = {
     "generated_keyframes": "only ltx2 generate generates keyframes",
 }
 _ONE_TEXT: Final = dict.fromkeys(
-    ("prompts_at", "prompt_fade"), "only ltx2 generate changes the prompt within one run"
+    ("prompts_at", "prompt_fade", "prompt_method"), "only ltx2 generate changes the prompt within one run"
 )
 _NO_SHOTS: Final = {"shots": "only ltx2 generate and ltx2 long read shot lists"}
 _NO_DETAIL: Final = {"detail_lora": "only ltx2 generate has the DFR pipeline"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -62,6 +62,7 @@ REQUIREMENTS: Final[tuple[tuple[str, str], ...]] = (
     ("detail_lora", "pipeline_kind"),
     ("enhancer", "enhance_prompt"),
     ("prompt_fade", "prompts_at"),
+    ("prompt_method", "prompts_at"),
 )
 """An option that has no effect without another one."""
 
@@ -87,6 +88,16 @@ def check_stage2(explicit: Set[str], stages: int) -> None:
         raise ValueError(f"{written[0]} has no effect on a run of one stage: add --stages 2")
 
 
+def _check_method(written: Mapping[str, Any], name: Callable[[str], str]) -> None:
+    """Raise ValueError for a fade with one text for all parts; ``name`` gives the words for an option."""
+    method, fade = written.get("prompt_method", "separate"), by_name("prompt_fade").default
+    if method != "separate" and written.get("prompt_fade", fade) != fade:
+        raise ValueError(
+            f"{name('prompt_fade')} has no effect with {name('prompt_method')} {method}, which has a fade of "
+            "its own: leave one out"
+        )
+
+
 def check_keywords(
     named: Mapping[str, Any], present: Set[str], *, held: Mapping[str, Any] = MappingProxyType({})
 ) -> None:
@@ -107,6 +118,7 @@ def check_keywords(
                 f"{_keyword(one, written)} and {_keyword(other, written)} contradict each other, "
                 f"as {reason}: leave one out"
             )
+    _check_method(written, str)
     for name in OF_STAGE_2:
         if written.get("stages") == 1 and name in written:
             raise ValueError(f"{_keyword(name, written)} has no effect with stages=1: set stages=2")
@@ -142,6 +154,7 @@ def check_together(
                 f"{by_name(one).flag} and {by_name(other).flag} contradict each other, as {reason}: "
                 "leave one out"
             )
+    _check_method(explicit, lambda name: by_name(name).flag)
     present = explicit.keys() | set(known)
     for one, needed in REQUIREMENTS:
         options = {needed, *ALTERNATIVES.get(one, ())}

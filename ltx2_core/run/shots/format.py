@@ -132,6 +132,7 @@ class Shots(_Entry):
     trigger: str | None = None
     parts: list[Part] = Field([], max_length=MAX_ENTRIES)
     fade: float | None = None
+    method: Literal["separate", "relay", "relay_wdc"] | None = None
     images: list[ImageOfShots] = Field([], max_length=MAX_ENTRIES)
     control: list[Control] = Field([], max_length=MAX_ENTRIES)
     audio: list[AudioPiece] = Field([], max_length=MAX_ENTRIES)

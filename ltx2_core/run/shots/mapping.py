@@ -59,6 +59,8 @@ def mapped(shots: Shots, clip: ClipPlan, find: Find) -> Mapped:
         fields["prompts_at"] = json.dumps(_parts(shots, times))
         if shots.fade is not None:
             fields["prompt_fade"] = shots.fade
+        if shots.method is not None:
+            fields["prompt_method"] = shots.method
     if shots.control:
         fields["references"] = tuple(_references(shots.control, times, find))
     if shots.audio:
