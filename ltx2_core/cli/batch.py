@@ -125,8 +125,7 @@ def _with_bar(run: Any, count: int) -> list[Any]:
 
 def _write_sheet(folder: Path, results: list[Any]) -> None:
     """Write an image with frames of all clips that have video."""
-    from ..media.sheet import write_sheet
-    from .several import some_frames
+    from ..media.sheet import some_frames, write_sheet
 
     rows = [
         (f"{result['name']}: {result['what']}", some_frames(folder / result["file"]))

@@ -14,9 +14,9 @@ import click
 from tqdm import tqdm
 
 from ..loading import Component
-from ..media import Destination, check_output, read_video
+from ..media import Destination, check_output
 from ..media.save import check_destination
-from ..media.sheet import write_sheet
+from ..media.sheet import some_frames, write_sheet
 from ..run.generation import Generation
 from ..run.image_checks import ImageChecks
 from ..run.options import by_name
@@ -31,7 +31,6 @@ from .values import Output, naming
 # A typo such as 1-80000 would otherwise sample for days.
 MOST: Final = 1000
 """The largest number of clips of one call."""
-SHEET_FRAMES: Final = 5
 MOST_LETTERS: Final = 200
 """How many characters of its prompt name a clip."""
 DECODERS: Final = (Component.VIDEO_DECODER, Component.AUDIO_DECODER, Component.VOCODER)
@@ -190,16 +189,6 @@ def _check_files(jobs: Sequence[Job], output: Output, sheet: Path | None) -> Non
         check_output(sheet)
     for job in jobs:
         check_destination(Destination.of(job.path), output.encoding)
-
-
-def some_frames(path: Path) -> Any:
-    """Read ``SHEET_FRAMES`` evenly spaced frames of a video file, from first to last: (N, 3, H, W) uint8."""
-    import torch
-
-    clip = read_video(path)
-    count = min(SHEET_FRAMES, clip.frame_count)
-    wanted = [round(i * (clip.frame_count - 1) / max(1, count - 1)) for i in range(count)]
-    return torch.stack([next(clip.frames(number, 1)) for number in wanted])
 
 
 def _on_frames(bar: Any, name: str) -> Any:

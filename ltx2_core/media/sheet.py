@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .atomic import replacing
+from .video_in import read_video
 
 WIDTH: Final = 192
 """Pixels of a frame's width."""
 GAP: Final = 6
 LINE: Final = 18
 """Pixels of the height of a line of words."""
+FRAMES: Final = 5
+"""Frames of a video in its row."""
 
 
 def write_sheet(rows: Sequence[tuple[str, Tensor]], path: str | os.PathLike[str]) -> None:
@@ -35,6 +39,17 @@ def write_sheet(rows: Sequence[tuple[str, Tensor]], path: str | os.PathLike[str]
         top += row.height
     with replacing(Path(path)) as temporary:
         sheet.save(temporary, format="PNG")
+
+
+def some_frames(path: Path) -> Tensor:
+    """Read up to ``FRAMES`` evenly spaced frames of a video file, from first to last: (N, 3, H, W) uint8.
+
+    Raises ValueError if it cannot be read.
+    """
+    clip = read_video(path)
+    count = min(FRAMES, clip.frame_count)
+    wanted = [round(i * (clip.frame_count - 1) / max(1, count - 1)) for i in range(count)]
+    return torch.stack([next(clip.frames(number, 1)) for number in wanted])
 
 
 def _row(words: str, frames: Tensor) -> Image.Image:

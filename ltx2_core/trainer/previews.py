@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loading import Component, LoraSpec
+from ..media.sheet import some_frames, write_sheet
 from ..run.pipeline import LTX2Pipeline
 from ..run.progress import Stop, Stopped
 from ..run.request import Request
@@ -40,7 +41,10 @@ class Previews:
             pipeline.check(pipeline.resolve(request))
 
     def __call__(self, step: int, weights: Path | None) -> None:
-        """Save the previews of ``step``, with the LoRA or transformer in ``weights``, or without one."""
+        """Save the previews of ``step``, with the LoRA or transformer in ``weights``, or without one.
+
+        An image shows them beside those of the untrained model.
+        """
         pipeline = self._pipeline(weights)
         for number, request in enumerate(self.requests, start=1):
             path = self.opened.files.preview(step, number)
@@ -52,6 +56,19 @@ class Previews:
                 return
             if self.on_clip is not None:
                 self.on_clip(step, path)
+        self._compare(step)
+
+    def _compare(self, step: int) -> None:
+        """Draw frames of the previews of ``step`` under those of the untrained model, if these are there."""
+        files = self.opened.files
+        rows = []
+        for number, request in enumerate(self.requests, start=1):
+            before, after = files.preview(0, number), files.preview(step, number)
+            if step and before.is_file():
+                rows.append((f"untrained: {request.prompt}", some_frames(before)))
+                rows.append((f"step {step}: {request.prompt}", some_frames(after)))
+        if rows:
+            write_sheet(rows, files.comparison(step))
 
     def _pipeline(self, weights: Path | None) -> LTX2Pipeline:
         settings, networks = self.opened.settings, self.opened.networks

@@ -47,6 +47,10 @@ class RunFiles:
         """The clip of prompt ``number``, from 1 on, after ``step`` steps."""
         return self.folder / "previews" / f"step_{step:06d}_{number}.mp4"
 
+    def comparison(self, step: int) -> Path:
+        """The image of the previews after ``step`` steps beside those of the untrained model."""
+        return self.folder / "previews" / f"step_{step:06d}.png"
+
     def begin(self, lasting: Mapping[str, Any], unknown: Collection[str] = ()) -> None:
         """Write the settings that change the weights, or compare them with those of the run that is resumed.
 

@@ -147,7 +147,10 @@ class _Run:
         step, files, show = self.trainer.state.step, self.files, self.watch.on_save
         shown = step and (step % self.settings.preview_every == 0 or step == self.settings.steps)
         count = len(self.settings.preview_prompts)
-        lacking = any(not files.preview(step, number).is_file() for number in range(1, count + 1))
+        wanted = [files.preview(step, number) for number in range(1, count + 1)]
+        if step and files.preview(0, 1).is_file():
+            wanted.append(files.comparison(step))
+        lacking = not all(file.is_file() for file in wanted)
         if shown and lacking and show is not None and files.weights(step).is_file():
             with self.trainer.aside():
                 show(step, files.weights(step))

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -341,6 +342,10 @@ def previewed(settings: LoraSettings, dtype: torch.dtype) -> tuple[Path, Path]:
     opened = replace(open_run(run), networks=open_networks((), None, device="cpu", dtype=dtype))
     path = train_lora(opened, on_save=Previews(opened))
     assert opened.files.preview(0, 1).is_file()
+    assert not opened.files.comparison(0).exists()
+    with Image.open(opened.files.comparison(1)) as image:
+        # Two rows of five frames.
+        assert image.size == (5 * 198 + 6, 2 * (18 + 192 + 12))
     again = path.with_name("again.mp4")
     words = f"--width 64 --height 64 --frames 9 --steps 2 --seed 0 --device cpu --dtype {name} -q"
     done = CliRunner().invoke(
@@ -379,6 +384,10 @@ def test_a_run_that_is_killed_at_any_of_twenty_points_ends_with_the_same_files(s
     for option in ("width=64", "height=64", "num_frames=9", "steps=1", "stages=1"):
         command += ["--preview-options", option]
 
+    def listed(folder: Path) -> list[str]:
+        # What a killed run had written of a clip stays as a hidden file.
+        return sorted(file.name for file in (folder / "previews").glob("[!.]*"))
+
     def ran(name: str, kill_at: int | None = None) -> Ran:
         words = [*command, "--output-dir", str(tmp_path / name)]
         return run(ltx2, *words, folder=tmp_path / f"files of {name}", kill_at=kill_at)
@@ -397,6 +406,7 @@ def test_a_run_that_is_killed_at_any_of_twenty_points_ends_with_the_same_files(s
         whole, resumed = tmp_path / "undisturbed", tmp_path / name
         check_equal(whole / "lora.safetensors", resumed / "lora.safetensors")
         assert (whole / "log.jsonl").read_text() == (resumed / "log.jsonl").read_text()
-        for preview in sorted((whole / "previews").iterdir()):
+        assert listed(whole) == listed(resumed), undisturbed.events[kill_at]
+        for preview in sorted((whole / "previews").glob("*.mp4")):
             again_shown = read_video(resumed / "previews" / preview.name).read()
             assert torch.equal(read_video(preview).read(), again_shown), undisturbed.events[kill_at]
