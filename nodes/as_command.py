@@ -177,7 +177,11 @@ def _texts(graph: Graph) -> Iterator[Setting]:
     yield "--negative", "negative_prompt", negative
     if timed:
         yield "--prompts-at", "prompts_at", inputs["parts"]
-        yield "--prompt-fade", "prompt_fade", inputs.get("fade")
+        method = inputs.get("method", "separate")
+        yield "--prompt-method", "prompt_method", method
+        # With the other methods the widget has no effect, and the option is refused.
+        if method == "separate":
+            yield "--prompt-fade", "prompt_fade", inputs.get("fade")
 
 
 def _clip(graph: Graph) -> Iterator[Setting]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy_api.latest import io
 
 from ...ltx2_core.run.request import NEGATIVE_PROMPT
 from ...ltx2_core.shapes import ClipPlan
-from ...ltx2_core.text.prompt import Prompt
-from ..host.prompt_parts import with_parts
+from ...ltx2_core.text.prompt import METHODS, Method, Prompt
+from ..host.prompt_parts import token_counts, with_parts, with_relay
 from ..host.values import Clip, Conditioning
 from ..inputs import fps_input, plan_input, text_encoder_input
 from ..quantity import quantity
@@ -68,6 +70,15 @@ class LTX2AVPromptByTime(io.ComfyNode):
                 ),
                 fps_input("The model assumes it. A connected plan overrides it."),
                 plan_input("Takes the frame rate and the length from an LTX-2 Clip Plan."),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="separate",
+                    optional=True,
+                    tooltip="separate encodes each part by itself. relay encodes all in one text and draws "
+                    "each moment to its words, as Prompt Relay does, without fade; relay_wdc does so with "
+                    "the narrower times of WhatDreamsCost and needs a plan.",
+                ),
             ],
             outputs=[
                 io.Conditioning.Output(display_name="positive", tooltip="For the sampler's positive."),
@@ -85,26 +96,30 @@ class LTX2AVPromptByTime(io.ComfyNode):
         fade: float,
         fps: float,
         plan: ClipPlan | None = None,
+        method: Method = "separate",
     ) -> io.NodeOutput:
         rate = fps if plan is None else plan.fps
-        texts = Prompt(prompt=prompt, at=parts).by_time(None if plan is None else plan.seconds)
-        encoded = encode_parts(clip, prompt, texts, fade, rate)
+        text = Prompt(prompt=prompt, at=parts, fade_s=fade, method=method)
+        encoded = encode_parts(clip, text, None if plan is None else plan.seconds, rate)
         return io.NodeOutput(encoded, encode_prompt(clip, negative, rate))
 
 
-def encode_parts(
-    clip: Clip, whole: str, parts: tuple[tuple[float, str], ...], fade_s: float, fps: float
-) -> Conditioning:
-    """Encode the texts of the parts of a clip, (start in seconds, text), to one CONDITIONING.
+def encode_parts(clip: Clip, text: Prompt, seconds: float | None, fps: float) -> Conditioning:
+    """Encode the prompts by time of ``text`` for a clip of ``seconds`` (None: unknown) to one CONDITIONING.
 
-    ``whole`` is the text for tokens outside of the clip's time; if it is empty, that of the first part is. A
-    single part is a plain prompt. Raises ValueError if ``clip`` is None.
+    What lies outside of the clip's time has the prompt of the whole clip, or without one that of the first
+    part. A single part is a plain prompt. Raises ValueError for prompts that cannot be read, and if ``clip``
+    is None.
     """
-    first = whole if whole.strip() and len(parts) > 1 else parts[0][1]
+    parts = text.by_time(seconds)
+    if text.method != "separate" and len(parts) > 1:
+        joined, relay = text.relayed(seconds, partial(token_counts, clip))
+        return with_relay(encode_prompt(clip, joined, fps), relay)
+    first = text.prompt if text.prompt.strip() and len(parts) > 1 else parts[0][1]
     made = {first: encode_prompt(clip, first, fps)}
     if len(parts) == 1:
         return made[first]
-    for _, text in parts:
-        if text not in made:
-            made[text] = encode_prompt(clip, text, fps)
-    return with_parts(made[first], [(start, made[text]) for start, text in parts], fade_s)
+    for _, part in parts:
+        if part not in made:
+            made[part] = encode_prompt(clip, part, fps)
+    return with_parts(made[first], [(start, made[part]) for start, part in parts], text.fade_s)

@@ -170,10 +170,9 @@ def _planned_retake(shots: Shots, recipe: Recipe) -> Planned:
 def encode_texts(clip: Clip, request: Request, stage: Stage) -> Texts:
     """Encode the prompts of ``request`` and its negative prompt."""
     text, fps = request.text, stage.clip.fps
-    parts = text.by_time(stage.clip.seconds)
-    if not parts:
+    if text.at is None:
         return encode_prompt(clip, text.prompt, fps), encode_prompt(clip, text.negative or "", fps)
-    positive = encode_parts(clip, text.prompt, parts, text.fade_s, fps)
+    positive = encode_parts(clip, text, stage.clip.seconds, fps)
     return positive, encode_prompt(clip, text.negative or "", fps)
 
 
@@ -198,7 +197,6 @@ def _check(shots: Shots) -> None:
         (shots.loras, "loras: load them by LTX-2 Load LoRA"),
         (shots.control, "control: connect control videos by LTX-2 Add Guide"),
         (shots.voice, "voice: connect it by LTX-2 Reference Audio"),
-        (shots.method not in (None, "separate"), "method relay: ltx2 generate --shots does"),
         (shots.clip.stages == 2, "two stages: set stages of clip to 1"),
     ):
         if present:

@@ -118,8 +118,8 @@ class Call:
             video = replace(video, negative=negatives[0])
             audio = None if audio is None else replace(audio, negative=negatives[1])
         widths = [context.shape[-1] for context in self.contexts]
-        video = timed(video, self.prompt_parts, 0, widths)
-        return video, None if audio is None else timed(audio, self.prompt_parts, 1, widths)
+        video = timed(video, self.prompt_parts, 0, widths, self.fps)
+        return video, None if audio is None else timed(audio, self.prompt_parts, 1, widths, self.fps)
 
 
 def velocities(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from host_graph import Graph, Link
 from host_server import GraphError, Server
-from node_graphs import checkpoint, our_latent, prompt, stage, text_encoder
+from node_graphs import checkpoint, our_latent, plan_node, prompt, stage, text_encoder
 from tiny_models import TinyModels
 
 FRAMES = 33
@@ -33,6 +33,45 @@ def test_one_text_is_the_clip_of_the_plain_prompt(server: Server, models: TinyMo
     result = server.run(g.prompt)
     one, other = result.tensors("plain"), result.tensors("parts")
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_one_part_in_one_text_is_the_clip_of_the_plain_prompt(server: Server, models: TinyModels) -> None:
+    g = Graph()
+    clip = text_encoder(g, models)
+    sampled(g, models, prompt(g, clip), "plain")
+    sampled(g, models, by_time(g, clip, f"0: {RED}\n0.7: {RED}", method="relay"), "parts")
+    result = server.run(g.prompt)
+    one, other = result.tensors("plain"), result.tensors("parts")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(("method", "changed"), [("relay", {3, 4}), ("relay_wdc", {1, 2})])
+def test_in_one_text_the_time_of_a_part_changes_most_what_lies_in_it(
+    server: Server, models: TinyModels, method: str, changed: set[int]
+) -> None:
+    """The words are the same, and the second part begins at 50 % or at 99 %.
+
+    With relay_wdc the first part then moves from latent frame 1 to 2, and the second one stays at 4.
+    """
+    g = Graph()
+    clip = text_encoder(g, models)
+    length = plan_node(g, length=FRAMES, length_unit="frames", stages="1")
+    for name, second in (("late", "99%"), ("half", "50%")):
+        text = by_time(g, clip, f"0: {RED}\n{second}: {BLUE}", "a hall", method=method, plan=length)
+        sampled(g, models, text, name)
+    result = server.run(g.prompt)
+    one, other = result.tensors("late"), result.tensors("half")
+    video = next(name for name in one if one[name].ndim == 5)
+    change = (one[video] - other[video]).abs().mean(dim=(0, 1, 3, 4))
+    assert set(change.topk(2).indices.tolist()) == changed
+
+
+def test_the_times_of_whatdreamscost_need_the_length_of_the_clip(server: Server, models: TinyModels) -> None:
+    g = Graph()
+    clip = text_encoder(g, models)
+    g.add("PreviewAny", source=by_time(g, clip, f"0: {RED}\n0.7: {BLUE}", method="relay_wdc"))
+    with pytest.raises(GraphError, match="relay_wdc divides the length of the clip"):
+        server.run(g.prompt)
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
