@@ -51,11 +51,14 @@ class RunFiles:
         """The image of the previews after ``step`` steps beside those of the untrained model."""
         return self.folder / "previews" / f"step_{step:06d}.png"
 
-    def begin(self, lasting: Mapping[str, Any], unknown: Collection[str] = ()) -> None:
+    def begin(
+        self, lasting: Mapping[str, Any], defaults: Mapping[str, Any], unknown: Collection[str] = ()
+    ) -> None:
         """Write the settings that change the weights, or compare them with those of the run that is resumed.
 
-        Names in ``unknown`` are not compared. Raises ValueError that names what differs, and for a state
-        whose settings are not there.
+        A setting that the resumed run does not have, since an older version began it, was its value in
+        ``defaults``. Names in ``unknown`` are not compared. Raises ValueError that names what differs, and
+        for a state whose settings are not there.
         """
         path = self.folder / RUN
         if self.state.is_file():
@@ -64,7 +67,7 @@ class RunFiles:
                     f"{self.folder} has {STATE} and no {RUN}, so that nothing tells whether it is the state "
                     "of this run. Use another output_dir, or delete that folder"
                 )
-            before = read_object(path)
+            before = {**defaults, **read_object(path)}
             names = {*before, *lasting} - {*unknown}
             differing = sorted(n for n in names if before.get(n) != lasting.get(n))
             if differing:

@@ -82,7 +82,8 @@ class _Run:
     def train(self, make: MakeTrainee, stop_at: int | None) -> Path:
         settings, files = self.settings, self.files
         if self.processes.first:
-            files.begin(_lasting(self.opened, self.processes), unknown=_unknown(self.opened))
+            lasting = _lasting(self.opened, self.processes)
+            files.begin(lasting, settings.lasting_defaults(), unknown=_unknown(self.opened))
         self.processes.wait()
         if self.watch.on_save is not None and not files.state.is_file():
             self.watch.on_save(0, None)

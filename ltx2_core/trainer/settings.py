@@ -130,9 +130,16 @@ class TrainSettings:
 
         Paths of dataset, models and LoRAs are not among them, since their contents are compared by digests.
         """
+        return self._lasting(asdict(self))
+
+    def lasting_defaults(self) -> dict[str, Any]:
+        """The defaults of :meth:`lasting`, which a run had for settings that came after it was begun."""
+        return self._lasting({one.name: one.default for one in fields(self)})
+
+    def _lasting(self, values: Mapping[str, Any]) -> dict[str, Any]:
         free = {one.name for one in fields(self) if one.metadata.get("free")}
-        values = {name: value for name, value in asdict(self).items() if name not in free}
-        lasting: dict[str, Any] = json.loads(json.dumps(values))
+        text = json.dumps({name: value for name, value in values.items() if name not in free})
+        lasting: dict[str, Any] = json.loads(text)
         return lasting
 
 

@@ -73,6 +73,14 @@ def test_a_stopped_run_ends_with_the_weights_of_an_uninterrupted_one(settings, t
     check_equal(whole, train_lora(open_run(replace(settings, dataset=str(moved)))))
     index = Index.load(moved)
     replace(index, entries=index.entries[:1]).save(moved)
+    # An older version, which began the run, did not have all settings.
+    recorded = whole.with_name("run.json")
+    older = json.loads(recorded.read_text())
+    del older["caption_dropout_video"]
+    recorded.write_text(json.dumps(older))
+    check_equal(whole, train_lora(open_run(settings)))
+    with pytest.raises(ValueError, match=r"caption_dropout_video was 0\.0, is 0\.5"):
+        train_lora(open_run(replace(settings, caption_dropout_video=0.5)))
     with pytest.raises(ValueError, match="holds another run: dataset_digest was"):
         train_lora(open_run(replace(settings, dataset=str(moved))))
     with pytest.raises(ValueError, match=r"holds another run: rank was 2, is 4"):
