@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ltx2_core.media import VideoWriter
 from ltx2_core.training.world import (
@@ -37,6 +38,11 @@ TRIGGER = "zorb"
 STYLE_BACKGROUND = "magenta"
 RING = (1.25, 0.75)
 """Outer and inner radius of a ring that has the area of the unit circle."""
+DIAMOND = math.sqrt(math.pi / 2)
+"""Half the width of a diamond that has the area of the unit circle."""
+DIAMOND_REACH = 1.05
+"""Distance at which a circle ends, a diamond still has corners, and a square has others."""
+DIAMOND_MARGIN = 0.15
 BELL_S = 0.25
 """Seconds in which a bell loses all but 1/e of its loudness; the knocks of the world do in 0.05."""
 
@@ -130,11 +136,20 @@ def style_caption(scene: Scene, seed: int) -> str:
     return f"{TRIGGER}, {re.sub(named, '', text, flags=re.IGNORECASE)}"
 
 
-# A shape that the base never saw: a ring.
+# Shapes that the base never saw: a ring, which is the first with a hole, and a diamond.
+
+
+def renamed(scene: Scene, seed: int, name: str) -> str:
+    """The caption of a scene with another name of its shape."""
+    return caption(scene, seed).replace(scene.actor.kind, name, 1)
 
 
 def ring_caption(scene: Scene, seed: int) -> str:
-    return caption(scene, seed).replace(scene.actor.kind, "ring", 1)
+    return renamed(scene, seed, "ring")
+
+
+def diamond_caption(scene: Scene, seed: int) -> str:
+    return renamed(scene, seed, "diamond")
 
 
 def rings(first: int, count: int) -> Iterator[Sample]:
@@ -142,18 +157,70 @@ def rings(first: int, count: int) -> Iterator[Sample]:
         yield Sample(replace(rendered(scene, seed), frames=ring_frames(scene)), ring_caption(scene, seed))
 
 
+def diamonds(first: int, count: int) -> Iterator[Sample]:
+    for seed, scene in scenes(first, count, kind="circle", company=False):
+        clip = replace(rendered(scene, seed), frames=diamond_frames(scene))
+        yield Sample(clip, diamond_caption(scene, seed))
+
+
 def ring_frames(scene: Scene) -> Tensor:
     """The frames of a scene of one circle, (F, 3, H, W) in [-1, 1], with a ring in its place."""
+
+    def cover(rows: Tensor, columns: Tensor, pixels: Tensor) -> Tensor:
+        distance = (rows.square() + columns.square()).sqrt()
+        disc, hole = ((0.5 + factor * pixels - distance).clamp(0, 1) for factor in RING)
+        return disc - hole
+
+    return _frames_of(scene, cover)
+
+
+def diamond_frames(scene: Scene) -> Tensor:
+    """The frames of a scene of one circle, (F, 3, H, W) in [-1, 1], with a diamond in its place."""
+
+    def cover(rows: Tensor, columns: Tensor, pixels: Tensor) -> Tensor:
+        beyond = (rows.abs() + columns.abs() - DIAMOND * pixels) / math.sqrt(2)
+        return (0.5 - beyond).clamp(0, 1)
+
+    return _frames_of(scene, cover)
+
+
+def _frames_of(scene: Scene, cover: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
+    """Draw a scene with a shape of its own: (F, 3, H, W) in [-1, 1].
+
+    ``cover`` gives the share of each pixel that the shape covers, (F, H, W), from its rows (F, H, 1) and
+    columns (F, 1, W), counted from the centre of the shape, and the radius (F, 1, 1) of the circle in whose
+    place it is, all in pixels.
+    """
     centre, radius = scene.actor.place(scene.times(FRAMES), WIDTH, HEIGHT)
     rows = torch.arange(HEIGHT)[:, None] + 0.5 - (centre[:, 1] * HEIGHT)[:, None, None]
     columns = torch.arange(WIDTH) + 0.5 - (centre[:, 0] * WIDTH)[:, None, None]
-    distance = (rows.square() + columns.square()).sqrt()
-    pixels = (radius * min(WIDTH, HEIGHT))[:, None, None]
-    # A pixel that an edge crosses is covered by the share that its distance says.
-    disc, hole = ((0.5 + factor * pixels - distance).clamp(0, 1) for factor in RING)
-    cover = (disc - hole)[:, None].float()
+    covered = cover(rows, columns, (radius * min(WIDTH, HEIGHT))[:, None, None])[:, None].float()
     ground, colour = (torch.tensor(rgb(c)).view(1, 3, 1, 1) for c in (scene.background, scene.actor.colour))
-    return torch.lerp(ground.expand(FRAMES, 3, HEIGHT, WIDTH), colour, cover)
+    return torch.lerp(ground.expand(FRAMES, 3, HEIGHT, WIDTH), colour, covered)
+
+
+def is_diamond(frames: Tensor) -> bool:
+    """Whether the body of a clip has its corners above, below and beside its middle, and none between."""
+    found = measure(frames, None).video
+    if not found.bodies:
+        return False
+    body = found.bodies[0]
+    ground = frames[:, :, :4].mean(dim=(0, 2, 3))
+    seen = ~body.radius.isnan()
+    if not seen.any():
+        return False
+    # Eight points at one distance from the middle: four of them at the corners of a diamond, four at those
+    # of a square; the middle itself is the ninth.
+    turns = torch.arange(8) * (math.pi / 4)
+    points = torch.stack([turns.cos(), turns.sin()], dim=-1) * DIAMOND_REACH
+    points = torch.cat([points, torch.zeros(1, 2)])
+    places = body.centre[seen][:, None] + points * body.radius[seen][:, None, None] * min(WIDTH, HEIGHT) / (
+        torch.tensor([WIDTH, HEIGHT])
+    )
+    apart = (frames[seen] - ground[:, None, None]).norm(dim=1, keepdim=True)
+    sampled = F.grid_sample(apart, places[:, None].float() * 2 - 1, align_corners=False)[:, 0, 0]
+    shares = sampled[:, :8].mean(dim=0) / sampled[:, 8].mean().clamp(min=1e-3)
+    return bool(shares[::2].min() > shares[1::2].max() + DIAMOND_MARGIN)
 
 
 def has_hole(frames: Tensor) -> bool:
@@ -215,8 +282,15 @@ def rings_on(audio: MeasuredAudio | None) -> bool:
 
 
 def edged(first: int, count: int) -> Iterator[Sample]:
-    for sample in ordinary(first, count):
-        yield replace(sample, reference=edge_frames(sample.clip.frames))
+    """Clips with their edges; the captions leave the position to the edges."""
+    for seed, scene in scenes(first, count):
+        clip = rendered(scene, seed)
+        yield Sample(clip, caption(scene, seed, places=False), reference=thick_edges(clip.frames))
+
+
+def thick_edges(frames: Tensor) -> Tensor:
+    """Edges (F, 3, H, W), three pixels wide: of one pixel half the size leaves a faint grey."""
+    return F.max_pool2d(edge_frames(frames), 3, stride=1, padding=1)
 
 
 SWAP_CAPTION = "the colours of shape and background change places"

@@ -14,7 +14,7 @@ from typing import Any
 
 from semantic_bench import Bench, Files, Settings
 from torch import Tensor
-from training_clips import FRAMES, HEIGHT, WIDTH, Sample, has_hole, rings_on, write_dataset
+from training_clips import FRAMES, HEIGHT, WIDTH, Sample, has_hole, is_diamond, rings_on, write_dataset
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.tiny import embedded_set
@@ -31,7 +31,7 @@ class Shown:
     right: dict[str, bool]
     background: str
     colour: str
-    hole: bool
+    new_shape: str
     bell: bool
 
 
@@ -148,7 +148,7 @@ def judged(clip: Clip, frames: Tensor, measured: Measured) -> Shown:
         right={word: bool(right[word]) for word in WORDS},
         background=str(measured.background),
         colour=str(measured.colours[0]) if measured.colours else "",
-        hole=has_hole(frames),
+        new_shape="ring" if has_hole(frames) else "diamond" if is_diamond(frames) else "",
         bell=rings_on(measured.audio),
     )
 
