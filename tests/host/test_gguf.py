@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ PARTS = {"video_vae": "none", "audio_vae": "none"}
 
 
 @pytest.fixture(scope="module")
-def files(models: TinyModels, folder: Path) -> tuple[str, str]:
+def files(models: TinyModels, folder: Path) -> Iterator[tuple[str, str]]:
     """Names of a transformer in Q8_0, and of a safetensors file with the weights that it decodes to."""
     checkpoint = open_checkpoint(folder / "checkpoints" / models.checkpoints["2.3"])
     stored = read_tensors(checkpoint.infos(Component.TRANSFORMER))
@@ -40,7 +41,10 @@ def files(models: TinyModels, folder: Path) -> tuple[str, str]:
     whole = {**{n: t for n, t in plain.items() if f"{n}" not in decoded}, **decoded}
     named = {f"model.diffusion_model.{name}": tensor.contiguous() for name, tensor in whole.items()}
     save_file(named, unet / "decoded.safetensors")
-    return "diffusion_models/tiny-Q8_0.gguf", "diffusion_models/decoded.safetensors"
+    yield "diffusion_models/tiny-Q8_0.gguf", "diffusion_models/decoded.safetensors"
+    # Tests of the lists, which follow, name all files.
+    for name in ("tiny-Q8_0.gguf", "decoded.safetensors"):
+        (unet / name).unlink()
 
 
 @pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
@@ -62,10 +66,13 @@ def test_a_transformer_gives_what_its_decoded_weights_do(
 def test_gemma_encodes_as_its_folder_does(server: Server, models: TinyModels, base_dir: Path) -> None:
     encoders = base_dir / "models" / "text_encoders"
     source = encoders / Path(models.text_encoder).parent
-    write_encoder(source, encoders / "gemma.gguf", blocks=False)
+    written = write_encoder(source, encoders / "gemma.gguf", blocks=False)
     g = Graph()
     for name, file in (("ours", "gemma.gguf"), ("expected", models.text_encoder)):
         clip = g.add("LTX2AVLoadTextEncoder", text_encoder=file, ckpt_name=models.checkpoints["2.3"])
         loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name=models.checkpoints["2.3"])
         g.dump(name, latent=stage(g, loaded, prompt(g, clip), our_latent(g)))
-    assert distance(server.run(g.prompt), "ours", "expected") < 1e-4
+    try:
+        assert distance(server.run(g.prompt), "ours", "expected") < 1e-4
+    finally:
+        written.unlink()
