@@ -1,11 +1,13 @@
 """Reads what torch.save wrote as data alone: tensors, numbers, texts and their lists, tuples and dicts.
 
 Such a file is a list of instructions. Here those that make data are followed, and no class or function that
-a file names is looked up or called: in its place stands a :class:`Foreign` with its name.
+a file names is looked up or called: in its place stands a :class:`Foreign` with its name. No file makes
+much more data than it has bytes.
 """
 
 from __future__ import annotations
 
+import math
 import pickletools
 import zipfile
 from pathlib import Path
@@ -66,12 +68,17 @@ _VALUES = frozenset(
     ]
 )
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_MOST_INSTRUCTIONS = 2**22
+"""Bytes of instructions; each makes up to 200 bytes, and those of a cache are some kilobytes."""
+_MOST_COPIES = 8
+"""How many times the bytes of its file tensors may take: some share values, or repeat them."""
 
 
 def read_torch_file(path: Path) -> Any:
     """What ``path``, a file of torch.save, holds; objects that are no data are :class:`Foreign`.
 
-    Raises ValueError for a file that is damaged, or of a form from before version 1.6 of torch.
+    Raises ValueError for a file that is damaged, of a form from before version 1.6 of torch, or whose tensors
+    take more than eight times its bytes.
     """
     try:
         with zipfile.ZipFile(path) as file:
@@ -81,12 +88,15 @@ def read_torch_file(path: Path) -> Any:
             # What is compressed could become larger than the memory; torch compresses nothing.
             if any(info.compress_type != zipfile.ZIP_STORED for info in file.infolist()):
                 raise ValueError(f"{path} is no file of torch.save: its parts are compressed")
-            return _Reading(file, pickled.removesuffix("data.pkl")).result(file.read(pickled))
+            if file.getinfo(pickled).file_size > _MOST_INSTRUCTIONS:
+                raise ValueError(f"{path} has more than {_MOST_INSTRUCTIONS} bytes of instructions")
+            room = _MOST_COPIES * path.stat().st_size
+            return _Reading(file, pickled.removesuffix("data.pkl"), room).result(file.read(pickled))
     except zipfile.BadZipFile:
         raise ValueError(f"{path} is damaged, or no file of torch.save from version 1.6 on") from None
     except ValueError as error:
         raise ValueError(str(error) if str(path) in str(error) else f"{path} is damaged: {error}") from None
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
     # Instructions of a damaged file take what is not there, and its parts may lie anywhere.
     except (
@@ -102,10 +112,14 @@ def read_torch_file(path: Path) -> Any:
 
 
 class _Reading:
-    """Follows the instructions of one file; ``root`` is the folder in the archive ``file``."""
+    """Follows the instructions of one file; ``root`` is the folder in the archive ``file``.
 
-    def __init__(self, file: zipfile.ZipFile, root: str) -> None:
-        self.file, self.root = file, root
+    ``room`` are the bytes that its tensors may take.
+    """
+
+    def __init__(self, file: zipfile.ZipFile, root: str, room: int) -> None:
+        self.file, self.root, self.room = file, root, room
+        self.storages: dict[str, Tensor] = {}
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
@@ -149,7 +163,7 @@ class _Reading:
             del stack[-count:]
             stack.append(parts)
         elif name in ("TUPLE", "LIST", "FROZENSET"):
-            stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": frozenset}[name](self._marked()))
+            stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": _set}[name](self._marked()))
         elif name == "DICT":
             stack.append(_pairs(self._marked()))
         elif name in ("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"):
@@ -161,7 +175,7 @@ class _Reading:
             if isinstance(target, list):
                 target.extend(parts_of)
             elif isinstance(target, set):
-                target.update(parts_of)
+                target.update(_set(parts_of))
             elif isinstance(target, dict):
                 target.update(_pairs(parts_of))
         else:
@@ -174,8 +188,10 @@ class _Reading:
         if name == "GLOBAL":
             stack.append(Foreign(value))
         elif name == "STACK_GLOBAL":
-            last = stack.pop()
-            stack.append(Foreign(f"{stack.pop()} {last}"))
+            last, module = stack.pop(), stack.pop()
+            if not isinstance(last, str) or not isinstance(module, str):
+                raise ValueError("it names a class by what is no text")
+            stack.append(Foreign(f"{module} {last}"))
         elif name in ("REDUCE", "NEWOBJ"):
             arguments = stack.pop()
             stack.append(self._object(stack.pop(), arguments))
@@ -185,7 +201,9 @@ class _Reading:
             stack.pop()
         elif name == "BINPERSID":
             _, kind, key, *_ = stack.pop()
-            stack.append(_Storage(str(key), _DTYPES[kind.name.split()[-1]]))
+            if not isinstance(key, str):
+                raise ValueError("it names values of tensors by what is no text")
+            stack.append(_Storage(key, _DTYPES[kind.name.split()[-1]]))
         else:
             return False
         return True
@@ -196,18 +214,42 @@ class _Reading:
             return self._tensor(*arguments[:4])
         if kind.name == _PARAMETER:
             return arguments[0]
-        if kind.name == "collections OrderedDict":
-            return dict(*arguments)
+        # Its parts follow as instructions of their own.
+        if kind.name == "collections OrderedDict" and not arguments:
+            return {}
         return kind
 
     def _tensor(
         self, storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
     ) -> Tensor:
-        values = bytearray(self.file.read(f"{self.root}data/{storage.key}"))
-        if not values:
+        if not all(isinstance(number, int) for number in (*size, *stride, offset)):
+            raise ValueError("the shape of a tensor has what is no number")
+        values = self._values(storage)
+        count = math.prod(size)
+        if not count:
             return torch.zeros(size, dtype=storage.dtype)
+        self._take(count * storage.dtype.itemsize)
         # A copy, as other tensors of the file may share the values.
-        return torch.frombuffer(values, dtype=storage.dtype).as_strided(size, stride, offset).clone()
+        return values.as_strided(size, stride, offset).clone()
+
+    def _values(self, storage: _Storage) -> Tensor:
+        """All values of a storage, in one dimension."""
+        if storage.key not in self.storages:
+            name = f"{self.root}data/{storage.key}"
+            self._take(self.file.getinfo(name).file_size)
+            values = bytearray(self.file.read(name))
+            # Of no bytes frombuffer makes no tensor.
+            made = (
+                torch.frombuffer(values, dtype=torch.uint8) if values else torch.empty(0, dtype=torch.uint8)
+            )
+            self.storages[storage.key] = made
+        return self.storages[storage.key].view(storage.dtype)
+
+    def _take(self, count: int) -> None:
+        """Count bytes that are made. Raises ValueError if they are too many for the file."""
+        self.room -= count
+        if self.room < 0:
+            raise ValueError(f"its tensors take more than {_MOST_COPIES} times its bytes")
 
     def _marked(self) -> list[Any]:
         """Take what lies above the last mark."""
@@ -218,4 +260,16 @@ class _Reading:
 
 
 def _pairs(parts: list[Any]) -> dict[Any, Any]:
+    _check_keys(parts[::2])
     return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def _set(parts: list[Any]) -> frozenset[Any]:
+    _check_keys(parts)
+    return frozenset(parts)
+
+
+def _check_keys(keys: list[Any]) -> None:
+    """Raise ValueError for a key that is neither a text nor a number: nested tuples could take for ever."""
+    if not all(key is None or isinstance(key, str | bytes | int | float) for key in keys):
+        raise ValueError("a key of a dict or a part of a set is neither a text nor a number")
