@@ -11,6 +11,7 @@ from ..loading import Component
 from ..run.codecs import Codecs
 from ..shapes import AUDIO_LATENTS_PER_SECOND, SPATIAL_SCALE, frames_of
 from ..storage.identity import tensor_identity
+from ..text import TextConnectors
 from ..training.objective import reference_factors
 from ..types import TextContext, TextFeatures
 from .buckets import Bucket
@@ -72,9 +73,10 @@ def import_cache(codecs: Codecs, folder: Path, out: Path, on_item: OnItem | None
 def _context(codecs: Codecs, clip: ForeignClip) -> TextContext:
     """The text of a clip as the transformer reads it."""
     networks = codecs.networks
-    if isinstance(clip.text, TextContext):
-        return clip.text
     with networks.use(Component.TEXT_CONNECTORS) as connectors, torch.inference_mode():
+        if isinstance(clip.text, TextContext):
+            _check_widths(clip, clip.text, connectors)
+            return clip.text
         features = clip.text
         audio, width = features.audio, connectors.audio_embeddings_connector.config.dim
         if "audio" not in clip.latents and audio is features.video and audio.shape[-1] != width:
@@ -86,6 +88,18 @@ def _context(codecs: Codecs, clip: ForeignClip) -> TextContext:
         except ValueError as error:
             raise ValueError(f"{clip.files[-1]}: {error}") from error
     return context
+
+
+def _check_widths(clip: ForeignClip, text: TextContext, connectors: TextConnectors) -> None:
+    """Raise ValueError if a text is not as wide as the connectors make it."""
+    for name in ("video", "audio"):
+        width = getattr(connectors, f"{name}_embeddings_connector").config.dim
+        shape = tuple(getattr(text, name).shape)
+        if len(shape) != 3 or shape[2] != width:
+            raise ValueError(
+                f"{clip.files[-1]}: {name}_context has the shape {shape} and not (1, tokens, {width}), that "
+                "of this model"
+            )
 
 
 def _entry(clip: ForeignClip, file: str, text: str) -> Entry:

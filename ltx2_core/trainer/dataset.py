@@ -46,7 +46,7 @@ class DatasetOptions:
     the lengths in seconds of clips of audio alone. ``official`` groups masks as the official trainer does.
     With ``max_pixels`` each clip has its own size, shrunk to at most so many pixels, and only the lengths of
     ``buckets`` count. ``text`` is how far captions are encoded: what a run trains must come after it.
-    ``buckets`` count. ``crop`` "random" cuts each clip at a place of its own, which ``crop_seed`` and the
+    ``crop`` "random" cuts each clip at a place of its own, which ``crop_seed`` and the
     number of the clip in the dataset choose. ``repeats`` is how often an epoch has all clips.
     """
 

@@ -112,6 +112,7 @@ def _official(root: Path, name: str) -> ForeignClip:
         files.append(path)
         if kind == "video" and isinstance(values.get("fps"), int | float) and values["fps"] > 0:
             fps = float(values["fps"])
+    _check_together(root / name, latents)
     path = _text_file(root, name)
     values = _dict(path, read_torch_file(path))
     video = _tensor(
@@ -142,19 +143,21 @@ def _diffsynth(path: Path, name: str) -> ForeignClip:
     latents = {}
     for kind, key in (("video", "input_latents"), ("audio", "audio_input_latents")):
         if values.get(key) is not None:
-            latents[kind] = _checked(path, kind, _tensor(path, values, key)[0])
+            latents[kind] = _checked(path, kind, _only(path, values, key))
     if not latents:
         raise ValueError(f"{path}: it has neither input_latents nor audio_input_latents")
     references = values.get("in_context_video_latents")
     if isinstance(references, Tensor):
         references = [references]
-    if references:
+    if isinstance(references, list | tuple) and references:
         if len(references) > 1:
             raise ValueError(f"{path}: it has {len(references)} references, and one can be trained")
-        one = _tensor(path, {"in_context_video_latents": references[0]}, "in_context_video_latents")
-        latents["reference_video"] = _checked(path, "reference_video", one[0])
+        one = _only(path, {"in_context_video_latents": references[0]}, "in_context_video_latents")
+        latents["reference_video"] = _checked(path, "reference_video", one)
+    _check_together(path, latents)
     rate = values.get("frame_rate")
-    context = TextContext(_tensor(path, values, "video_context"), _tensor(path, values, "audio_context"))
+    texts = (_only(path, values, name)[None] for name in ("video_context", "audio_context"))
+    context = TextContext(*texts)
     return ForeignClip(
         name=name.removesuffix(".pth"),
         files=(path,),
@@ -178,6 +181,28 @@ def _tensor(path: Path, values: Mapping[str, Any], key: str) -> Tensor:
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
         raise ValueError(f"{path}: {key} has values that are not finite")
     return tensor
+
+
+def _only(path: Path, values: Mapping[str, Any], key: str) -> Tensor:
+    """The tensor ``key`` without its batch axis; raises ValueError unless it is that of one clip."""
+    tensor = _tensor(path, values, key)
+    if tensor.ndim < 2 or len(tensor) != 1:
+        raise ValueError(f"{path}: {key} has the shape {tuple(tensor.shape)}, and one clip has (1, ...)")
+    return tensor[0]
+
+
+def _check_together(clip: Path, latents: Mapping[str, Tensor]) -> None:
+    """Raise ValueError, which names ``clip``, for references and masks that do not fit its latents."""
+    for kind in latents:
+        stream = kind.rpartition("_")[2] if kind.startswith("reference") else kind.partition("_")[0]
+        if stream not in latents:
+            raise ValueError(f"{clip}: it has {kind} ({_FOLDERS[kind]}) and no {stream} ({_FOLDERS[stream]})")
+    for stream, axes in (("video", (1, 2, 3)), ("audio", (1,))):
+        mask = latents.get(f"{stream}_mask")
+        if mask is not None and mask.shape != (wanted := tuple(latents[stream].shape[axis] for axis in axes)):
+            raise ValueError(
+                f"{clip}: {stream}_mask has the shape {tuple(mask.shape)} and not {wanted} as the latents"
+            )
 
 
 def _checked(path: Path, kind: str, tensor: Tensor) -> Tensor:

@@ -175,7 +175,9 @@ def _check_columns(names: Sequence[str]) -> None:
     known = [name for role, names in COLUMNS.items() if role not in _NO_FILES for name in names]
     for name in names:
         if name not in known:
-            raise ValueError(f"data_file_keys {name!r} is no column of media: use some of {', '.join(known)}")
+            raise ValueError(
+                f"--data-file-keys {name!r} is no column of media: use some of {', '.join(known)}"
+            )
 
 
 def _of_file(file: Path, caption_column: str | None, file_columns: Sequence[str]) -> Iterator[Row | str]:
@@ -189,7 +191,7 @@ def _of_file(file: Path, caption_column: str | None, file_columns: Sequence[str]
         roles = column_roles(wanted)
         absent = [name for name in file_columns if name not in entry]
         if absent:
-            yield f"{where}: there is no column {', '.join(absent)}, which data_file_keys names"
+            yield f"{where}: there is no column {', '.join(absent)}, which --data-file-keys names"
             continue
         if caption_column is not None:
             roles["caption"] = caption_column

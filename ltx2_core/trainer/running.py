@@ -155,6 +155,7 @@ class _Run:
         if shown and lacking and show is not None and files.weights(step).is_file():
             with self.trainer.aside():
                 show(step, files.weights(step))
+        self.processes.wait()
 
     def _step(self, last: int) -> Path | None:
         """One optimizer step, with what is logged and saved after it; returns the file if one was saved."""

@@ -18,14 +18,12 @@ from ..run.codecs import Codecs
 from ..run.components import Components
 from ..text import FeatureExtractor, TextConnectors
 from ..text.features import range_per_prompt
+from ..training.lora import TEXT_PROJECTION
 from ..training.targets import is_of_text
 from ..types import TextContext, TextFeatures
 
 TextStage = Literal["context", "features", "states"]
 TEXT_STAGES: tuple[TextStage, ...] = get_args(TextStage)
-
-PROJECTION = "text_embedding_projection."
-"""Before the names of the layers of the text projection, as in a checkpoint."""
 
 
 def encode_caption(codecs: Codecs, text: str, stage: TextStage) -> dict[str, Tensor]:
@@ -80,7 +78,7 @@ class TextNetworks(nn.Module):
         """The networks by their prefix in official names, without its last dot; "" is none."""
         found: dict[str, nn.Module] = {"": self.connectors}
         if self.projection is not None:
-            found[PROJECTION.removesuffix(".")] = self.projection
+            found[TEXT_PROJECTION.removesuffix(".")] = self.projection
         return found
 
     def _features(self, text: Mapping[str, Tensor]) -> TextFeatures:
@@ -124,7 +122,7 @@ def text_networks(
 def text_shapes(networks: Components) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors of connectors and projection, by official name; headers alone are read."""
     found: dict[str, tuple[int, ...]] = {}
-    for component, prefix in ((Component.TEXT_CONNECTORS, ""), (Component.TEXT_PROJECTION, PROJECTION)):
+    for component, prefix in ((Component.TEXT_CONNECTORS, ""), (Component.TEXT_PROJECTION, TEXT_PROJECTION)):
         shapes = networks.file(component).shapes(component)
         found |= {prefix + name: shape for name, shape in shapes.items()}
     return found
@@ -132,7 +130,7 @@ def text_shapes(networks: Components) -> dict[str, tuple[int, ...]]:
 
 def needed_stage(layers: Sequence[str]) -> TextStage:
     """How far captions may be encoded if these layers are trained, by official name."""
-    if any(name.startswith(PROJECTION) for name in layers):
+    if any(name.startswith(TEXT_PROJECTION) for name in layers):
         return "states"
     return "features" if any("_embeddings_connector." in name for name in layers) else "context"
 

@@ -55,15 +55,15 @@ class Networks:
         """A module of all of them, in which modules have their official names."""
         if self.text is None:
             return self.transformer
-        whole = nn.Module()
-        for prefix, network in {**self.text.official()}.items():
+        both = nn.Module()
+        for prefix, network in self.text.official().items():
             if prefix:
-                whole.add_module(prefix, network)
+                both.add_module(prefix, network)
                 continue
             for one in (self.transformer, network):
                 for name, child in one.named_children():
-                    whole.add_module(name, child)
-        return whole
+                    both.add_module(name, child)
+        return both
 
 
 class LoraTrainee:

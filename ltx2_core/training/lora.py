@@ -27,9 +27,8 @@ ATTENTION_AND_FEED_FORWARD = r"\.(to_(q|k|v|out\.0)|net\.(0\.proj|2))$"
 
 PREFIX = "diffusion_model."
 """Prefix of module names in official LoRA files."""
-
-
-_PROJECTION = "text_embedding_projection."
+TEXT_PROJECTION = "text_embedding_projection."
+"""Prefix of the names of the layers of the text projection, as in a checkpoint."""
 
 
 def saved_name(layer: str) -> str:
@@ -38,10 +37,12 @@ def saved_name(layer: str) -> str:
     The projection has the name by which ComfyUI finds it, in the text encoder; official files have none of
     it.
     """
-    if not layer.startswith(_PROJECTION):
+    if not layer.startswith(TEXT_PROJECTION):
         return PREFIX + layer
     # ComfyUI has the only projection of 2.0 without its last name.
-    return "text_encoders." + (_PROJECTION[:-1] if layer == f"{_PROJECTION}aggregate_embed" else layer)
+    return "text_encoders." + (
+        TEXT_PROJECTION[:-1] if layer == f"{TEXT_PROJECTION}aggregate_embed" else layer
+    )
 
 
 class LoraAdapters(nn.Module):

@@ -97,8 +97,8 @@ def test_numbered_folders_repeat_their_clips_and_the_option_repeats_all(folder, 
     [
         (["video"], False, None),
         (["video", "input_audio"], True, None),
-        (["video", "control_video"], False, "data_file_keys 'control_video' is no column of media"),
-        (["video", "audio"], False, r"d\.jsonl:1: there is no column audio, which data_file_keys names"),
+        (["video", "control_video"], False, "--data-file-keys 'control_video' is no column of media"),
+        (["video", "audio"], False, r"d\.jsonl:1: there is no column audio, which --data-file-keys names"),
     ],
 )
 def test_the_columns_of_media_can_be_named(folder, tmp_path, keys, audio, message) -> None:

@@ -147,6 +147,48 @@ def test_a_lora_is_trained_on_the_cache_of_another_trainer(cache, networks, tmp_
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s, t: (s, {**t, "video_context": t["video_context"][..., :5]}), r"not \(1, tokens"),
+        (
+            lambda s, t: (s, {**t, "audio_context": t["audio_context"][0, 0, 0]}),
+            "audio_context has the shape",
+        ),
+        (lambda s, t: ({**s, "input_latents": torch.tensor(1.0)}, t), "input_latents has the shape"),
+        (lambda s, t: ({**s, "input_latents": s["input_latents"].repeat(2, 1, 1, 1, 1)}, t), "one clip has"),
+        (
+            lambda s, t: ({"in_context_video_latents": s["input_latents"], **_audio}, t),
+            r"reference_video .* and no video",
+        ),
+    ],
+)
+def test_a_file_of_diffsynth_that_the_networks_cannot_take_is_named(
+    cache, networks, tmp_path, change, message
+) -> None:
+    diffsynth(tmp_path / "theirs", cache)
+    path = tmp_path / "theirs" / "0" / "0.pth"
+    shared, text, _ = read_torch_file(path)
+    save(path, (*change(shared, text), {}))
+    with pytest.raises(ValueError, match=message) as error:
+        import_cache(Codecs(networks), tmp_path / "theirs", tmp_path / "out")
+    assert str(path) in str(error.value)
+
+
+_audio = {"audio_input_latents": torch.zeros(1, 8, 3, 16)}
+
+
+def test_references_and_masks_that_do_not_fit_their_clip_are_named(cache, networks, tmp_path) -> None:
+    root = official(tmp_path / "theirs", cache, networks)
+    save(root / "video_masks" / "inner" / "0.pt", {"mask": torch.ones(5, 2, 2)})
+    with pytest.raises(ValueError, match=r"inner/0: video_mask has the shape \(5, 2, 2\)"):
+        import_cache(Codecs(networks), root, tmp_path / "out")
+    shutil.rmtree(root / "video_masks")
+    shutil.move(root / "latents", root / "reference_latents")
+    with pytest.raises(ValueError, match=r"reference_video \(reference_latents\) and no video"):
+        import_cache(Codecs(networks), root, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
     ("file", "change", "message"),
     [
         ("latents", lambda v: {**v, "latents": v["latents"][:16]}, r"shape \(16, 2, 2, 2\) and not \(128"),
