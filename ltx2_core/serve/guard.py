@@ -44,6 +44,11 @@ def read_tokens(path: Path) -> tuple[str, ...]:
     return tokens
 
 
+def is_form(content_type: str) -> bool:
+    """Whether a body of this content type is a form."""
+    return content_type.partition(";")[0].strip().lower() == FORM_TYPE
+
+
 class Guard:
     """An ASGI application around ``app`` that refuses requests before they are read.
 
@@ -84,7 +89,7 @@ class Guard:
 
     def _most(self, path: str, kind: str) -> int:
         """The largest body of a route in bytes; ``kind`` is its content type."""
-        form = path == VIDEOS_PATH and kind.lower().startswith(FORM_TYPE)
+        form = path == VIDEOS_PATH and is_form(kind)
         if form or path == UPLOADS_PATH or path.startswith(PIECES_PATH):
             return self._upload_bytes
         return self._body_bytes if path == IMAGES_PATH else min(self._body_bytes, JSON_BYTES)

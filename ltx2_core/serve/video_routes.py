@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from ..storage.files import JsonObject
 from .answers import ApiError, Json
-from .guard import FORM_TYPE
+from .guard import FORM_TYPE, is_form
 from .job_request import JobRequest
 from .job_routes import add_job, delete, file, job_of
 from .routing import checked, service_of
@@ -25,6 +25,8 @@ from .specs import JobSpec
 from .stored_job import Job, State
 from .upload_routes import stored
 
+FILE_FIELD: Final = "input_reference"
+"""The field of a form that may be a file."""
 _STATES: Final = {
     State.QUEUED: "queued",
     State.RUNNING: "in_progress",
@@ -56,19 +58,25 @@ class VideoRequest(BaseModel, extra="forbid", allow_inf_nan=False):
 
 async def create_video(request: Request) -> Json:
     """Queue a video. The body is JSON, or a form whose ``input_reference`` may be the image itself."""
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM_TYPE:
+    if is_form(request.headers.get("content-type", "")):
         async with request.form(max_files=1, max_fields=20) as form:
-            values = {name: await _value(request, one) for name, one in form.items()}
+            values = {name: await _value(request, name, one) for name, one in form.items()}
         body = _validated(partial(VideoRequest.model_validate, values))
     else:
         body = _validated(partial(VideoRequest.model_validate_json, await request.body()))
     return await checked(request, partial(_created, body, request))
 
 
-async def _value(request: Request, field: UploadFile | str) -> str:
-    """The text of a field of a form; a file becomes an upload, which is named in its place."""
+async def _value(request: Request, name: str, field: UploadFile | str) -> str:
+    """The text of a field of a form; the file of an image becomes an upload, which is named in its place.
+
+    Raises RequestValidationError for a file in another field, which is not stored.
+    """
     if isinstance(field, str):
         return field
+    if name != FILE_FIELD:
+        text = f"must be text; only {FILE_FIELD} may be a file"
+        raise RequestValidationError([{"type": "value_error", "loc": ("body", name), "msg": text}])
     return await run_in_threadpool(stored, request, field)
 
 

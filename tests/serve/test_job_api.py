@@ -302,6 +302,20 @@ def test_only_bodies_with_files_in_them_may_be_large(client, path, status):
     assert answer.status_code == status, answer.text
 
 
+def test_a_form_of_a_video_has_no_other_file_than_its_image(client):
+    answer = client.post("/v1/videos", data={"seconds": "1"}, files={"prompt": ("prompt.txt", b"a ball")})
+    assert answer.status_code == 422
+    assert "only input_reference may be a file" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "status"), [("Multipart/Form-Data; boundary=a", 400), ("multipart/form-data-other", 413)]
+)
+def test_only_forms_of_videos_may_be_large(client, kind, status):
+    answer = client.post("/v1/videos", content=b"a" * (2**20 + 1), headers={"content-type": kind})
+    assert answer.status_code == status, answer.text
+
+
 def test_a_body_that_arrives_too_slowly_is_refused():
     async def app(scope, receive, send):
         while (await receive())["more_body"]:
