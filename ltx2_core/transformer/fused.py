@@ -124,8 +124,8 @@ def has_gelu_product(linear: nn.Module, x: Tensor) -> bool:
     if torch.is_grad_enabled() or type(linear) is not nn.Linear or linear.bias is None:
         return False
     changed = "forward" in vars(linear) or linear._forward_pre_hooks or linear._forward_hooks
-    weight = linear.weight
-    return not changed and x.device.type in ("cuda", "meta") and _place(weight) == _place(x) and x.dim() == 3
+    fits = _place(linear.weight) == _place(linear.bias) == _place(x) and x.dim() == 3
+    return not changed and fits and x.device.type in ("cuda", "meta")
 
 
 def _place(tensor: Tensor) -> tuple[torch.device, torch.dtype]:

@@ -134,8 +134,11 @@ class FusedProjections(Projections):
 
     def feed_forward(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         # A layer of a host, or one that a pack replaces, is called as it is.
-        own = type(layer) is FeedForward and not ("forward" in vars(layer) or layer._forward_hooks)
-        if not own or not isinstance(layer, FeedForward) or not has_gelu_product(layer.first, hidden):
+        if (
+            not isinstance(layer, FeedForward)
+            or not layer.is_plain
+            or not has_gelu_product(layer.first, hidden)
+        ):
             return super().feed_forward(layer, hidden)
         return layer.after_gelu(self._fused.gelu_product(hidden, layer.first))
 

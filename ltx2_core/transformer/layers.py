@@ -183,6 +183,16 @@ class FeedForward(nn.Module):
         """The linear layer before the GELU."""
         return self.net[0].proj
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether :attr:`first`, a GELU and :meth:`after_gelu` are all of it: none is replaced or hooked."""
+        parts = ((self, FeedForward), (self.net, nn.Sequential), (self.net[0], _GELUProjection))
+        return all(
+            type(part) is kind
+            and not ("forward" in vars(part) or part._forward_pre_hooks or part._forward_hooks)
+            for part, kind in parts
+        )
+
     def after_gelu(self, hidden: Tensor) -> Tensor:
         """The rest of :meth:`forward` for ``hidden`` (B, N, 4 width), what the GELU returns."""
         result: Tensor = self.net[2](hidden)

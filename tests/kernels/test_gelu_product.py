@@ -40,7 +40,9 @@ def test_it_passes_its_trial_once_for_all_layers_of_a_shape(dtype):
         assert device.waits.total() - waits == 2, "the results that this test reads"
 
 
-@pytest.mark.parametrize("kind", ["no bias", "subclass", "hook", "replaced", "dtype", "CPU", "gradients"])
+@pytest.mark.parametrize(
+    "kind", ["no bias", "subclass", "hook", "replaced", "dtype", "bias", "CPU", "gradients"]
+)
 def test_other_layers_are_called_as_they_are(kind):
     with pretend(), torch.set_grad_enabled(kind == "gradients"):
         device = "cpu" if kind == "CPU" else "cuda"
@@ -50,7 +52,24 @@ def test_other_layers_are_called_as_they_are(kind):
             layer.register_forward_hook(lambda *_: None)
         if kind == "replaced":
             layer.forward = lambda x: x
+        if kind == "bias":
+            layer.bias = nn.Parameter(layer.bias.double())
         x = torch.zeros(1, 3, 8).to(device, torch.bfloat16 if kind == "dtype" else torch.float32)
         assert not has_gelu_product(layer, x)
         if kind == "CPU":
             assert has_gelu_product(nn.Linear(8, 32).to("cuda"), x.to("cuda"))
+
+
+@pytest.mark.parametrize("kind", ["hook before", "hook", "hook of the GELU", "replaced GELU", "subclass"])
+def test_a_feed_forward_that_something_changes_is_not_plain(kind):
+    layer = (type("Own", (FeedForward,), {}) if kind == "subclass" else FeedForward)(8)
+    assert layer.is_plain == (kind != "subclass")
+    if kind == "hook before":
+        layer.register_forward_pre_hook(lambda *_: None)
+    if kind == "hook":
+        layer.register_forward_hook(lambda *_: None)
+    if kind == "hook of the GELU":
+        layer.net[0].register_forward_hook(lambda *_: None)
+    if kind == "replaced GELU":
+        layer.net[0] = nn.Sequential(nn.Linear(8, 32), nn.SiLU())
+    assert not layer.is_plain
