@@ -64,6 +64,9 @@ def written_as(prompt: Mapping[str, Any]) -> Written:
     if graph.problems:
         return Written(problems=tuple(graph.problems))
     models, settings = list(_models(graph)), list(_settings(graph))
+    if not graph.problems:
+        linked = [flag for flag, _, value in (*models, *settings) if _has_link(value)]
+        graph.problems += [f"{flag} comes by a link" for flag in linked]
     if graph.problems:
         return Written(problems=tuple(graph.problems))
     # A preset is an option of the command alone.
@@ -213,8 +216,9 @@ def _images(graph: Graph) -> Iterator[Setting]:
     if len(first) > 1 or len(ways) > len(first):
         graph.problems.append("several first images")
     for inputs in (node.inputs for node in first[:1]):
-        strength, later, crf = (inputs.get(name, -1) for name in ("strength", "next_strength", "crf"))
-        if strength < 0:
+        names = ("strength", "next_strength", "crf")
+        strength, later, crf = (_number(graph, inputs, name) for name in names)
+        if strength < 0 and not _has_link(inputs.get("strength")):
             graph.problems.append("an image strength by the model")
         yield "--image", "image", _file(graph, inputs)
         yield "--image-strength", "image_strength", strength
@@ -223,9 +227,25 @@ def _images(graph: Graph) -> Iterator[Setting]:
         if crf >= 0:
             yield "--image-crf", "image_crf", crf
     for inputs in (node.inputs for node in graph.all("AddGuide")):
-        if inputs.get("crf", -1) >= 0 or inputs.get("attention_strength") or inputs.get("downscale", 1) > 1:
+        crf, attention, downscale = (
+            _number(graph, inputs, name) for name in ("crf", "attention_strength", "downscale")
+        )
+        if crf >= 0 or attention > 0 or downscale > 1:
             graph.problems.append("a guide with crf, attention or downscale of its own")
         yield "--keyframe", "images", (_file(graph, inputs), inputs.get("frame"), inputs.get("strength"))
+
+
+def _number(graph: Graph, inputs: Inputs, name: str) -> float:
+    """A number among ``inputs``; -1 where there is none, and for a link, which is named."""
+    value = inputs.get(name)
+    if _has_link(value):
+        graph.problems.append(f"{name} of an image comes by a link")
+    return value if isinstance(value, int | float) else -1
+
+
+def _has_link(value: object) -> bool:
+    """Whether a value, or a part of it, is that of another node."""
+    return isinstance(value, list) or (isinstance(value, tuple) and any(map(_has_link, value)))
 
 
 def _file(graph: Graph, inputs: Inputs) -> object:

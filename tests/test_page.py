@@ -168,6 +168,11 @@ def test_nothing_of_a_second_stage_or_prompt_is_dropped_silently() -> None:
 
     made = changed(lambda graph: first_image(graph).update(strength=-1))
     assert made["problems"] == ("an image strength by the model",)
+    for name in ("strength", "next_strength", "crf"):
+        made = changed(lambda graph, name=name: first_image(graph).update({name: ["9", 0]}))  # type: ignore[misc]
+        assert made["problems"] == (f"{name} of an image comes by a link",)
+    made = changed(lambda graph: stages_of(graph)[0].update(schedule="LTX-2 scheduler", steps=["9", 0]))
+    assert made["problems"] == ("--steps comes by a link",)
     made = changed(lambda graph: first_image(graph).update(next_strength=0.4))
     assert "--stage2-image-strength 0.4" in made["command"]
     command = changed(lambda graph: stages_of(graph)[1].update(sampler="res_2s"))["command"]
