@@ -192,6 +192,10 @@ IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "two first images": ({"images": [{"file": "a"}, {"file": "b"}]}, "images 2: two images are the first"),
     "a late start": ({"images": [{"file": "a", "at": 1, "mode": "start"}]}, "mode start is for time 0"),
     "a strength": ({"images": [{"file": "a", "strength": 3}]}, "strength 3 of a first frame"),
+    "a range that ends first": (
+        {"control": [{"file": "a", "from": 3, "to": 2}]},
+        "control 1: it ends at 2.*no later than its start, 3",
+    ),
     "a short range": ({"control": [{"file": "a", "from": 1, "to": 2}]}, "control 1: the range of a ref.* 8"),
     "a trim of control": ({"control": [{"file": "a", "trim": [3, 2]}]}, "control 1, trim"),
     "a trim": ({"audio": [{"file": "a", "trim": [3, 2]}]}, "audio 1, trim"),
@@ -410,3 +414,13 @@ def test_commands_of_wan2gp_are_named_and_a_plain_prompt_is_refused() -> None:
     assert any("/duration=5s" in note for note in notes)
     with pytest.raises(ValueError, match="plain prompt"):
         imported("a ball")
+
+
+def test_audio_of_director_without_a_file_is_a_gap_that_is_generated() -> None:
+    timeline = {
+        "global_prompt": "a hall",
+        "audioSegments": [{"start": 0, "length": 24}, {"audioFile": "v.wav", "start": 48, "length": 24}],
+        "inpaint_audio": True,
+    }
+    made, _ = imported(json.dumps(timeline))
+    assert made["regions"] == [{"track": "audio", "from": 0.0, "to": 2.0}]

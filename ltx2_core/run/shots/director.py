@@ -166,14 +166,12 @@ class _Director:
     def gaps(self) -> Iterator[JsonObject]:
         """Regions of audio between the pieces and, if the length of the clip is known, after the last one."""
         last = 0.0
-        spans = [(number(one.get("start")), number(one.get("length"))) for one in self._audio]
+        # One without a file is not heard.
+        heard = [one for one in self._audio if text_of(one.get("audioFile"))]
+        spans = [(number(one.get("start")), number(one.get("length"))) for one in heard]
         for start, length in sorted(spans):
             if start > last:
-                yield {
-                    "track": "audio",
-                    "from": round(last / self._fps, 4),
-                    "to": round(start / self._fps, 4),
-                }
+                yield {"track": "audio", "from": self._seconds(last), "to": self._seconds(start)}
             # A piece without a length lasts as long as its file.
             last = max(last, start + length) if length > 0 else math.inf
         if last < number(self._settings.get("duration_frames")):

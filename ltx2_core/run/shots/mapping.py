@@ -128,6 +128,8 @@ def _references(control: list[Control], times: Times, find: Find) -> Iterator[Vi
         frame = times.frame(one.start, f"{place}, from")
         start, end = one.trim
         last = times.clip.frames if one.to == "end" else times.frame(one.to, f"{place}, to")
+        if last <= frame:
+            raise ValueError(f"{place}: it ends at {one.to}, which is no later than its start, {one.start}")
         length = last - frame if end is None else min(last - frame, round((end - start) * times.clip.fps))
         # Without a number for a range that ends with the clip, so that the whole clip stays the default.
         made = VideoReference(
