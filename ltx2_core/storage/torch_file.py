@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickletools
 import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -162,8 +163,8 @@ class _Reading:
             parts = tuple(stack[-count:])
             del stack[-count:]
             stack.append(parts)
-        elif name in ("TUPLE", "LIST", "FROZENSET"):
-            stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": _set}[name](self._marked()))
+        elif name in _MARKED:
+            stack.append(_MARKED[name](self._marked()))
         elif name == "DICT":
             stack.append(_pairs(self._marked()))
         elif name in ("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"):
@@ -273,3 +274,7 @@ def _check_keys(keys: list[Any]) -> None:
     """Raise ValueError for a key that is neither a text nor a number: nested tuples could take for ever."""
     if not all(key is None or isinstance(key, str | bytes | int | float) for key in keys):
         raise ValueError("a key of a dict or a part of a set is neither a text nor a number")
+
+
+_MARKED: Mapping[str, Callable[[list[Any]], Any]] = {"TUPLE": tuple, "LIST": list, "FROZENSET": _set}
+"""Instructions that make one object of all parts above the last mark."""

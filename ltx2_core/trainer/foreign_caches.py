@@ -156,8 +156,8 @@ def _diffsynth(path: Path, name: str) -> ForeignClip:
         latents["reference_video"] = _checked(path, "reference_video", one)
     _check_together(path, latents)
     rate = values.get("frame_rate")
-    texts = (_only(path, values, name)[None] for name in ("video_context", "audio_context"))
-    context = TextContext(*texts)
+    video, audio = (_only(path, values, name)[None] for name in ("video_context", "audio_context"))
+    context = TextContext(video, audio)
     return ForeignClip(
         name=name.removesuffix(".pth"),
         files=(path,),
