@@ -26,7 +26,7 @@ export function planClip(width, height, length, fps, rule = "nearest", stages = 
   if (![width, height, given, fps].every((one) => Number.isFinite(one) && one > 0)) return null;
   if (![width, height, length.frames ?? 1].every(Number.isInteger)) return null;
   const multiple = SPATIAL_SCALE * stages;
-  // Seconds times a rate such as 24000/1001 misses the whole frame by a few ulp.
+  // Seconds times 24000/1001 miss the whole frame by a few ulp.
   const wanted = length.frames ?? Number((given * fps).toFixed(6));
   const wide = snap(width, multiple, multiple, rule);
   const high = snap(height, multiple, multiple, rule);

@@ -32,7 +32,7 @@ async function copy(kind) {
   const { problems = [`${answer.status} ${answer.statusText}`], ...written } = await answer.json();
   const text = written[kind];
   const problem = text ? "" : problems.join("; ") || "A preset is an option of the command alone";
-  // Without TLS a page has no clipboard; the text is shown anyway.
+  // Without TLS a page has no clipboard.
   const copied = text && (await navigator.clipboard?.writeText(text).then(() => true, () => false));
   app.extensionManager?.toast?.add({
     severity: problem ? "warn" : "success",
@@ -67,7 +67,7 @@ app.registerExtension({
   },
   afterConfigureGraph() {
     for (const node of fitFiles(app.graph.nodes)) {
-      // Some versions of the page read what to download from the data, not from the nodes.
+      // Some pages read what to download from the data.
       const saved = opened?.nodes?.find((/** @type {any} */ one) => one.id === node.id);
       if (saved) saved.widgets_values = node.serialize().widgets_values;
     }
@@ -77,8 +77,8 @@ app.registerExtension({
     fitFiles(app.graph.nodes);
   },
   nodeCreated(/** @type {any} */ node) {
+    showTimeline(node, app, api);
     if (!String(node.comfyClass).startsWith(PREFIX)) return;
-    showTimeline(node, api);
     showReports(node);
     showWaves(node);
     showCompared(node, api);

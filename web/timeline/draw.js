@@ -115,7 +115,7 @@ function drawLabel(ctx, colours, item, box, width) {
   const room = Math.min(box.x + box.width, width) - x - 4;
   if (room < 12) return;
   ctx.fillStyle = colours.text;
-  // Long texts are cut by the clip; more letters than fit cost time for nothing.
+  // Letters that do not fit cost time for nothing.
   const label = item.track === "regions" ? phrase(item.label) : item.label;
   ctx.fillText(label.slice(0, Math.ceil(room / 3)) || "…", x, box.y + (item.track === "audio" ? 8 : box.height / 2));
 }

@@ -63,7 +63,7 @@ export function moved(list, clip, place, seconds) {
  * @param {Item} item @param {number} start @param {number} end */
 function ranged(list, clip, item, start, end) {
   const { from, to } = item.entry;
-  // The end of the clip is not written as a number, so that a longer clip has it too.
+  // No number for the end: a longer clip has it too.
   const last = end > clip.seconds - 0.5 / clip.fps;
   return changed(list, item, { from: written(start, clip, from), to: last ? "end" : written(end, clip, to) });
 }

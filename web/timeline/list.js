@@ -16,7 +16,7 @@ const DEFAULTS = { width: 768, height: 512, fps: 24, frames: 121 };
 /** Lists of a shot list that hold entries. */
 export const LISTS = ["parts", "images", "control", "audio", "regions", "loras"];
 
-// Strings are matched too, so that digits inside of them are left alone.
+// Strings are matched too: digits inside are left alone.
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?/g;
 const LITERAL = "\u0000number:";
 

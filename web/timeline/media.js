@@ -97,7 +97,7 @@ export class Media {
   /** @param {string} name */
   async audio(name) {
     const bytes = await (await this.fetched(name)).arrayBuffer();
-    // A context that plays nothing, so that none of the few that play is taken.
+    // Contexts that play are few; this one plays nothing.
     const buffer = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes);
     return { buffer, seconds: buffer.duration, peaks: peaksOf(buffer.getChannelData(0), buffer.sampleRate) };
   }

@@ -1,5 +1,5 @@
 // @ts-check
-/** Puts the timeline on LTX-2 Shot List. Its text widget is the truth, and nothing else is stored. */
+/** The timeline of LTX-2 Shot List. Its text widget is the truth. */
 import { planned } from "../plan.js";
 import { after, widgetOf } from "../widgets.js";
 import { element } from "./elements.js";
@@ -15,9 +15,11 @@ const RESULT = /\.(mp4|webm|mov|m4v)$/i;
 
 let made = 0;
 
-/** @param {any} node @param {any} api the page's api */
-export function showTimeline(node, api) {
-  const text = node.comfyClass === NODE && widgetOf(node, TEXT);
+/** @param {any} node which may be a group node @param {any} app @param {any} api */
+export function showTimeline(node, app, api) {
+  const [, group] = String(node.comfyClass).split("workflow>");
+  const inner = app.graph?.extra?.groupNodes?.[group]?.nodes ?? [{ type: node.comfyClass }];
+  const text = inner.some((/** @type {any} */ one) => one.type === NODE) && widgetOf(node, TEXT);
   if (!text) return;
   const holder = element("div", { style: "height: 100%" });
   /** @type {(() => void) | null} */
