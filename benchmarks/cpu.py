@@ -25,7 +25,7 @@ import decode_memory
 import torch
 import transformer_step
 from core_step import build_core, core_forward
-from kernel_counts import Counts, counted_fused
+from kernel_counts import CountedWindows, Counts, counted_fused
 from rows import Row, Rows
 
 from ltx2_core.conditioning.patchify import unpatchify_video
@@ -148,6 +148,24 @@ def kernels_of_a_step(size: str, *, fused: bool) -> Row:
     return {"kernels": kernels, "elementwise_gb": elementwise, "products_gb": products}
 
 
+def kernels_of_a_decode(generation: str, size: str, *, fused: bool) -> Row:
+    """Kernels of decoding a clip on a GPU, and the bytes that they move, beside and in convolutions."""
+    vae, clip = released_size(generation).vae, plan_clip(*SIZES[size][:2], frames=SIZES[size][2])
+    decoder = VideoDecoder(vae, dtype=torch.bfloat16, device="meta").eval()
+    latent = torch.empty(clip.video_shape(), dtype=torch.bfloat16, device="meta")
+    counts = Counts()
+    if fused:
+        decoder.windows = CountedWindows(counts)
+    with torch.no_grad(), counts:
+        for piece in decoder.decode_stream(latent):
+            del piece
+    return {
+        "kernels": counts.kernels,
+        "elementwise_gb": counts.elementwise / 1e9,
+        "products_gb": counts.products / 1e9,
+    }
+
+
 def peak(size: str, chunk_tokens: int | None) -> Row:
     """Peak memory of a forward pass, traced and as the memory plan estimates it, and their ratio."""
     clip, config = plan_clip(*SIZES[size][:2], frames=SIZES[size][2]), released_size("2.3").transformer
@@ -217,6 +235,14 @@ def main() -> None:
                 kernels_of_a_step(s, fused=f)
             )
             for size in SIZES
+            for fused in (False, True)
+        },
+        **{
+            f"decode {size}, {generation}, {'fused kernels' if fused else 'eager'}, counted": (
+                lambda s=size, g=generation, f=fused: kernels_of_a_decode(g, s, fused=f)
+            )
+            for size in ("1920x1088x121",)
+            for generation in ("2.0", "2.3")
             for fused in (False, True)
         },
         **{

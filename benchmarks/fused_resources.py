@@ -29,6 +29,7 @@ from triton.compiler import ASTSource
 
 from ltx2_core.kernels.gate_heads import _gate_heads
 from ltx2_core.kernels.language import warps
+from ltx2_core.kernels.norm_activate import WARPS, _norm_activate, positions
 from ltx2_core.kernels.norm_modulate import _norm_modulate
 from ltx2_core.kernels.norm_rotate import _norm_rotate
 from ltx2_core.kernels.quantize_rows import LARGEST, TINY, _quantize_rows
@@ -44,6 +45,24 @@ ARCHITECTURES = {
 """Compute capability -> cards that have it."""
 WIDTHS = {"video": (32, 128), "audio": (32, 64)}
 """Stream -> heads and head width of all released generations."""
+CHANNELS = (128, 1024)
+"""The narrowest and the widest features of the video decoders."""
+COUNTS = frozenset(
+    [
+        "tokens",
+        "before",
+        "kept_frames",
+        "length",
+        "frames",
+        "keep",
+        "height",
+        "width",
+        "rows",
+        "columns",
+        "blocks",
+    ]
+)
+"""Numbers of tokens, frames and positions, which may be odd."""
 _FP8 = 89
 
 
@@ -72,7 +91,7 @@ class Build:
 
 
 def _divisible(kind: str, name: str) -> bool:
-    return kind.startswith("*") or (kind == "i32" and name != "tokens")
+    return kind.startswith("*") or (kind == "i32" and name not in COUNTS)
 
 
 def _types(kernel: Any, constants: dict[str, Any], **others: str) -> dict[str, str]:
@@ -80,7 +99,9 @@ def _types(kernel: Any, constants: dict[str, Any], **others: str) -> dict[str, s
     given = [name for name in kernel.arg_names if name not in constants]
 
     def kind(name: str) -> str:
-        counts = name == "tokens" or name.endswith(("_sample", "_token", "_head", "_row", "_step"))
+        counts = name in COUNTS or name.endswith(
+            ("_sample", "_token", "_head", "_row", "_step", "_frame", "_line", "_column")
+        )
         return others.get(name, "fp32" if name == "eps" else "i32" if counts else "*bf16")
 
     return {name: kind(name) for name in given}
@@ -111,6 +132,25 @@ def builds() -> Iterator[Build]:
             constants=constants,
             warps=warps(width),
         )
+    for channels in CHANNELS:
+        for edge in (0, 1):
+            # Channels next to each other, as in all features but the latent.
+            constants = {
+                "WIDTH": channels,
+                "BLOCK": channels,
+                "POSITIONS": positions(channels),
+                "EDGE": edge,
+                "ACTIVATE": True,
+                "x_channel": 1,
+                "kept_channel": 1,
+            }
+            yield Build(
+                name=f"norm_activate, {channels} channels{', reflection' if edge else ''}",
+                kernel=_norm_activate,
+                types=_types(_norm_activate, constants),
+                constants=constants,
+                warps=WARPS,
+            )
     for width in (4096, 16384):
         for dtype, largest in LARGEST.items():
             whole = not dtype.is_floating_point

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 from ltx2_core.kernels.gelu_product import Layer
 from ltx2_core.kernels.trial import Kernel
 from ltx2_core.transformer.fused import Fused
+from ltx2_core.video_vae.windows import Windows
 
 PRODUCTS = frozenset(
     ("gelu_product", "mm", "addmm", "addmm_", "bmm", "baddbmm", "convolution", "attention", "_scaled_mm")
@@ -119,6 +120,17 @@ def counted_fused(counts: Counts) -> Fused:
     fused = Fused()
     fused._trials = fused._products = CountedKernels(counts)  # type: ignore[assignment]
     return fused
+
+
+class CountedWindows(Windows):
+    """Windows of the video decoder by kernels that ``counts`` counts, on the meta device."""
+
+    def __init__(self, counts: Counts) -> None:
+        super().__init__()
+        self._trials = CountedKernels(counts)  # type: ignore[assignment]
+
+    def takes(self, x: Tensor) -> bool:  # noqa: ARG002 every clip
+        return True
 
 
 def _tensors(values: Any) -> list[Tensor]:

@@ -24,8 +24,8 @@ _TOKENS = 4
 class Kernel:
     """A kernel and its formula, functions of the same arguments.
 
-    Tensors of three and more axes have their tokens along axis 1, those of two along axis 0; ``name`` is that
-    of the file.
+    Tensors of three and four axes have their tokens along axis 1, those of two along axis 0, and those of
+    five (frames, rows and columns) along axes 1 to 3; ``name`` is that of the file.
     """
 
     name: str
@@ -111,10 +111,10 @@ def _few(argument: Any) -> Any:
     """A copy of the first tokens of a tensor; anything else as it is."""
     if not isinstance(argument, Tensor):
         return argument
-    axis = min(argument.dim() - 1, 2) - 1
-    return (
-        argument.clone() if axis < 0 else argument.narrow(axis, 0, min(_TOKENS, argument.shape[axis])).clone()
-    )
+    last = 3 if argument.dim() == 5 else min(argument.dim() - 1, 2) - 1
+    for axis in range(min(1, last), last + 1):
+        argument = argument.narrow(axis, 0, min(_TOKENS, argument.shape[axis]))
+    return argument.clone()
 
 
 def _tensors(values: Any) -> list[Tensor]:

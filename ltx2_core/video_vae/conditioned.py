@@ -17,6 +17,7 @@ from .diffusion.noise import frame_generator
 from .residual import ResBlock, ResBlocks
 from .streaming import Conditions, Stream
 from .time_embedder import TimeEmbedder
+from .windows import Windows
 
 Cells = tuple[int, int]
 """Rows and columns."""
@@ -97,10 +98,12 @@ class ConditionedPass:
     """One pass of a clip through ``decoder``, the network of a video decoder, with ``settings``.
 
     The latent goes through :meth:`noised` chunk by chunk; :meth:`stream` is then the start of decoding it.
+    Windows of convolutions are made by ``windows`` where it takes the latent.
     """
 
-    def __init__(self, decoder: Any, settings: NoisyDecoding) -> None:
-        self._decoder, self._settings = decoder, settings
+    def __init__(self, decoder: Any, settings: NoisyDecoding, windows: Windows) -> None:
+        self._decoder, self._settings, self._windows = decoder, settings, windows
+        self._joined = False
         self._frames = 0
         self._cells: Cells | None = None
         self._conditions: Mapping[object, Conditions] = {}
@@ -114,6 +117,7 @@ class ConditionedPass:
         if self._cells is None:
             # After the noise of the latent, which ComfyUI draws first.
             self._cells = (latent.shape[3], latent.shape[4])
+            self._joined = self._windows.takes(latent)
             self._conditions = _conditions(self._decoder, self._settings, self._cells, latent)
         compression = self._settings.tone_map
         return tone_map(latent, compression) if compression else latent
@@ -122,6 +126,7 @@ class ConditionedPass:
         """New, empty caches for the clip, or for a tile of it: these ``rows`` and ``columns`` of cells."""
         stream = Stream(causal=causal)
         stream.conditions = self._conditions
+        stream.windows = self._windows if self._joined else None
         if rows is not None and columns is not None and self._cells is not None:
             stream.conditions = {
                 owner: _cropped(own, self._cells, rows, columns) for owner, own in self._conditions.items()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..config import PaddingMode
 from ..types import LayerOptions
-from .streaming import TAPS, Conditions, Stream
+from .streaming import TAPS, Conditions, Raw, Stream
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -116,7 +116,21 @@ class StreamConv3d(nn.Module):
         T' = T if the stream is causal. Otherwise the first piece gives one frame less and the last piece one
         more.
         """
+        if stream.windows is not None:
+            return self.joined(x, stream, last)[0]
         return self.convolve(stream.window(self, x, last))
+
+    def joined(
+        self, x: Tensor, stream: Stream, last: bool, *, eps: float | None = None
+    ) -> tuple[Tensor, Raw]:
+        """Like calling it, with the kernels of ``stream.windows``; also returns what the window was made of.
+
+        If ``eps`` is not None, the input is normalised with it and goes through SiLU (see :func:`normed`).
+        """
+        window, raw = stream.made_window(self, x, last, reflect=self.reflect, eps=eps)
+        if window.shape[2] < TAPS:
+            return x.new_empty((x.shape[0], self.out_channels, 0, *x.shape[3:])), raw
+        return convolved(self.conv, window), raw
 
     def convolve(self, window: Tensor) -> Tensor:
         """Convolve a window (B, C, T, H, W), already padded in time -> (B, out_channels, T - 2, H, W).

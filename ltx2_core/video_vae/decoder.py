@@ -14,13 +14,14 @@ from torch import Tensor, nn
 
 from ..config import VideoVAEConfig
 from .conditioned import ConditionedPass, NoisyDecoding
-from .convolution import ConvOptions, StreamConv3d, normed, unpatchify
+from .convolution import PIXEL_NORM_EPS, ConvOptions, StreamConv3d, normed, unpatchify
 from .half import DecodingHalf, check_5d, check_reflection
 from .layers import Upsample, stages_of
 from .residual import ResBlock, ResBlocks
 from .space_tiles import Convert, SpaceTiles, StageTiles, decode_in_tiles, field_of_view
 from .streaming import MAX_PIECE_BYTES, Stage, Stream, collect, mark_last, run_stages
 from .time_embedder import TimeEmbedder
+from .windows import Windows
 
 
 class VideoDecoder(DecodingHalf):
@@ -43,6 +44,7 @@ class VideoDecoder(DecodingHalf):
     ) -> None:
         super().__init__(config, dtype=dtype, device=device, operations=operations)
         self.noisy = NoisyDecoding(config.timestep, config.noise_scale)
+        self.windows = Windows()
 
     def decode(
         self, latent: Tensor, *, causal: bool | None = None, max_piece_bytes: int = MAX_PIECE_BYTES
@@ -75,7 +77,7 @@ class VideoDecoder(DecodingHalf):
         # Released decoders were trained with a look-ahead. Running them causally works, but changes every
         # frame.
         causal = self.config.causal_decoder if causal is None else causal
-        conditioned = ConditionedPass(self.decoder, self.noisy)
+        conditioned = ConditionedPass(self.decoder, self.noisy, self.windows)
         stages, stream = self._stages(), None
         for chunk, last in mark_last([latents] if isinstance(latents, Tensor) else latents):
             self._check(chunk)
@@ -102,7 +104,7 @@ class VideoDecoder(DecodingHalf):
         """
         # Smaller borders than the field of view would leave visible seams, so that they are cross-faded.
         view = field_of_view(self.config)
-        conditioned = ConditionedPass(self.decoder, self.noisy)
+        conditioned = ConditionedPass(self.decoder, self.noisy, self.windows)
 
         def checked() -> Iterator[Tensor]:
             for chunk in [latents] if isinstance(latents, Tensor) else latents:
@@ -206,5 +208,9 @@ class Decoder(nn.Module):
 
     def _head(self, h: Tensor, stream: Stream, last: bool) -> Tensor:
         # No clamp and no tanh, as in the official decoder: callers clamp once they convert to pixels.
-        h = self.conv_out(normed(h, stream.conditions.get(self)), stream, last)
+        conditions = stream.conditions.get(self)
+        if stream.windows is not None and (conditions is None or not conditions.scales):
+            h = self.conv_out.joined(h, stream, last, eps=PIXEL_NORM_EPS)[0]
+        else:
+            h = self.conv_out(normed(h, conditions), stream, last)
         return unpatchify(h, self.patch_size)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .convolution import ConvOptions, StreamConv3d, missing
 from .residual import ResBlock, ResBlocks
-from .streaming import Stage, Stream
+from .streaming import Raw, Stage, Stream
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -119,16 +119,22 @@ class Upsample(nn.Module):
         of the constructor. With a stride of 2 in time, the first frame of the clip becomes one frame, every
         later one two. If the stream is not causal, the result lags behind x by one frame of x.
         """
-        window = stream.window(self, x, last)
-        h = self.conv.convolve(window)
+        if stream.windows is None:
+            window = stream.window(self, x, last)
+            h, raw = self.conv.convolve(window), Raw((window,), 0)
+            del window
+        else:
+            h, raw = self.conv.joined(x, stream, last)
         frames = h.shape[2]
         h = self._from_cells(h)
         if self.residual:
             # From the window and not from ``x``: the convolution lags, and its outputs belong to earlier
             # frames.
-            skip = self._from_cells(window[:, :, stream.centre : stream.centre + frames])
-            # The skip has fewer channels and is repeated as a whole: c0 c1 c2 c0 c1 c2.
-            h.view(h.shape[0], h.shape[1] // skip.shape[1], *skip.shape[1:]).add_(skip.unsqueeze(1))
+            for at, part in raw.frames(stream.centre, stream.centre + frames):
+                skip = self._from_cells(part)
+                own = h.narrow(2, at * self.strides[0], skip.shape[2])
+                # The skip has fewer channels and is repeated as a whole: c0 c1 c2 c0 c1 c2.
+                own.view(h.shape[0], h.shape[1] // skip.shape[1], *skip.shape[1:]).add_(skip.unsqueeze(1))
         # The first latent frame stands for one pixel frame, so one of its two copies is dropped.
         if self.strides[0] == 2 and frames and stream.is_first_call(self):
             h = h[:, :, 1:]
@@ -136,6 +142,10 @@ class Upsample(nn.Module):
 
     def _from_cells(self, x: Tensor) -> Tensor:
         p, q, r = self.strides
+        if x.stride(1) == 1:
+            # Windows that kernels make have their channels next to each other, and so has what follows.
+            x = rearrange(x, "b (c p q r) t h w -> b (t p) (h q) (w r) c", p=p, q=q, r=r)
+            return x.movedim(-1, 1)
         return rearrange(x, "b (c p q r) t h w -> b c (t p) (h q) (w r)", p=p, q=q, r=r)
 
 

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from ..types import LayerOptions
-from .convolution import ConvOptions, StreamConv3d, convolved, normed
+from .convolution import PIXEL_NORM_EPS, ConvOptions, StreamConv3d, convolved, normed
 from .streaming import Conditions, Stream
 from .time_embedder import TimeEmbedder
 
@@ -61,7 +61,10 @@ class ResBlock(nn.Module):
         A frame needs the two frames after it (none in causal layers), so that T' is up to two smaller or,
         with ``last`` for the clip's last piece, larger than T. ``stream`` caches frames between the pieces.
         """
-        window, conditions = stream.window(self, x, last), stream.conditions.get(self)
+        conditions = stream.conditions.get(self)
+        if stream.windows is not None and (conditions is None or not conditions.scales):
+            return self._joined(x, stream, last, conditions)
+        window = stream.window(self, x, last)
         h: Tensor = self._noised(self.conv1.convolve(normed(window, conditions, 0)), conditions, 0)
         # The first convolution's outputs belong to the window's frames from the centre on. The second one
         # lags by one more frame until the clip ends.
@@ -69,6 +72,17 @@ class ResBlock(nn.Module):
         h = self._noised(self.conv2(normed(h, conditions, 1), stream, last), conditions, 1)
         # In place, so that the largest activation exists only once.
         return h.add_(self._skip(window[:, :, stop - h.shape[2] : stop]))
+
+    def _joined(self, x: Tensor, stream: Stream, last: bool, conditions: Conditions | None) -> Tensor:
+        """:meth:`forward` with the kernels of ``stream.windows``."""
+        h, raw = self.conv1.joined(x, stream, last, eps=PIXEL_NORM_EPS)
+        h = self._noised(h, conditions, 0)
+        # As in ``forward``.
+        stop = stream.centre + h.shape[2] - (0 if stream.causal or last else 1)
+        h = self._noised(self.conv2.joined(h, stream, last, eps=PIXEL_NORM_EPS)[0], conditions, 1)
+        for at, part in raw.frames(stop - h.shape[2], stop):
+            h[:, :, at : at + part.shape[2]].add_(self._skip(part))
+        return h
 
     def _noised(self, h: Tensor, conditions: Conditions | None, number: int) -> Tensor:
         if conditions is None or not conditions.planes:

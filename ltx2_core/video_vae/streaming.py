@@ -16,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..out_of_memory import is_out_of_memory, release_cached
+
+if TYPE_CHECKING:
+    from .windows import Windows
 
 TAPS = 3
 """Kernel size of every convolution in time."""
@@ -44,6 +47,28 @@ class Conditions:
     planes: tuple[Tensor, ...] = ()
 
 
+class Raw(NamedTuple):
+    """What a window was made of: ``parts`` (B, C, T, H, W) in order, the first one repeated ``before`` times.
+
+    More precisely, it is the first frame of the first part that is repeated.
+    """
+
+    parts: tuple[Tensor, ...]
+    before: int
+
+    def frames(self, start: int, stop: int) -> Iterator[tuple[int, Tensor]]:
+        """Frames ``start`` to ``stop`` (exclusive) of the window as views (B, C, T, H, W) of the parts.
+
+        Each comes with the number of frames from ``start`` to it. Repeated frames are not among them.
+        """
+        begin = self.before
+        for part in self.parts:
+            first, end = max(start, begin), min(stop, begin + part.shape[2])
+            if first < end:
+                yield first - start, part[:, :, first - begin : end - begin]
+            begin += part.shape[2]
+
+
 class Stream:
     """What the modules of a network cache between the pieces of a clip, in one pass over that clip.
 
@@ -60,6 +85,8 @@ class Stream:
         """Divisor of the size of pieces; it doubles whenever memory runs out."""
         self.conditions: Mapping[object, Conditions] = {}
         """What each module computes with in addition to the clip, by module; the same for all pieces."""
+        self.windows: Windows | None = None
+        """What makes the windows of convolutions by kernels; None if plain operations do."""
         self._cached: dict[object, Tensor] = {}
         self._called: set[object] = set()
 
@@ -118,6 +145,33 @@ class Stream:
             # Two frames are all that a kernel of three needs of the past.
             self.cache(owner, window[:, :, 1 - TAPS :])
         return window
+
+    def made_window(
+        self, owner: object, x: Tensor, last: bool, *, reflect: bool, eps: float | None
+    ) -> tuple[Tensor, Raw]:
+        """Like :meth:`window`, made by ``windows``, at once with the reflection and the norm of its ``make``.
+
+        Returns the window and what it was made of. The frames cached are raw, without the norm.
+        """
+        assert self.windows is not None
+        kept = self.take(owner)
+        raw = Raw((x,) if kept is None else (kept, x), self.centre if kept is None else 0)
+        if kept is not None and not x.shape[2]:
+            x, kept = kept, None
+        if not x.shape[2]:
+            return x, raw
+        window, held = self.windows.make(
+            x,
+            kept,
+            raw.before,
+            int(last and not self.causal),
+            keep=0 if last else TAPS - 1,
+            reflect=reflect,
+            eps=eps,
+        )
+        if not last:
+            self._cached[owner] = held
+        return window, raw
 
 
 class Stage(NamedTuple):

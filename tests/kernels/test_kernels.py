@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltx2_core.kernels import gate_heads, norm_modulate, norm_rotate, quantize_rows
+from ltx2_core.kernels import gate_heads, norm_activate, norm_modulate, norm_rotate, quantize_rows
 from ltx2_core.kernels.language import interpreted, problem
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -139,3 +139,26 @@ def test_any_number_of_tokens(tokens):
     row = rand(2, 1, 48, dtype=torch.float32, seed=1)
     assert_same(norm_modulate.norm_modulate, norm_modulate.formula, x, None, None, row, row, 1e-6)
     assert_same(gate_heads.gate_heads, gate_heads.formula, x.view(2, tokens, 4, 12), x[..., :4].contiguous())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [128, 48])
+@pytest.mark.parametrize("kept", [0, 1, 2])
+@pytest.mark.parametrize(("before", "after", "keep"), [(0, 0, 2), (1, 1, 0), (2, 0, 2)])
+@pytest.mark.parametrize("edge", [0, 1], ids=["as it is", "reflection"])
+@pytest.mark.parametrize("activate", [False, True], ids=["raw", "norm"])
+def test_windows_of_convolutions(dtype, channels, kept, before, after, keep, edge, activate):
+    # Two samples with the channels next to each other or, as in a latent, far apart.
+    x = rand(2, 3, 4, 5, channels, dtype=dtype)
+    x = x if activate else x.movedim(-1, 1).contiguous().movedim(1, -1)
+    past = rand(2, kept, 4, 5, channels, dtype=dtype, seed=1) if kept else None
+    settings = {"keep": keep, "edge": edge, "activate": activate}
+    actual, exact = (
+        run(*(t if t is None else t.to(kind) for t in (x, past)), before, after, 1e-8, **settings)
+        for run, kind in ((norm_activate.norm_activate, dtype), (norm_activate.formula, torch.float32))
+    )
+    rtol, atol = TOLERANCES[dtype]
+    for found, expected in zip(actual, exact, strict=True):
+        torch.testing.assert_close(found.float(), expected, rtol=rtol, atol=atol)
+        assert found.dtype == dtype
+        assert found.is_contiguous()
