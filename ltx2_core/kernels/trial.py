@@ -18,6 +18,8 @@ _Result = TypeVar("_Result")
 
 _TOKENS = 4
 """Tokens of a trial, which are enough to find a wrong stride."""
+_TOKEN_AXES = {2: (0,), 3: (1,), 4: (1,), 5: (1, 2, 3)}
+"""Axes of the tokens by the number of axes; a weight, which has one, has none of them."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,7 @@ def _few(argument: Any) -> Any:
     """A copy of the first tokens of a tensor; anything else as it is."""
     if not isinstance(argument, Tensor):
         return argument
-    last = 3 if argument.dim() == 5 else min(argument.dim() - 1, 2) - 1
-    for axis in range(min(1, last), last + 1):
+    for axis in _TOKEN_AXES.get(argument.dim(), ()):
         argument = argument.narrow(axis, 0, min(_TOKENS, argument.shape[axis]))
     return argument.clone()
 
