@@ -29,7 +29,7 @@ let opened = null;
 async function copy(kind) {
   const { output } = await app.graphToPrompt();
   const answer = await api.fetchApi("/ltx2av/command", { method: "POST", body: JSON.stringify(output) });
-  const { problems = [`${answer.status} ${answer.statusText}`], ...written } = await answer.json();
+  const { error, problems = [error ?? answer.statusText], ...written } = await answer.json();
   const text = written[kind];
   const problem = text ? "" : problems.join("; ") || "A preset is an option of the command alone";
   // Without TLS a page has no clipboard.

@@ -199,6 +199,7 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         _check_import()
         _import(source, out, checkpoints, text_encoder, device)
         return
+    _check_effect(source, crop)
     options = DatasetOptions(
         buckets=parse_buckets(buckets),
         max_pixels=max_pixels,
@@ -284,12 +285,33 @@ def _import(
 
 def _check_import() -> None:
     """Raise UsageError for options that change nothing where media are not read."""
-    context = click.get_current_context()
     used = {"source", "out", "check", "from_cache", "checkpoints", "text_encoder", "device"}
+    for name, option in _written():
+        if name not in used:
+            raise click.UsageError(f"{option} has no effect with --from-cache: leave it out")
+
+
+def _check_effect(source: Path, crop: str) -> None:
+    """Raise UsageError for options that change nothing in a dataset of this form, or without another."""
+    folder = source.is_dir()
+    without = {
+        "crop_seed": "without --crop random" if crop != "random" else "",
+        "caption_ext": "" if folder else f"on {source.name}, which is no folder",
+        "caption_column": f"on the folder {source}" if folder else "",
+        "data_file_keys": f"on the folder {source}" if folder else "",
+    }
+    for name, option in _written():
+        if without.get(name):
+            raise click.UsageError(f"{option} has no effect {without[name]}: leave it out")
+
+
+def _written() -> Iterator[tuple[str, str]]:
+    """Name and flag of each option that was typed."""
+    context = click.get_current_context()
     for parameter in context.command.params:
         name = parameter.name or ""
-        if name not in used and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(f"{parameter.opts[0]} has no effect with --from-cache: leave it out")
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            yield name, parameter.opts[0]
 
 
 def _seconds(text: str) -> tuple[float, ...]:

@@ -167,6 +167,12 @@ def check_inputs(
         check_noise(inputs.noise, stages[0].clip, video=request.size.video, audio=audio)
     with _named("audio"):
         read_input_audio(request, stages[0])
+    for start, end in inputs.audio.regions:
+        if start >= clip.seconds:
+            raise ValueError(
+                f"audio_regions: {start:g}-{end:g} is outside of the clip, which lasts {clip.seconds:g} s: "
+                "name seconds of it, or make it longer"
+            )
     voice = inputs.reference_audio
     if voice.source is not None and not isinstance(voice.source, tuple):
         with _named("reference_audio"):

@@ -142,7 +142,7 @@ class Checkers:
             return Allowance(work=self._work)
         files = shared(self.models[model])
         if files not in self._allowed:
-            # Opened anew, as the other one has the LoRAs of the last request.
+            # Opened again, as the other one has the LoRAs of the last request.
             self._allowed[files] = allowance_of(files.open(self._execution))
         return self._allowed[files]
 

@@ -33,8 +33,9 @@ def identity(paths: Iterable[Path]) -> str:
 def weights_identity(weights: Mapping[str, TensorInfo]) -> str:
     """A digest of tensors in files, by the names they have here: what else their files hold does not count.
 
-    It is 32 hexadecimal digits, and covers names, number formats and shapes of all, and 256 pieces of 4096
-    bytes spread evenly over their values. So it is that of the same weights in a file of another layout.
+    It is 32 hexadecimal digits, and covers names, number formats and shapes of all, and about 256 pieces of
+    up to 4096 bytes spread evenly over their values; of less than 4096 bytes in all only those of the first
+    tensor. So it is that of the same weights in a file of another layout.
     """
     entries = tuple(sorted(weights.items()))
     states = frozenset(_state(info.path) for _, info in entries)

@@ -48,7 +48,7 @@ class RunFiles:
         return self.folder / "previews" / f"step_{step:06d}_{number}.mp4"
 
     def comparison(self, step: int) -> Path:
-        """The image of the previews after ``step`` steps beside those of the untrained model."""
+        """The image of the previews after ``step`` steps and those of the untrained model."""
         return self.folder / "previews" / f"step_{step:06d}.png"
 
     def begin(

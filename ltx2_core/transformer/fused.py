@@ -33,7 +33,7 @@ class Fused:
 
     def __init__(self, *, kernels: bool = True) -> None:
         self._trials = Trials(kernels=kernels)
-        # By itself, as it is no kernel of ours: where it fails, the others go on.
+        # By itself, as it is no kernel of ours: where it fails, the others are still used.
         self._products = Trials(kernels=kernels)
 
     @classmethod

@@ -29,11 +29,12 @@ from workflow_edit_tables import EDITING  # noqa: E402
 from workflow_files import named  # noqa: E402
 from workflow_format import Workflow  # noqa: E402
 from workflow_long_tables import LONG  # noqa: E402
-from workflow_notes import NOTES, title  # noqa: E402
+from workflow_notes import NOTES  # noqa: E402
 from workflow_real import state_released  # noqa: E402
 from workflow_released_tables import RELEASED  # noqa: E402
 from workflow_tables import WORKFLOWS  # noqa: E402
 from workflow_thumbnails import of_audio, of_video  # noqa: E402
+from workflow_titles import title  # noqa: E402
 
 from ltx2_core.tiny import embedded_dir  # noqa: E402
 

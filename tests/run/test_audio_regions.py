@@ -47,3 +47,18 @@ def test_the_clip_preserves_input_audio_outside_of_its_regions() -> None:
 def test_regions_that_are_none_or_lack_audio_are_refused(regions, message) -> None:
     with pytest.raises(ValueError, match=message):
         Request(prompt="x", audio_regions=regions)
+
+
+def test_a_region_behind_the_end_of_the_clip_is_refused_before_anything_is_loaded() -> None:
+    pipeline = LTX2Pipeline.embedded(device="cpu", dtype=torch.float32)
+    request = Request(
+        prompt="x",
+        audio=(torch.zeros(1, RATE), RATE),
+        audio_regions=[(1, 2), (100, 200)],
+        num_frames=17,
+        fps=8.0,
+    )
+    with pytest.raises(
+        ValueError, match=r"audio_regions: 100-200 is outside of the clip, which lasts 2\.125 s"
+    ):
+        pipeline.check(pipeline.resolve(request))

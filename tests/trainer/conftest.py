@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from ltx2_core.media import VideoWriter
 from ltx2_core.run.codecs import Codecs
@@ -68,3 +71,17 @@ def short_run(cache, tmp_path) -> LoraSettings:
         gradient_checkpointing=False,
         save_precision="float32",
     )
+
+
+@pytest.fixture
+def settings(short_run) -> LoraSettings:
+    return replace(short_run, alpha=4.0, targets=(r"regex:blocks\.0\..*attn.*to_q$",))
+
+
+def check_equal(one: Path, other: Path) -> None:
+    """Two files have the same tensors, bit for bit, and the same metadata (whose order in a file varies)."""
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+    with safe_open(one, "pt") as a, safe_open(other, "pt") as b:
+        assert a.metadata() == b.metadata()

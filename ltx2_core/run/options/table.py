@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Final
 
 from ..recipes import RECIPES
-from .content import inputs_options, size_options, text_options
+from .content import inputs_options, size_options
 from .editing import edits_options, plans_options, windows_options
 from .option import GROUPS, Option
 from .output import output_options
+from .prompts import text_options
 from .running import execution_options, model_options, several_options
 from .sampling import guidance_options, sampling_options
 from .serving import batch_options, serving_options, workers_options
