@@ -96,7 +96,7 @@ SIZES = {
     "LTX2AVSampleStage": [320, 330],
     "LTX2AVTrainLora": [440, 780],
 }
-REPORT_ALONE, TEXT_ALONE, BOTH = 72, 36, 110
+REPORT_ALONE, TEXT_ALONE, BOTH, WAVE = 72, 36, 110, 80
 REPORTS = {
     "LTX2AVLoadLora": REPORT_ALONE,
     "LTX2AVImgToVideoInplace": BOTH,
@@ -105,11 +105,11 @@ REPORTS = {
     "LTX2AVSampleDFR": BOTH,
     "LTX2AVLongVideo": 60,
     "LTX2AVTrainLora": 400,
-    "LTX2AVDecodeToVideo": BOTH,
+    "LTX2AVDecodeToVideo": BOTH + WAVE,
     "LTX2AVDecodeLongVideo": 50,
     "LTX2AVDecodeHDR": 76,
-    "LTX2AVDecodeAudio": TEXT_ALONE,
-    "LTX2AVFinishEdit": 58,
+    "LTX2AVDecodeAudio": TEXT_ALONE + WAVE,
+    "LTX2AVFinishEdit": 58 + WAVE,
     "LTX2AVSetAudio": 20,
     "LTX2AVLatentUpscale": TEXT_ALONE,
     "LTX2AVReferenceAudio": BOTH,
@@ -119,7 +119,7 @@ REPORTS = {
     "LTX2AVRetake": 20,
     "SaveVideo": 40,
 }
-"""Pixels by which a node grows once it has run, by its report, its progress text or its player."""
+"""Pixels by which a node grows once it has run: for a report, progress text, a waveform or a player."""
 PLAYERS = ("audioUI", "video-preview")
 """Widgets that display a file."""
 LOAD = """([prompt, name]) => {
