@@ -26,6 +26,7 @@ from ...ltx2_core.loading.detect import Component
 from ...ltx2_core.storage.dequantize import COMPANIONS
 from ...ltx2_core.types import Numerics
 from .foreign import refuse_changes_without_effect
+from .gguf_layers import GgufPatcher, GgufWeights, count_decoding
 from .known_clip import KNOWN, KnownClip, at_level, with_groups
 from .known_conds import AUDIO_MASK, VIDEO_MASK, KnownConds
 from .ltx_video import is_ltx_video
@@ -47,26 +48,32 @@ def load_model(
     """Load the transformer of a checkpoint, or of files that hold its parts, as a ModelPatcher.
 
     The network is this pack's, and computes what the version of ComfyUI in ``numerics`` does; that of
-    LTX-Video is ComfyUI's own. Raises
+    LTX-Video is ComfyUI's own. Weights of a GGUF file stay in blocks, which no patcher streams. Raises
     ValueError if the files hold no LTX-2 transformer with its text connectors, or if weights do not fit.
     """
     weights = read_weights(*paths)
     if is_ltx_video(weights.checkpoints):
         # Its graphs then give what they give with ComfyUI's own loader, to the bit.
         return load_host_model(*paths, disable_dynamic=disable_dynamic)
-    tensors = weights.take_quantised(Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+    parts = (Component.TRANSFORMER, Component.TEXT_CONNECTORS)
+    tensors, gguf = weights.take_quantised(*parts), weights.take_gguf(*parts)
     config = LTX2Config(_network_arguments(weights.config, numerics))
     # The host reads its dtypes from the configuration when it builds the network.
-    _choose_dtypes(config, tensors)
+    _choose_dtypes(config, tensors, gguf)
     load_device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     # Built where it is offloaded to: the host moves it to the GPU when it runs, as far as there is room.
     model = LTX2Model(config, device=offload_device)
     remember_recipe(model, weights.source(Component.TRANSFORMER))
-    patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
+    if gguf.layers:
+        patcher = GgufPatcher(model, load_device, offload_device)
+    else:
+        patcher = make_patcher(model, load_device, offload_device, dynamic=not disable_dynamic)
     # A dynamic patcher streams weights from the file's memory map, which copying into parameters would load
     # whole.
     load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
+    gguf.check_taken(weights.name)
+    count_decoding(model)
     # The host calls this again where it needs a second, independent copy of the model, such as one that is
     # not dynamic.
     again = load_model if numerics is Numerics.COMFY else load_model_as_host
@@ -108,12 +115,14 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
     weights = read_weights(*paths)
     # LTX-Video has no networks between text encoder and transformer.
     text = () if is_ltx_video(weights.checkpoints) else (Component.TEXT_CONNECTORS,)
-    tensors = weights.take_quantised(Component.TRANSFORMER, *text)
+    parts = (Component.TRANSFORMER, *text)
+    tensors, gguf = weights.take_quantised(*parts), weights.take_gguf(*parts)
     # The host takes its configuration from the metadata of a file, in which it is JSON text.
     patcher = comfy.sd.load_diffusion_model_state_dict(
         {f"{PREFIX}{name}": tensor for name, tensor in tensors.items()},
         metadata={"config": json.dumps(weights.config)},
-        disable_dynamic=disable_dynamic,
+        model_options=_gguf_options(tensors, gguf) if gguf.layers else {},
+        disable_dynamic=disable_dynamic or bool(gguf.layers),
     )
     # The host only logs tensors that its network has no place for, such as those of a later generation.
     known = {} if patcher is None else patcher.model.diffusion_model.state_dict()
@@ -123,6 +132,10 @@ def load_host_model(*paths: str | Path, disable_dynamic: bool = False) -> Model:
             f"{weights.name}: the network of this ComfyUI does not have {left[0]} and {len(left) - 1} more "
             "of its tensors. Set network to LTX-2, or update ComfyUI"
         )
+    if gguf.layers:
+        gguf.check_taken(weights.name)
+        count_decoding(patcher.model)
+        patcher = GgufPatcher(patcher.model, patcher.load_device, patcher.offload_device)
     remember_recipe(patcher.model, weights.source(Component.TRANSFORMER))
     patcher.cached_patcher_init = (load_host_model, tuple(map(str, paths)))
     return patcher
@@ -286,12 +299,27 @@ def _network_arguments(config: Config, numerics: Numerics) -> NetworkArguments:
     }
 
 
-def _choose_dtypes(config: LTX2Config, tensors: Tensors) -> None:
+def _gguf_options(tensors: Tensors, gguf: GgufWeights) -> Options:
+    """Options with which ComfyUI builds its network for weights in blocks."""
+    host = comfy.model_management
+    parameters = comfy.utils.calculate_parameters(tensors)
+    dtype = host.unet_dtype(model_params=parameters, supported_dtypes=DTYPES)
+    return {"dtype": dtype, "custom_operations": gguf.operations(dtype, host.get_torch_device())}
+
+
+def _choose_dtypes(config: LTX2Config, tensors: Tensors, gguf: GgufWeights) -> None:
     """Set in ``config`` the dtypes of storage and computation that ComfyUI would choose for its own models.
 
-    ``tensors`` are the weights, whose number, dtype and quantisation decide.
+    ``tensors`` are the weights, whose number, dtype and quantisation decide. With weights in blocks in
+    ``gguf`` the classes of layers that take them are set too.
     """
     host = comfy.model_management
+    if gguf.layers:
+        options = _gguf_options(tensors, gguf)
+        config.custom_operations = options["custom_operations"]
+        dtype, device = options["dtype"], host.get_torch_device()
+        config.set_inference_dtype(dtype, host.unet_manual_cast(dtype, device, DTYPES))
+        return
     quantised = comfy.utils.detect_layer_quantization(tensors, "")
     if quantised:
         config.quant_config = quantised

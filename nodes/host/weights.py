@@ -19,9 +19,11 @@ from ...ltx2_core.loading.sections import joined_config
 from ...ltx2_core.storage.dequantize import GROUP_SCALES, SCALE_NAMES, Format, decode
 from ...ltx2_core.storage.files import ParsedJson
 from ...ltx2_core.storage.gguf import is_gguf, read_gguf_tensors
+from ...ltx2_core.storage.gguf_blocks import BLOCKS
 from ...ltx2_core.storage.header import TensorInfo
 from ...ltx2_core.storage.quantized import StoredLayer, find_quantized
 from ...ltx2_core.storage.reading import read_markers
+from .gguf_layers import Blocks, GgufWeights
 
 Tensors = dict[str, Tensor]
 Config = ParsedJson
@@ -76,8 +78,9 @@ class Weights:
     def take_quantised(self, *components: Component) -> Tensors:
         """Read the tensors of ``components``; quantised layers stay quantised, in the form of ComfyUI's own.
 
-        Formats that this ComfyUI version does not support, and those of GGUF files, are decoded to bfloat16.
-        Raises ValueError if no file holds one of the components.
+        Formats that this ComfyUI version does not support are decoded to bfloat16. Matrices of GGUF files are
+        placeholders without memory, for :meth:`take_gguf`. Raises ValueError if no file holds one of the
+        components.
         """
         tensors = self.take(*components)
         for component in components:
@@ -88,9 +91,22 @@ class Weights:
             exact = _requires_full_precision(source)
             for layer in find_quantized(infos, markers).values():
                 parts = {s: tensors.pop(f"{layer.name}.{s}") for s in layer.infos}
+                if _stays_in_blocks(layer):
+                    tensors[f"{layer.name}.weight"] = Blocks(layer, parts["weight"]).placeholder
+                    continue
                 stored = _for_host(layer, parts, markers.get(layer.name), full_precision=exact)
                 tensors |= {f"{layer.name}.{suffix}": tensor for suffix, tensor in stored.items()}
         return tensors
+
+    def take_gguf(self, *components: Component) -> GgufWeights:
+        """The matrices of ``components`` that GGUF files store in blocks."""
+        found = {}
+        for component in components:
+            infos = self.source(component).infos(component)
+            for layer in find_quantized(infos, {}).values() if any(map(_is_block, infos.values())) else ():
+                if _stays_in_blocks(layer):
+                    found[layer.name] = Blocks(layer, self._tensor(layer.infos["weight"]))
+        return GgufWeights(found)
 
     def _tensor(self, info: TensorInfo) -> Tensor:
         if is_gguf(info.path):
@@ -154,6 +170,15 @@ def _for_host(
     # The host stores a layer's marker as JSON text in a tensor of bytes.
     raw = list(json.dumps(entry).encode())
     return {**taken, "comfy_quant": torch.tensor(raw, dtype=torch.uint8)}
+
+
+def _is_block(info: TensorInfo) -> bool:
+    return info.dtype in BLOCKS
+
+
+def _stays_in_blocks(layer: StoredLayer) -> bool:
+    """Whether a layer is a matrix of a GGUF file; norms and other vectors are small, and are decoded."""
+    return layer.form.kind == "gguf" and len(layer.shape) == 2
 
 
 def _entry(form: Format) -> dict[str, bool | int]:

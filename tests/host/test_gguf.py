@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from gguf_files import write_encoder, write_gguf
-from host_graph import Graph
-from host_server import Server
+from host_graph import Graph, Link
+from host_server import Json, Result, Server
 from node_graphs import distance, our_latent, prompt, stage, text_encoder
 from safetensors.torch import save_file
 from tiny_models import TinyModels
@@ -32,13 +32,13 @@ def files(models: TinyModels, folder: Path) -> Iterator[tuple[str, str]]:
     path = write_gguf(unet / "tiny-Q8_0.gguf", stored)
     network = open_checkpoint(path).load(Component.TRANSFORMER, dtype=torch.float32)
     decoded = {
-        f"{name}.weight": layer.decoded().bfloat16()
+        f"{name}.weight": layer.decoded()
         for name, layer in network.named_modules()
         if isinstance(layer, QuantizedLinear)
     }
     assert decoded
     plain = read_tensors(open_checkpoint(path).infos(Component.TRANSFORMER))
-    whole = {**{n: t for n, t in plain.items() if f"{n}" not in decoded}, **decoded}
+    whole = {n: t.float() for n, t in {**plain, **decoded}.items()}
     named = {f"model.diffusion_model.{name}": tensor.contiguous() for name, tensor in whole.items()}
     save_file(named, unet / "decoded.safetensors")
     yield "diffusion_models/tiny-Q8_0.gguf", "diffusion_models/decoded.safetensors"
@@ -47,20 +47,64 @@ def files(models: TinyModels, folder: Path) -> Iterator[tuple[str, str]]:
         (unet / name).unlink()
 
 
+def load(g: Graph, file: str, network: str) -> Link:
+    parts = {**PARTS, "text_parts": "parts.safetensors"}
+    return g.add("LTX2AVLoadCheckpoint", ckpt_name=file, network=network, **parts)
+
+
 @pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
 @pytest.mark.parametrize("lora", [False, True], ids=["plain", "with a LoRA"])
+@pytest.mark.parametrize("partly", [False, True], ids=["loaded", "loaded in part"])
 def test_a_transformer_gives_what_its_decoded_weights_do(
-    server: Server, models: TinyModels, files: tuple[str, str], network: str, lora: bool
+    server: Server, models: TinyModels, files: tuple[str, str], network: str, lora: bool, partly: bool
 ) -> None:
     g = Graph()
     text = prompt(g, text_encoder(g, models))
     for name, file in zip(("ours", "expected"), files, strict=True):
-        parts = {**PARTS, "text_parts": "parts.safetensors"}
-        loaded = g.add("LTX2AVLoadCheckpoint", ckpt_name=file, network=network, **parts)
+        loaded = load(g, file, network)
         if lora:
             loaded = g.add("LTX2AVLoadLora", model=loaded, lora=models.lora, strength=1.0)
+        if partly and name == "ours":
+            loaded = g.add("LTX2ProbePartialLoad", model=loaded)
         g.dump(name, latent=stage(g, loaded, text, our_latent(g)))
     assert distance(server.run(g.prompt), "ours", "expected") < 1e-5
+
+
+@pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
+def test_the_host_counts_the_blocks_and_not_the_decoded_weights(
+    server: Server, models: TinyModels, files: tuple[str, str], network: str
+) -> None:
+    def size(file: str, *, lora: bool = False) -> Json:
+        g = Graph()
+        loaded = load(g, file, network)
+        if lora:
+            loaded = g.add("LTX2AVLoadLora", model=loaded, lora=models.lora, strength=1.0)
+        g.add("LTX2ProbeSize", model=loaded)
+        return server.run(g.prompt).report()
+
+    blocks, decoded = map(size, files)
+    # Q8_0 has 34 bytes for 32 values, of which float32 takes 128.
+    assert blocks["blocks"] > 0
+    assert decoded["model"] - blocks["model"] == blocks["blocks"] * 128 // 34 - blocks["blocks"]
+    assert blocks["loaded"] == blocks["model"]
+    assert blocks["decoding"] > decoded["decoding"], "a layer is decoded at a time"
+    assert size(files[0], lora=True) == blocks, "LoRAs decode nothing for good"
+
+
+def test_a_lora_of_a_graph_is_gone_from_the_next_one(
+    server: Server, models: TinyModels, files: tuple[str, str]
+) -> None:
+    def run(lora: bool) -> Result:
+        g = Graph()
+        loaded = load(g, files[0], "LTX-2")
+        if lora:
+            loaded = g.add("LTX2AVLoadLora", model=loaded, lora=models.lora, strength=1.0)
+        g.dump("ours", latent=stage(g, loaded, prompt(g, text_encoder(g, models)), our_latent(g)))
+        return server.run(g.prompt)
+
+    first, changed, again = (run(lora).tensors("ours") for lora in (False, True, False))
+    assert all(torch.equal(again[name], value) for name, value in first.items())
+    assert not all(torch.equal(changed[name], value) for name, value in first.items())
 
 
 def test_gemma_encodes_as_its_folder_does(server: Server, models: TinyModels, base_dir: Path) -> None:

@@ -84,6 +84,28 @@ class LTX2ProbeTakeHalf(io.ComfyNode):
         return io.NodeOutput(model, ui={"report": [json.dumps({"freed": freed})]})
 
 
+class LTX2ProbeSize(io.ComfyNode):
+    """Bytes of a MODEL as the host counts them when it is loaded: in all, and of weights in blocks."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LTX2ProbeSize", inputs=[io.Model.Input("model")], outputs=[], is_output_node=True
+        )
+
+    @classmethod
+    def execute(cls, model: Any) -> io.NodeOutput:
+        comfy.model_management.load_models_gpu([model])
+        layers = [m for m in model.model.modules() if hasattr(m, "in_features")]
+        report = {
+            "model": model.model_size(),
+            "loaded": model.loaded_size(),
+            "blocks": sum(m.weight.nbytes for m in layers if m.weight.dtype == torch.uint8),
+            "decoding": model.model.memory_required([1, 128, 1, 1]),
+        }
+        return io.NodeOutput(ui={"report": [json.dumps(report)]})
+
+
 class LTX2ProbeRoom(io.ComfyNode):
     """The memory that a VAE requests from the host for a clip, in bytes."""
 
