@@ -61,6 +61,7 @@ def examine() -> Iterator[Fact]:
         ("convolutions", _convolutions),
         ("kernels", _kernels),
         ("attention", _attention),
+        ("ComfyUI", _comfyui),
         ("video and audio", _codecs),
         ("embedded model", _embedded_set),
         ("memory", _memory),
@@ -218,6 +219,15 @@ def _attention() -> Iterator[Fact]:
             state="ok" if problem is None else "note",
             text=f"{backend} works" if problem is None else problem,
         )
+
+
+def _comfyui() -> Fact:
+    """Which options of the command line for speed the nodes do not have, and why."""
+    text = (
+        "the nodes have no CUDA graphs, --fp8-blocks and --keep-text-keys, because ComfyUI moves and patches "
+        "weights between steps; the other ways to be faster are there"
+    )
+    return Fact(name="ComfyUI", state="ok", text=text)
 
 
 def _codecs() -> Fact:

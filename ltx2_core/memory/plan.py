@@ -17,7 +17,7 @@ from .text_stage import TextSize, text_bytes
 from .transfers import PINNED_BYTES
 
 GB = 10**9
-PRESETS = {f"{size} GB": size * GB for size in (8, 12, 16, 24, 32, 80)}
+PRESETS = {f"{size} GB": size * GB for size in (8, 12, 16, 24, 32, 48, 80)}
 """Budgets in bytes for common sizes of GPU memory."""
 
 CHUNK_TOKENS = 2048

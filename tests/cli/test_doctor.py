@@ -77,6 +77,12 @@ def test_a_missing_and_an_old_package_say_what_to_install(monkeypatch):
     assert 'pip install "numpy>=999.0"' in old.text
 
 
+def test_what_comfyui_has_no_switch_for_is_said_with_the_reason():
+    text = facts()["ComfyUI"].text
+    for option in ("CUDA graphs", "--fp8-blocks", "--keep-text-keys", "ComfyUI moves and patches weights"):
+        assert option in text
+
+
 def test_missing_codecs_are_a_problem(monkeypatch):
     monkeypatch.setattr(environment, "_has_codec", lambda name, mode: name != "libx264")
     fact = facts()["video and audio"]

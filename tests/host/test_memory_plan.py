@@ -34,7 +34,7 @@ def test_the_plan_names_every_size_and_comes_with_an_image(server: Server):
     g.dump("picture", image=node[1])
     result = server.run(g.prompt)
     text = result.outputs[node.node]["text"][0]
-    assert [f"within {size} GB" in text for size in (8, 12, 16, 24, 32, 80)] == [True] * 6
+    assert [f"within {size} GB" in text for size in (8, 12, 16, 24, 32, 48, 80)] == [True] * 7
     assert "48 of 48 blocks" in text
     assert "does not fit" not in text
     assert result.outputs[node.node]["images"]

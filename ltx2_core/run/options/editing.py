@@ -297,7 +297,7 @@ def plans_options() -> Iterator[Option]:
         command=command,
         multiple=True,
         help="Memory budget to plan for, such as 12GB, or auto for the free memory of the GPU. Repeat it to "
-        "compare budgets. By default auto where there is a GPU, else 8, 12, 16, 24, 32 and 80 GB.",
+        "compare budgets. By default auto where there is a GPU, else 8, 12, 16, 24, 32, 48 and 80 GB.",
     )
     yield Option(
         name="model",
