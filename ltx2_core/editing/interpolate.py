@@ -18,7 +18,8 @@ from ..config import upsampler_config, video_vae_config
 from ..loading import Checkpoint, Component
 from ..media import Destination, Encoding
 from ..media.beside import check_audio_copy, save_beside
-from ..media.save import Clip, Timed, check_destination, save_clip
+from ..media.encoder_thread import Timed
+from ..media.save import Clip, check_destination, save_clip
 from ..memory import MemoryEstimate, encoder_bytes
 from ..memory.estimate import decoding
 from ..memory.rate_stage import upsampler_bytes

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from ..media import Destination, Encoding, VideoClip
+from ..media.encoder_thread import Timed
 from ..media.recut import Recut, write_recut
 from ..media.remux import CannotCopy, check_copy, copy_with_audio
-from ..media.save import Clip, Timed, save_clip
+from ..media.save import Clip, save_clip
 from ..run.generation import METADATA_KEY, silence
 from .protocols import Waveform
 from .renamed import renamed

@@ -6,15 +6,18 @@ Letters: N frames, H W pixel rows and columns.
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from functools import partial
+
+from torch import Tensor
 
 from ..formats import FORMATS, Format
 from .container import open_media
 from .destination import Destination
+from .encoder_thread import Check, EncoderThread, Timed
 from .encoding import Encoding, check_encoding, video_encoding
 from .other_tracks import fits, other_tracks, plain_tags
 from .remux import AHEAD_S
-from .save import Clip, OnFrames, Timed
+from .save import Clip, OnFrames
 from .tracks import VideoTrack
 from .writer import frame_rate, open_output
 
@@ -49,21 +52,31 @@ def save_beside(
     video.check_size(width, height, clip.fps)
     destination.check()
     rate = frame_rate(clip.fps)
-    timed = timed or (lambda name: nullcontext())
     with open_media(source, "video") as container:
         tags = {**plain_tags(container.metadata), **clip.tags}
     with open_output(destination, tags) as output:
         track = VideoTrack(output, video, width=width, height=height, fps=rate)
         # All streams have to exist before the first frame, which writes the header.
         with other_tracks(source, output, fmt, origin_s, with_audio=True) as others:
-            for chunk in clip.frames(as_bytes=not video.deep):
-                with timed("encode"):
-                    # Ahead of the video, so that players need not seek.
-                    others.copy(float((track.frame_count + len(chunk)) / rate) + AHEAD_S)
-                    for frame in chunk[..., :height, :width]:
-                        track.encode(frame)
-                if on_frames is not None:
-                    on_frames(track.frame_count, clip.frame_count)
+
+            def encode(chunk: Tensor, check: Check) -> int:
+                # Ahead of the video, so that players need not seek.
+                others.copy(float((track.frame_count + len(chunk)) / rate) + AHEAD_S)
+                for frame in chunk[..., :height, :width]:
+                    check()
+                    track.encode(frame)
+                return track.frame_count
+
+            with EncoderThread(
+                on_written=None if on_frames is None else lambda done: on_frames(done, clip.frame_count),
+                timed=timed,
+                # Nobody may read stdout, and Ctrl-C ends a write that waits in the main thread alone.
+                own_thread=not destination.is_stdout,
+            ) as encoder:
+                for chunk in clip.frames(as_bytes=not video.deep):
+                    encoder.submit(partial(encode, chunk))
+                    # No name may hold these frames while the next ones are decoded.
+                    del chunk
             track.finish()
             others.copy()
 

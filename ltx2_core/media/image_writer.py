@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .atomic import filling, replacing
 from .destination import Destination
+from .encoder_thread import Check
 from .encoding import Encoding, video_encoding
 from .exr import write_exr
 from .hdr_space import HDR_SPACES
@@ -69,11 +70,12 @@ class ImageWriter:
     ) -> None:
         self._stack.__exit__(kind, error, trace)
 
-    def write_frames(self, frames: Tensor) -> None:
+    def write_frames(self, frames: Tensor, *, check: Check | None = None) -> None:
         """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped).
 
-        Frames of an HDR clip are float: its ACEScct codes, scaled from [0, 1] to [-1, 1]. Raises ValueError
-        if H and W are not the size of the writer, and for NaN or infinite values.
+        Frames of an HDR clip are float: its ACEScct codes, scaled from [0, 1] to [-1, 1]. ``check`` is called
+        before each frame and may raise to stop. Raises ValueError if H and W are not the size of the writer,
+        and for NaN or infinite values.
         """
         if self._folder is None and self._still is None:
             raise ValueError("the writer is not open; use it in a with block")
@@ -82,6 +84,8 @@ class ImageWriter:
                 f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
             )
         for frame in frames:
+            if check is not None:
+                check()
             path = self._path()
             # Tags are in each image, because a user shares or loads a single one of them.
             if self._space is None:

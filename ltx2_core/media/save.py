@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from torch import Tensor
 from ..formats import MASTERS
 from .audio_out import resampled, write_audio
 from .destination import Destination
+from .encoder_thread import Check, EncoderThread, Timed
 from .encoding import Encoding, audio_encoding, check_encoding, video_encoding
 from .image_writer import ImageWriter, check_still
 from .writer import VideoWriter
@@ -25,8 +27,6 @@ log = logging.getLogger(__name__)
 
 OnFrames = Callable[[int, int], None]
 """Called with (frames written, all frames)."""
-Timed = Callable[[str], AbstractContextManager[None]]
-"""Makes, from the name of a part of the work such as "encode", a context that counts its block's seconds."""
 
 
 class Frames(Protocol):
@@ -90,9 +90,11 @@ def save_clip(
     without audio. Frames of odd size lose their last row or column if the pixel format needs even sizes. An
     HDR clip becomes EXR images, or an HLG master (an HDR video file) with EXR images in a folder next to it.
     ``on_frames`` is called with (frames written, all frames). ``timed(name)`` is a context that counts the
-    seconds of its block as those of the work called ``name``, such as "encode"; None counts nothing. No file
-    is left if writing fails. Raises ValueError, before anything is decoded, for an ``encoding`` that the kind
-    of file does not support, and what the writers raise.
+    seconds of its block as those of the work called ``name``, such as "encode"; None counts nothing. Frames
+    are encoded in a thread of their own while the next ones are decoded, except for stdout, and "encode" is
+    what the caller waits for that thread. No file is left if writing fails. Raises ValueError, before
+    anything is decoded, for an ``encoding`` that the kind of file does not support, and what the writers
+    raise.
     """
     if encoding.hdr not in (None, clip.hdr):
         raise ValueError(f"hdr={encoding.hdr}: this clip was sampled with hdr={clip.hdr}; leave it out")
@@ -198,19 +200,39 @@ def _write_frames(
     :func:`save_clip`.
     """
     # Audio follows the frames and is not written first: a long clip would otherwise be buffered whole.
-    rest, samples, writer = iter(pieces), 0, writers[0]
-    for chunk in frames(as_bytes=not writer.takes_floats):
-        with timed("encode"):
-            for one in writers:
-                # The last row and column are cut, not scaled away, since scaling would blur every pixel.
-                one.write_frames(chunk[..., : one.height, : one.width])
-        if isinstance(writer, VideoWriter) and writer.sample_rate is not None:
-            while samples < writer.frame_count / clip.fps * writer.sample_rate:
+    rest, samples, frame_count, writer = iter(pieces), 0, 0, writers[0]
+    rate = writer.sample_rate if isinstance(writer, VideoWriter) else None
+    with EncoderThread(
+        on_written=None if on_frames is None else lambda done: on_frames(done, clip.frame_count),
+        timed=timed,
+        # Nobody may read stdout, and Ctrl-C ends a write that waits in the main thread alone.
+        own_thread=not writer.destination.is_stdout,
+    ) as encoder:
+        for chunk in frames(as_bytes=not writer.takes_floats):
+            frame_count += len(chunk)
+            heard: list[Tensor] = []
+            while rate is not None and samples < frame_count / clip.fps * rate:
                 piece = next(rest, None)
                 if piece is None:
                     break
                 samples += piece.shape[1]
-                with timed("encode"):
-                    writer.write_audio(piece)
-        if on_frames is not None:
-            on_frames(writer.frame_count, clip.frame_count)
+                heard.append(piece)
+            encoder.submit(partial(_encode, writers, chunk, heard))
+            # No name may hold these frames while the next ones are decoded.
+            del chunk
+
+
+def _encode(
+    writers: tuple[VideoWriter | ImageWriter, ...], chunk: Tensor, heard: Iterable[Tensor], check: Check
+) -> int:
+    """Write the frames ``chunk`` with every writer, then the audio ``heard`` with the first one.
+
+    Returns how many frames are written so far.
+    """
+    for one in writers:
+        # The last row and column are cut, not scaled away, since scaling would blur every pixel.
+        one.write_frames(chunk[..., : one.height, : one.width], check=check)
+    for piece in heard:
+        assert isinstance(writers[0], VideoWriter)
+        writers[0].write_audio(piece)
+    return writers[0].frame_count

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..formats import FRAGMENTED
 from .atomic import explain, replacing
 from .destination import Destination, stdout
+from .encoder_thread import Check
 from .encoding import Encoding, audio_encoding, video_encoding
 from .tracks import AudioTrack, VideoTrack
 
@@ -123,10 +124,11 @@ class VideoWriter:
         else:
             self._stack.__exit__(kind, error, trace)
 
-    def write_frames(self, frames: Tensor) -> None:
+    def write_frames(self, frames: Tensor, *, check: Check | None = None) -> None:
         """Append frames (N, 3, H, W): uint8, or float in [-1, 1] (values outside are clipped).
 
-        Raises ValueError if H and W are not the size of the writer, and for NaN or infinite values.
+        ``check`` is called before each frame and may raise to stop. Raises ValueError if H and W are not the
+        size of the writer, and for NaN or infinite values.
         """
         video = self._open_video()
         if frames.ndim != 4 or frames.shape[1:] != (3, self.height, self.width):
@@ -134,6 +136,8 @@ class VideoWriter:
                 f"frames must be (N, 3, {self.height}, {self.width}); got shape {tuple(frames.shape)}"
             )
         for frame in frames:
+            if check is not None:
+                check()
             # Frame by frame, so that no byte copy of all frames exists.
             video.encode(frame)
         self._encode_pending()

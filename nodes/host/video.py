@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ...ltx2_core.editing import Edit
 from ...ltx2_core.media import VideoWriter, to_bytes
+from ...ltx2_core.media.encoder_thread import Check, EncoderThread
 from ...ltx2_core.run.generation import as_long_as
 from ...ltx2_core.shapes import SPATIAL_SCALE, frames_of
 from .progress import check_interrupted, count_bar
@@ -43,7 +45,13 @@ def write_video(
     rate = None if track is None else track[1]
     path = temporary_mp4()
     on_count = count_bar(frames_of(samples.shape[2]), "decoding and encoding frame")
-    with VideoWriter(path, width=columns, height=rows, fps=fps, sample_rate=rate, crf=crf) as writer:
+    writer = VideoWriter(path, width=columns, height=rows, fps=fps, sample_rate=rate, crf=crf)
+
+    def encode(frames: Tensor, check: Check) -> int:
+        writer.write_frames(frames, check=check)
+        return writer.frame_count
+
+    with writer, EncoderThread(on_written=on_count) as encoder:
         if track is not None:
             writer.write_audio(as_long_as(*track, frames_of(samples.shape[2]) / fps))
         for frames in decoded_frames(video_vae, (samples,), as_bytes=True):
@@ -51,8 +59,7 @@ def write_video(
             check_interrupted()
             if on_frames is not None:
                 on_frames(frames)
-            writer.write_frames(frames)
-            on_count(writer.frame_count)
+            encoder.submit(partial(encode, frames))
     return InputImpl.VideoFromFile(str(path))
 
 
