@@ -64,6 +64,8 @@ def _check_used(chosen: Chosen) -> None:
     for name in _OF_CHOICE:
         if name in chosen.explicit and chosen[name]:
             raise ValueError(f"{by_name(name).flag} needs --choose, which it is for")
+    if "train_text" in chosen.explicit and not chosen["train"]:
+        raise ValueError("--train-text needs --train, which it is for")
 
 
 def _choose(chosen: Chosen) -> None:
@@ -114,28 +116,35 @@ def _choose(chosen: Chosen) -> None:
 
 def _plan_training(chosen: Chosen, clip: ClipPlan) -> None:
     """Print the settings of a LoRA run for each budget, with the memory that they need."""
-    from ..memory import released_size, size_text
-    from ..trainer.memory_choice import transformer_size
+    from ..config import text_config
+    from ..memory import released_config, released_size, size_text
+    from ..trainer.memory_choice import text_of_files, transformer_size
     from ..training.memory_plan import TransformerSize, choose_training
+    from ..training.memory_text import text_memory
 
     for name in ("picture", "pipeline_kind"):
         if chosen[name]:
             raise ValueError(f"--train plans a LoRA run: leave {by_name(name).flag} out")
     size: TransformerSize
     if chosen["checkpoints"]:
-        size, quantised = transformer_size(_network_sizes(chosen))
+        networks = _network_sizes(chosen)
+        size, quantised = transformer_size(networks)
+        text = text_of_files(networks, chosen["train_text"])
         what = ", ".join(Path(path).name for path in chosen["checkpoints"])
     elif chosen["model"].startswith("ltxv"):
         raise ValueError("--train plans for LTX-2: --model must be 2.0, 2.3 or 2.5")
     else:
         size, quantised = released_size(chosen["model"], chosen["stored"]), chosen["stored"] != "bf16"
+        text = text_memory(text_config(released_config(chosen["model"])), chosen["train_text"])
         what = f"LTX-{chosen['model']} in {chosen['stored']}"
+    if chosen["train_text"] != "none":
+        what += f", and on the {chosen['train_text']} of the text"
     click.echo(
         f"LoRA on {what}: clips of {clip.width}x{clip.height}, "
         f"{clip.frames} frames at {clip.fps:g} fps with audio, one in a batch"
     )
     for budget in _budgets(chosen["budgets"]):
-        choice, memory, fits = choose_training(budget, size, clip, quantised=quantised)
+        choice, memory, fits = choose_training(budget, size, clip, quantised=quantised, text=text)
         click.echo(f"\nwithin {size_text(budget)}" + ("" if fits else ": DOES NOT FIT, the least is"))
         click.echo(f"  {memory}")
         for line in choice.lines():

@@ -87,13 +87,15 @@ def full(**options: Any) -> None:
 def _run(kind: type[TrainSettings], options: dict[str, Any], train: _Train) -> None:
     from ..trainer.open_run import open_run
     from ..trainer.previews import Previews
-    from ..trainer.settings_file import read_settings
+    from ..trainer.settings_file import read_values
+    from ..trainer.within_memory import settings_within
 
     config, check, quiet = (options.pop(name) for name in ("config", "check", "quiet"))
     written = {name: value for name, value in options.items() if value not in (None, ())}
-    opened: Opened = open_run(read_settings(config, written, kind))
+    settings, chosen = settings_within(read_values(config, written, kind), kind)
+    opened: Opened = open_run(settings)
     previews = Previews(opened) if opened.settings.preview_prompts else None
-    for note in opened.notes:
+    for note in (*chosen, *opened.notes):
         click.echo(note, err=True)
     if check:
         return

@@ -21,7 +21,7 @@ from .plan import (
     usable,
 )
 from .plot import draw_plans
-from .released import RELEASED, STORED, Released, Stored, released_size
+from .released import RELEASED, STORED, Released, Stored, released_config, released_size
 from .source_stage import encoder_bytes, source_host_bytes
 from .streaming import BlockStreaming
 from .text_stage import TextSize, text_bytes
@@ -55,6 +55,7 @@ __all__ = [
     "parse_size",
     "plan_memory",
     "plan_or_propose",
+    "released_config",
     "released_size",
     "size_text",
     "source_host_bytes",

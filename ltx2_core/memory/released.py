@@ -88,9 +88,7 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
         if stored == _INT8:
             raise ValueError("LTX-Video is released in bf16 and fp8, and not in int8")
         return _ltx_video(generation, STORED[stored])
-    newest = _NEW_IN_25 if generation == "2.5" else {}
-    new: JsonObject = {"transformer": {**NEW_CONFIG, **newest}, "vae": _vae(), **_VOCODER}
-    config: JsonObject = {} if generation == "2.0" else new
+    config = released_config(generation)
     transformer, vae, text = transformer_config(config), video_vae_config(config), text_config(config)
     others, block = _others_and_block(transformer)
     # Two bytes a weight for all but the blocks: released fp8 files store only these in eight bits.
@@ -108,6 +106,13 @@ def released_size(generation: Released, stored: Stored = "bf16") -> ModelSize:
         block_weights=STORED[stored] * block,
         decoder_weights=2 * _parameters(VideoDecoder(vae, device="meta")),
     )
+
+
+def released_config(generation: Released) -> JsonObject:
+    """The ``config`` object in the header of a released model of LTX-2; that of 2.0 says nothing."""
+    newest = _NEW_IN_25 if generation == "2.5" else {}
+    new: JsonObject = {"transformer": {**NEW_CONFIG, **newest}, "vae": _vae(), **_VOCODER}
+    return {} if generation == "2.0" else new
 
 
 def _others_and_block(transformer: TransformerConfig) -> tuple[int, int]:

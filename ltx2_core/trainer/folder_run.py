@@ -20,7 +20,8 @@ from .rows import read_rows
 from .running import OnAlarm, OnStep
 from .settings import LoraSettings
 from .settings_file import setting_values
-from .texts import needed_stage
+from .texts import TextStage, needed_stage
+from .within_memory import TRAINED, chosen_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,15 +68,14 @@ def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
     notes: list[str] = []
     networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
     if run.budget is not None:
-        choice, memory, fits = choose_for_files(networks, run.budget, run.options.buckets)
+        targets = setting_values(run.settings, LoraSettings).get("targets", ())
+        stage: TextStage = "context"
+        if targets:
+            stage = needed_stage(target_layers(networks, targets, video=True, audio=True))
+        choice, memory, fits = choose_for_files(networks, run.budget, run.options.buckets, TRAINED[stage])
         if not fits:
             raise ValueError(f"training needs at least {memory}: use smaller or shorter clips (buckets)")
-        chosen = {
-            "rank": choice.rank,
-            "optimizer": choice.optimizer,
-            "blocks_to_swap": choice.blocks_to_swap,
-            "activation_offload": choice.offload,
-        }
+        chosen = chosen_values(choice)
         notes = [str(memory), ", ".join(f"{name} {value}" for name, value in chosen.items())]
     fixed = {
         "dataset": str(run.folder / "dataset"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import TransformerConfig, transformer_config
+from ..config import TransformerConfig, text_config, transformer_config
 from ..loading import Component
 from ..run.components import Components
 from ..run.network_sizes import NetworkSizes
 from ..shapes import ClipPlan, plan_clip
 from ..training.memory_plan import TrainingChoice, TrainingMemory, choose_training
+from ..training.memory_text import STATES, TextMemory, TrainedText, text_memory
 from .buckets import Bucket
 
 PLAIN = {"BF16", "F16", "F32", "F64"}
@@ -43,6 +44,18 @@ def transformer_size(networks: NetworkSizes) -> tuple[FileSize, bool]:
     return size, bool(stored - PLAIN)
 
 
+def text_of_files(networks: NetworkSizes, trained: TrainedText) -> TextMemory:
+    """What text networks of the files add to a step if a LoRA is trained on them; headers alone are read."""
+    if trained == "none":
+        return TextMemory()
+    file = networks.file(Component.TEXT_CONNECTORS)
+    states = STATES
+    if trained == "projection":
+        shapes = networks.file(Component.TEXT_PROJECTION).shapes(Component.TEXT_PROJECTION)
+        states = max(shape[-1] for shape in shapes.values())
+    return text_memory(text_config(file.config), trained, states=states)
+
+
 def clip_of(buckets: tuple[Bucket, ...], fps: float = 24.0) -> ClipPlan:
     """The clip of the bucket that needs most memory."""
     largest = max(buckets, key=lambda bucket: bucket.width * bucket.height * bucket.frames)
@@ -50,11 +63,13 @@ def clip_of(buckets: tuple[Bucket, ...], fps: float = 24.0) -> ClipPlan:
 
 
 def choose_for_files(
-    networks: Components, budget: int, buckets: tuple[Bucket, ...]
+    networks: Components, budget: int, buckets: tuple[Bucket, ...], trained: TrainedText = "none"
 ) -> tuple[TrainingChoice, TrainingMemory, bool]:
     """The fastest settings with which these files train within ``budget`` bytes, as ``ltx2 plan --train``.
 
-    Returns the settings, their memory, and whether they do fit.
+    ``trained`` are the networks of the text that the run trains too. Returns the settings, their memory, and
+    whether they do fit.
     """
     size, quantised = transformer_size(networks)
-    return choose_training(budget, size, clip_of(buckets), quantised=quantised)
+    text = text_of_files(networks, trained)
+    return choose_training(budget, size, clip_of(buckets), quantised=quantised, text=text)

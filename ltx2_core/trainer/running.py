@@ -16,6 +16,7 @@ from ..storage.identity import identity
 from ..storage.private import locked
 from ..training.block_memory import place
 from ..training.history import plot
+from ..training.optimizer_choice import has_fused_8bit
 from ..training.processes import Processes, joined_processes
 from .health import alarms
 from .loggers import Logger, loggers_of
@@ -244,6 +245,9 @@ def _lasting(opened: Opened, processes: Processes) -> dict[str, Any]:
     # The number of processes may change, if those forward passes are dealt out otherwise.
     found["gradient_accumulation"] = opened.settings.gradient_accumulation * processes.size
     settings = opened.settings
+    if settings.optimizer == "adamw8bit" and not has_fused_8bit():
+        # The state of bitsandbytes is another one.
+        found["adamw8bit_of"] = "this package"
     if not isinstance(settings, LoraSettings):
         return found
     if settings.init_lora and not _unknown(opened):

@@ -36,7 +36,7 @@ class TrainSettings:
     )
     optimizer: str = _key(
         "adamw",
-        "adamw8bit needs bitsandbytes, prodigy prodigyopt (use learning_rate 1 with it).",
+        "adamw8bit holds averages in eight bits; prodigy needs prodigyopt (use learning_rate 1 with it).",
         choices=OPTIMIZERS,
     )
     offload_optimizer: bool = _key(
@@ -177,6 +177,12 @@ class LoraSettings(TrainSettings):
         "gradient_checkpointing); ltx2 plan --train says how many.",
         low=0,
         high=1000,
+        free=True,
+    )
+    max_memory: str = _key(
+        "",
+        "Memory of the GPU, such as 24GB: chooses rank, optimizer, blocks_to_swap and activation_offload for "
+        "the clips of the dataset, except those that are written.",
         free=True,
     )
     key_style: str = _key(

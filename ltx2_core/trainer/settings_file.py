@@ -56,7 +56,12 @@ _WITH_STRENGTH = ("preset_loras",)
 
 
 def read_settings(file: Path | None, options: Mapping[str, Any], kind: type[T]) -> T:
-    """Settings ``kind`` of a configuration ``file``, toml or json, with ``options`` of the command in place.
+    """Settings ``kind`` of a configuration ``file``, as :func:`read_values` reads it."""
+    return kind(**read_values(file, options, kind))
+
+
+def read_values(file: Path | None, options: Mapping[str, Any], kind: type[TrainSettings]) -> dict[str, Any]:
+    """What a configuration ``file``, toml or json, says, with ``options`` of the command in place.
 
     Paths in the file are relative to it. Raises ValueError for unknown keys, with the nearest known one, and
     for values of another type.
@@ -67,7 +72,7 @@ def read_settings(file: Path | None, options: Mapping[str, Any], kind: type[T]) 
             values[name] = _converted(name, value, str(file), kind)
             if name in (*_PATHS, *_WITH_STRENGTH):
                 values[name] = _beside(file.parent, values[name])
-    return kind(**{**values, **options})
+    return {**values, **options}
 
 
 def setting_values(values: Mapping[str, Any], kind: type[TrainSettings]) -> dict[str, Any]:

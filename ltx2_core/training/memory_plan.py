@@ -19,6 +19,7 @@ from ..config import TransformerConfig
 from ..memory import size_text
 from ..shapes import ClipPlan
 from ..transformer import Transformer
+from .memory_text import TextMemory
 from .targets import layer_pattern
 
 _OPTIMIZER_BYTES = {"adamw": 16, "adamw8bit": 10}
@@ -96,13 +97,19 @@ class TrainingMemory:
 
 
 def training_memory(
-    size: TransformerSize, clip: ClipPlan, choice: TrainingChoice, *, quantised: bool
+    size: TransformerSize,
+    clip: ClipPlan,
+    choice: TrainingChoice,
+    *,
+    quantised: bool,
+    text: TextMemory | None = None,
 ) -> TrainingMemory:
     """Predict the memory of a run with batches of one clip with audio.
 
-    ``quantised`` says that blocks are stored in eight bits and decoded while they run. References are tokens
-    of the video too: plan for a longer clip.
+    ``quantised`` says that blocks are stored in eight bits and decoded while they run. ``text`` is what text
+    networks add that are trained too. References are tokens of the video too: plan for a longer clip.
     """
+    text = TextMemory() if text is None else text
     config, swapped = size.transformer, choice.blocks_to_swap
     widths = {"video": (clip.video_tokens, config.dim), "audio": (clip.audio_tokens, config.audio_dim)}
     held = sum(2 * tokens * width for tokens, width in widths.values())
@@ -112,18 +119,23 @@ def training_memory(
     # One swapped block is on the device while it runs.
     streamed = size.block_weights if swapped else 0
     weights = size.transformer_weights - swapped * size.block_weights + streamed + decoded
-    parameters = lora_parameters(config) * choice.rank
+    parameters = (lora_parameters(config) + text.parameters) * choice.rank
     return TrainingMemory(
-        weights=weights,
+        weights=weights + text.weights,
         adapters=parameters * _OPTIMIZER_BYTES[choice.optimizer],
         # With offload the inputs of the block that runs are on the device alone.
-        activations=held * (1 if choice.offload else config.num_layers) + block + _TEXT,
+        activations=held * (1 if choice.offload else config.num_layers) + block + _TEXT + text.activations,
         host=swapped * size.block_weights + (held * config.num_layers if choice.offload else 0),
     )
 
 
 def choose_training(
-    budget: int, size: TransformerSize, clip: ClipPlan, *, quantised: bool
+    budget: int,
+    size: TransformerSize,
+    clip: ClipPlan,
+    *,
+    quantised: bool,
+    text: TextMemory | None = None,
 ) -> tuple[TrainingChoice, TrainingMemory, bool]:
     """The fastest settings that fit ``budget`` bytes, their memory, and whether they do fit.
 
@@ -131,7 +143,7 @@ def choose_training(
     """
     choice, memory = TrainingChoice(), None
     for choice in _candidates(size.transformer.num_layers):
-        memory = training_memory(size, clip, choice, quantised=quantised)
+        memory = training_memory(size, clip, choice, quantised=quantised, text=text)
         if memory.peak <= budget:
             return choice, memory, True
     assert memory is not None

@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from .eight_bit import AdamW8bit
 from .optimisers import Muon
 from .optimizer_names import OPTIMIZERS, OptimizerOptions
 from .rounding import RoundedAdamW
 
-_LIBRARIES: Mapping[str, str] = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
+_LIBRARIES: Mapping[str, str] = {"prodigy": "prodigyopt"}
 """Optimizer -> the library that has it."""
 
 
@@ -60,7 +61,14 @@ def _adamw(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.opt
     return torch.optim.AdamW(groups, betas=options.betas, weight_decay=options.weight_decay)
 
 
+def has_fused_8bit() -> bool:
+    """Whether adamw8bit is that of bitsandbytes; else it is the one of this package."""
+    return find_spec("bitsandbytes") is not None
+
+
 def _adamw8bit(groups: list[dict[str, Any]], options: OptimizerOptions) -> torch.optim.Optimizer:
+    if not has_fused_8bit():
+        return AdamW8bit(groups, options)
     library: Any = import_module("bitsandbytes")
     optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(
         groups, betas=options.betas, weight_decay=options.weight_decay

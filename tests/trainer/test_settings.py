@@ -12,6 +12,7 @@ from ltx2_core.cli.main import main
 from ltx2_core.trainer.previews import parse_options
 from ltx2_core.trainer.settings import FullSettings, LoraSettings
 from ltx2_core.trainer.settings_file import read_settings
+from ltx2_core.trainer.within_memory import settings_within
 
 toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="toml needs Python 3.11")
 
@@ -85,3 +86,20 @@ def test_options_of_previews_are_numbers_words_and_switches() -> None:
     }
     with pytest.raises(ValueError, match="KEY=VALUE"):
         parse_options(["width"])
+
+
+def test_the_memory_of_a_gpu_chooses_what_is_not_written(cache) -> None:
+    values = {"dataset": str(cache), "rank": 8}
+    plain, notes = settings_within(values, LoraSettings)
+    assert (plain.rank, plain.optimizer, notes) == (8, "adamw", [])
+    found, notes = settings_within({**values, "max_memory": "8GB", "steps": 5}, LoraSettings)
+    assert (found.rank, found.steps, found.blocks_to_swap) == (8, 5, 0)
+    assert notes[0].startswith("peak ")
+    assert notes[1] == "chosen for 8GB: optimizer adamw, blocks_to_swap 0, activation_offload false"
+    for wrong, message in (
+        ({"max_memory": "much"}, "max_memory: 'much'"),
+        ({"max_memory": "100MB"}, "max_memory=100MB: these clips need at least peak"),
+        ({"max_memory": "8GB", "gradient_checkpointing": False}, "plans with gradient_checkpointing"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            settings_within({**values, **wrong}, LoraSettings)

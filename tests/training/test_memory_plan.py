@@ -6,11 +6,13 @@ import pytest
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
-from ltx2_core.memory import PRESETS, released_size
+from ltx2_core.config import text_config
+from ltx2_core.memory import PRESETS, released_config, released_size
 from ltx2_core.shapes import plan_clip
 from ltx2_core.tiny import embedded_set
 from ltx2_core.training.block_memory import streamed_numbers
 from ltx2_core.training.memory_plan import TrainingChoice, choose_training, lora_parameters, training_memory
+from ltx2_core.training.memory_text import text_memory
 
 SHORT, LONG = (plan_clip(768, 512, frames=frames, fps=24.0) for frames in (49, 121))
 
@@ -77,3 +79,28 @@ def test_swapped_blocks_are_spread() -> None:
     assert streamed_numbers(4, 4) == (0, 1, 2, 3)
     assert streamed_numbers(48, 4) == (6, 18, 30, 42)
     assert all(len(streamed_numbers(48, n)) == n for n in range(49))
+
+
+@pytest.mark.parametrize(
+    ("generation", "trained", "traced"),
+    # Activations of a traced step of the text networks at released widths, with captions of 1024 tokens.
+    [
+        ("2.0", "connectors", 629_272_584),
+        ("2.3", "connectors", 1_722_806_280),
+        ("2.0", "projection", 2_312_110_080),
+        ("2.3", "projection", 2_088_523_784),
+    ],
+)
+def test_text_networks_that_are_trained_are_counted(generation, trained, traced) -> None:
+    text = text_memory(text_config(released_config(generation)), trained)
+    assert text.activations == pytest.approx(traced, rel=0.1)
+    size, choice = released_size(generation), TrainingChoice(rank=16)
+    without, counted = (
+        training_memory(size, SHORT, choice, quantised=False, text=one) for one in (None, text)
+    )
+    assert counted.weights - without.weights == text.weights > 1e9
+    assert counted.adapters - without.adapters == 16 * 16 * text.parameters > 0
+    words = ["plan", "--train", "--model", generation, "--max-memory", "80GB"]
+    peaks = [CliRunner().invoke(main, [*words, "--train-text", name]).output for name in ("none", trained)]
+    assert f"and on the {trained} of the text" in peaks[1]
+    assert peaks[0] != peaks[1]

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from ltx2_core.training.eight_bit import AdamW8bit, levels, pack, unpack
 from ltx2_core.training.optimizer_choice import Group, check_optimizer, optimizer_of
 from ltx2_core.training.optimizer_names import OPTIMIZERS, OptimizerOptions
 from ltx2_core.training.rounding import RoundedAdamW, round_at_random
 from ltx2_core.training.state import TrainingState
 
-LIBRARY = {"adamw8bit": "bitsandbytes", "prodigy": "prodigyopt"}
+LIBRARY = {"prodigy": "prodigyopt"}
 
 
 def model() -> nn.Sequential:
@@ -94,3 +95,31 @@ def test_adamw_that_rounds_is_adamw_on_float32_weights() -> None:
         run(net, optimizer, range(10))
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_averages_in_eight_bits_take_a_quarter_and_lead_nearly_where_those_in_float32_do() -> None:
+    nets = model(), model()
+    options = OptimizerOptions(betas=(0.9, 0.99), weight_decay=0.1)
+    ours = AdamW8bit([{"params": [*nets[0].parameters()], "lr": 1e-3}], options)
+    whole = torch.optim.AdamW(nets[1].parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    first, second = (run(net, one, range(30)) for net, one in zip(nets, (ours, whole), strict=True))
+    assert first == pytest.approx(second, rel=0.01)
+    held, plain = (
+        sum(value.nbytes for value in one.state[net[2].weight].values() if torch.is_tensor(value))
+        for net, one in zip(nets, (ours, whole), strict=True)
+    )
+    assert held < plain / 3.5
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_level_is_packed_exactly_and_other_values_become_the_nearest_one(signed) -> None:
+    table = levels(signed)
+    assert table[-1] == 1
+    assert bool((table[1:] > table[:-1]).all())
+    blocks = torch.cat([table * 3, table * 1e-6, torch.zeros(10)])
+    torch.testing.assert_close(unpack(*pack(blocks, signed=signed), signed=signed), blocks, rtol=1e-6, atol=0)
+    values = torch.rand(256, generator=torch.Generator().manual_seed(0))
+    values[0] = 1
+    nearest = (values[:, None] - table).abs().amin(dim=1)
+    found = (unpack(*pack(values, signed=signed), signed=signed) - values).abs()
+    torch.testing.assert_close(found, nearest, rtol=0, atol=1e-7)

@@ -332,6 +332,16 @@ def plans_options() -> Iterator[Option]:
         "budget.",
     )
     yield Option(
+        name="train_text",
+        flags=("--train-text",),
+        kind="choice",
+        group=group,
+        command=command,
+        choices=("none", "connectors", "projection"),
+        default="none",
+        help="With --train: networks of the text that the LoRA is for too, which every step then computes.",
+    )
+    yield Option(
         name="choose",
         flags=("--choose",),
         kind="choice",
