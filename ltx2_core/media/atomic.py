@@ -91,7 +91,8 @@ def replacing(path: Path) -> Iterator[Path]:
     If the block succeeds, the temporary file is renamed to ``path``; if it fails, the temporary file is
     removed. An old file at ``path`` stays as it is until the rename. If ``path`` is a symbolic link, the file
     that the link names is replaced. Raises FileExistsError for a device, a pipe or a socket; an OSError of
-    the block is raised again with advice on what to do (see :func:`explain`).
+    the block is raised again with advice on what to do (see :func:`explain`). Windows replaces no file that a
+    program has open or that is memory-mapped: the new file then stays beside it, as the OSError says.
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
     real = _real(path)
@@ -101,8 +102,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         # Checked again, since it may have appeared while the file was written.
         _check_replaceable(real, path)
-        # Unlike rename, this also replaces an existing file on Windows.
-        temporary.replace(real)
+        _replace(temporary, real)
     except OSError as error:
         raise explain(error, path) from error
     # A failed or cancelled run leaves no partial file behind.
@@ -182,6 +182,29 @@ def _real(path: Path) -> Path:
     # Python before 3.13 reports a loop as a RuntimeError.
     except (RuntimeError, OSError) as error:
         raise OSError(errno.ELOOP, "the output is a symbolic link to itself", str(path)) from error
+
+
+def _replace(new: Path, old: Path) -> None:
+    try:
+        # Unlike rename, this also replaces an existing file on Windows.
+        new.replace(old)
+    except PermissionError as error:
+        if not old.is_file():
+            raise
+        # What took an hour to compute is not removed because a player has the old file open.
+        beside = next(
+            path for n in range(1, 1000) if not (path := old.with_stem(f"{old.stem}-new{n}")).exists()
+        )
+        try:
+            new.rename(beside)
+        except OSError:
+            raise error from None
+        raise OSError(
+            errno.EBUSY,
+            f"the file cannot be replaced while a program has it open or loaded; the new one is "
+            f"{beside.name} beside it: close the program, then rename it",
+            str(old),
+        ) from error
 
 
 def _check_folder(path: Path) -> None:
