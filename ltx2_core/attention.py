@@ -122,10 +122,12 @@ def attention_with_sums(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tup
     """Attention without a bias, and the logarithm of each softmax's sum.
 
     q (B, H, T, D), k and v (B, H, S, D), of which D is a multiple of 8 -> (B, H, T, D) in their dtype and
-    (B, H, T) in float32. Logits are ``scale`` q kᵀ. On CUDA in half precision on Ampere and newer; elsewhere
-    only on the CPU.
+    (B, H, T) in float32. Logits are ``scale`` q kᵀ. On CUDA in half precision on Ampere and newer, where
+    :func:`attention` uses FlashAttention 3 by that; elsewhere only on the CPU.
     """
     ops: Any = torch.ops.aten
+    if q.is_cuda and q.shape[-1] in _WIDTHS and _flash3_gives_sums(q.device.index or 0):
+        return _flash3_with_sums(q, k, v, scale)
     if q.is_cuda:
         out, sums, *_ = ops._scaled_dot_product_flash_attention(q, k, v, 0.0, False, False, scale=scale)
     else:
@@ -143,10 +145,20 @@ def _sums_agree(index: int) -> bool:
     """Whether CUDA device number ``index`` has the kernel with sums, and its results are right."""
     if not torch.version.hip and torch.cuda.get_device_capability(index) < _AMPERE:
         return False
+    return _agrees_with_sums(lambda q, k, v, s: attention_with_sums(q, k, v, scale=s), index)
+
+
+@lru_cache(maxsize=16)
+def _flash3_gives_sums(index: int) -> bool:
+    """Whether FlashAttention 3 is chosen on CUDA device number ``index``, and its sums are right."""
+    return _choice(index)[1] is not None and _agrees_with_sums(_flash3_with_sums, index)
+
+
+def _agrees_with_sums(by: Callable[..., tuple[Tensor, Tensor]], index: int) -> bool:
     wrong: list[Tensor] = []
 
     def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        out, sums = attention_with_sums(q, k, v, scale=q.shape[-1] ** -0.5)
+        out, sums = by(q, k, v, q.shape[-1] ** -0.5)
         logits = q.float() @ k.float().mT * q.shape[-1] ** -0.5
         wrong.append((logits.logsumexp(-1) - sums).abs().max() > 0.03)
         return out
@@ -205,6 +217,16 @@ def _flash3_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     # Some versions also return the logarithm of the softmax's sum.
     out: Tensor = result[0] if isinstance(result, tuple) else result
     return out.transpose(1, 2)
+
+
+def _flash3_with_sums(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    interface: Any = import_module("flash_attn_interface")
+    by_token = (t.transpose(1, 2) for t in (q, k, v))
+    # Versions before this option always return the sums.
+    asked = "return_attn_probs" in signature(interface.flash_attn_func).parameters
+    options = {"return_attn_probs": True} if asked else {}
+    out, sums, *_ = interface.flash_attn_func(*by_token, softmax_scale=scale, **options)
+    return out.transpose(1, 2), sums
 
 
 def _sage_kernel(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

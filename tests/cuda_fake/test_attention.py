@@ -11,7 +11,7 @@ from fake_cuda import on_cuda, pretend
 from fake_runs import Guide, pipeline_on_device, sample
 from torch.nn.functional import scaled_dot_product_attention
 
-from ltx2_core.attention import CHOICES, attention_by, why_not
+from ltx2_core.attention import CHOICES, attention_by, attention_with_sums, why_not
 from ltx2_core.cli.environment import examine
 from ltx2_core.run.execution import Execution
 
@@ -54,6 +54,42 @@ def test_a_package_computes_what_it_takes_and_pytorch_the_rest(monkeypatch, choi
         run(*(t[..., :16] for t in (q, k, v)), None)
         assert calls == [choice]
         assert device.masked == 1
+
+
+def sums_of_flash(asked: bool, wrong: float, calls: list[int]):
+    """The function of FlashAttention 3, which returns the logarithms of sums always or when it is asked."""
+
+    def both(q, k, v, softmax_scale=None):
+        calls.append(q.shape[-1])
+        q, k, v = (t.transpose(1, 2).float() for t in (q, k, v))
+        logits = q @ k.mT * (q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale)
+        return (logits.softmax(-1) @ v).to(BFLOAT16).transpose(1, 2), logits.logsumexp(-1) + wrong
+
+    def on_request(q, k, v, softmax_scale=None, return_attn_probs=False):
+        result = both(q, k, v, softmax_scale)
+        return result if return_attn_probs else result[0]
+
+    return on_request if asked else both
+
+
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize("wrong", [0.0, 0.5])
+def test_groups_of_keys_are_joined_by_the_sums_of_flash_attention_3(monkeypatch, asked, wrong):
+    calls: list[int] = []
+    package = SimpleNamespace(flash_attn_func=sums_of_flash(asked, wrong, calls))
+    monkeypatch.setitem(sys.modules, "flash_attn_interface", package)
+    with pretend(capability=(9, 0)) as device, torch.inference_mode():
+        q, k, v = on_cuda([torch.randn(1, 2, 6, 64, dtype=BFLOAT16) for _ in range(3)])
+        out, sums = attention_with_sums(q, k, v, scale=0.2)
+        own = device.kernels["_scaled_dot_product_flash_attention"]
+        logits = q.cpu().float() @ k.cpu().float().mT * 0.2
+        assert torch.allclose(sums.cpu(), logits.logsumexp(-1), atol=0.02)
+        assert torch.allclose(out.cpu().float(), logits.softmax(-1) @ v.cpu().float(), atol=0.03)
+        # Sums that are wrong in the trial are PyTorch's.
+        assert (own > 0) == (wrong > 0)
+        calls.clear()
+        attention_with_sums(*(torch.cat((t, t[..., :8]), dim=-1) for t in (q, k, v)), scale=0.2)
+        assert calls == [], "other widths are PyTorch's"
 
 
 @pytest.mark.parametrize(
