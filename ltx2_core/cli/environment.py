@@ -60,6 +60,7 @@ def examine() -> Iterator[Fact]:
         ("pinned memory", _pinned_memory),
         ("convolutions", _convolutions),
         ("kernels", _kernels),
+        ("products", _products),
         ("attention", _attention),
         ("ComfyUI", _comfyui),
         ("video and audio", _codecs),
@@ -196,6 +197,22 @@ def _kernels() -> Fact:
     return Fact(
         name="kernels", state="ok", text=f"Triton {triton.__version__}, tried in the first step of a run"
     )
+
+
+def _products() -> Iterator[Fact]:
+    """What multiplies quantised layers as they are stored: comfy-kitchen if installed, or PyTorch."""
+    import torch
+
+    from ..storage.kitchen import PRODUCTS, kitchen_problem
+
+    if not torch.cuda.is_available():
+        text = "quantised layers are multiplied by PyTorch; comfy-kitchen is for NVIDIA GPUs"
+        yield Fact(name="products", state="ok", text=text)
+        return
+    for kind in PRODUCTS:
+        problem = kitchen_problem(kind, torch.device("cuda"))
+        text = "comfy-kitchen" if problem is None else f"PyTorch and our kernels, as {problem}"
+        yield Fact(name=f"{kind} products", state="ok", text=text)
 
 
 def _attention() -> Iterator[Fact]:

@@ -17,7 +17,16 @@ from .files import ParsedJson
 from .gguf import stored_shape
 from .gguf_blocks import BLOCKS
 from .header import TensorInfo
-from .int8_product import fits_int8_product, int8_product, supports_int8_matmul
+from .int8_product import fits_int8_product, int8_product, round_int8, supports_int8_matmul
+from .kitchen import (
+    int8_linear,
+    kitchen_problem,
+    mxfp8_product,
+    nvfp4_product,
+    round_fp8,
+    round_mxfp8,
+    round_nvfp4,
+)
 from .quantize import encode
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -114,8 +123,9 @@ class QuantizedLinear(nn.Module):
     By default the weight is decoded to float32, cast to the input's dtype and multiplied there. With
     ``fp8_matmul`` fp8 layers are multiplied in fp8 instead, which rounds the input to fp8 too, where the
     device supports it (:func:`supports_fp8_matmul`) and the kernel takes the input's dtype and the layer's
-    size. ``nvfp4_matmul`` does the same for NVFP4 layers (:func:`supports_nvfp4_matmul`), and ``int8_matmul``
-    for int8 ones (:func:`~.int8_product.supports_int8_matmul`).
+    size; MXFP8 layers are, where comfy-kitchen computes them. ``nvfp4_matmul`` does the same for NVFP4 layers
+    (:func:`supports_nvfp4_matmul`), and ``int8_matmul`` for int8 ones
+    (:func:`~.int8_product.supports_int8_matmul`). Kernels of comfy-kitchen are used where it is installed.
     """
 
     weight: Tensor
@@ -155,24 +165,39 @@ class QuantizedLinear(nn.Module):
             return self.product(self.rounded(x), x)
         bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
         if self.int8_matmul and self._is_int8_ready(x):
-            return self._int8(x, bias)
+            # comfy-kitchen rounds and multiplies in one call.
+            flat = x.reshape(-1, self.in_features)
+            out = int8_linear(flat, self.weight.to(x.device), self._scale(x), bias, self.form.rotation)
+            return out.reshape(*x.shape[:-1], self.out_features)
         # Decoded in float32 and rounded once: products of scales in bfloat16 would be rounded twice.
         return F.linear(x, self.decoded(x.device).to(x.dtype), bias)
 
     def rounding(self, x: Tensor) -> str | None:
-        """Number format to which x is rounded for the product: "fp8", "nvfp4", or None if it is not.
+        """Number format to which x is rounded for the product, such as "fp8", or None if it is not.
 
         Layers of one format round x alike, so that one :meth:`rounded` serves them all.
         """
         if self.fp8_matmul and self._is_fp8_ready(x):
             return "fp8"
+        if self.fp8_matmul and self._is_mxfp8_ready(x):
+            return "mxfp8"
+        if self.int8_matmul and self._is_int8_ready(x) and kitchen_problem("int8", x.device) is not None:
+            return f"int8, rotated by {self.form.rotation}"
         return "nvfp4" if self.nvfp4_matmul and self._is_nvfp4_ready(x) else None
 
     def rounded(self, x: Tensor) -> Mapping[str, Tensor]:
         """x (..., I) in the format of :meth:`rounding`, with its scales."""
         flat = x.reshape(-1, self.in_features)
+        if self.form.kind == "int8":
+            codes, rows = round_int8(flat, self.form.rotation)
+            return {"weight": codes, "scale": rows}
         if self.form == Format("nvfp4"):
-            return encode(self.form, flat)
+            by_kitchen = kitchen_problem("nvfp4", x.device) is None
+            return round_nvfp4(flat) if by_kitchen else encode(self.form, flat)
+        if self.form == Format("mxfp8"):
+            return round_mxfp8(flat)
+        if kitchen_problem("fp8", x.device) is None:
+            return round_fp8(flat)
         # The scale is computed from this input, because the fixed one of some files can clip.
         scale = (flat.abs().amax().float() / FP8_MAX).clamp(min=1e-12)
         return {
@@ -183,7 +208,8 @@ class QuantizedLinear(nn.Module):
     def product(self, rounded: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """The output (..., O) for x (..., I), of which ``rounded`` is the result of :meth:`rounded`."""
         bias = None if self.bias is None else self.bias.to(device=x.device, dtype=x.dtype)
-        out = (self._nvfp4 if self.form == Format("nvfp4") else self._fp8)(rounded, x, bias)
+        kinds = {"int8": self._int8, "nvfp4": self._nvfp4, "mxfp8": self._mxfp8}
+        out = kinds.get(self.form.kind, self._fp8)(rounded, x, bias)
         return out.reshape(*x.shape[:-1], self.out_features)
 
     def decoded(self, device: torch.device | None = None) -> Tensor:
@@ -209,12 +235,22 @@ class QuantizedLinear(nn.Module):
         stored = self.form.kind == "int8" and not self.form.full_precision and self.weight.ndim == 2
         return stored and fits_int8_product(self.weight) and supports_int8_matmul(x.device)
 
-    def _int8(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), torch.ones(()))
-        flat = x.reshape(-1, self.in_features)
-        out = int8_product(flat, self.weight.to(x.device), scale.to(x.device), self.form.rotation)
-        out = (out if bias is None else out + bias.float()).to(x.dtype)
-        return out.reshape(*x.shape[:-1], self.out_features)
+    def _is_mxfp8_ready(self, x: Tensor) -> bool:
+        whole = self.in_features % 32 == self.out_features % 32 == 0
+        ready = self.form == Format("mxfp8") and x.dtype == torch.bfloat16 and whole
+        return ready and kitchen_problem("mxfp8", x.device) is None
+
+    def _scale(self, x: Tensor) -> Tensor:
+        scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), None)
+        return torch.ones((), device=x.device) if scale is None else scale.to(x.device)
+
+    def _int8(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+        out = int8_product(rounded["weight"], rounded["scale"], self.weight.to(x.device), self._scale(x))
+        return (out if bias is None else out + bias.float()).to(x.dtype)
+
+    def _mxfp8(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
+        stored = {suffix: self.get_buffer(suffix).to(x.device) for suffix in ("weight", "weight_scale")}
+        return mxfp8_product(rounded, stored, bias, x.dtype)[: x.numel() // self.in_features]
 
     def _is_nvfp4_ready(self, x: Tensor) -> bool:
         return (
@@ -226,15 +262,13 @@ class QuantizedLinear(nn.Module):
         )
 
     def _fp8(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
-        one = torch.ones((), device=x.device)
-        scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), one)
         out: Tensor = torch._scaled_mm(
             rounded["weight"],
             # Kernels for fp8 need the second operand column by column, as which the transposed weight is
             # stored.
             self.weight.to(x.device).t(),
             scale_a=rounded["scale"],
-            scale_b=scale.to(device=x.device, dtype=torch.float32).reshape(()),
+            scale_b=self._scale(x).float().reshape(()),
             bias=bias,
             out_dtype=x.dtype,
         )
@@ -243,6 +277,11 @@ class QuantizedLinear(nn.Module):
     def _nvfp4(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
         # Files pack the two values of a byte in another order than torch. Both operands are packed alike, so
         # the product is the same. This path follows torch's documentation and has not run on hardware.
+        if kitchen_problem("nvfp4", x.device) is None:
+            stored = {
+                s: self.get_buffer(s).to(x.device) for s in ("weight", "weight_scale", "weight_scale_2")
+            }
+            return nvfp4_product(rounded, stored, bias, x.dtype)[: x.numel() // self.in_features]
         packed: torch.dtype = torch.float4_e2m1fn_x2
         block_scale = self.get_buffer("weight_scale").to(x.device).view(torch.float8_e4m3fn)
         out: Tensor = torch._scaled_mm(

@@ -259,7 +259,7 @@ def execution_options() -> Iterator[Option]:
         kind="flag",
         group=group,
         help="For checkpoints that store layers in fp8: also multiply in fp8. Faster, but the inputs of "
-        "these layers are rounded.",
+        "these layers are rounded. Layers in MXFP8 need a Blackwell GPU and the package comfy-kitchen.",
         default=False,
     )
     yield Option(
