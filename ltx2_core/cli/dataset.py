@@ -69,6 +69,16 @@ if TYPE_CHECKING:
 )
 @click.option("--chunks", is_flag=True, help="Cut long videos into several clips, not only their beginning.")
 @click.option(
+    "--slide",
+    type=click.IntRange(1, 1_000_000),
+    help="Begin a clip every so many frames of a long video; clips may overlap.",
+)
+@click.option(
+    "--uniform",
+    type=click.IntRange(1, 100_000),
+    help="Take so many clips of a video, at even distances from its beginning to its end.",
+)
+@click.option(
     "--scenes",
     is_flag=True,
     help="Cut videos where their content changes, so that no clip has a cut; needs PySceneDetect.",
@@ -161,6 +171,8 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
     max_pixels: int | None,
     fps: float | None,
     chunks: bool,
+    slide: int | None,
+    uniform: int | None,
     scenes: bool,
     crop: str,
     crop_seed: int,
@@ -205,6 +217,8 @@ def dataset(  # noqa: PLR0913 click passes one argument for each option
         max_pixels=max_pixels,
         fps=fps,
         chunks=chunks,
+        slide=slide,
+        uniform=uniform,
         scenes=scenes,
         trigger=trigger,
         clean=clean_captions,
@@ -293,6 +307,9 @@ def _check_import() -> None:
 
 def _check_effect(source: Path, crop: str) -> None:
     """Raise UsageError for options that change nothing in a dataset of this form, or without another."""
+    written = [option for _, option in _written() if option in ("--chunks", "--slide", "--uniform")]
+    if len(written) > 1:
+        raise click.UsageError(f"{' and '.join(written)} say which clips of a video are taken: choose one")
     folder = source.is_dir()
     without = {
         "crop_seed": "without --crop random" if crop != "random" else "",

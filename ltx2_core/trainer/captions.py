@@ -21,6 +21,18 @@ def has_trigger(text: str, trigger: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(trigger.strip())}(?!\w)", text) is not None
 
 
+_ORDINARY = re.compile(
+    r"a|animal|anime|baby|bird|boy|cartoon|cat|character|child|cinematic|city|clip|dog|face|film|girl|horse|"
+    r"house|human|lady|landscape|man|men|model|movie|music|nature|object|painting|people|person|photo|picture|"
+    r"portrait|realistic|robot|scene|sound|style|subject|the|toy|video|voice|woman|women"
+)
+
+
+def is_ordinary(trigger: str) -> bool:
+    """Whether all words of a trigger are among those that captions of anything have."""
+    return all(_ORDINARY.fullmatch(word) for word in trigger.lower().split())
+
+
 def with_trigger(text: str, trigger: str | None) -> str:
     """Put ``trigger`` in front of a caption that does not have it; None changes nothing."""
     if trigger is None or not trigger.strip() or has_trigger(text, trigger):

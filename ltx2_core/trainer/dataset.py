@@ -38,9 +38,10 @@ class DatasetOptions:
     """How a dataset is cut and encoded.
 
     ``buckets`` are the sizes and lengths; ``fps`` resamples videos, None keeps their rate; ``chunks`` takes
-    all of a long video and not only its beginning, and ``scenes`` cuts it where its content changes, so that
-    no clip has a cut. ``trigger`` is put in front of captions, ``clean`` removes
-    openings such as "The video shows". ``audio`` "off" ignores all audio, "required" refuses clips without.
+    all of a long video and not only its beginning; with ``slide`` a clip begins every so many frames, with
+    ``uniform`` there are so many at even distances. ``scenes`` cuts a video where its content changes, so
+    that no clip has a cut. ``trigger`` is put in front of captions, ``clean`` removes openings such as "The
+    video shows". ``audio`` "off" ignores all audio, "required" refuses clips without.
     ``missing_audio`` says what happens to them otherwise: they train the video alone, or are skipped.
     ``downscale`` and ``temporal`` are how much smaller and slower reference videos are. ``audio_lengths`` are
     the lengths in seconds of clips of audio alone. ``official`` groups masks as the official trainer does.
@@ -54,6 +55,8 @@ class DatasetOptions:
     max_pixels: int | None = None
     fps: float | None = None
     chunks: bool = False
+    slide: int | None = None
+    uniform: int | None = None
     scenes: bool = False
     trigger: str | None = None
     clean: bool = False
@@ -142,6 +145,8 @@ def _clips_of(
         buckets,
         fps=options.fps,
         chunks=options.chunks,
+        slide=options.slide,
+        uniform=options.uniform,
         scenes=scenes,
         audio_lengths=options.audio_lengths,
     )

@@ -59,11 +59,26 @@ def foreign_clips(folder: Path) -> tuple[int, Iterator[ForeignClip]]:
         return len(names), (_official(root, name) for name in names)
     files = sorted(folder.rglob("*.pth"))
     if not files:
+        _refuse_others(folder)
         raise ValueError(
             f"{folder} is no cache of the official trainer (folders latents and conditions with .pt files) "
             "or of DiffSynth (.pth files)"
         )
     return len(files), (_diffsynth(path, path.relative_to(folder).as_posix()) for path in files)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raise ValueError that names the trainer of a cache which is not read."""
+    for pattern, trainer in (
+        ("*_ltx2*.safetensors", "musubi-tuner"),
+        ("_latent_cache/*.safetensors", "ai-toolkit"),
+    ):
+        found = next(iter(sorted(folder.rglob(pattern))), None)
+        if found is not None:
+            raise ValueError(
+                f"{folder} is a cache of {trainer} ({found.name}), which is not read: encode its clips again "
+                "with ltx2 dataset CLIPS --out"
+            )
 
 
 def _official_names(root: Path) -> list[str]:

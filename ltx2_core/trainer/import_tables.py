@@ -102,6 +102,7 @@ TABLES: Mapping[Dialect, Mapping[str, Key]] = {
         "flow_matching.timestep_sampling_mode": Key("sigma_sampling", _timesteps),
         "flow_matching.timestep_sampling_params.std": Key("sigma_std", float),
         "flow_matching.timestep_sampling_params.uniform_prob": Key("uniform_prob", float),
+        "flow_matching.timestep_sampling_params.eps": Key("sigma_eps", float),
         "seed": Key("seed"),
         "output_dir": Key("output_dir"),
     },
@@ -164,6 +165,7 @@ TABLES: Mapping[Dialect, Mapping[str, Key]] = {
         "seed": Key("seed"),
         "output_dir": Key("output_dir"),
         "save_every_n_steps": Key("save_every"),
+        "save_every_n_epochs": Key("save_every_epochs"),
         "video_loss_weight": Key("video_loss_weight", float),
         "audio_loss_weight": Key("audio_loss_weight", float),
         "first_frame_conditioning_p": Key("conditions", _conditions),
@@ -188,7 +190,7 @@ REASONS: Mapping[str, str] = {
     "acceleration.quantization": "name a checkpoint in fp8 or int8, which stays as it is stored",
     "fp8_base": "name a checkpoint in fp8, which stays as it is stored",
     "int8_base": "name a checkpoint in int8, which stays as it is stored",
-    "nf4_base": "name a checkpoint in fp8 or int8, which stays as it is stored",
+    "nf4_base": "name a checkpoint of four bits, in NVFP4 or GGUF Q4, which stays as it is stored",
     "model.low_vram": "see ltx2 plan --train",
     "train.content_or_style": "noise levels are those of the official trainer: sigma_sampling",
     "train.timestep_type": "noise levels are those of the official trainer: sigma_sampling",
@@ -211,5 +213,8 @@ REASONS: Mapping[str, str] = {
     "validation.video_dims": "preview_options: width=..., height=..., num_frames=...",
     "datasets.0.mask_path": "loss masks are not built; video_mask marks known content",
     "datasets.0.num_repeats": "the column repeats of a csv or jsonl file",
+    "datasets.0.frame_extraction": "ltx2 dataset --chunks, --slide or --uniform; head is the default",
+    "datasets.0.frame_stride": "ltx2 dataset --slide",
+    "datasets.0.frame_sample": "ltx2 dataset --uniform",
 }
 """Why a key has no counterpart; others have none without a reason."""

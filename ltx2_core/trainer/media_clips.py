@@ -146,10 +146,15 @@ def plan_clips(
     *,
     fps: float | None = None,
     chunks: bool = False,
+    slide: int | None = None,
+    uniform: int | None = None,
     scenes: Sequence[tuple[float, float]] = (),
     audio_lengths: Sequence[float] = (2.0, 4.0, 8.0),
 ) -> tuple[PlannedClip, ...]:
     """The clips that a file gives: its beginning, or with ``chunks`` all parts of the same length in turn.
+
+    With ``slide`` a clip begins every so many frames, with ``uniform`` there are so many at even distances
+    from the first frame to the last that can be, or fewer if there are not as many frames.
 
     ``scenes``, each its first and last second, are cut in this way one by one, and short ones left out.
     ``fps`` resamples the video by nearest time; None keeps its own rate. An audio file without frames has the
@@ -173,18 +178,30 @@ def plan_clips(
         if bucket is None:
             continue
         seconds = bucket.frames / rate
+        starts = [n * seconds for n in range(frames // bucket.frames if chunks else 1)]
+        if slide is not None or uniform is not None:
+            starts = [n / rate for n in _starts(frames - bucket.frames, slide, uniform)]
         found += [
             PlannedClip(
                 row=row,
                 source=source,
                 bucket=bucket,
                 fps=rate,
-                start_s=first / source.fps + n * seconds,
-                audio_s=seconds if _is_heard(source, first / source.fps + n * seconds) else None,
+                start_s=first / source.fps + start_s,
+                audio_s=seconds if _is_heard(source, first / source.fps + start_s) else None,
             )
-            for n in range(frames // bucket.frames if chunks else 1)
+            for start_s in starts
         ]
     return tuple(found)
+
+
+def _starts(last: int, slide: int | None, uniform: int | None) -> list[int]:
+    """The first frames of clips that begin from 0 to ``last``, one every ``slide`` or ``uniform`` in all."""
+    if slide is not None:
+        return list(range(0, last + 1, slide))
+    assert uniform is not None
+    count = min(uniform, last + 1)
+    return [0] if count == 1 else [n * last // (count - 1) for n in range(count)]
 
 
 def _is_heard(source: Source, start_s: float) -> bool:

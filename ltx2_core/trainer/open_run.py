@@ -25,6 +25,7 @@ from .run_files import RunFiles
 from .samples import Samples
 from .settings import FullSettings, LoraSettings, TrainSettings
 from .texts import check_stage
+from .warnings import warnings_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def open_run(settings: TrainSettings) -> Opened:
         stream_dropout=(settings.caption_dropout_video, settings.caption_dropout_audio),
         device=networks.device,
     )
-    held_out = samples
+    held_out, held_index = samples, None
     if settings.validation_dataset:
         other = Path(settings.validation_dataset)
         held_index = Index.load(other)
@@ -80,10 +81,14 @@ def open_run(settings: TrainSettings) -> Opened:
         check_clips(held_out)
     check_clips(samples)
     layers, files = _trained(settings, networks, samples)
+    base = networks.file(Component.TRANSFORMER).path
     if settings.epochs:
         steps = math.ceil(settings.epochs * samples.per_epoch / settings.gradient_accumulation)
         settings = replace(settings, steps=steps)
-    notes = [share_text(samples)]
+    if settings.save_every_epochs:
+        passes = settings.save_every_epochs * samples.per_epoch
+        settings = replace(settings, save_every=math.ceil(passes / settings.gradient_accumulation))
+    notes = [share_text(samples), *warnings_of(base, index, held_index)]
     if samples.left_out:
         notes.append(f"{len(samples.left_out)} clips lack a stream that task {settings.task} needs: left out")
     return Opened(settings, networks, samples, held_out, objective, layers, files, tuple(notes))
@@ -107,6 +112,7 @@ def check_settings(settings: TrainSettings, networks: Components) -> Objective:
         sigmas=SigmaSampling(
             kind=settings.sigma_sampling,  # type: ignore[arg-type]  # checked there
             std=settings.sigma_std,
+            eps=settings.sigma_eps,
             uniform_prob=settings.uniform_prob,
             low=settings.sigma_min,
             high=settings.sigma_max,

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from ..storage.identity import identity
-from .captions import has_trigger
+from .captions import has_trigger, is_ordinary
 from .dataset import DatasetOptions, Plan
 from .media_clips import PlannedClip, read_clip_audio
+from .warnings import ordinary_text
 
 SHORT_CAPTION = 10
 """Captions of fewer words describe too little: what is not described is learnt with the subject."""
@@ -54,6 +55,8 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
             row.where for row in plan.rows for text in row.captions if not has_trigger(text, options.trigger)
         ]
         yield from _listed(f"captions without {options.trigger!r}, which is put in front", lacking)
+        if is_ordinary(options.trigger):
+            yield ordinary_text(options.trigger)
     short = [
         row.where for row in plan.rows if any(len(text.split()) < SHORT_CAPTION for text in row.captions)
     ]

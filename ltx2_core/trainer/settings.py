@@ -69,6 +69,9 @@ class TrainSettings:
         "shifted_logit_normal", "How noise levels are drawn.", choices=("shifted_logit_normal", "uniform")
     )
     sigma_std: float = _key(1.0, "Spread of shifted_logit_normal.", low=0.0)
+    sigma_eps: float = _key(
+        1e-3, "Noise levels below this are reflected in shifted_logit_normal.", low=0.0, high=0.499
+    )
     uniform_prob: float = _key(0.1, "Share of uniform noise levels in it.", low=0.0, high=1.0)
     sigma_min: float = _key(0.0, "Lowest noise level of uniform.", low=0.0, high=1.0)
     sigma_max: float = _key(1.0, "Highest noise level of uniform.", low=0.0, high=1.0)
@@ -94,6 +97,9 @@ class TrainSettings:
     )
     device: str = _key("", "Device [default: cuda if there is one].", free=True)
     save_every: int = _key(250, "Steps between saves; a stopped run resumes from the last.", low=1, free=True)
+    save_every_epochs: int = _key(
+        0, "Passes over the dataset between saves, in place of save_every; 0 counts steps.", low=0, free=True
+    )
     keep_last: int = _key(
         0, "How many saved files stay next to the final one; 0 deletes none.", low=0, free=True
     )

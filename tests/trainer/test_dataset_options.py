@@ -277,3 +277,33 @@ def test_every_task_and_condition_trains_alone_and_with_others(
             assert found.total.isfinite().all()
             assert (found.video is None) == (objective.video is None or not objective.video.generated)
             assert (found.audio is None) == (objective.audio is None or not objective.audio.generated)
+
+
+@pytest.mark.parametrize(
+    ("changes", "starts"),
+    [
+        ({}, [0]),
+        ({"chunks": True}, [0]),
+        ({"slide": 1}, [0, 1, 2, 3]),
+        ({"slide": 2}, [0, 2]),
+        ({"slide": 9}, [0]),
+        ({"uniform": 1}, [0]),
+        ({"uniform": 2}, [0, 3]),
+        ({"uniform": 3}, [0, 1, 3]),
+        ({"uniform": 99}, [0, 1, 2, 3]),
+    ],
+)
+def test_clips_begin_at_the_frames_that_are_asked_for(folder, changes, starts) -> None:
+    # Twelve frames at 25 fps, of which a clip takes nine.
+    plan = plan_dataset(read_rows(folder), replace(OPTIONS, **changes))
+    found = [round(clip.start_s * 25) for clip in plan.clips if "loud" in clip.row.where]
+    assert found == starts
+    for clip in plan.clips:
+        assert read_frames(clip).shape[0] == 9
+
+
+@pytest.mark.parametrize(("trigger", "ordinary"), [("zorb", False), ("a cat", True), ("zorb cat", False)])
+def test_a_trigger_of_ordinary_words_is_named(folder, trigger, ordinary) -> None:
+    options = replace(OPTIONS, trigger=trigger)
+    lines = list(report(plan_dataset(read_rows(folder), options), options))
+    assert any("is an ordinary word" in line for line in lines) == ordinary

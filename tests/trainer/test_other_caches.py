@@ -18,6 +18,7 @@ from ltx2_core.run.codecs import Codecs
 from ltx2_core.storage.torch_file import Foreign, read_torch_file
 from ltx2_core.trainer.cache import Index
 from ltx2_core.trainer.cache_import import import_cache
+from ltx2_core.trainer.foreign_caches import foreign_clips
 from ltx2_core.trainer.lora_run import train_lora
 from ltx2_core.trainer.open_run import open_run
 from ltx2_core.trainer.samples import Samples
@@ -220,6 +221,14 @@ def test_a_file_that_the_networks_cannot_take_is_named(
 def test_clips_without_text_and_folders_without_a_cache_are_named(cache, networks, tmp_path) -> None:
     with pytest.raises(ValueError, match="is no cache of the official trainer"):
         import_cache(Codecs(networks), tmp_path, tmp_path / "out")
+    for number, (name, trainer) in enumerate(
+        (("a_1024x0576_ltx2.safetensors", "musubi-tuner"), ("_latent_cache/a.safetensors", "ai-toolkit"))
+    ):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+        with pytest.raises(ValueError, match=f"is a cache of {trainer} .* encode its clips again"):
+            foreign_clips(tmp_path / str(number))
     official(tmp_path / "theirs", cache, networks)
     (tmp_path / "theirs" / "conditions" / "inner" / "1.pt").unlink()
     with pytest.raises(ValueError, match="has no text for inner/1"):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
+from ltx2_core.trainer.cache import Index
+from ltx2_core.trainer.open_run import open_run
 from ltx2_core.trainer.previews import parse_options
 from ltx2_core.trainer.settings import FullSettings, LoraSettings
 from ltx2_core.trainer.settings_file import read_settings
+from ltx2_core.trainer.warnings import warnings_of
 from ltx2_core.trainer.within_memory import settings_within
 
 toml = pytest.mark.skipif(sys.version_info < (3, 11), reason="toml needs Python 3.11")
@@ -103,3 +108,23 @@ def test_the_memory_of_a_gpu_chooses_what_is_not_written(cache) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             settings_within({**values, **wrong}, LoraSettings)
+
+
+def test_a_run_warns_of_what_makes_it_fail(cache, tmp_path) -> None:
+    index = Index.load(cache)
+    assert list(warnings_of(Path("ltx-2.3-dev.safetensors"), index, index)) == []
+    held = replace(index, entries=(replace(index.entries[0], captions=("a red circle",)), index.entries[1]))
+    found = list(warnings_of(Path("ltx-2.3-distilled.safetensors"), index, held))
+    assert ["distilled" in found[0], "without the trigger 'zorb'" in found[1]] == [True, True]
+    assert "ordinary word" in next(warnings_of(Path("a"), replace(index, trigger="the cat"), None))
+
+
+def test_saves_by_passes_over_the_dataset_and_the_bound_of_noise_levels_reach_the_run(
+    cache, tmp_path
+) -> None:
+    settings = LoraSettings(
+        dataset=str(cache), output_dir=str(tmp_path), device="cpu", save_every_epochs=3, sigma_eps=0.2
+    )
+    opened = open_run(settings)
+    assert opened.settings.save_every == 3 * opened.samples.per_epoch == 6
+    assert opened.objective.sigmas.eps == 0.2

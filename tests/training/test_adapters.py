@@ -116,16 +116,28 @@ def test_a_quantised_layer_stays_as_stored_and_its_adapter_gets_gradients(kind) 
     assert quantised.weight.dtype == torch.float8_e4m3fn
 
 
+def four_bit_blocks() -> torch.Tensor:
+    """Weights (32, 64) as blocks Q4_0 of GGUF: a factor in float16 and 32 numbers of four bits each."""
+    blocks = torch.randint(256, (32, 2, 18), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    blocks[..., :2] = torch.tensor([0.02], dtype=torch.float16).view(torch.uint8)
+    return blocks.flatten(1)
+
+
 @pytest.mark.parametrize(
-    "form", [Format("float"), Format("int8"), Format("int8", 16), Format("nvfp4")], ids=str
+    "form",
+    [Format("float"), Format("int8"), Format("int8", 16), Format("nvfp4"), Format("gguf", block="Q4_0")],
+    ids=str,
 )
 def test_gradients_through_a_quantised_layer_are_those_of_its_decoded_weights(form) -> None:
     plain = nn.Linear(64, 32)
-    tensors = encode(form, plain.weight.detach())
+    tensors = {"weight": four_bit_blocks()} if form.kind == "gguf" else encode(form, plain.weight.detach())
     kinds = {torch.float8_e4m3fn: "F8_E4M3", torch.float32: "F32", torch.int8: "I8", torch.uint8: "U8"}
     infos = {
         n: TensorInfo(n, kinds[t.dtype], tuple(t.shape), 0, t.nbytes, Path("f")) for n, t in tensors.items()
     }
+    if form.kind == "gguf":
+        # The header entry of blocks has the shape of their values.
+        infos["weight"] = TensorInfo("weight", "Q4_0", (32, 64), 0, tensors["weight"].nbytes, Path("f"))
     quantised = QuantizedLinear(plain, StoredLayer("to_q", form, infos))
     quantised.load_state_dict({**tensors, "bias": plain.bias.detach()}, assign=True)
     decoded = nn.Linear(64, 32)
