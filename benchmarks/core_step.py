@@ -17,15 +17,15 @@ from ltx2_core.transformer import Modality, Transformer
 Streams = list[Tensor]
 
 
-def build_core(folder: Path, ours: Transformer) -> torch.nn.Module:
-    """Core's network from a checkout of ComfyUI, on the CPU, with the tensors of ``ours``.
+def build_core(folder: Path, ours: Transformer, *, on_cpu: bool = True) -> torch.nn.Module:
+    """Core's network from a checkout of ComfyUI, with the tensors of ``ours`` where they are.
 
-    Raises ValueError if the tensors do not fit.
+    ``on_cpu`` tells ComfyUI that there is no GPU. Raises ValueError if the tensors do not fit.
     """
     sys.path.insert(0, str(folder))
     from comfy.cli_args import args
 
-    args.cpu = True
+    args.cpu = on_cpu
     import comfy.ops
     from comfy.ldm.lightricks.av_model import LTXAVModel
 
@@ -78,7 +78,7 @@ def core_velocities(
 ) -> list[Streams]:
     """Velocities of both streams for each context (1, S, K), from one batched call of core's network."""
     many = len(contexts)
-    level = torch.full((many,), sigma)
+    level = torch.full((many,), sigma, device=latents[0].device)
     found = model(
         [latent.repeat(many, *[1] * (latent.ndim - 1)) for latent in latents],
         (level, level),

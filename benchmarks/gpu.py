@@ -1,4 +1,4 @@
-"""Forward passes and decoding on one GPU in under nine minutes, against the GPU's own rates and diffusers.
+"""Forward passes, decoding and clips on one GPU in under nine minutes, against its own rates and others.
 
     python benchmarks/gpu.py --out benchmarks/results
 
@@ -6,7 +6,7 @@ The network has random weights and the released size of LTX-2.3. The rates of th
 attention, copies) are measured first. ``floor_ms`` is the time of a forward pass at those rates,
 ``ratio`` the measured time over it, and ``ratio to ...`` a time over that of another row. Results are written
 after every row, and a row that fails does not stop the others. ``--tiny`` runs the same rows on a small
-network, also on a CPU.
+network, also on a CPU. With ``COMFYUI_DIR`` a checkout of ComfyUI its network is measured too.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from gpu_network import Bench
+from gpu_whole import both_passes, host_step, int8_step, whole_clip
 from published import table
 from rows import Rows
 
@@ -64,6 +65,7 @@ def run(bench: Bench, rows: Rows) -> None:
     rows.measure(f"step {sizes[0]}, image", lambda: bench.step(model, sizes[0], image=True))
     for size in sizes:
         rows.measure(f"step {size}, fused", lambda size=size: bench.fused(model, size), needs_s=40)
+    _measure_whole(bench, rows, model, sizes)
     bench.sizes = bench.sizes | SMALL_SIZES
     for size in SMALL_SIZES:
         rows.measure(f"step {size}, CUDA graph", lambda size=size: bench.graphs(model, size), needs_s=15)
@@ -89,6 +91,7 @@ def run(bench: Bench, rows: Rows) -> None:
             )
     with torch.no_grad():
         model.to(bench.device)
+        rows.measure(f"step {sizes[0]}, int8", lambda: int8_step(bench, model, sizes[0]), needs_s=30)
         rows.measure("blocks to fp8", lambda: bench.fp8(model))
     if is_fp8(model):
         _measure_fp8(bench, rows, model, sizes)
@@ -96,6 +99,13 @@ def run(bench: Bench, rows: Rows) -> None:
     rows.write()
     page = rows.path.with_suffix(".md")
     page.write_text(f"{page.read_text()}\n{table(rows.rows)}\n")
+
+
+def _measure_whole(bench: Bench, rows: Rows, model: Transformer, sizes: Sequence[str]) -> None:
+    rows.measure(f"step {sizes[0]}, ComfyUI", lambda: host_step(bench, model, sizes[0]), needs_s=20)
+    rows.measure(f"step {sizes[0]}, two passes", lambda: both_passes(bench, model, sizes[0]))
+    for size in dict.fromkeys((sizes[0], sizes[-1])):
+        rows.measure(f"clip {size}, 8 steps", lambda s=size: whole_clip(bench, model, s), needs_s=40)
 
 
 def _measure_fp8(bench: Bench, rows: Rows, model: Transformer, sizes: Sequence[str]) -> None:

@@ -44,10 +44,10 @@ class Bench(Machine):
             parameter.normal_(std=0.02)
         return model
 
-    def inputs(self, size: str, *, image: bool = False) -> Inputs:
+    def inputs(self, size: str, *, image: bool = False, batch: int = 1) -> Inputs:
         clip = plan_clip(*self.sizes[size][:2], frames=self.sizes[size][2])
         grid = (clip.latent_frames, clip.latent_height, clip.latent_width)
-        sigma = torch.tensor([0.7], device=self.device)
+        sigma = torch.full((batch,), 0.7, device=self.device)
         streams: list[Modality] = []
         for positions, width in (
             (video_positions(*grid, clip.fps), self.config.dim),
@@ -55,7 +55,7 @@ class Bench(Machine):
         ):
             generator = torch.Generator(self.device).manual_seed(len(streams))
             tokens = positions.shape[2]
-            shapes = (1, tokens, 128), (1, TEXT if not self.tiny else 8, width)
+            shapes = (batch, tokens, 128), (batch, TEXT if not self.tiny else 8, width)
             x, text = (
                 torch.randn(s, generator=generator, device=self.device, dtype=self.dtype) for s in shapes
             )
@@ -103,16 +103,25 @@ class Bench(Machine):
         linear, attended = (counts[0][i] + (layers - 1) * (counts[1][i] - counts[0][i]) for i in (0, 1))
         return linear / rate + attended / self.heads
 
-    def step(self, model: Network, size: str, *, image: bool = False, rate: float | None = None) -> Row:
+    def step(
+        self,
+        model: Network,
+        size: str,
+        *,
+        image: bool = False,
+        batch: int = 1,
+        rate: float | None = None,
+    ) -> Row:
         """Time of a forward pass and of launching it, its peak of memory, and its least time at ``rate``.
 
         ``difference`` is the largest one of the video velocities from those of the eager network, over their
         largest value.
         A plain network is called as a run does by default; ``model`` may be a runner with other settings.
-        ``rate`` is that of matrix products, None for the measured one of bfloat16.
+        ``batch`` is the number of clips, ``rate`` that of matrix products, None for the measured one of
+        bfloat16.
         """
         run = model if isinstance(model, Runner) else Runner(model)
-        video, audio, tables = self.inputs(size, image=image)
+        video, audio, tables = self.inputs(size, image=image, batch=batch)
         row: Row = {}
         with torch.inference_mode(), self.peak(row):
             spent = self.seconds(lambda: run(video, audio, rope=tables))
@@ -120,10 +129,10 @@ class Bench(Machine):
             row["host_ms"] = 1000 * self.launching(lambda: run(video, audio, rope=tables))
             velocity = run(video, audio, rope=tables)[0].float().cpu()
         eager = self.results.get(size)
-        if eager is not None and not image:
+        if eager is not None and not image and batch == 1:
             row["difference"] = float((velocity - eager).abs().max() / eager.abs().max())
         self.last = velocity
-        row["floor_ms"] = 1000 * self.floor(size, self.gemm if rate is None else rate)
+        row["floor_ms"] = 1000 * batch * self.floor(size, self.gemm if rate is None else rate)
         row["ratio"] = row["ms"] / row["floor_ms"]
         return row
 

@@ -6,24 +6,39 @@ from collections.abc import Sequence
 
 from rows import Row
 
+_HQ = "SGLang, H100, LTX-2.3 HQ, 1920x1088x121"
+_SGLANG = "SGLang, H100, LTX-2, 768x512x121, 8 steps"
+_SGLANG_URL = "https://github.com/sgl-project/sglang/pull/23137"
+_OMNI = "vLLM-Omni, four H200, LTX-2.5 with its diffusion decoder, 1920x1088x121"
+_OMNI_URL = "https://github.com/vllm-project/vllm-omni/pull/7351"
+
 PUBLISHED = (
-    ("SGLang, H100, LTX-2.3 HQ, 1920x1088x121", "a step", 0.885, "step 1920x1088x121, fused"),
-    ("SGLang, H100, LTX-2.3 HQ, 1920x1088x121", "decode", 1.29, "decode 2.3 1920x1088x121"),
-    ("SGLang, H100, LTX-2, 768x512x121, 8 steps, bf16", "a step and an eighth of the rest", 9.52 / 8,
-     "step 768x512x121, fused"),
-    ("SGLang, H100, LTX-2, 768x512x121, 8 steps, fp8", "a step and an eighth of the rest", 7.55 / 8,
-     "step 768x512x121, fp8, fused"),
+    (_HQ, "", "a step", 0.885, "step 1920x1088x121, fused"),
+    (_HQ, "", "decode", 1.29, "decode 2.3 1920x1088x121"),
+    (f"{_SGLANG}, bf16", _SGLANG_URL, "whole, with text and audio", 9.523, "clip 768x512x121, 8 steps"),
+    (f"{_SGLANG}, bf16", _SGLANG_URL, "8 steps", 6.006, "step 768x512x121, fused, times 8"),
+    (f"{_SGLANG}, fp8", _SGLANG_URL, "8 steps", 4.853, "step 768x512x121, fp8, fused, times 8"),
+    (_OMNI, _OMNI_URL, "decode on four GPUs", 2.473, "decode 2.3 1920x1088x121"),
 )  # fmt: skip
-"""What was measured, of what, seconds, and the row of this benchmark that is most like it."""
+"""What was measured, its page, of what, seconds, and the row of this benchmark that is most like it.
+
+Of WanGP no figure is published together with its GPU, size, length and steps.
+"""
+TIMES = ", times 8"
 
 
 def table(rows: Sequence[Row]) -> str:
     """The published figures in Markdown, each with the row that is most like it, where that was measured."""
     by_name = {row["row"]: row for row in rows}
     lines = ["| published | of | s | here | s here |", "|---|---|---|---|---|"]
-    for what, part, seconds, name in PUBLISHED:
-        row = by_name.get(name, {})
+    for what, page, part, seconds, name in PUBLISHED:
+        row = by_name.get(name.removesuffix(TIMES), {})
         here = row["ms"] / 1000 if "ms" in row else row.get("s")
+        if here is not None and name.endswith(TIMES):
+            here *= 8
         measured = "not measured" if here is None else f"{here:.3g}"
-        lines.append(f"| {what} | {part} | {seconds:.3g} | {name} | {measured} |")
-    return "\n".join(lines)
+        named = f"[{what}]({page})" if page else what
+        lines.append(f"| {named} | {part} | {seconds:.3g} | {name} | {measured} |")
+    return "\n".join(
+        [*lines, "", "Of WanGP no figure is published together with GPU, size, length and steps."]
+    )

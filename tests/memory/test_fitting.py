@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ltx2_core.memory import plan_memory, plan_or_propose, released_size
+from ltx2_core.memory import PRESETS, plan_memory, plan_or_propose, released_size
 from ltx2_core.shapes import plan_clip
 
 GB = 10**9
@@ -34,6 +34,16 @@ def test_the_proposal_fits_and_has_the_shape_of_the_clip(width, height, seconds,
     assert smaller.frames <= clip.frames
     assert smaller.width / smaller.height == pytest.approx(width / height, rel=0.12)
     assert f"make {smaller.frames} frames of {smaller.width}x{smaller.height}, which fit" in found.shortage
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_holds_the_largest_clip_or_proposes_one_that_it_holds(preset):
+    budget = PRESETS[preset] / GB
+    clip = plan_clip(3840, 2176, seconds=40, fps=24, stages=2)
+    found = planned(budget, [clip.half(), clip])
+    assert found.fits == (budget >= 48)
+    if not found.fits:
+        assert planned(budget, [found.fitting.half(), found.fitting]).fits
 
 
 def test_a_smaller_size_comes_before_a_shorter_clip():
