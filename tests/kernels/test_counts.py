@@ -47,6 +47,7 @@ def test_a_decode_by_windows_is_fewer_kernels_and_moves_less(counts):
     import cpu
 
     eager, fused = (cpu.kernels_of_a_decode("2.3", "768x512x121", fused=on) for on in (False, True))
-    assert fused["kernels"] < 0.4 * eager["kernels"]
-    assert fused["elementwise_gb"] < 0.45 * eager["elementwise_gb"]
-    assert fused["products_gb"] == pytest.approx(eager["products_gb"], rel=0.02)
+    assert fused["kernels"] < 0.3 * eager["kernels"]
+    assert fused["elementwise_gb"] < 0.4 * eager["elementwise_gb"]
+    # Longer pieces: fewer frames are convolved for two of them.
+    assert fused["products_gb"] < eager["products_gb"]

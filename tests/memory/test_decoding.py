@@ -12,6 +12,7 @@ from ltx2_core.memory import Trace, decoder_memory, plan_memory, released_size
 from ltx2_core.memory.estimate import decoding
 from ltx2_core.shapes import plan_clip
 from ltx2_core.video_vae import MAX_PIECE_BYTES, VideoDecoder
+from ltx2_core.video_vae.windows import Windows
 
 MIB = 2**20
 UP = ["compress_all", {"residual": True, "multiplier": 2}]
@@ -22,8 +23,9 @@ TINY = {
 }
 
 
-def traced(vae, latent, piece_bytes):
+def traced(vae, latent, piece_bytes, windows=None):
     decoder = VideoDecoder(vae, dtype=latent.dtype, device=latent.device).eval()
+    decoder.windows = windows or decoder.windows
     if not latent.is_meta:
         for parameter in decoder.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
@@ -49,6 +51,37 @@ def test_the_prediction_is_within_a_tenth_of_the_trace_at_released_sizes(
     latent = torch.empty(clip.video_shape(), dtype=torch.bfloat16, device="meta")
     predicted = decoding(vae, clip, 2, mib * MIB).peak
     assert predicted == pytest.approx(traced(vae, latent, mib * MIB), rel=NEAR)
+
+
+class MetaTrials:
+    """In place of kernels, what they allocate: the window and the frames for the next piece."""
+
+    problem = None
+
+    def run(self, kernel, x, kept, before, after, eps, *, keep, edge, activate):
+        batch, frames, rows, columns, channels = x.shape
+        frames += before + after + (0 if kept is None else kept.shape[1])
+        window = x.new_empty((batch, frames, rows + 2 * edge, columns + 2 * edge, channels))
+        return window, x.new_empty((batch, keep, rows, columns, channels))
+
+
+class MetaWindows(Windows):
+    def __init__(self):
+        super().__init__()
+        self._trials = MetaTrials()
+
+    def takes(self, x):
+        return True
+
+
+@pytest.mark.parametrize("generation", ["2.0", "2.3"])
+@pytest.mark.parametrize(("width", "height", "mib"), [(1920, 1088, 128), (768, 512, 128), (512, 320, 8)])
+def test_decoding_by_kernels_needs_no_more_than_a_tenth_above_the_prediction(generation, width, height, mib):
+    """Their longer pieces take the memory of the copies that they save."""
+    vae, clip = released_size(generation).vae, plan_clip(width, height, frames=49)
+    latent = torch.empty(clip.video_shape(), dtype=torch.bfloat16, device="meta")
+    found = traced(vae, latent, mib * MIB, MetaWindows())
+    assert found <= 1.1 * decoding(vae, clip, 2, mib * MIB).peak
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect"])
