@@ -18,6 +18,7 @@ from ltx2_core.training.world import (
     COLOURS,
     KINDS,
     MOTIONS,
+    OUTLINES,
     PITCH_HZ,
     Measured,
     agreement,
@@ -105,6 +106,20 @@ def test_measured_positions_and_sizes_are_the_true_ones():
         assert actor is not None
         assert (actor.centre - clip.truth.centres[0]).abs().max() < 0.01
         assert (actor.radius - clip.truth.radii[0]).abs().max() < 0.01
+
+
+def test_a_body_has_the_shape_it_resembles_most_of_those_that_are_named() -> None:
+    def post(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.maximum(x.abs() - 0.56, y.abs() - 1.4)
+
+    frames = torch.full((9, 3, 128, 128), -0.85)
+    frames[:, 0, 30:98, 50:77] = 0.85
+    assert measure(frames, None).kinds[0] in KINDS
+    assert measure(frames, None, outlines={**OUTLINES, "post": post}).kinds == ("post",)
+    # A shape that is named takes nothing from those that the world has.
+    for kind in KINDS:
+        known = render_frames(sample_scene(3, kind=kind, company=False), 9, 128, 128)
+        assert measure(known, None, outlines={**OUTLINES, "post": post}).kinds == (kind,)
 
 
 def test_the_audio_of_each_motion_matches_the_video():

@@ -6,7 +6,7 @@ from .edges import edge_frames, edge_iou, edge_map, edge_sharpness
 from .lengths import LENGTHS_S, UNSAID_S, length_words, with_length
 from .measure import Measured, measure
 from .measured_audio import MeasuredAudio, measure_audio
-from .measured_video import MeasuredBody, MeasuredVideo, measure_video
+from .measured_video import OUTLINES, MeasuredBody, MeasuredVideo, Outline, measure_video
 from .palette import COLOURS, KINDS, MOTIONS, PITCH_HZ, Colour, Kind, Motion, Sound, confusable
 from .render import render_frames
 from .scene import FPS, Body, Scene, sample_scene
@@ -19,6 +19,7 @@ __all__ = [
     "KINDS",
     "LENGTHS_S",
     "MOTIONS",
+    "OUTLINES",
     "PITCH_HZ",
     "UNSAID_S",
     "Agreement",
@@ -31,6 +32,7 @@ __all__ = [
     "MeasuredBody",
     "MeasuredVideo",
     "Motion",
+    "Outline",
     "Scene",
     "Sound",
     "Truth",

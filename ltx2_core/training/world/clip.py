@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .captions import caption
-from .palette import Colour, Kind, Motion, Sound
+from .palette import Colour, Motion, Sound
 from .render import render_frames
 from .scene import Scene, sample_scene
 from .waveform import render_audio
@@ -24,7 +24,7 @@ class Truth:
 
     background: Colour
     colours: tuple[Colour, ...]
-    kinds: tuple[Kind, ...]
+    kinds: tuple[str, ...]
     motion: Motion
     sound: Sound
     pitch_hz: float

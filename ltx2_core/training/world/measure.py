@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from .measured_audio import MeasuredAudio, measure_audio
-from .measured_video import MeasuredBody, MeasuredVideo, measure_video
-from .palette import Colour, Kind, Motion
+from .measured_video import OUTLINES, MeasuredBody, MeasuredVideo, Outline, measure_video
+from .palette import Colour, Motion
 from .scene import FPS
 
 
@@ -37,7 +38,7 @@ class Measured:
         return tuple(body.colour for body in self.video.bodies)
 
     @property
-    def kinds(self) -> tuple[Kind, ...]:
+    def kinds(self) -> tuple[str, ...]:
         return tuple(body.kind for body in self.video.bodies)
 
     @property
@@ -55,12 +56,18 @@ class Measured:
         return self.audio.onsets_s if self.audio else ()
 
 
-def measure(frames: Tensor, waveform: Tensor | None, sample_rate: int = 0, fps: float = FPS) -> Measured:
+def measure(
+    frames: Tensor,
+    waveform: Tensor | None,
+    sample_rate: int = 0,
+    fps: float = FPS,
+    outlines: Mapping[str, Outline] = OUTLINES,
+) -> Measured:
     """Measure frames (F, 3, H, W) in [-1, 1] and a waveform (2, S) in [-1, 1] at ``sample_rate`` Hz.
 
     Measured are colours, shapes, positions and motion of up to two bodies, and kind of audio, onsets, pitch,
     loudness and panning. ``waveform`` is None for a clip without audio, and ``sample_rate`` then not read.
-    ``fps`` is the frame rate.
+    ``fps`` is the frame rate, ``outlines`` are the shapes that bodies may have.
     """
     audio = None if waveform is None else measure_audio(waveform, sample_rate, len(frames), fps)
-    return Measured(video=measure_video(frames), audio=audio, fps=fps)
+    return Measured(video=measure_video(frames, outlines), audio=audio, fps=fps)

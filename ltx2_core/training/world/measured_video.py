@@ -7,15 +7,23 @@ them little. Letters: F frames, H W rows and columns of pixels, N bodies.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from .palette import COLOURS, KINDS, Colour, Kind, Motion, palette
+from .palette import COLOURS, KINDS, Colour, Motion, palette
 from .render import distance
+
+Outline = Callable[[Tensor, Tensor], Tensor]
+"""Signed distance of points to the outline of a shape of radius 1, negative inside, from x and y."""
+
+OUTLINES: Mapping[str, Outline] = {kind: partial(distance, kind, radius=1.0) for kind in KINDS}
+"""The shapes of the world, by name."""
 
 _NEAR = 0.75
 """A pixel within this RGB distance of a palette colour has that colour."""
@@ -40,7 +48,7 @@ class MeasuredBody:
     """
 
     colour: Colour
-    kind: Kind
+    kind: str
     kind_margin: float
     """Error of the second-best shape over that of the best; 1 means that both fit equally well."""
     centre: Tensor
@@ -60,11 +68,11 @@ class MeasuredVideo:
     """Fractional frame numbers at which the first body touches the floor."""
 
 
-def measure_video(frames: Tensor) -> MeasuredVideo:
+def measure_video(frames: Tensor, outlines: Mapping[str, Outline] = OUTLINES) -> MeasuredVideo:
     """Find the background and the bodies (coloured shapes) of a synthetic clip, and how they move.
 
-    ``frames`` (F, 3, H, W) are in [-1, 1]. A body is found if its radius is at least 2 pixels. Raises
-    ValueError for another shape.
+    ``frames`` (F, 3, H, W) are in [-1, 1]. A body is found if its radius is at least 2 pixels. Its
+    shape is that of ``outlines`` which it resembles most. Raises ValueError for frames of another shape.
     """
     if frames.ndim != 4 or frames.shape[1] != 3:
         raise ValueError(f"frames are {tuple(frames.shape)}; expected (F, 3, H, W) in [-1, 1]")
@@ -74,7 +82,8 @@ def measure_video(frames: Tensor) -> MeasuredVideo:
     background = COLOURS[int((colours - ground).norm(dim=1).argmin())]
     found = _body_colours(pixels, ground, background)
     bodies = [
-        _body(cover, colour) for cover, (colour, _) in zip(_mattes(pixels, ground, found), found, strict=True)
+        _body(cover, colour, outlines)
+        for cover, (colour, _) in zip(_mattes(pixels, ground, found), found, strict=True)
     ]
     bodies.sort(key=lambda body: max(_activity(body).values()), reverse=True)
     motion = _motion(bodies[0]) if bodies else "still"
@@ -137,7 +146,7 @@ def _mattes(pixels: Tensor, ground: Tensor, found: list[tuple[Colour, Tensor]]) 
     return torch.einsum("nc,fchw->nfhw", solve, pixels - ground[:, None, None]).clamp(0, 1)
 
 
-def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
+def _body(cover: Tensor, colour: Colour, outlines: Mapping[str, Outline]) -> MeasuredBody:
     """Measure the shape, place and size of the body of the colour named ``colour``.
 
     ``cover`` (F, H, W) in [0, 1] is the share of each pixel that the body covers.
@@ -157,7 +166,7 @@ def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
         weight = weight * (spread < (1.9 * radius + 1).square()[:, None, None])
     # A body that has nearly vanished has no centre worth measuring.
     found = total > 0.25 * total.median()
-    kind, margin = _kind(cover[found], cx[found], cy[found], radius[found])
+    kind, margin = _kind(cover[found], cx[found], cy[found], radius[found], outlines)
     centre = torch.stack([cx / width, cy / height], dim=-1)
     return MeasuredBody(
         colour=colour,
@@ -168,14 +177,17 @@ def _body(cover: Tensor, colour: Colour) -> MeasuredBody:
     )
 
 
-def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, float]:
+def _kind(
+    cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor, outlines: Mapping[str, Outline]
+) -> tuple[str, float]:
     """Find the shape of a body: its name, and the error of the next best shape over that of the best.
 
     The mean over frames of the patch around the body is compared with blurred templates. ``cover`` (F, H, W)
     is the share of each pixel that the body covers; centres ``cx``, ``cy`` and ``radius`` (F,) are in pixels.
+    ``outlines`` are the shapes to choose from, at least two.
     """
     if not len(cover):
-        return "circle", 1.0
+        return next(iter(outlines)), 1.0
     height, width = cover.shape[1:]
     steps = torch.linspace(-_REACH, _REACH, _PATCH)
     x = (cx[:, None] + steps * radius[:, None]) / width * 2 - 1
@@ -183,8 +195,8 @@ def _kind(cover: Tensor, cx: Tensor, cy: Tensor, radius: Tensor) -> tuple[Kind, 
     grid = torch.stack([x[:, None, :].expand(-1, _PATCH, -1), y[:, :, None].expand(-1, -1, _PATCH)], dim=-1)
     patch = F.grid_sample(cover[:, None], grid, align_corners=False, padding_mode="zeros").mean(dim=0)[0]
     errors = {}
-    for kind in KINDS:
-        outline = distance(kind, steps[None, :], steps[:, None], 1.0)
+    for kind, distance_to in outlines.items():
+        outline = distance_to(steps[None, :], steps[:, None])
         # The best of several blurs, so that sharpness does not decide the shape.
         errors[kind] = min(
             float((torch.sigmoid(-outline / s * 2) - patch).square().mean()) for s in _SOFTNESS

@@ -85,6 +85,11 @@ class Body:
     radius: float
     path: Path
 
+    @property
+    def extent(self) -> Extent:
+        """How far its shape reaches, if its radius is 1."""
+        return EXTENTS[self.kind]
+
     def place(self, times: Tensor, width: int, height: int) -> Placement:
         """Where the body is at ``times`` (T,) in seconds, in frames of ``width`` x ``height`` pixels.
 
@@ -94,7 +99,7 @@ class Body:
         shorter = min(width, height)
         # With the largest radius of the path, so that a pulse stays within the margins too.
         reach = self.radius * self.path.max_scale
-        extent = EXTENTS[self.kind]
+        extent = self.extent
         left = (MARGIN + reach * extent.side) * shorter / width
         upper = (MARGIN + reach * extent.up) * shorter / height
         lower = 1 - (MARGIN + reach * extent.down) * shorter / height
