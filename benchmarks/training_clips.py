@@ -23,26 +23,17 @@ from ltx2_core.training.world import (
     Scene,
     caption,
     edge_frames,
-    measure,
     render_clip,
     render_frames,
     sample_scene,
 )
 from ltx2_core.training.world.batches import HELD_OUT
-from ltx2_core.training.world.palette import rgb
 
 RATE = 48000
 WIDTH = HEIGHT = 128
 FRAMES = 25
 TRIGGER = "zorb"
 STYLE_BACKGROUND = "magenta"
-RING = (1.25, 0.75)
-"""Outer and inner radius of a ring that has the area of the unit circle."""
-DIAMOND = math.sqrt(math.pi / 2)
-"""Half the width of a diamond that has the area of the unit circle."""
-DIAMOND_REACH = 1.05
-"""Distance at which a circle ends, a diamond still has corners, and a square has others."""
-DIAMOND_MARGIN = 0.15
 BELL_S = 0.25
 """Seconds in which a bell loses all but 1/e of its loudness; the knocks of the world do in 0.05."""
 
@@ -134,113 +125,6 @@ def style_caption(scene: Scene, seed: int) -> str:
     text = caption(scene, seed)
     named = rf"(^(on a )?{scene.background} background, )|( (on|against) a {scene.background} background)"
     return f"{TRIGGER}, {re.sub(named, '', text, flags=re.IGNORECASE)}"
-
-
-# Shapes that the base never saw: a ring, which is the first with a hole, and a diamond.
-
-
-def renamed(scene: Scene, seed: int, name: str) -> str:
-    """The caption of a scene with another name of its shape."""
-    return caption(scene, seed).replace(scene.actor.kind, name, 1)
-
-
-def ring_caption(scene: Scene, seed: int) -> str:
-    return renamed(scene, seed, "ring")
-
-
-def diamond_caption(scene: Scene, seed: int) -> str:
-    return renamed(scene, seed, "diamond")
-
-
-def rings(first: int, count: int) -> Iterator[Sample]:
-    for seed, scene in scenes(first, count, kind="circle", company=False):
-        yield Sample(replace(rendered(scene, seed), frames=ring_frames(scene)), ring_caption(scene, seed))
-
-
-def diamonds(first: int, count: int) -> Iterator[Sample]:
-    for seed, scene in scenes(first, count, kind="circle", company=False):
-        clip = replace(rendered(scene, seed), frames=diamond_frames(scene))
-        yield Sample(clip, diamond_caption(scene, seed))
-
-
-def ring_frames(scene: Scene) -> Tensor:
-    """The frames of a scene of one circle, (F, 3, H, W) in [-1, 1], with a ring in its place."""
-
-    def cover(rows: Tensor, columns: Tensor, pixels: Tensor) -> Tensor:
-        distance = (rows.square() + columns.square()).sqrt()
-        disc, hole = ((0.5 + factor * pixels - distance).clamp(0, 1) for factor in RING)
-        return disc - hole
-
-    return _frames_of(scene, cover)
-
-
-def diamond_frames(scene: Scene) -> Tensor:
-    """The frames of a scene of one circle, (F, 3, H, W) in [-1, 1], with a diamond in its place."""
-
-    def cover(rows: Tensor, columns: Tensor, pixels: Tensor) -> Tensor:
-        beyond = (rows.abs() + columns.abs() - DIAMOND * pixels) / math.sqrt(2)
-        return (0.5 - beyond).clamp(0, 1)
-
-    return _frames_of(scene, cover)
-
-
-def _frames_of(scene: Scene, cover: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """Draw a scene with a shape of its own: (F, 3, H, W) in [-1, 1].
-
-    ``cover`` gives the share of each pixel that the shape covers, (F, H, W), from its rows (F, H, 1) and
-    columns (F, 1, W), counted from the centre of the shape, and the radius (F, 1, 1) of the circle in whose
-    place it is, all in pixels.
-    """
-    centre, radius = scene.actor.place(scene.times(FRAMES), WIDTH, HEIGHT)
-    rows = torch.arange(HEIGHT)[:, None] + 0.5 - (centre[:, 1] * HEIGHT)[:, None, None]
-    columns = torch.arange(WIDTH) + 0.5 - (centre[:, 0] * WIDTH)[:, None, None]
-    covered = cover(rows, columns, (radius * min(WIDTH, HEIGHT))[:, None, None])[:, None].float()
-    ground, colour = (torch.tensor(rgb(c)).view(1, 3, 1, 1) for c in (scene.background, scene.actor.colour))
-    return torch.lerp(ground.expand(FRAMES, 3, HEIGHT, WIDTH), colour, covered)
-
-
-def is_diamond(frames: Tensor) -> bool:
-    """Whether the body of a clip has its corners above, below and beside its middle, and none between."""
-    found = measure(frames, None).video
-    if not found.bodies:
-        return False
-    body = found.bodies[0]
-    ground = frames[:, :, :4].mean(dim=(0, 2, 3))
-    seen = ~body.radius.isnan()
-    if not seen.any():
-        return False
-    # Eight points at one distance from the middle: four of them at the corners of a diamond, four at those
-    # of a square; the middle itself is the ninth.
-    turns = torch.arange(8) * (math.pi / 4)
-    points = torch.stack([turns.cos(), turns.sin()], dim=-1) * DIAMOND_REACH
-    points = torch.cat([points, torch.zeros(1, 2)])
-    places = body.centre[seen][:, None] + points * body.radius[seen][:, None, None] * min(WIDTH, HEIGHT) / (
-        torch.tensor([WIDTH, HEIGHT])
-    )
-    apart = (frames[seen] - ground[:, None, None]).norm(dim=1, keepdim=True)
-    sampled = F.grid_sample(apart, places[:, None].float() * 2 - 1, align_corners=False)[:, 0, 0]
-    shares = sampled[:, :8].mean(dim=0) / sampled[:, 8].mean().clamp(min=1e-3)
-    return bool(shares[::2].min() > shares[1::2].max() + DIAMOND_MARGIN)
-
-
-def has_hole(frames: Tensor) -> bool:
-    """Whether the body of a clip has a hole: the colour of the background in its middle."""
-    found = measure(frames, None).video
-    if not found.bodies:
-        return False
-    body = found.bodies[0]
-    ground = frames[:, :, :4].mean(dim=(0, 2, 3))
-    ratios = []
-    for frame, (x, y), radius in zip(frames, body.centre.tolist(), body.radius.tolist(), strict=True):
-        if math.isnan(x):
-            continue
-        rows = torch.arange(HEIGHT)[:, None] + 0.5 - y * HEIGHT
-        columns = torch.arange(WIDTH) + 0.5 - x * WIDTH
-        distance = (rows.square() + columns.square()).sqrt() / (radius * min(WIDTH, HEIGHT))
-        apart = (frame - ground[:, None, None]).norm(dim=0)
-        middle, rim = (apart[(low <= distance) & (distance < high)] for low, high in ((0, 0.35), (0.8, 1.15)))
-        ratios.append(float(middle.mean() / rim.mean().clamp(min=1e-3)))
-    return bool(ratios) and sorted(ratios)[len(ratios) // 2] < 0.5
 
 
 # A sound that the base never made: knocks that ring like a bell.

@@ -6,19 +6,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from semantic_bench import Bench, Files, Settings
-from torch import Tensor
-from training_clips import FRAMES, HEIGHT, WIDTH, Sample, has_hole, is_diamond, rings_on, write_dataset
+from training_clips import FRAMES, HEIGHT, WIDTH, Sample, rings_on, write_dataset
 
 from ltx2_core import LTX2Pipeline
 from ltx2_core.tiny import embedded_set
-from ltx2_core.training.world import Clip, Measured, agreement, measure
+from ltx2_core.training.world import OUTLINES, Clip, Measured, Outline, agreement, measure
 
 HERE = Path(__file__).resolve().parents[1]
 WORDS = ("colour", "background", "motion", "kind", "sound")
@@ -31,7 +30,6 @@ class Shown:
     right: dict[str, bool]
     background: str
     colour: str
-    new_shape: str
     bell: bool
 
 
@@ -101,15 +99,27 @@ class Work:
         )
 
     def shown(
-        self, clips: Sequence[Clip], pipeline: LTX2Pipeline, captions: Sequence[str] | None = None
+        self,
+        clips: Sequence[Clip],
+        pipeline: LTX2Pipeline,
+        captions: Sequence[str] | None = None,
+        outlines: Mapping[str, Outline] = OUTLINES,
     ) -> list[Shown]:
-        """Generate each of ``clips`` from its caption, or from ``captions``, and measure what is there."""
+        """Generate each of ``clips`` from its caption, or from ``captions``, and measure what is there.
+
+        ``outlines`` are the shapes that it may show.
+        """
         texts = captions or [clip.caption for clip in clips]
         found = []
         for number, (clip, text) in enumerate(zip(clips, texts, strict=True)):
             frames, waveform, rate = self.bench.frames_and_audio(clip, number, pipeline, prompt=text)
-            found.append(judged(clip, frames, measure(frames, waveform, rate)))
+            found.append(judged(clip, measure(frames, waveform, rate, outlines=outlines)))
         return found
+
+    def reconstructed(self, clips: Sequence[Clip], outlines: Mapping[str, Outline]) -> list[Shown]:
+        """Measure ``clips`` as the video VAE shows them, which no LoRA can surpass."""
+        frames = ((clip, self.bench.reconstruct(clip)) for clip in clips)
+        return [judged(clip, measure(shown, None, outlines=outlines)) for clip, shown in frames]
 
     @cached_property
     def base(self) -> list[Shown]:
@@ -142,13 +152,12 @@ class Work:
             raise RuntimeError(f"{' '.join(words[:2])}: {done.stderr.strip()[-400:]}")
 
 
-def judged(clip: Clip, frames: Tensor, measured: Measured) -> Shown:
+def judged(clip: Clip, measured: Measured) -> Shown:
     right = agreement(measured, clip.truth)._asdict()
     return Shown(
         right={word: bool(right[word]) for word in WORDS},
         background=str(measured.background),
         colour=str(measured.colours[0]) if measured.colours else "",
-        new_shape="ring" if has_hole(frames) else "diamond" if is_diamond(frames) else "",
         bell=rings_on(measured.audio),
     )
 
