@@ -39,9 +39,10 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
     if rates:
         own = "" if options.fps is None else f", resampled to {options.fps:g}"
         yield "fps: " + ", ".join(f"{rate} ({n})" for rate, n in sorted(rates.items())) + own
-    with_audio = sum(clip.audio_s is not None for clip in clips)
+    with_audio, off = sum(clip.audio_s is not None for clip in clips), options.audio == "off"
+    others = "that of videos is off, they" if off else "the others"
     yield f"audio: {with_audio} of {len(clips)} clips" + (
-        "" if with_audio == len(clips) else "; the others train the video alone, with no audio stream"
+        "" if with_audio == len(clips) else f"; {others} train the video alone, with no audio stream"
     )
     yield from _loudness(clips)
     yield from _listed(
@@ -49,7 +50,9 @@ def report(plan: Plan, options: DatasetOptions) -> Iterator[str]:
         [f"{place_of(c)}: the last {c.silent_s:.2f} s" for c in clips if c.silent_s],
     )
     yield from _listed("skipped", plan.skipped)
-    yield from _listed("without audio", [place_of(c) for c in clips if c.bucket and c.audio_s is None])
+    # Where audio is off nothing is amiss with clips that train without it.
+    lacking_audio = [place_of(c) for c in clips if c.bucket and c.audio_s is None and not off]
+    yield from _listed("without audio", lacking_audio)
     if options.trigger:
         lacking = [
             row.where for row in plan.rows for text in row.captions if not has_trigger(text, options.trigger)

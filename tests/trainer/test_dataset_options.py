@@ -197,6 +197,13 @@ def test_silence_is_measured_on_the_cut_that_is_trained(tmp_path) -> None:
     assert "a.mp4 from 0.72 s" in lines
 
 
+def test_the_report_says_that_audio_is_off_and_lists_no_clip_for_lacking_it(folder) -> None:
+    options = replace(OPTIONS, audio="off")
+    lines = "\n".join(report(plan_dataset(read_rows(folder), options), options))
+    assert "audio: 0 of 2 clips; that of videos is off, they train the video alone" in lines
+    assert "without audio" not in lines
+
+
 def test_contact_sheets_show_each_clip_as_it_is_trained(folder, tmp_path) -> None:
     words = ["dataset", str(folder), "--check", "--buckets", "64x64x9", "--sheets", str(tmp_path / "sheets")]
     done = CliRunner().invoke(main, words)
