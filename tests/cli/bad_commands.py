@@ -105,7 +105,7 @@ OTHERS: tuple[Row, ...] = (
     ("train", "lora", "dataset is missing"),
     ("train", "lora --dataset out", "ltx2 dataset SOURCE"),
     ("train", "lora --dataset out --rank 0", "rank=0"),
-    ("train", "lora --dataset out --max-memory much", "max_memory: 'much'"),
+    ("train", "lora --dataset out --max-memory much", "--max-memory: 'much'"),
     ("train", "lora --dataset out --log paper", "tensorboard, wandb"),
     ("train", "lora --dataset out --schedule lineer", "lineer"),
     ("train", "lora --config gone.toml", "gone.toml"),

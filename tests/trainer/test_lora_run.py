@@ -298,3 +298,12 @@ def test_an_ic_lora_names_the_scale_of_its_references_and_its_reader_finds_it(
     assert opened.is_ic_lora
     assert opened.reference_downscale_factor == 2
     assert opened.reference_temporal_scale_factor == 2
+
+
+def test_two_clips_are_learnt_by_the_loss_of_noise_that_stays_the_same(short_run) -> None:
+    path = train_lora(open_run(replace(short_run, rank=4, steps=12, save_every=12, validation_every=4)))
+    lines = [json.loads(line) for line in (path.parent / "log.jsonl").read_text().splitlines()]
+    found = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(found) == 3
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.9 * found[0]
