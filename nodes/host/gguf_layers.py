@@ -148,13 +148,14 @@ class GgufLinear:
         return_weight: bool = False,
         **options: Any,
     ) -> Tensor | None:
-        """Replace the blocks by a decoded ``weight`` (O, I), which the host restores."""
-        if self.blocks is None:
+        """Replace a weight by a decoded one (O, I), which the host restores, or return it as it is stored."""
+        # Layers that the host has in a number format of its own encode the weight again.
+        if getattr(self, "layout_type", None) is not None:
             result: Tensor | None = super().set_weight(  # type: ignore[misc]
                 weight, inplace_update=inplace_update, seed=seed, return_weight=return_weight, **options
             )
             return result
-        weight = weight.to(self.factory_kwargs["dtype"])
+        weight = weight.to(self.factory_kwargs["dtype"] if self.is_stored else self.weight.dtype)
         if return_weight:
             return weight
         self.weight = nn.Parameter(weight, requires_grad=False)
@@ -187,6 +188,22 @@ class GgufPatcher(comfy.model_patcher.ModelPatcher):
             for layer in self._stored().values():
                 layer.weight_function = []
 
+    def patch_hook_weight_to_device(
+        self, hooks: Any, combined_patches: Any, key: str, original_weights: Any, *rest: Any, **options: Any
+    ) -> None:
+        if key in self._stored():
+            del original_weights[key]
+            return
+        super().patch_hook_weight_to_device(hooks, combined_patches, key, original_weights, *rest, **options)
+
+    def patch_hooks(self, hooks: Any) -> None:
+        super().patch_hooks(hooks)
+        self._change_when_used()
+
+    def unpatch_hooks(self, *rest: Any, **options: Any) -> None:
+        super().unpatch_hooks(*rest, **options)
+        self._change_when_used()
+
     def state_dict_for_saving(self, *rest: Any, **options: Any) -> Options:
         raise ValueError(
             "a model of a GGUF file cannot be saved, because ComfyUI has no name for its blocks. Load the "
@@ -200,9 +217,10 @@ class GgufPatcher(comfy.model_patcher.ModelPatcher):
         }
 
     def _change_when_used(self) -> None:
-        """Give each layer the LoRAs of this MODEL."""
+        """Give each layer the LoRAs of this MODEL and those of the hooks that are at work."""
+        hooked = self.current_hooks and self.get_combined_hook_patches(hooks=self.current_hooks)
         for key, layer in self._stored().items():
-            loras = [_Loras(key, self.patches)] if key in self.patches else []
+            loras = [_Loras(key, patches) for patches in (self.patches, hooked or {}) if key in patches]
             layer.weight_function = [*loras, *self.weight_wrapper_patches.get(key, [])]
 
 

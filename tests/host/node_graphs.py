@@ -44,6 +44,7 @@ def prompt(g: Graph, clip: Link) -> Link:
 
 def stage(g: Graph, model: Link, text: Link, latent: Link, **changes) -> Link:
     values = {
+        "positive": text,
         "seed": 42,
         "schedule": "distilled 3 (second stage)",
         "steps": 2,
@@ -52,7 +53,7 @@ def stage(g: Graph, model: Link, text: Link, latent: Link, **changes) -> Link:
         "sampler": "euler",
         **changes,
     }
-    return g.add("LTX2AVSampleStage", model=model, positive=text, negative=text[1], latent=latent, **values)
+    return g.add("LTX2AVSampleStage", model=model, negative=text[1], latent=latent, **values)
 
 
 def image(g: Graph, frames: int = 1, width: int = 90, height: int = SIDE) -> Link:

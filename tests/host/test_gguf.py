@@ -70,6 +70,22 @@ def test_a_transformer_gives_what_its_decoded_weights_do(
     assert distance(server.run(g.prompt), "ours", "expected") < 1e-5
 
 
+def test_a_lora_of_a_hook_acts_as_on_the_decoded_weights(
+    server: Server, models: TinyModels, files: tuple[str, str]
+) -> None:
+    g = Graph()
+    text = prompt(g, text_encoder(g, models))
+    hooks = g.add("CreateHookLora", lora_name=models.lora, strength_model=0.8, strength_clip=0.0)
+    shared = {"hooks": hooks, "strength": 1.0, "set_cond_area": "default"}
+    hooked = g.add("ConditioningSetProperties", cond_NEW=text[0], **shared)
+    for name, file, said in (("ours", 0, hooked), ("expected", 1, hooked), ("bare", 0, text[0])):
+        model = load(g, files[file], "LTX-2")
+        g.dump(name, latent=stage(g, model, text, our_latent(g), positive=said))
+    result = server.run(g.prompt)
+    assert distance(result, "ours", "expected") < 1e-5
+    assert distance(result, "bare", "expected") > 1e-3
+
+
 @pytest.mark.parametrize("network", ["LTX-2", "ComfyUI"])
 def test_the_host_counts_the_blocks_and_not_the_decoded_weights(
     server: Server, models: TinyModels, files: tuple[str, str], network: str
