@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,6 +50,24 @@ class Machine:
         spent = time.perf_counter() - start
         self.wait()
         return spent
+
+    def waits(self, run: Callable[[], object]) -> int | None:
+        """How often ``run`` makes the CPU wait for the device, as PyTorch counts it; None if it does not."""
+        if not self.cuda:
+            return None
+        self.wait()
+        try:
+            torch.cuda.set_sync_debug_mode("warn")
+        except (RuntimeError, AssertionError, AttributeError):
+            # A pretended device has no such mode.
+            return None
+        try:
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                run()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchronizing" in str(warning.message) for warning in found)
 
     def wait(self) -> None:
         if self.cuda:

@@ -127,6 +127,8 @@ class Bench(Machine):
             spent = self.seconds(lambda: run(video, audio, rope=tables))
             row["ms"] = 1000 * spent
             row["host_ms"] = 1000 * self.launching(lambda: run(video, audio, rope=tables))
+            waits = self.waits(lambda: run(video, audio, rope=tables))
+            row |= {} if waits is None else {"waits": waits}
             velocity = run(video, audio, rope=tables)[0].float().cpu()
         eager = self.results.get(size)
         if eager is not None and not image and batch == 1:
