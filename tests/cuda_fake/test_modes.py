@@ -172,7 +172,7 @@ def test_the_diffusion_decoder_decodes(tiny_set, diffusion_vae, device, monkeypa
 
 def test_frames_leave_while_the_next_ones_are_decoded(tiny_set, device):
     """Each chunk waits for one copy, and only when the next chunk has been launched."""
-    pipeline, latent = pipeline_on_device(tiny_set), torch.randn(1, 128, 7, 2, 2).to("cuda")
+    pipeline, latent = pipeline_on_device(tiny_set), torch.randn(1, 128, 3, 2, 2).to("cuda")
     choice = DecodeChoice(piece_bytes=2**14, memory=DecoderMemory(peak=0, state=0))
     events: list[str] = []
     with pipeline.networks.use(Component.VIDEO_DECODER) as decoder:
