@@ -106,7 +106,8 @@ def meta_step(
     """The transformer of 2.3 with ``layers`` blocks, its inputs and its rotary tables, on the meta device."""
     config = replace(released_size("2.3").transformer, num_layers=layers)
     clip = plan_clip(*SIZES[size][:2], frames=SIZES[size][2])
-    model = Transformer(config, dtype=torch.bfloat16, device="meta")
+    # As loaders leave weights, so that those of one input can be moved together.
+    model = Transformer(config, dtype=torch.bfloat16, device="meta").requires_grad_(False)
     run = Runner(model, chunk_tokens=chunk_tokens, fused=fused)
 
     def empty(*shape: int) -> torch.Tensor:

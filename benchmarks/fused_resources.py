@@ -27,6 +27,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from ltx2_core.kernels.add_tables import _add_tables
 from ltx2_core.kernels.gate_heads import _gate_heads
 from ltx2_core.kernels.language import warps
 from ltx2_core.kernels.norm_activate import WARPS, _norm_activate, positions
@@ -60,6 +61,8 @@ COUNTS = frozenset(
         "rows",
         "columns",
         "blocks",
+        *(f"{name}{number}" for name in ("rows", "end") for number in ("_2", "_3")),
+        "end",
     ]
 )
 """Numbers of tokens, frames and positions, which may be odd."""
@@ -100,7 +103,7 @@ def _types(kernel: Any, constants: dict[str, Any], **others: str) -> dict[str, s
 
     def kind(name: str) -> str:
         counts = name in COUNTS or name.endswith(
-            ("_sample", "_token", "_head", "_row", "_step", "_frame", "_line", "_column")
+            ("_sample", "_token", "_head", "_row", "_step", "_frame", "_line", "_column", "_group")
         )
         return others.get(name, "fp32" if name == "eps" else "i32" if counts else "*bf16")
 
@@ -110,17 +113,26 @@ def _types(kernel: Any, constants: dict[str, Any], **others: str) -> dict[str, s
 def builds() -> Iterator[Build]:
     for stream, (heads, head) in WIDTHS.items():
         width = heads * head
-        for adds in (False, True):
-            constants = {"WIDTH": width, "BLOCK": width, "ADDS": adds}
-            name = f"norm_modulate{', update' if adds else ''}, {stream}"
+        constants = {"WIDTH": width, "BLOCK": width}
+        yield Build(
+            name=f"add_tables, {stream}",
+            kernel=_add_tables,
+            types=_types(_add_tables, constants),
+            constants=constants,
+            warps=warps(width),
+        )
+        for adds, twice in ((False, False), (True, False), (True, True)):
+            constants = {"WIDTH": width, "BLOCK": width, "ADDS": adds, "TWICE": twice}
+            name = f"norm_modulate{', update' if adds else ''}{', two branches' if twice else ''}, {stream}"
             types = _types(_norm_modulate, constants)
             yield Build(
                 name=name, kernel=_norm_modulate, types=types, constants=constants, warps=warps(width)
             )
-        for interleaved in (False, True):
+        for interleaved, twice in ((False, False), (False, True), (True, False), (True, True)):
             sizes = {"HEADS": heads, "HEAD": head, "BLOCK_HEADS": heads, "BLOCK_PAIRS": head // 2}
-            constants = {**sizes, "INTERLEAVED": interleaved}
-            name = f"norm_rotate, {'interleaved' if interleaved else 'split'}, {stream}"
+            constants = {**sizes, "INTERLEAVED": interleaved, "TWICE": twice}
+            kind = f"{'interleaved' if interleaved else 'split'}{', queries and keys' if twice else ''}"
+            name = f"norm_rotate, {kind}, {stream}"
             types = _types(_norm_rotate, constants)
             yield Build(name=name, kernel=_norm_rotate, types=types, constants=constants, warps=warps(width))
         constants = {"HEADS": heads, "HEAD": head, "BLOCK_HEADS": heads, "BLOCK": head}

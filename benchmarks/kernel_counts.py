@@ -108,10 +108,17 @@ class CountedKernels:
     def run(self, kernel: Kernel, *arguments: Any, **settings: Any) -> Any:
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             out = kernel.formula(*arguments, **settings)
+        written: tuple[Any, ...] = ()
+        if kernel.name == "norm_modulate":
+            # The update of a branch is written to the tokens beside the result; what has room for results is
+            # not read.
+            written = (None if arguments[1] is None else arguments[0], *arguments[9:])
+            arguments = (*arguments[:6], *arguments[7:9])
+        elif kernel.name == "norm_rotate":
+            # Keys are written beside the queries.
+            written = arguments[2:3]
         inputs = _tensors((arguments, settings))
-        # The update of a branch is written to the tokens beside the result.
-        written = [arguments[0]] if kernel.name == "norm_modulate" and arguments[1] is not None else []
-        self._counts.count(kernel.name, inputs, [*_tensors(out), *written])
+        self._counts.count(kernel.name, inputs, _tensors((out, written)))
         return out
 
 

@@ -5,6 +5,7 @@ Letters: B batch, N tokens, S text tokens, W stream width.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -138,11 +139,22 @@ class BlockStream:
         self.inputs, self._block, self._switches = inputs, block, switches
         self._dtype, self._device = x.dtype, x.device
         self.tokens = inputs.execution.tokens(x, block.config.norm_eps)
-        table = self._table(f"{inputs.spec.prefix}scale_shift_table")
-        self.modulation = BranchModulation(*inputs.modulation.branches(table))
+        totals = iter(inputs.execution.plus_tables(list(self._modulations())))
+        self.modulation = BranchModulation(*inputs.modulation.branches(next(totals)))
         if not block.config.norm_before_text:
             self.modulation = replace(self.modulation, text_attention=UNNORMED)
-        self.cross = None if inputs.cross is None else self._cross_modulation(inputs.cross)
+        self.cross = None if inputs.cross is None else self._cross_modulation(inputs.cross, next(totals))
+        self._prompt = next(totals, None)
+
+    def _modulations(self) -> Iterator[tuple[Modulation, Tensor]]:
+        """What adds up to the modulation of the branches, between the streams and of the text."""
+        prefix, prompt = self.inputs.spec.prefix, self.inputs.prompt
+        yield self.inputs.modulation, self._table(f"{prefix}scale_shift_table")
+        if self.inputs.cross is not None:
+            yield self.inputs.cross, self._table(f"scale_shift_table_a2v_ca_{self.inputs.spec.name}")
+        # The table of a text that no noise level modulates is read only when its keys are computed.
+        if self.inputs.enabled and prompt is not None and prompt.values.shape[-1] > 1:
+            yield prompt, self._table(f"{prefix}prompt_scale_shift_table")
 
     def self_attention(self) -> None:
         branch = SelfAttention(
@@ -171,22 +183,32 @@ class BlockStream:
         )
         self.tokens.add(branch, self.modulation.text_attention)
 
-    def cross_attention(self, other: BlockStream) -> CrossAttention | None:
-        """The branch by which this stream attends to ``other``, without applying it.
+    @property
+    def attends_to_other(self) -> bool:
+        """Whether attention to the other stream changes this one.
 
-        Keys and values are computed at once, from the tokens that ``other`` has now. None if the branch would
-        change nothing: this stream is not enabled, or every sample of the batch skips the attention.
+        It does not if this stream is not enabled, or if every sample of the batch skips the attention.
         """
         samples = self._switches.cross_attention
         # A stream that is not enabled is read by the other one and does not change itself.
-        if not self.inputs.enabled or (samples is not None and not any(samples)):
+        return self.inputs.enabled and (samples is None or any(samples))
+
+    def cross_attention(self, other: BlockStream, *, both_read: bool) -> CrossAttention | None:
+        """The branch by which this stream attends to ``other``, without applying it; None if it does not.
+
+        Keys and values are computed at once, from the tokens that ``other`` has now. ``both_read`` says that
+        ``other`` computes its own queries from these same tokens.
+        """
+        if not self.attends_to_other:
             return None
         attention = getattr(self._block, f"{other.inputs.spec.name}_to_{self.inputs.spec.name}_attn")
         assert other.cross is not None
         assert self.inputs.cross_rope is not None
         # Each side is rotated by its own cross table, which has the same frequencies of time in seconds, so
         # that tokens of the same moment have the same angle.
-        keys, values = other.tokens.keys_values(attention, other.cross.keys, other.inputs.cross_rope)
+        keys, values = other.tokens.keys_values(
+            attention, other.cross.keys, other.inputs.cross_rope, other.cross.queries if both_read else None
+        )
         return CrossAttention(
             attention=attention,
             projections=self.tokens.projections,
@@ -194,7 +216,7 @@ class BlockStream:
             keys=keys,
             values=values,
             rope=self.inputs.cross_rope,
-            samples=samples,
+            samples=self._switches.cross_attention,
         )
 
     def add_cross_attention(self, branch: CrossAttention) -> None:
@@ -213,17 +235,18 @@ class BlockStream:
         def compute() -> KeysValues:
             source, prompt = context, self.inputs.prompt
             if prompt is not None:
-                table = self._table(f"{self.inputs.spec.prefix}prompt_scale_shift_table")
+                total = self._prompt
+                if total is None:
+                    total = prompt.plus(self._table(f"{self.inputs.spec.prefix}prompt_scale_shift_table"))
                 # Unlike the stream, the text is not normalised before.
-                source = prompt.shift_scale(table).modulate(context)
+                source = prompt.shift_scale(total).modulate(context)
             return self.tokens.projections.keys_values(attention, source, None)
 
         return self.inputs.texts.keys_values(attention, context, compute)
 
-    def _cross_modulation(self, modulation: Modulation) -> CrossModulation:
-        table = self._table(f"scale_shift_table_a2v_ca_{self.inputs.spec.name}")
+    def _cross_modulation(self, modulation: Modulation, total: Tensor) -> CrossModulation:
         # These tables of a checkpoint begin with the scale, all others with the shift.
-        a2v_scale, a2v_shift, v2a_scale, v2a_shift, gate = modulation.parameters(table)
+        a2v_scale, a2v_shift, v2a_scale, v2a_shift, gate = modulation.parameters(total)
         # The row order is by direction, so that what is a query for video is a key for audio.
         own, other = (a2v_shift, a2v_scale), (v2a_shift, v2a_scale)
         if self.inputs.spec.name == "audio":
@@ -250,11 +273,11 @@ def cross_modal_attention(video: BlockStream, audio: BlockStream, *, late: bool 
     """
     # Keys and values are computed here, for both directions, before either stream is written into, as in the
     # official code and in ComfyUI before 0.31.
-    a2v = video.cross_attention(audio)
-    v2a = None if late else audio.cross_attention(video)
+    a2v = video.cross_attention(audio, both_read=audio.attends_to_other)
+    v2a = None if late else audio.cross_attention(video, both_read=a2v is not None)
     if a2v is not None:
         video.add_cross_attention(a2v)
     if late:
-        v2a = audio.cross_attention(video)
+        v2a = audio.cross_attention(video, both_read=False)
     if v2a is not None:
         audio.add_cross_attention(v2a)

@@ -39,9 +39,13 @@ class Branch(Protocol):
 class Projections:
     """Computes queries, keys, values and updates by the linear layers of an :class:`Attention`."""
 
-    def queries(self, attention: Attention, x: Tensor, rope: Rope | None) -> Tensor:
-        """Queries (B, H, N, D) of x (B, N, W), RMS-normalised and, unless ``rope`` is None, rotated by it."""
-        return attention.queries(x, rope)
+    def queries(self, attention: Attention, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor | None]:
+        """Queries (B, H, N, D) of x (B, N, W), RMS-normalised and, unless ``rope`` is None, rotated by it.
+
+        The second are the logits (B, N, H) of the gates of heads, for :meth:`output`; None if they are still
+        to be computed, or there are none.
+        """
+        return attention.queries(x, rope), None
 
     def keys_values(self, attention: Attention, source: Tensor, rope: Rope | None) -> KeysValues:
         """Keys and values, each (B, H, S, D), of source (B, S, W).
@@ -52,25 +56,29 @@ class Projections:
 
     def queries_keys_values(
         self, attention: Attention, x: Tensor, rope: Rope | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Queries, keys and values, each (B, H, N, D), of the same x (B, N, W), for self-attention.
 
-        Queries and keys are RMS-normalised and, unless ``rope`` is None, rotated by it.
+        Queries and keys are RMS-normalised and, unless ``rope`` is None, rotated by it. The last are logits
+        as those of :meth:`queries`.
         """
-        return attention.queries_keys_values(x, rope)
+        return *attention.queries_keys_values(x, rope), None
 
     def feed_forward(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         """The feed-forward network ``layer`` of ``hidden`` (B, N, W), (B, N, W)."""
         update: Tensor = layer(hidden)
         return update
 
-    def output(self, attention: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
+    def output(
+        self, attention: Attention, attended: Tensor, hidden: Tensor, logits: Tensor | None = None
+    ) -> Tensor:
         """Project ``attended`` values (B, H, N, D) of all heads to the update (B, N, W).
 
-        Each head is multiplied by its gate if ``attention`` has gates, which are computed from ``hidden``
-        (B, N, W), what the queries are computed from. ``attended`` may be overwritten.
+        Each head is multiplied by its gate if ``attention`` has gates. Their ``logits`` (B, N, H) are
+        computed from ``hidden`` (B, N, W), what the queries are computed from, unless they are passed.
+        ``attended`` may be overwritten.
         """
-        return attention.output(attended, hidden)
+        return attention.output(attended, hidden, logits=logits)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,14 +110,16 @@ class SelfAttention:
         if _nobody(self.samples):
             # Nothing is attended to, so that queries, keys and the product of both are not computed.
             return self._output(self.attention.values(hidden), hidden)
-        queries, keys, values = self.projections.queries_keys_values(self.attention, hidden, self.rope)
+        queries, keys, values, logits = self.projections.queries_keys_values(
+            self.attention, hidden, self.rope
+        )
         out = self.attend(queries, keys, values, self.bias)
         # Freed before the output projection allocates its result.
         del queries, keys
-        return self._output(_pass_through(out, values, self.samples), hidden)
+        return self._output(_pass_through(out, values, self.samples), hidden, logits)
 
-    def _output(self, attended: Tensor, hidden: Tensor) -> Tensor:
-        return self.projections.output(self.attention, attended, hidden)
+    def _output(self, attended: Tensor, hidden: Tensor, logits: Tensor | None = None) -> Tensor:
+        return self.projections.output(self.attention, attended, hidden, logits)
 
     def part(self, tokens: slice) -> Branch:
         raise NotImplementedError("keys and values are those of all tokens: use on() first")
@@ -142,10 +152,10 @@ class SelfQueries:
         if _nobody(samples):
             # A copy, as gates are multiplied in place and the branch may have to be computed again.
             return projections.output(attention, self.own.clone(), hidden)
-        queries = projections.queries(attention, hidden, self.rope)
+        queries, logits = projections.queries(attention, hidden, self.rope)
         out = self.whole.attend(queries, self.keys, self.values, self.bias)
         del queries
-        return projections.output(attention, _pass_through(out, self.own, samples), hidden)
+        return projections.output(attention, _pass_through(out, self.own, samples), hidden, logits)
 
     def part(self, tokens: slice) -> SelfQueries:
         bias = self.bias
@@ -172,9 +182,9 @@ class CrossAttention:
     samples: Samples
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        queries = self.projections.queries(self.attention, hidden, self.rope)
+        queries, logits = self.projections.queries(self.attention, hidden, self.rope)
         attended = self.attend(queries, self.keys, self.values, None)
-        update = self.projections.output(self.attention, attended, hidden)
+        update = self.projections.output(self.attention, attended, hidden, logits)
         if self.samples is None:
             return update
         return update * sample_mask(self.samples, update.dtype, update.device)
@@ -217,14 +227,14 @@ class TextAttention:
     def _own(self, hidden: Tensor) -> Tensor:
         if self.times is None:
             return self._attend(hidden, self.texts[0], self.bias)
-        queries = self.projections.queries(self.attention, hidden, None)
+        queries, logits = self.projections.queries(self.attention, hidden, None)
         attended = attend_by_time(self.attend, queries, self.texts, self.times.runs(hidden))
-        return self.attention.output(attended, hidden)
+        return self.projections.output(self.attention, attended, hidden, logits)
 
     def _attend(self, hidden: Tensor, text: KeysValues, bias: Tensor | None) -> Tensor:
-        queries = self.projections.queries(self.attention, hidden, None)
+        queries, logits = self.projections.queries(self.attention, hidden, None)
         attended = self.attend(queries, *text, bias)
-        return self.projections.output(self.attention, attended, hidden)
+        return self.projections.output(self.attention, attended, hidden, logits)
 
 
 @dataclass(frozen=True, eq=False)

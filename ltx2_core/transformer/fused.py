@@ -10,18 +10,23 @@ import logging
 import torch
 from torch import Tensor, nn
 
-from ..kernels import gate_heads, gelu_product, norm_modulate, norm_rotate, quantize_rows
+from ..kernels import add_tables, gate_heads, gelu_product, norm_modulate, norm_rotate, quantize_rows
 from ..kernels.language import problem
 from ..kernels.trial import Kernel, Trials
 from .rope import Rope
 
 _log = logging.getLogger(__name__)
 
+_ADD_TABLES = Kernel("add_tables", add_tables.add_tables, add_tables.formula)
 _NORM_MODULATE = Kernel("norm_modulate", norm_modulate.norm_modulate, norm_modulate.formula)
 _NORM_ROTATE = Kernel("norm_rotate", norm_rotate.norm_rotate, norm_rotate.formula)
 _GATE_HEADS = Kernel("gate_heads", gate_heads.gate_heads, gate_heads.formula)
 _GELU_PRODUCT = Kernel("gelu_product", gelu_product.gelu_product, gelu_product.formula)
 _QUANTIZE_ROWS = Kernel("quantize_rows", quantize_rows.quantize_rows, quantize_rows.formula)
+
+
+Other = tuple[()] | tuple[Tensor, Tensor, Tensor]
+"""Scale and shift of a second branch that reads the same tokens, and where its input is written; or none."""
 
 
 class Fused:
@@ -56,14 +61,27 @@ class Fused:
         """Whether kernels are used; they allocate nothing but their results."""
         return self._trials.kernels and self._trials.problem is None
 
+    def add_tables(self, *terms: tuple[Tensor, Tensor, Tensor]) -> list[Tensor]:
+        """The sum of each of one to three ``terms``: (G, P, W), (P, W) and (P, 1) -> (G, P, W)."""
+        sums: add_tables.Sums = self._trials.run(_ADD_TABLES, *(tensor for term in terms for tensor in term))
+        return [total for total in sums if total is not None]
+
     def norm_modulate(
-        self, x: Tensor, scale: Tensor, shift: Tensor, eps: float, *, out: Tensor | None = None
+        self,
+        x: Tensor,
+        scale: Tensor,
+        shift: Tensor,
+        eps: float,
+        *,
+        out: Tensor | None = None,
+        other: Other = (),
     ) -> Tensor:
         """RMS-normalise x (B, N, W), multiply by ``scale`` and add ``shift``, both (B, 1, W) or (B, N, W).
 
         ``eps`` is the epsilon of the norm. The result is written to ``out`` (B, N, W), or to a new tensor.
+        ``other`` are another scale and shift, and the tensor that their result is written to.
         """
-        result: Tensor = self._trials.run(_NORM_MODULATE, x, None, None, scale, shift, eps, out)
+        result: Tensor = self._trials.run(_NORM_MODULATE, x, None, None, scale, shift, eps, out, *other)
         return result
 
     def add_norm_modulate(
@@ -76,27 +94,38 @@ class Fused:
         eps: float,
         *,
         out: Tensor | None = None,
+        other: Other = (),
     ) -> Tensor:
         """Add ``update * gate`` to x (B, N, W) in place; returns :meth:`norm_modulate` of the new x.
 
         ``update`` is (B, N, W); gate, scale and shift are (B, 1, W) or (B, N, W). x is written last, so that
         it is unchanged if memory runs out.
         """
-        result: Tensor = self._trials.run(_NORM_MODULATE, x, update, gate, scale, shift, eps, out)
+        result: Tensor = self._trials.run(_NORM_MODULATE, x, update, gate, scale, shift, eps, out, *other)
         return result
 
-    def norm_rotate(self, x: Tensor, norm: nn.Module, rope: Rope, heads: int) -> Tensor:
-        """RMS-normalise x (B, N, H D) over all heads together, then rotate it by ``rope``.
+    def norm_rotate(
+        self,
+        x: Tensor,
+        norm: nn.Module,
+        rope: Rope,
+        heads: int,
+        *,
+        other: Tensor | None = None,
+        other_norm: nn.Module | None = None,
+    ) -> None:
+        """RMS-normalise x (B, N, H D) over all heads together, then rotate it by ``rope``, in place.
 
-        H = ``heads``; weight and epsilon are those of ``norm``. Returns (B, H, N, D).
+        H = ``heads``; weight and epsilon are those of ``norm``. ``other`` are the keys of the same tokens,
+        which are treated as x is, by the weight of ``other_norm``.
         """
         # Kernels find the tokens of every tensor along axis 1.
         tables = rope.cos.transpose(1, 2), rope.sin.transpose(1, 2)
         interleaved = rope.rope_type == "interleaved"
-        result: Tensor = self._trials.run(
-            _NORM_ROTATE, x, norm.weight, norm.eps, *tables, heads=heads, interleaved=interleaved
+        keys = (other, None if other_norm is None else other_norm.weight)
+        self._trials.run(
+            _NORM_ROTATE, x, norm.weight, *keys, norm.eps, *tables, heads=heads, interleaved=interleaved
         )
-        return result
 
     def gate_heads(self, attended: Tensor, logits: Tensor) -> Tensor:
         """Multiply ``attended`` (B, N, H, D) by 2 sigmoid(``logits``), which are (B, N, H), in place."""

@@ -5,7 +5,7 @@ Letters: B batch, N tokens, W stream width, H heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,16 +17,11 @@ from .chunks import Chunks
 from .fused import Fused, can_fuse, has_gelu_product
 from .in_place import InPlaceTokens
 from .layers import Attention, FeedForward
-from .modulation import Layout, ShiftScale, ShiftScaleGate, Ungated
+from .modulation import Layout, Modulation, ShiftScale, ShiftScaleGate, Ungated
 from .packed import together
 from .products import products
 from .rope import Rope
 from .texts import KeysValues
-
-_AT_ONCE = 4096
-"""Tokens up to which one product for several layers pays. Beyond, each product fills the device by itself,
-and their results would be in memory together.
-"""
 
 
 class FusedTokens(InPlaceTokens):
@@ -34,6 +29,7 @@ class FusedTokens(InPlaceTokens):
 
     The update of a branch that covers all tokens is not added at once. It is stored with its gate, and the
     kernel that normalises the tokens for the next branch adds it, which saves one round trip through memory.
+    Where two attentions read the same tokens, each by its own modulation, one kernel reads them for both.
     ``chunks`` says how many tokens are computed at a time, ``eps`` is the epsilon of the norms.
     """
 
@@ -41,6 +37,7 @@ class FusedTokens(InPlaceTokens):
         super().__init__(chunks, x, eps)
         self._fused = fused
         self._pending: tuple[ShiftScaleGate, Tensor] | None = None
+        self._ahead: tuple[ShiftScale, Tensor] | None = None
         self.projections = FusedProjections(fused)
 
     @property
@@ -54,8 +51,13 @@ class FusedTokens(InPlaceTokens):
         # Without scale and shift a pending update is added first, as x is read.
         if isinstance(by, Ungated):
             return super().hidden(by, part)
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] is by and part is None:
+            return ahead[1]
+        # Its memory is needed for the tokens that are read in its place.
+        del ahead
         if part is None and self._can_join(by.layout):
-            return self._add_and_read(by)
+            return self._read(by)
         # A part of the tokens cannot take an update that is held for all of them; reading x adds it.
         x = self._part(part)
         hidden = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -74,29 +76,50 @@ class FusedTokens(InPlaceTokens):
         # A formula allocates, and after a failure in a later segment the first ones would be added again.
         return len(layout.segments) == 1 or self._fused.compiled
 
-    def _add_and_read(self, by: ShiftScale) -> Tensor:
-        """Add the pending update and return :meth:`hidden` of all tokens, by one kernel for each segment."""
-        assert self._pending is not None
-        before, update = self._pending
+    def _hidden_of_keys(self, by: ShiftScale, queries: ShiftScale | None, part: slice | None) -> Tensor:
+        if part is not None or queries is None:
+            return self.hidden(by, part)
+        return self._read(by, queries)
 
-        def formula(
-            out: Tensor | None,
-            _: Tensor,
-            x: Tensor,
-            update: Tensor,
-            gate: Tensor,
-            scale: Tensor,
-            shift: Tensor,
-        ) -> Tensor:
-            return self._fused.add_norm_modulate(x, update, gate, scale, shift, self._eps, out=out)
+    def _read(self, by: ShiftScale, queries: ShiftScale | None = None) -> Tensor:
+        """Return :meth:`hidden` of all tokens, and hold that of ``queries``, which is read next.
 
-        hidden = torch.empty(self._x.shape, dtype=self._x.dtype, device=self._x.device)
-        parameters = (before.gate, by.scale, by.shift)
-        by.layout.apply(formula, (hidden, self._x, update), parameters, start=0, in_place=True)
-        self._pending = None
+        A pending update is added by the same kernel where it can be; there is one kernel for each segment.
+        """
+        joins = self._can_join(by.layout)
+        # Reading x adds an update that cannot be joined.
+        x = self._x if joins else self.x
+        hidden = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        tensors, parameters = [hidden, x], [by.scale, by.shift]
+        if joins:
+            assert self._pending is not None
+            before, update = self._pending
+            tensors.append(update)
+            parameters.append(before.gate)
+        if queries is not None:
+            tensors.append(torch.empty_like(hidden))
+            parameters += [queries.scale, queries.shift]
+
+        def formula(out: Tensor | None, _: Tensor, x: Tensor, *given: Tensor) -> Tensor:
+            values = iter(given)
+            update = next(values) if joins else None
+            room = next(values) if queries is not None else None
+            read = next(values), next(values)
+            gate = next(values) if joins else None
+            other = () if room is None else (next(values), next(values), room)
+            if update is None or gate is None:
+                return self._fused.norm_modulate(x, *read, self._eps, out=out, other=other)
+            return self._fused.add_norm_modulate(x, update, gate, *read, self._eps, out=out, other=other)
+
+        by.layout.apply(formula, tuple(tensors), tuple(parameters), start=0, in_place=True)
+        if joins:
+            self._pending = None
+        if queries is not None:
+            self._ahead = queries, tensors[-1]
         return hidden
 
     def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
+        self._ahead = None
         # Chunks are written at once, so that each can be computed again when memory runs out.
         if part is not None or isinstance(by, Ungated):
             super()._write(by, update, part)
@@ -108,29 +131,41 @@ class FusedTokens(InPlaceTokens):
 class FusedProjections(Projections):
     """Computes queries, keys, values and updates in fewer kernels than :class:`Projections`.
 
-    Norm and rotation are one kernel, and so are the gates of heads. Layers whose weights are consecutive in
-    memory are one matrix product.
+    Norm and rotation are one kernel, for queries and keys together, and so are the gates of heads. Layers
+    whose weights are consecutive in memory are one matrix product; its output is held once, as queries and
+    keys are normalised and rotated where they are.
     """
 
     def __init__(self, fused: Fused) -> None:
         self._fused = fused
 
-    def queries(self, attention: Attention, x: Tensor, rope: Rope | None) -> Tensor:
-        return self._normed(attention, attention.to_q(x), attention.q_norm, rope)
+    def queries(self, attention: Attention, x: Tensor, rope: Rope | None) -> tuple[Tensor, Tensor | None]:
+        joint = _joint(x, attention.to_gate_logits, attention.to_q)
+        logits, projected = joint or (None, attention.to_q(x))
+        return self._normed(attention, projected, attention.q_norm, rope), logits
 
     def keys_values(self, attention: Attention, source: Tensor, rope: Rope | None) -> KeysValues:
-        outputs = _outputs(source, attention.to_k, attention.to_v)
+        layers = attention.to_k, attention.to_v
+        outputs = iter(_joint(source, *layers) or products(source, *layers))
         keys = self._normed(attention, next(outputs), attention.k_norm, rope)
         return keys, attention.by_head(next(outputs))
 
     def queries_keys_values(
         self, attention: Attention, x: Tensor, rope: Rope | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        # One after the other, so that an output is freed before the next is computed.
-        outputs = _outputs(x, attention.to_q, attention.to_k, attention.to_v)
-        queries = self._normed(attention, next(outputs), attention.q_norm, rope)
-        keys = self._normed(attention, next(outputs), attention.k_norm, rope)
-        return queries, keys, attention.by_head(next(outputs))
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        layers, logits = (attention.to_q, attention.to_k, attention.to_v), None
+        joint = _joint(x, attention.to_gate_logits, *layers)
+        if joint is not None:
+            logits, *joint = joint
+        outputs = iter(joint or _joint(x, *layers) or products(x, *layers))
+        q, k = next(outputs), next(outputs)
+        norms = attention.q_norm, attention.k_norm
+        if rope is None or norms[0].eps != norms[1].eps or not all(map(can_fuse, norms, (q, k))):
+            queries, keys = (self._normed(attention, *own, rope) for own in ((q, norms[0]), (k, norms[1])))
+        else:
+            self._fused.norm_rotate(q, norms[0], rope, attention.heads, other=k, other_norm=norms[1])
+            queries, keys = attention.by_head(q), attention.by_head(k)
+        return queries, keys, attention.by_head(next(outputs)), logits
 
     def feed_forward(self, layer: nn.Module, hidden: Tensor) -> Tensor:
         # A layer of a host, or one that a pack replaces, is called as it is.
@@ -142,22 +177,39 @@ class FusedProjections(Projections):
             return super().feed_forward(layer, hidden)
         return layer.after_gelu(self._fused.gelu_product(hidden, layer.first))
 
-    def output(self, attention: Attention, attended: Tensor, hidden: Tensor) -> Tensor:
-        return attention.output(attended, hidden, self._fused.gate_heads)
+    def output(
+        self, attention: Attention, attended: Tensor, hidden: Tensor, logits: Tensor | None = None
+    ) -> Tensor:
+        return attention.output(attended, hidden, self._fused.gate_heads, logits)
 
     def _normed(self, attention: Attention, projected: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
         # A norm of a host may cast or load its weight when it is called, which a kernel cannot do.
         if rope is None or not can_fuse(norm, projected):
             return attention.normed(projected, norm, rope)
-        return self._fused.norm_rotate(projected, norm, rope, attention.heads)
+        self._fused.norm_rotate(projected, norm, rope, attention.heads)
+        return attention.by_head(projected)
 
 
-def _outputs(x: Tensor, *layers: Any) -> Iterator[Tensor]:
-    """The outputs of linear ``layers`` for the same x (B, N, W).
+def _joint(x: Tensor, *layers: Any) -> list[Tensor] | None:
+    """The outputs of linear ``layers`` for the same x (B, N, W), as parts of one matrix product.
 
-    They are parts of one matrix product if the weights are consecutive in memory, for at most 4096 tokens.
+    None if the weights are not consecutive in memory, or if a layer is None.
     """
-    weights = together(layers) if x.shape[0] * x.shape[1] <= _AT_ONCE else None
+    weights = together(layers)
     if weights is None:
-        return products(x, *layers)
-    return iter(F.linear(x, *weights).split([len(layer.weight) for layer in layers], dim=-1))
+        return None
+    return list(F.linear(x, *weights).split([len(layer.weight) for layer in layers], dim=-1))
+
+
+def plus_tables(fused: Fused, terms: Sequence[tuple[Modulation, Tensor]]) -> list[Tensor]:
+    """The result of :meth:`Modulation.plus` for one to three modulations and tables, by one kernel."""
+    if not all(_fit(modulation, table) for modulation, table in terms):
+        return [modulation.plus(table) for modulation, table in terms]
+    sums = fused.add_tables(*((m.values.flatten(0, -3), table, m.ones) for m, table in terms))
+    return [total.view(m.values.shape) for total, (m, _) in zip(sums, terms, strict=True)]
+
+
+def _fit(modulation: Modulation, table: Tensor) -> bool:
+    values = modulation.values
+    # The value of a network without a layer for it is one number, which broadcasts over the table.
+    return values.shape[-2:] == table.shape and (values.dtype, values.device) == (table.dtype, table.device)

@@ -51,12 +51,14 @@ class InPlaceTokens(Tokens):
             keys, values = self.keys_values(branch.attention, by, branch.rope)
             self.add(branch.on(keys, values), by)
 
-    def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:
+    def keys_values(
+        self, attention: Attention, by: ShiftScale, rope: Rope | None, queries: ShiftScale | None = None
+    ) -> KeysValues:
         whole: list[Tensor] = []
 
         def step(part: slice | None) -> None:
             own = rope if rope is None or part is None else rope.part(part)
-            pieces = self.projections.keys_values(attention, self.hidden(by, part), own)
+            pieces = self.projections.keys_values(attention, self._hidden_of_keys(by, queries, part), own)
             if part is None:
                 whole[:] = pieces
                 return
@@ -83,6 +85,14 @@ class InPlaceTokens(Tokens):
 
     def hidden(self, by: ShiftScale | Ungated, part: slice | None = None) -> Tensor:
         return by.modulate(self._normed(self._part(part), by), start=_start(part), in_place=True)
+
+    def _hidden_of_keys(
+        self,
+        by: ShiftScale,
+        queries: ShiftScale | None,  # noqa: ARG002 read by the fused tokens
+        part: slice | None,
+    ) -> Tensor:
+        return self.hidden(by, part)
 
     def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
         by.add(self._part(part), update, start=_start(part), in_place=True)

@@ -117,16 +117,19 @@ class Attention(nn.Module):
             self.by_head(next(outputs)),
         )
 
-    def output(self, attended: Tensor, x: Tensor, gate: GateHeads | None = None) -> Tensor:
+    def output(
+        self, attended: Tensor, x: Tensor, gate: GateHeads | None = None, logits: Tensor | None = None
+    ) -> Tensor:
         """Project attended values (B, H, N, D) of all heads to (B, N, query_dim).
 
-        With ``gated``, each head is first multiplied by its gate, which is computed from x (B, N, query_dim);
-        ``gate`` computes that in place in another way than separate operations.
+        With ``gated``, each head is first multiplied by its gate, of which the ``logits`` (B, N, H) are
+        computed from x (B, N, query_dim) unless they are passed; ``gate`` computes that in place in another
+        way than separate operations.
         """
         out = rearrange(attended, "b h n d -> b n h d")
         del attended
         if self.to_gate_logits is not None:
-            logits = self.to_gate_logits(x)
+            logits = self.to_gate_logits(x) if logits is None else logits
             # Twice a sigmoid, so that logits of 0 leave the heads as they are. Autograd needs the factors of
             # a product, so that they are written into only where it is off.
             if gate is not None:

@@ -359,7 +359,8 @@ class Transformer(nn.Module):
         # The head's table is a bare parameter, which the layers of a host do not cast.
         table = inputs.spec.layer(self, "scale_shift_table").to(device=x.device, dtype=x.dtype)
         tokens = inputs.execution.tokens(x, self.config.norm_eps)
-        return tokens.project(inputs.spec.layer(self, "proj_out"), inputs.head.shift_scale(table))
+        modulation = inputs.head.shift_scale(inputs.head.plus(table))
+        return tokens.project(inputs.spec.layer(self, "proj_out"), modulation)
 
 
 def check_streams(

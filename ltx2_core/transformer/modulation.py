@@ -229,26 +229,34 @@ class Modulation:
         ones = torch.cat((self.ones, self.ones.new_zeros(len(values), 1)))
         return replace(self, values=torch.cat((self.values, more), dim=-2), ones=ones)
 
-    def parameters(self, table: Tensor) -> list[Parameter]:
-        """The P parameters of a block: these plus its learned ``table`` (P, W), and plus 1 for scales."""
+    def plus(self, table: Tensor) -> Tensor:
+        """The values of a block (..., P, W): these plus its learned ``table`` (P, W), plus 1 for scales."""
         # In place on the sum, which is a new tensor.
-        values = (self.values + table).add_(self.ones)
+        return (self.values + table).add_(self.ones)
+
+    def parameters(self, total: Tensor) -> list[Parameter]:
+        """The P parameters of a block, of which ``total`` is the result of :meth:`plus`."""
         several = len(self.layout.segments) > 1
-        parts = (values.flatten(-3, -2) if several else values).unbind(-2)
-        count = len(table)
+        parts = (total.flatten(-3, -2) if several else total).unbind(-2)
+        count = total.shape[-2]
         return [parts[number::count] for number in range(count)]
 
-    def branches(self, table: Tensor) -> list[ShiftScaleGate]:
-        """Shift, scale and gate of each branch of a block, from its learned ``table`` (P, W).
+    def branches(self, total: Tensor) -> list[ShiftScaleGate]:
+        """Shift, scale and gate of each branch of a block, of which ``total`` is the result of :meth:`plus`.
 
-        P is three times the number of branches, W the width of the stream.
+        P is three times the number of branches.
         """
-        values = self.parameters(table)
+        values = self.parameters(total)
         return [ShiftScaleGate(self.layout, *values[i : i + 3]) for i in range(0, len(values), 3)]
 
-    def shift_scale(self, table: Tensor) -> ShiftScale:
-        """Shift and scale from these values and a learned ``table`` (2, W), which holds the shift first."""
-        return ShiftScale(self.layout, *self.parameters(table))
+    def shift_scale(self, total: Tensor) -> ShiftScale:
+        """Shift and scale, of which ``total`` is the result of :meth:`plus`: the shift comes first."""
+        return ShiftScale(self.layout, *self.parameters(total))
+
+
+def plus_tables(terms: Sequence[tuple[Modulation, Tensor]]) -> list[Tensor]:
+    """The result of :meth:`Modulation.plus` for each modulation and the learned table of a block."""
+    return [modulation.plus(table) for modulation, table in terms]
 
 
 def _ones(values: Tensor, count: int, scales: slice) -> Tensor:

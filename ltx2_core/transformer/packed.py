@@ -1,4 +1,6 @@
-"""Projections of one input as one matrix product: q, k and v of self-attention, k and v of other attention.
+"""Projections of one input as one matrix product: gates of heads, q, k and v of self-attention.
+
+In other attention gates and q are one, k and v another.
 
 Names of layers and values of weights do not change; the weights become consecutive parts of one tensor. If
 they no longer are, after a layer was moved or a weight replaced, each layer multiplies by itself.
@@ -52,17 +54,16 @@ def _consecutive(tensors: Sequence[Tensor | None]) -> Tensor | None:
     first = tensors[0]
     if not isinstance(first, nn.Parameter):
         return None
-    place, rows = first.data_ptr(), 0
+    # Tensors that are neighbours by chance are in storages of their own.
+    place, rows, storage = first.storage_offset(), 0, first.untyped_storage()._cdata
     for tensor in tensors:
         alike = tensor is not None and tensor.dtype == first.dtype and tensor.shape[1:] == first.shape[1:]
-        if not alike or tensor is None or tensor.data_ptr() != place or not tensor.is_contiguous():
+        if not alike or tensor is None or tensor.untyped_storage()._cdata != storage:
             return None
-        place += tensor.nbytes
+        if tensor.storage_offset() != place or not tensor.is_contiguous():
+            return None
+        place += tensor.numel()
         rows += len(tensor)
-    # Tensors that are neighbours by chance are in storages of their own, which end with them.
-    needed = (first.storage_offset() + rows * first.stride(0)) * first.element_size()
-    if first.is_meta or first.untyped_storage().nbytes() < needed:
-        return None
     # A view, so that writing into a layer's weight, as a LoRA does, changes what the joint product reads.
     return first.detach().as_strided((rows, *first.shape[1:]), first.stride())
 
@@ -72,8 +73,15 @@ def _groups(blocks: nn.Module) -> Iterator[list[Any]]:
         if hasattr(module, "to_q") and hasattr(module, "to_v"):
             # Only self-attention has queries from the same input as its keys and values. Elsewhere the query
             # reads the stream itself and the others read the text or the other stream.
-            layers = [module.to_q, module.to_k, module.to_v]
-            yield layers if name.rpartition(".")[2] in _SELF else layers[1:]
+            first, others = [module.to_q], [module.to_k, module.to_v]
+            if _is_aligned(module.to_gate_logits):
+                first.insert(0, module.to_gate_logits)
+            yield from ([[*first, *others]] if name.rpartition(".")[2] in _SELF else [first, others])
+
+
+def _is_aligned(gates: Any) -> bool:
+    """Whether queries behind the logits of ``gates`` begin at multiples of 16 bytes, as attention needs."""
+    return type(gates) is nn.Linear and gates.out_features * gates.weight.itemsize % 16 == 0
 
 
 def _can_pack(layers: Sequence[Any]) -> bool:
@@ -84,7 +92,7 @@ def _can_pack(layers: Sequence[Any]) -> bool:
     kinds = {
         (layer.weight.dtype, layer.weight.device, layer.in_features, layer.bias is None) for layer in layers
     }
-    return len(kinds) == 1 and not layers[0].weight.is_meta
+    return len(kinds) == 1
 
 
 def _pack(layers: Sequence[nn.Linear]) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..config import TransformerConfig
+from . import modulation
 from .branches import Attend
 from .chunks import Chunks, Whole
 from .fused import Fused
-from .fused_tokens import FusedTokens
+from .fused_tokens import FusedTokens, plus_tables
 from .graphs import Graphs
 from .guided import attend
 from .in_place import InPlaceTokens
@@ -25,7 +26,7 @@ from .rope_tables import RopeTables
 from .shards import Shards
 from .streams import BothInputs, Hidden, StreamInputs
 from .texts import TextMemory
-from .tokens import Execution, Tokens
+from .tokens import Execution, PlusTables, Tokens
 
 
 class Runner:
@@ -146,15 +147,16 @@ class Runner:
 
     def _execution(self, own: int, other: int) -> Execution:
         tokens: Any = Tokens
+        plus: PlusTables = modulation.plus_tables
         # Autograd needs the activations that these would overwrite.
         if not torch.is_grad_enabled():
             # A shard is a chunk already, and all processes have to take part in each attention.
             chunks = self.chunks if self.shards is None else Whole()
             tokens = partial(InPlaceTokens, chunks)
             if self.fused is not None:
-                tokens = partial(FusedTokens, self.fused, chunks)
+                tokens, plus = partial(FusedTokens, self.fused, chunks), partial(plus_tables, self.fused)
         if self.shards is None:
-            return Execution(tokens, self._attend, self._attend, self._attend)
+            return Execution(tokens, self._attend, self._attend, self._attend, plus)
         shared = self.shards.attend
         # The text is whole in every process, so that attention to it exchanges nothing.
         return Execution(
@@ -162,6 +164,7 @@ class Runner:
             partial(shared, tokens=(own, own), by=self._attend),
             partial(shared, tokens=(own, other), by=self._attend),
             self._attend,
+            plus,
         )
 
     def _recordable(self, hidden: Hidden, inputs: BothInputs) -> bool:

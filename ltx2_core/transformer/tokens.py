@@ -8,7 +8,7 @@ Letters: B batch, N tokens, W stream width, H heads, D head width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from .branches import Attend, Branch, Projections, SelfAttention
 from .guided import attend
 from .layers import Attention, rms_norm
-from .modulation import ShiftScale, ShiftScaleGate, Ungated
+from .modulation import Modulation, ShiftScale, ShiftScaleGate, Ungated, plus_tables
 from .rope import Rope
 from .texts import KeysValues
 
@@ -49,10 +49,17 @@ class Tokens:
         """
         self.add(branch, by)
 
-    def keys_values(self, attention: Attention, by: ShiftScale, rope: Rope | None) -> KeysValues:
+    def keys_values(
+        self,
+        attention: Attention,
+        by: ShiftScale,
+        rope: Rope | None,
+        queries: ShiftScale | None = None,  # noqa: ARG002 read by tokens that compute both at once
+    ) -> KeysValues:
         """Keys and values (B, H, N, D) of all tokens, for another stream that attends to them.
 
-        Tokens are normalised and modulated by ``by`` first; ``rope`` rotates the keys, None does not.
+        Tokens are normalised and modulated by ``by`` first; ``rope`` rotates the keys, None does not. The
+        branch that reads these same tokens next, if that is known, is modulated by ``queries``.
         """
         return self.projections.keys_values(attention, self.hidden(by), rope)
 
@@ -72,19 +79,24 @@ class Tokens:
         return rms_norm(x, self._eps) if by.normed else x
 
 
+PlusTables = Callable[[Sequence[tuple[Modulation, Tensor]]], list[Tensor]]
+"""Modulations and the learned table of a block for each -> what :meth:`Modulation.plus` returns for each."""
+
+
 @dataclass(frozen=True)
 class Execution:
     """How the branches of a stream are computed.
 
     ``tokens(x, eps)`` makes the :class:`Tokens` of hidden tokens x (B, N, W). ``attend_self``,
     ``attend_other`` and ``attend_text`` are the functions that compute attention to the stream itself, to the
-    other stream and to the text.
+    other stream and to the text. ``plus_tables`` adds the learned tables of a block to the modulation.
     """
 
     tokens: Callable[[Tensor, float], Tokens] = Tokens
     attend_self: Attend = attend
     attend_other: Attend = attend
     attend_text: Attend = attend
+    plus_tables: PlusTables = plus_tables
 
 
 PLAIN = Execution()

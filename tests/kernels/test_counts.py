@@ -38,9 +38,10 @@ def test_kernels_that_join_operations_are_fewer_and_move_less(counts):
     import cpu
 
     eager, fused = (cpu.kernels_of_a_step("768x512x121", fused=on) for on in (False, True))
-    assert fused["kernels"] < 0.7 * eager["kernels"]
-    assert fused["elementwise_gb"] < 0.7 * eager["elementwise_gb"]
-    assert fused["products_gb"] == pytest.approx(eager["products_gb"], rel=0.01)
+    assert fused["kernels"] <= 2900
+    assert fused["elementwise_gb"] < 0.5 * eager["elementwise_gb"]
+    # Joint products read their input once.
+    assert fused["products_gb"] < 0.9 * eager["products_gb"]
 
 
 def test_a_decode_by_windows_is_fewer_kernels_and_moves_less(counts):

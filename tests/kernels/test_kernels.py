@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ltx2_core.kernels import gate_heads, norm_activate, norm_modulate, norm_rotate, quantize_rows
+from ltx2_core.kernels import add_tables, gate_heads, norm_activate, norm_modulate, norm_rotate, quantize_rows
 from ltx2_core.kernels.language import interpreted, problem
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -84,16 +84,50 @@ def test_the_result_goes_where_it_is_told():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("adds", [False, True], ids=["as they are", "after an update"])
+def test_two_branches_that_read_the_same_tokens(dtype, width, adds):
+    x, update = (rand(2, 3, width, dtype=dtype, seed=seed).sign() for seed in (0, 1))
+    *read, gate = rand(2, 1, 5, width, dtype=dtype, seed=2).unbind(-2)
+    before = (update, gate.sign() * 2) if adds else (None, None)
+    rooms = [part_of_wider(rand(2, 3, width, dtype=dtype, seed=seed)) for seed in (3, 4)]
+    arguments = (x, *before, *read[:2], 1e-6, rooms[0], *read[2:], rooms[1])
+    assert_same(norm_modulate.norm_modulate, norm_modulate.formula, *arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("tables", [1, 2, 3])
+def test_learned_tables_of_a_block(dtype, width, tables):
+    """Of a stream with two groups of tokens, of attention between streams, and of the text."""
+    given, layouts = [], ((2, 9), (2, 5), (1, 2))
+    for seed, (groups, rows) in enumerate(layouts[:tables]):
+        values = rand(rows, groups, width, dtype=dtype, seed=seed).transpose(0, 1)
+        ones = torch.zeros(rows, 1, device=DEVICE, dtype=dtype)
+        ones[1::3] = 1
+        given += [values, rand(rows, width, dtype=dtype, seed=9 + seed), ones]
+    exact = add_tables.formula(*(t.float() for t in given))
+    actual = add_tables.add_tables(*given)
+    rtol, atol = TOLERANCES[dtype]
+    for found, expected in zip(actual[:tables], exact, strict=False):
+        torch.testing.assert_close(found.float(), expected, rtol=rtol, atol=atol)
+        assert found.dtype == dtype
+    assert actual[tables:] == (None,) * (3 - tables)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("heads", "width"), HEADS)
 @pytest.mark.parametrize("interleaved", [False, True], ids=["split", "interleaved"])
 @pytest.mark.parametrize("batch", [1, 2], ids=["one table", "a table for each sample"])
-def test_norm_and_rotation(dtype, heads, width, interleaved, batch):
-    x = part_of_wider(rand(2, 3, heads * width, dtype=dtype))
-    weight = rand(heads * width, dtype=dtype, seed=1)
+@pytest.mark.parametrize("both", [False, True], ids=["queries", "queries and keys"])
+def test_norm_and_rotation(dtype, heads, width, interleaved, batch, both):
+    x, keys = (part_of_wider(rand(2, 3, heads * width, dtype=dtype, seed=seed)) for seed in (0, 3))
+    weight, of_keys = (rand(heads * width, dtype=dtype, seed=seed) for seed in (1, 4))
     angles = rand(batch, heads, 3, width // 2, dtype=torch.float32, seed=2).transpose(1, 2)
     tables = (angles.cos().to(dtype), angles.sin().to(dtype).contiguous())
     settings = {"heads": heads, "interleaved": interleaved}
-    assert_same(norm_rotate.norm_rotate, norm_rotate.formula, x, weight, 1e-6, *tables, **settings)
+    other = (keys, of_keys) if both else (None, None)
+    assert_same(norm_rotate.norm_rotate, norm_rotate.formula, x, weight, *other, 1e-6, *tables, **settings)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ltx2_core.memory import BlockStreaming, Trace
-from ltx2_core.transformer import Perturbation, Perturbations, Runner
+from ltx2_core.transformer import Perturbation, Perturbations, Runner, Transformer
 from ltx2_core.transformer.fp8 import Fp8Linear, exact_product, use_fp8
 from ltx2_core.transformer.fused import Fused
 from ltx2_core.transformer.packed import pack_projections, together
@@ -67,6 +67,19 @@ def test_packed_layers_are_the_same_layers_in_fewer_products(model, streams):
     assert all(torch.equal(before[name], after[name]) for name in before)
     held, named = weights(packed)
     assert held == named
+
+
+def test_logits_of_gates_are_computed_by_the_product_of_the_queries(model23, streams):
+    """Four numbers of 4 bytes are 16 bytes, so that queries behind them begin where attention can read."""
+    torch.manual_seed(0)
+    plain = Transformer(replace(model23.config, heads=4)).requires_grad_(False)
+    for parameter in plain.parameters():
+        parameter.normal_(std=0.2)
+    packed = copy.deepcopy(plain)
+    assert pack_projections(packed.transformer_blocks) == 2 * (8 + 6)
+    (expected, whole), (actual, fewer) = run(plain, streams), run(packed, streams)
+    close(actual, expected)
+    assert whole - fewer == LAYERS + 2 * (6 + 4)
 
 
 def test_layers_that_do_more_than_multiply_are_never_put_together(model, streams):

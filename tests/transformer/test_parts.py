@@ -103,7 +103,7 @@ def test_modulation_by_group_equals_modulation_by_token(in_place, grad, kind):
     by_group = torch.stack([values[p] * t for p in range(3) for t in groups.timesteps]).unflatten(0, (3, -1))
     with torch.set_grad_enabled(grad):
         modulation = Modulation.of(by_group, groups, 3, slice(1, 2)).and_samples(by_sample)
-        *parameters, sample_gate = modulation.parameters(table)
+        *parameters, sample_gate = modulation.parameters(modulation.plus(table))
         m = ShiftScaleGate(modulation.layout, *parameters)
         by_sample_gate = ShiftScaleGate(modulation.layout, *parameters[:2], sample_gate)
         shift, scale, gate = (values[p] * timesteps[..., None] + table[p] for p in range(3))
