@@ -100,7 +100,7 @@ class TransformerBlock(nn.Module):
         # triple was appended in LTX-2.3.
         for stream in enabled:
             stream.feed_forward()
-        return None if v is None else v.tokens.x, None if a is None else a.tokens.x
+        return None if v is None else v.tokens.leave(), None if a is None else a.tokens.leave()
 
 
 @dataclass(frozen=True)

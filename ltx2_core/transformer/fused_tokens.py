@@ -23,6 +23,27 @@ from .products import products
 from .rope import Rope
 from .texts import KeysValues
 
+Pending = tuple[ShiftScaleGate, Tensor]
+"""The gate of an update (B, N, W) that is not added yet, and the update."""
+
+
+class BetweenBlocks:
+    """The update of a block's last branch for one stream, until the next block or the head adds it."""
+
+    def __init__(self) -> None:
+        self._held: tuple[Tensor, Pending] | None = None
+
+    def hold(self, x: Tensor, pending: Pending) -> None:
+        self._held = x, pending
+
+    def take(self, x: Tensor) -> Pending | None:
+        """What was held for the tokens x (B, N, W), the last ones; None if nothing was."""
+        held, self._held = self._held, None
+        if held is None:
+            return None
+        assert held[0] is x, "tokens were replaced between two blocks, before their update was added"
+        return held[1]
+
 
 class FusedTokens(InPlaceTokens):
     """Tokens ``x`` (B, N, W) of a stream, with norm and modulation in one kernel of ``fused``.
@@ -30,13 +51,17 @@ class FusedTokens(InPlaceTokens):
     The update of a branch that covers all tokens is not added at once. It is stored with its gate, and the
     kernel that normalises the tokens for the next branch adds it, which saves one round trip through memory.
     Where two attentions read the same tokens, each by its own modulation, one kernel reads them for both.
-    ``chunks`` says how many tokens are computed at a time, ``eps`` is the epsilon of the norms.
+    ``chunks`` says how many tokens are computed at a time, ``eps`` is the epsilon of the norms. ``between``
+    takes an update that no branch of the block has added to the next block; without it (None) the block adds
+    it, as it has to where something reads the tokens between two blocks.
     """
 
-    def __init__(self, fused: Fused, chunks: Chunks, x: Tensor, eps: float) -> None:
+    def __init__(
+        self, fused: Fused, chunks: Chunks, between: BetweenBlocks | None, x: Tensor, eps: float
+    ) -> None:
         super().__init__(chunks, x, eps)
-        self._fused = fused
-        self._pending: tuple[ShiftScaleGate, Tensor] | None = None
+        self._fused, self._between = fused, between
+        self._pending = None if between is None else between.take(x)
         self._ahead: tuple[ShiftScale, Tensor] | None = None
         self.projections = FusedProjections(fused)
 
@@ -45,6 +70,12 @@ class FusedTokens(InPlaceTokens):
         if self._pending is not None:
             (by, update), self._pending = self._pending, None
             super()._write(by, update, None)
+        return self._x
+
+    def leave(self) -> Tensor:
+        if self._between is None or self._pending is None:
+            return self.x
+        self._between.hold(self._x, self._pending)
         return self._x
 
     def hidden(self, by: ShiftScale | Ungated, part: slice | None = None) -> Tensor:

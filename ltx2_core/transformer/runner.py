@@ -14,7 +14,7 @@ from . import modulation
 from .branches import Attend
 from .chunks import Chunks, Whole
 from .fused import Fused
-from .fused_tokens import FusedTokens, plus_tables
+from .fused_tokens import BetweenBlocks, FusedTokens, plus_tables
 from .graphs import Graphs
 from .guided import attend
 from .in_place import InPlaceTokens
@@ -81,7 +81,11 @@ class Runner:
         cached_tables = rope is not None
         if self.shards is not None:
             video, audio, rope = self.shards.cut(video, audio, rope)
-        inputs = self._inputs(self.transformer.condition(video, audio, rope=rope, texts=texts), counts)
+        inputs = self._inputs(
+            self.transformer.condition(video, audio, rope=rope, texts=texts),
+            counts,
+            joined=until is None and self._nothing_between(),
+        )
         # The caller alone decides how long tables live, not this frame.
         del rope
         start, hidden = (0, self.transformer.embed(video, audio)) if resume is None else resume
@@ -134,18 +138,27 @@ class Runner:
     def project_context(self, context: Tensor, *, audio: bool) -> Tensor:
         return self.transformer.project_context(context, audio=audio)
 
-    def _inputs(self, inputs: BothInputs, counts: list[int]) -> BothInputs:
+    def _nothing_between(self) -> bool:
+        """Whether nothing reads the hidden tokens between two blocks."""
+        hooked = any(b._forward_pre_hooks or b._forward_hooks for b in self.transformer_blocks)
+        return self._run_block is None and not hooked
+
+    def _inputs(self, inputs: BothInputs, counts: list[int], *, joined: bool) -> BothInputs:
         """A copy of ``inputs`` that says how the branches of each stream are computed.
 
-        ``counts`` are the numbers of video and of audio tokens, of all processes together.
+        ``counts`` are the numbers of video and of audio tokens, of all processes together. With ``joined`` a
+        block may leave its last update to the next one.
         """
 
         def executed(stream: StreamInputs | None, own: int, other: int) -> StreamInputs | None:
-            return None if stream is None else replace(stream, execution=self._execution(own, other))
+            if stream is None:
+                return None
+            between = BetweenBlocks() if joined else None
+            return replace(stream, execution=self._execution(own, other, between))
 
         return executed(inputs[0], *counts), executed(inputs[1], *reversed(counts))
 
-    def _execution(self, own: int, other: int) -> Execution:
+    def _execution(self, own: int, other: int, between: BetweenBlocks | None) -> Execution:
         tokens: Any = Tokens
         plus: PlusTables = modulation.plus_tables
         # Autograd needs the activations that these would overwrite.
@@ -154,7 +167,10 @@ class Runner:
             chunks = self.chunks if self.shards is None else Whole()
             tokens = partial(InPlaceTokens, chunks)
             if self.fused is not None:
-                tokens, plus = partial(FusedTokens, self.fused, chunks), partial(plus_tables, self.fused)
+                tokens, plus = (
+                    partial(FusedTokens, self.fused, chunks, between),
+                    partial(plus_tables, self.fused),
+                )
         if self.shards is None:
             return Execution(tokens, self._attend, self._attend, self._attend, plus)
         shared = self.shards.attend
@@ -178,6 +194,8 @@ class Runner:
 
     def _compute(self, hidden: Hidden, inputs: BothInputs) -> Hidden:
         """Hidden tokens to velocities, through all blocks and the heads: what a CUDA graph records."""
+        # A recording that failed between two blocks has left an update of theirs behind.
+        inputs = self._inputs(inputs, [0, 0], joined=True)
         return self.transformer.head(self.transformer.run_blocks(hidden, inputs), inputs)
 
     def _head(self, hidden: Hidden, inputs: BothInputs, counts: list[int]) -> Hidden:

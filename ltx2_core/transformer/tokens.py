@@ -38,6 +38,10 @@ class Tokens:
     def x(self) -> Tensor:
         return self._x
 
+    def leave(self) -> Tensor:
+        """The tokens x for the next block, which passes them on as they are."""
+        return self.x
+
     def add(self, branch: Branch, by: ShiftScaleGate | Ungated) -> None:
         """Replace x by x + gate * branch(norm(x) * scale + shift); ``by`` has gate, scale and shift."""
         self._x = by.add(self.x, branch(self.hidden(by)))

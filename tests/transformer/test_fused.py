@@ -81,13 +81,49 @@ def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, stre
     each = 3 if model.config.cross_attention_adaln else 1
     blocks = len(model.transformer_blocks)
     if clip == "text":
-        assert len(joined) == 2 * each * blocks
-        # The feed-forward's, which no branch of the block reads, and that before text attention in 2.0.
-        assert len(gates) == (2 if model.config.cross_attention_adaln else 4) * blocks
+        # The feed-forward's is added by the next block.
+        assert len(joined) == 2 * each * blocks + 2 * (blocks - 1)
+        # That of the last block, which the head reads, and in 2.0 those before text attention.
+        assert len(gates) == 2 + (0 if model.config.cross_attention_adaln else 2 * blocks)
     else:
         assert len(joined) > each * blocks
     for a, e in zip(actual, plain, strict=True):
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("seen_by", ["run_block", "hook"])
+def test_what_reads_the_tokens_between_two_blocks_reads_all_updates(model, streams, seen_by):
+    plain, fused = [], []
+    for seen, kernels in ((plain, None), (fused, Fused(kernels=False))):
+
+        def look(*given, seen=seen):
+            seen.extend(x.clone() for x in given[:2])
+
+        def run_block(number, block, hidden, inputs, switches, look=look):
+            look(*hidden)
+            return block(*hidden, *inputs, switches)
+
+        hook = model.transformer_blocks[1].register_forward_pre_hook(lambda _, given, look=look: look(*given))
+        if seen_by == "run_block":
+            hook.remove()
+        runner = Runner(model, fused=kernels, run_block=run_block if seen_by == "run_block" else None)
+        with torch.inference_mode():
+            runner(*(make(model.config) for make in streams))
+        hook.remove()
+    assert len(plain) == len(fused) >= 2
+    for a, e in zip(fused, plain, strict=True):
+        # Hidden tokens reach 50 here.
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=2e-5)
+
+
+def test_tokens_between_blocks_that_stop_there_have_all_updates(model, streams):
+    stopped = []
+    for kernels in (None, Fused(kernels=False)):
+        with torch.inference_mode():
+            runner = Runner(model, fused=kernels)
+            stopped.append(runner(*(make(model.config) for make in streams), until=1))
+    for a, e in zip(*stopped, strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-5, atol=2e-5)
 
 
 def test_a_stream_is_unchanged_if_the_formula_that_adds_to_it_runs_out_of_memory():
