@@ -111,6 +111,7 @@ def check_settings(settings: TrainSettings, networks: Components) -> Objective:
         settings.conditions,
         sigmas=SigmaSampling(
             kind=settings.sigma_sampling,  # type: ignore[arg-type]  # checked there
+            shift=_shift(settings.sigma_shift),
             std=settings.sigma_std,
             eps=settings.sigma_eps,
             uniform_prob=settings.uniform_prob,
@@ -122,6 +123,16 @@ def check_settings(settings: TrainSettings, networks: Components) -> Objective:
         audio_weight=settings.audio_loss_weight,
         official=settings.official,
     )
+
+
+def _shift(written: str) -> float | None:
+    """The mean of the logit of noise levels that is written; None if it is by the tokens of clips."""
+    if written == "tokens":
+        return None
+    try:
+        return float(written)
+    except ValueError:
+        raise ValueError(f"sigma_shift={written!r} must be tokens, or a number such as 1.5") from None
 
 
 def _trained(

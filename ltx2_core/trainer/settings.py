@@ -68,6 +68,11 @@ class TrainSettings:
     sigma_sampling: str = _key(
         "shifted_logit_normal", "How noise levels are drawn.", choices=("shifted_logit_normal", "uniform")
     )
+    sigma_shift: str = _key(
+        "tokens",
+        "Mean of the logit in shifted_logit_normal: tokens is by the size and length of each clip, a number "
+        "such as 1.5 is for all clips.",
+    )
     sigma_std: float = _key(1.0, "Spread of shifted_logit_normal.", low=0.0)
     sigma_eps: float = _key(
         1e-3, "Noise levels below this are reflected in shifted_logit_normal.", low=0.0, high=0.499

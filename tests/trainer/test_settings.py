@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from ltx2_core.cli.main import main
@@ -117,6 +118,25 @@ def test_a_run_warns_of_what_makes_it_fail(cache, tmp_path) -> None:
     found = list(warnings_of(Path("ltx-2.3-distilled.safetensors"), index, held))
     assert ["distilled" in found[0], "without the trigger 'zorb'" in found[1]] == [True, True]
     assert "ordinary word" in next(warnings_of(Path("a"), replace(index, trigger="the cat"), None))
+
+
+@pytest.mark.parametrize(("written", "mean"), [("tokens", None), ("1.5", 1.5), ("0", 0.0), ("-2", -2.0)])
+def test_the_shift_of_noise_levels_is_by_tokens_or_as_written(cache, tmp_path, written, mean) -> None:
+    settings = LoraSettings(
+        dataset=str(cache), output_dir=str(tmp_path), device="cpu", sigma_shift=written, uniform_prob=0.0
+    )
+    sampling = open_run(settings).objective.sigmas
+    assert sampling.shift == mean
+    normal, unused = torch.linspace(-1, 1, 5), torch.zeros(5)
+    few, many = (sampling.of_draws(normal, unused, unused + 1, tokens) for tokens in (64, 4096))
+    assert torch.equal(few, many) is (mean is not None)
+
+
+@pytest.mark.parametrize("written", ["much", "", "nan", "inf", "11"])
+def test_a_shift_that_is_no_sensible_number_is_refused(cache, tmp_path, written) -> None:
+    settings = LoraSettings(dataset=str(cache), output_dir=str(tmp_path), device="cpu", sigma_shift=written)
+    with pytest.raises(ValueError, match=r"sigma_shift=.*must be"):
+        open_run(settings)
 
 
 def test_saves_by_passes_over_the_dataset_and_the_bound_of_noise_levels_reach_the_run(

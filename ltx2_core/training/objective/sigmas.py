@@ -16,6 +16,8 @@ from .draws import Draws
 
 _LOW, _HIGH = 2.5758, 3.0902
 """Standard deviations below and above the mean that are stretched to 0 and 1: quantiles 0.005 and 0.999."""
+MAX_SHIFT = 10
+"""Beyond it all noise levels are the same in float32, which cannot be stretched."""
 
 
 def sigma_mean(tokens: int) -> float:
@@ -31,13 +33,14 @@ def sigma_mean(tokens: int) -> float:
 class SigmaSampling:
     """How the noise levels of a training step are drawn.
 
-    With ``kind`` "shifted_logit_normal" the logit of sigma is normal, with the mean :func:`sigma_mean` and
-    the standard deviation ``std``; the result is stretched to [0, 1], and the share ``uniform_prob`` of all
-    samples gets a uniform number from [``eps``, 1) instead. "uniform" draws from [``low``, ``high``). Raises
-    ValueError for values out of range.
+    With ``kind`` "shifted_logit_normal" the logit of sigma is normal, with the mean ``shift``, or that of
+    :func:`sigma_mean` if it is None, and the standard deviation ``std``; the result is stretched to [0, 1],
+    and the share ``uniform_prob`` of all samples gets a uniform number from [``eps``, 1) instead. "uniform"
+    draws from [``low``, ``high``). Raises ValueError for values out of range.
     """
 
     kind: Literal["shifted_logit_normal", "uniform"] = "shifted_logit_normal"
+    shift: float | None = None
     std: float = 1.0
     eps: float = 1e-3
     uniform_prob: float = 0.1
@@ -47,6 +50,8 @@ class SigmaSampling:
     def __post_init__(self) -> None:
         if self.kind not in ("shifted_logit_normal", "uniform"):
             raise ValueError(f"sigma_sampling={self.kind!r} must be shifted_logit_normal or uniform")
+        if self.shift is not None and not -MAX_SHIFT <= self.shift <= MAX_SHIFT:
+            raise ValueError(f"sigma_shift={self.shift:g} must be from {-MAX_SHIFT} to {MAX_SHIFT}")
         if not (self.std > 0 and math.isfinite(self.std)):
             raise ValueError(f"sigma_std={self.std} must be above 0")
         if not 0 <= self.eps < 0.5:
@@ -69,7 +74,7 @@ class SigmaSampling:
 
     def of_draws(self, normal: Tensor, uniform: Tensor, choice: Tensor, tokens: int) -> Tensor:
         """The noise levels (B,) of three random tensors (B,) float32; the last two are from [0, 1)."""
-        mean = sigma_mean(tokens)
+        mean = sigma_mean(tokens) if self.shift is None else self.shift
         # The bounds in float32 as in the official trainer: in float64 sigma differs by 2e-6.
         low, high = (
             torch.sigmoid(torch.tensor(bound, dtype=torch.float32, device=normal.device))
