@@ -4,7 +4,8 @@
     python benchmarks/fused_resources.py --arch 90
 
 Columns: registers a thread, bytes of shared memory, bytes that do not fit the registers (spills), and loads
-and stores of 128 bits among all of global memory. Exits with 1 where a kernel spills or has no wide loads.
+and stores of 128 bits among all of global memory. Exits with 1 where a kernel spills, has no wide loads, or
+needs more shared memory than a program can have.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 # Interpreted kernels cannot be compiled; Triton reads this when it is imported.
 os.environ.pop("TRITON_INTERPRET", None)
 
+import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -33,6 +35,7 @@ from ltx2_core.kernels.language import warps
 from ltx2_core.kernels.norm_activate import WARPS, _norm_activate, positions
 from ltx2_core.kernels.norm_modulate import _norm_modulate
 from ltx2_core.kernels.norm_rotate import _norm_rotate
+from ltx2_core.kernels.output_product import _GROUP, _output_product, tiles_for
 from ltx2_core.kernels.quantize_rows import LARGEST, TINY, _quantize_rows
 
 ARCHITECTURES = {
@@ -78,6 +81,8 @@ class Build:
     types: dict[str, str]
     constants: dict[str, Any]
     warps: int
+    stages: int = 3
+    """Stages of a loop whose loads run ahead."""
     first: int = 80
     """The oldest compute capability that can compute it."""
 
@@ -110,7 +115,45 @@ def _types(kernel: Any, constants: dict[str, Any], **others: str) -> dict[str, s
     return {name: kind(name) for name in given}
 
 
+SHARED = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+"""KiB of shared memory that a program can have, by compute capability: CUDA C Programming Guide, table of
+technical specifications."""
+PRODUCTS = {
+    "self-attention": (4096, 32, 4096, 6144),
+    "audio to video": (2048, 32, 4096, 6144),
+    "feed-forward": (16384, None, 4096, 6144),
+    "audio": (2048, 32, 2048, 126),
+    "audio, feed-forward": (8192, None, 2048, 126),
+}
+"""Last product of a branch -> widths of its input, heads (None: no gates), widths and number of tokens."""
+
+
+def output_products() -> Iterator[Build]:
+    for name, (inner, heads, width, tokens) in PRODUCTS.items():
+        head = inner if heads is None else inner // heads
+        tiles = tiles_for(tokens, width, head, torch.bfloat16)
+        constants = {
+            "INNER": inner,
+            "HEAD": 0 if heads is None else head,
+            "BIAS": True,
+            "WIDENS": False,
+            "ROWS": tiles.rows,
+            "COLUMNS": tiles.columns,
+            "DEPTH": tiles.depth,
+            "GROUP": _GROUP,
+        }
+        yield Build(
+            name=f"output_product, {name}",
+            kernel=_output_product,
+            types=_types(_output_product, constants),
+            constants=constants,
+            warps=tiles.warps,
+            stages=tiles.stages,
+        )
+
+
 def builds() -> Iterator[Build]:
+    yield from output_products()
     for stream, (heads, head) in WIDTHS.items():
         width = heads * head
         constants = {"WIDTH": width, "BLOCK": width}
@@ -200,7 +243,9 @@ class Needs:
 def needs(build: Build, architecture: int) -> Needs:
     """Compile ``build`` for ``architecture`` (a compute capability, such as 90) and read what it needs."""
     target = GPUTarget("cuda", architecture, 32)
-    compiled = triton.compile(build.source(), target=target, options={"num_warps": build.warps})
+    compiled = triton.compile(
+        build.source(), target=target, options={"num_warps": build.warps, "num_stages": build.stages}
+    )
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder, "kernel.cubin")
         cubin.write_bytes(compiled.asm["cubin"])
@@ -208,11 +253,15 @@ def needs(build: Build, architecture: int) -> Needs:
         usage = subprocess.run([tool, "-res-usage", cubin], capture_output=True, text=True, check=True).stdout
     found = {name: int(value) for name, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     ptx = compiled.asm["ptx"]
-    accesses = re.findall(r"^.*\b(?:ld|st)\.global\S*", ptx, re.MULTILINE)
-    wide = [line for line in accesses if re.search(r"v4\.b32|v2\.b64|v8\.b32|v4\.b64", line)]
+    accesses = re.findall(r"^.*\b(?:(?:ld|st)\.global|cp\.async\.c)\S*", ptx, re.MULTILINE)
+    wide = [line for line in accesses if re.search(r"v4\.b32|v2\.b64|v8\.b32|v4\.b64|cp\.async\.cg", line)]
     return Needs(
         found["REG"], compiled.metadata.shared, found["STACK"] + found["LOCAL"], len(wide), len(accesses)
     )
+
+
+def fits(found: Needs, architecture: int) -> bool:
+    return found.fine and found.shared <= SHARED[architecture] * 1024
 
 
 def main() -> int:
@@ -225,11 +274,11 @@ def main() -> int:
     bad = []
     for build in builds():
         row = {arch: needs(build, arch) for arch in chosen if arch >= build.first}
-        bad += [f"{build.name} on sm_{arch}: {found}" for arch, found in row.items() if not found.fine]
+        bad += [f"{build.name} on sm_{arch}: {found}" for arch, found in row.items() if not fits(found, arch)]
         print(
             f"| {build.name} | " + " | ".join(str(row.get(arch, "not available")) for arch in chosen) + " |"
         )
-    print("".join(f"\nspills or has narrow accesses only: {line}" for line in bad))
+    print("".join(f"\nspills, is too large or has narrow accesses only: {line}" for line in bad))
     return 1 if bad else 0
 
 

@@ -18,7 +18,18 @@ from ltx2_core.transformer.fused import Fused
 from ltx2_core.video_vae.windows import Windows
 
 PRODUCTS = frozenset(
-    ("gelu_product", "mm", "addmm", "addmm_", "bmm", "baddbmm", "convolution", "attention", "_scaled_mm")
+    (
+        "gelu_product",
+        "output_product",
+        "mm",
+        "addmm",
+        "addmm_",
+        "bmm",
+        "baddbmm",
+        "convolution",
+        "attention",
+        "_scaled_mm",
+    )
 )
 FREE = ("empty", "new_empty", "_has_compatible", "detach", "lift", "alias")
 """Beginnings of the names of operations that start no kernel."""
@@ -105,6 +116,9 @@ class CountedKernels:
     def __init__(self, counts: Counts) -> None:
         self._counts = counts
 
+    def passes(self, *_arguments: Any, **_settings: Any) -> bool:
+        return True
+
     def run(self, kernel: Kernel, *arguments: Any, **settings: Any) -> Any:
         with _disable_current_modes(), torch._C.DisableTorchFunction():
             out = kernel.formula(*arguments, **settings)
@@ -125,7 +139,7 @@ class CountedKernels:
 def counted_fused(counts: Counts) -> Fused:
     """Kernels of the transformer that ``counts`` counts, on the meta device."""
     fused = Fused()
-    fused._trials = fused._products = CountedKernels(counts)  # type: ignore[assignment]
+    fused._trials = fused._products = fused._outputs = CountedKernels(counts)  # type: ignore[assignment]
     return fused
 
 

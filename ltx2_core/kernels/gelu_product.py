@@ -16,10 +16,10 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """``weight`` (O, I) and ``bias`` (O,) of a linear layer; layers of one shape and dtype are equal."""
+    """``weight`` (O, I) and ``bias`` (O,), if any, of a layer; those of one shape and dtype are equal."""
 
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
     def __eq__(self, other: object) -> bool:
         # One trial serves the layers of all blocks.
@@ -29,18 +29,19 @@ class Layer:
         return hash(self._kind())
 
     def _kind(self) -> Hashable:
-        return self.weight.shape, self.weight.dtype, self.weight.device
+        return self.weight.shape, self.weight.dtype, self.weight.device, self.bias is None
 
 
 def formula(x: Tensor, layer: Layer) -> Tensor:
     """GELU in its tanh form of ``layer`` of x (B, N, I), (B, N, O)."""
-    hidden = F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    hidden = F.linear(x, layer.weight.to(x.dtype), bias)
     in_place: Tensor = torch.ops.aten.gelu_(hidden, approximate="tanh")
     return in_place
 
 
 def gelu_product(x: Tensor, layer: Layer) -> Tensor:
-    """The result of :func:`formula` by one kernel of CUDA, whose epilogue is the tanh form."""
+    """The result of :func:`formula` by one kernel of CUDA, whose epilogue is the tanh form; with a bias."""
     activated: Any = torch._addmm_activation
     out: Tensor = activated(layer.bias, x.flatten(0, 1), layer.weight.T, use_gelu=True)
     return out.view(*x.shape[:2], -1)

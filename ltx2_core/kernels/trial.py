@@ -53,15 +53,20 @@ class Trials:
 
         Out-of-memory errors are raised; every other failure of a trial turns the kernel off.
         """
+        passed = self.passes(kernel, *arguments, **settings)
+        return (kernel.launch if passed else kernel.formula)(*arguments, **settings)
+
+    def passes(self, kernel: Kernel, *arguments: Any, **settings: Any) -> bool:
+        """Whether :meth:`run` would use ``kernel`` for these arguments; tries it if they are a new kind."""
         # A compiler joins the formula with what is around it, and could not look into a trial.
         off = not self.kernels or torch.compiler.is_compiling()
         if off or problem(arguments[0].device) is not None:
-            return kernel.formula(*arguments, **settings)
+            return False
         kind = (kernel.name, tuple(map(_kind, arguments)), *settings.values())
         passed = self._passed.get(kind)
         if passed is None:
             passed = self._passed[kind] = self._try(kernel, arguments, settings)
-        return (kernel.launch if passed else kernel.formula)(*arguments, **settings)
+        return passed
 
     def _try(self, kernel: Kernel, arguments: Sequence[Any], settings: Mapping[str, Any]) -> bool:
         few = [_few(a) for a in arguments]
@@ -70,7 +75,7 @@ class Trials:
 
         def apart() -> float:
             actual = _tensors(kernel.launch(*few, **settings)) + _tensors(few)
-            return max(map(_difference, actual, expected))
+            return max(map(difference, actual, expected))
 
         wrong, failure = tried(apart)
         if wrong is None:
@@ -122,7 +127,7 @@ def _tensors(values: Any) -> list[Tensor]:
     return [v for v in (values if isinstance(values, (tuple, list)) else [values]) if isinstance(v, Tensor)]
 
 
-def _difference(actual: Tensor, expected: Tensor) -> float:
+def difference(actual: Tensor, expected: Tensor) -> float:
     """The largest difference, in units of what rounding to the dtype of ``actual`` can explain."""
     allowed = 1 / 127 if not actual.is_floating_point() else max(torch.finfo(actual.dtype).eps, 1e-5)
     exact = expected.float()

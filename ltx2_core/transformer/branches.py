@@ -28,9 +28,21 @@ Attend = Callable[[Tensor, Tensor, Tensor, Bias], Tensor]
 """Queries (B, H, N, D), keys and values (B, H, S, D), and a bias or None -> (B, H, N, D)."""
 
 
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Where the update of a branch goes: to the tokens ``x`` (B, N, W), multiplied by ``gate`` (B, 1, W)."""
+
+    x: Tensor
+    gate: Tensor
+
+
 class Branch(Protocol):
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Normalised and modulated tokens (B, n, W) -> their update (B, n, W), without the gate."""
+    def __call__(self, hidden: Tensor, into: Target | None = None) -> Tensor | None:
+        """Normalised and modulated tokens (B, n, W) -> their update (B, n, W), without the gate.
+
+        Where the last product of the branch can add the update to ``into``, the result is None. That comes
+        last, so that the tokens are as they were if the branch fails.
+        """
 
     def part(self, tokens: slice) -> Branch:
         """This branch for some tokens of the stream, a slice; it is then called with these alone."""
@@ -64,19 +76,29 @@ class Projections:
         """
         return *attention.queries_keys_values(x, rope), None
 
-    def feed_forward(self, layer: nn.Module, hidden: Tensor) -> Tensor:
-        """The feed-forward network ``layer`` of ``hidden`` (B, N, W), (B, N, W)."""
+    def feed_forward(
+        self,
+        layer: nn.Module,
+        hidden: Tensor,
+        into: Target | None = None,
+    ) -> Tensor | None:
+        """The feed-forward network ``layer`` of ``hidden`` (B, N, W), (B, N, W); None if ``into`` has it."""
         update: Tensor = layer(hidden)
         return update
 
     def output(
-        self, attention: Attention, attended: Tensor, hidden: Tensor, logits: Tensor | None = None
-    ) -> Tensor:
+        self,
+        attention: Attention,
+        attended: Tensor,
+        hidden: Tensor,
+        logits: Tensor | None = None,
+        into: Target | None = None,
+    ) -> Tensor | None:
         """Project ``attended`` values (B, H, N, D) of all heads to the update (B, N, W).
 
         Each head is multiplied by its gate if ``attention`` has gates. Their ``logits`` (B, N, H) are
         computed from ``hidden`` (B, N, W), what the queries are computed from, unless they are passed.
-        ``attended`` may be overwritten.
+        ``attended`` may be overwritten. None if the update was added to ``into``.
         """
         return attention.output(attended, hidden, logits=logits)
 
@@ -106,7 +128,7 @@ class SelfAttention:
         """
         return not isinstance(self.bias, GuideBias)
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, into: Target | None = None) -> Tensor | None:
         if _nobody(self.samples):
             # Nothing is attended to, so that queries, keys and the product of both are not computed.
             return self._output(self.attention.values(hidden), hidden)
@@ -116,10 +138,16 @@ class SelfAttention:
         out = self.attend(queries, keys, values, self.bias)
         # Freed before the output projection allocates its result.
         del queries, keys
-        return self._output(_pass_through(out, values, self.samples), hidden, logits)
+        return self._output(_pass_through(out, values, self.samples), hidden, logits, into)
 
-    def _output(self, attended: Tensor, hidden: Tensor, logits: Tensor | None = None) -> Tensor:
-        return self.projections.output(self.attention, attended, hidden, logits)
+    def _output(
+        self,
+        attended: Tensor,
+        hidden: Tensor,
+        logits: Tensor | None = None,
+        into: Target | None = None,
+    ) -> Tensor | None:
+        return self.projections.output(self.attention, attended, hidden, logits, into)
 
     def part(self, tokens: slice) -> Branch:
         raise NotImplementedError("keys and values are those of all tokens: use on() first")
@@ -147,7 +175,7 @@ class SelfQueries:
     rope: Rope
     bias: Bias
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, into: Target | None = None) -> Tensor | None:
         attention, projections, samples = self.whole.attention, self.whole.projections, self.whole.samples
         if _nobody(samples):
             # A copy, as gates are multiplied in place and the branch may have to be computed again.
@@ -155,7 +183,8 @@ class SelfQueries:
         queries, logits = projections.queries(attention, hidden, self.rope)
         out = self.whole.attend(queries, self.keys, self.values, self.bias)
         del queries
-        return projections.output(attention, _pass_through(out, self.own, samples), hidden, logits)
+        attended = _pass_through(out, self.own, samples)
+        return projections.output(attention, attended, hidden, logits, into)
 
     def part(self, tokens: slice) -> SelfQueries:
         bias = self.bias
@@ -181,11 +210,12 @@ class CrossAttention:
     rope: Rope
     samples: Samples
 
-    def __call__(self, hidden: Tensor) -> Tensor:
+    def __call__(self, hidden: Tensor, into: Target | None = None) -> Tensor | None:
         queries, logits = self.projections.queries(self.attention, hidden, self.rope)
         attended = self.attend(queries, self.keys, self.values, None)
-        update = self.projections.output(self.attention, attended, hidden, logits)
-        if self.samples is None:
+        own = into if self.samples is None else None
+        update = self.projections.output(self.attention, attended, hidden, logits, own)
+        if self.samples is None or update is None:
             return update
         return update * sample_mask(self.samples, update.dtype, update.device)
 
@@ -213,28 +243,32 @@ class TextAttention:
     guidance: NegativeText | None = None
     negative: KeysValues | None = None
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        update = self._own(hidden)
+    def __call__(self, hidden: Tensor, into: Target | None = None) -> Tensor | None:
         if self.guidance is None or self.negative is None:
-            return update
+            return self._own(hidden, into)
         # Without a mask: connectors replace the padding of a prompt by registers, which are attended to.
-        return self.guidance.guide(update, self._attend(hidden, self.negative, None))
+        update, other = self._own(hidden), self._attend(hidden, self.negative, None)
+        assert update is not None
+        assert other is not None
+        return self.guidance.guide(update, other)
 
     def part(self, tokens: slice) -> TextAttention:
         # Keys and values are those of the text, so that a part of the tokens attends to all of them.
         return self if self.times is None else replace(self, times=self.times.of(tokens))
 
-    def _own(self, hidden: Tensor) -> Tensor:
+    def _own(self, hidden: Tensor, into: Target | None = None) -> Tensor | None:
         if self.times is None:
-            return self._attend(hidden, self.texts[0], self.bias)
+            return self._attend(hidden, self.texts[0], self.bias, into)
         queries, logits = self.projections.queries(self.attention, hidden, None)
         attended = attend_by_time(self.attend, queries, self.texts, self.times.runs(hidden))
-        return self.projections.output(self.attention, attended, hidden, logits)
+        return self.projections.output(self.attention, attended, hidden, logits, into)
 
-    def _attend(self, hidden: Tensor, text: KeysValues, bias: Tensor | None) -> Tensor:
+    def _attend(
+        self, hidden: Tensor, text: KeysValues, bias: Tensor | None, into: Target | None = None
+    ) -> Tensor | None:
         queries, logits = self.projections.queries(self.attention, hidden, None)
         attended = self.attend(queries, *text, bias)
-        return self.projections.output(self.attention, attended, hidden, logits)
+        return self.projections.output(self.attention, attended, hidden, logits, into)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,8 +278,8 @@ class TokenWise:
     layer: nn.Module
     projections: Projections
 
-    def __call__(self, hidden: Tensor) -> Tensor:
-        return self.projections.feed_forward(self.layer, hidden)
+    def __call__(self, hidden: Tensor, into: Target | None = None) -> Tensor | None:
+        return self.projections.feed_forward(self.layer, hidden, into)
 
     def part(self, tokens: slice) -> TokenWise:
         return self

@@ -6,14 +6,30 @@ Letters: B batch, N tokens, W width, H heads, D head width.
 from __future__ import annotations
 
 import logging
+from collections.abc import Hashable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from ..kernels import add_tables, gate_heads, gelu_product, norm_modulate, norm_rotate, quantize_rows
-from ..kernels.language import problem
-from ..kernels.trial import Kernel, Trials
+from ..kernels import (
+    add_tables,
+    gate_heads,
+    gelu_product,
+    norm_modulate,
+    norm_rotate,
+    output_product,
+    quantize_rows,
+)
+from ..kernels.gelu_product import Layer
+from ..kernels.language import DEVICES, interpreted, problem
+from ..kernels.timing import faster
+from ..kernels.trial import Kernel, Trials, difference, tried
+from ..out_of_memory import is_out_of_memory
 from .rope import Rope
+
+if TYPE_CHECKING:
+    from typing import TypeGuard
 
 _log = logging.getLogger(__name__)
 
@@ -22,8 +38,15 @@ _NORM_MODULATE = Kernel("norm_modulate", norm_modulate.norm_modulate, norm_modul
 _NORM_ROTATE = Kernel("norm_rotate", norm_rotate.norm_rotate, norm_rotate.formula)
 _GATE_HEADS = Kernel("gate_heads", gate_heads.gate_heads, gate_heads.formula)
 _GELU_PRODUCT = Kernel("gelu_product", gelu_product.gelu_product, gelu_product.formula)
+_OUTPUT_PRODUCT = Kernel("output_product", output_product.output_product, output_product.formula)
 _QUANTIZE_ROWS = Kernel("quantize_rows", quantize_rows.quantize_rows, quantize_rows.formula)
 
+
+_PRODUCTS = (torch.bfloat16, torch.float16, torch.float32)
+_TIMED = 16384
+"""The most tokens of a clip for which products are timed."""
+_ROUNDINGS = 4
+"""How far a product may be from other kernels, which round after each operation; in units of a rounding."""
 
 Other = tuple[()] | tuple[Tensor, Tensor, Tensor]
 """Scale and shift of a second branch that reads the same tokens, and where its input is written; or none."""
@@ -40,6 +63,8 @@ class Fused:
         self._trials = Trials(kernels=kernels)
         # By itself, as it is no kernel of ours: where it fails, the others are still used.
         self._products = Trials(kernels=kernels)
+        self._outputs = Trials(kernels=kernels)
+        self._faster: dict[Hashable, bool] = {}
 
     @classmethod
     def on(cls, device: torch.device) -> Fused | None:
@@ -54,7 +79,12 @@ class Fused:
     @property
     def problem(self) -> str | None:
         """Why a kernel is not used, as its trial failed; None as long as none has failed."""
-        return self._trials.problem or self._products.problem
+        return self._trials.problem or self._products.problem or self._outputs.problem
+
+    @property
+    def slower(self) -> int:
+        """For how many sizes the product of :meth:`add_product` was timed and is not the faster way."""
+        return sum(not won for won in self._faster.values())
 
     @property
     def compiled(self) -> bool:
@@ -134,9 +164,79 @@ class Fused:
 
     def gelu_product(self, x: Tensor, linear: nn.Linear) -> Tensor:
         """GELU in its tanh form of ``linear`` of x (B, N, I), (B, N, O); the layer has a bias."""
-        layer = gelu_product.Layer(linear.weight, linear.bias)
+        layer = Layer(linear.weight, linear.bias)
         result: Tensor = self._products.run(_GELU_PRODUCT, x, layer)
         return result
+
+    def add_product(
+        self, x: Tensor, gate: Tensor, source: Tensor, logits: Tensor | None, linear: nn.Module
+    ) -> bool:
+        """Add ``gate`` (B, 1, W) * ``linear`` of ``source`` (B, N, I) to x (B, N, W) in place, by one kernel.
+
+        With ``logits`` (B, N, H), each head of ``source`` is first multiplied by 2 sigmoid(logits). Returns
+        False, with x as it is, where other kernels have to do it: for layers that :func:`can_add_product`
+        refuses, where the trial fails, and where the product and its other kernels take less time, which is
+        measured for each size when it first comes.
+        """
+        if not can_add_product(x, gate, source, logits, linear):
+            return False
+        assert isinstance(linear, nn.Linear)
+        layer = Layer(linear.weight, linear.bias)
+        arguments = (x, gate, source, logits, layer)
+        if not self._outputs.passes(_OUTPUT_PRODUCT, *arguments) or not self._is_faster(*arguments):
+            return False
+        self._outputs.run(_OUTPUT_PRODUCT, *arguments)
+        return True
+
+    def _is_faster(
+        self, x: Tensor, gate: Tensor, source: Tensor, logits: Tensor | None, layer: Layer
+    ) -> bool:
+        # Where nothing is compiled, times mean nothing.
+        if interpreted() or x.device.type not in DEVICES:
+            return True
+        # Of a longer clip, some of the tokens: more than fill a card, and room for them is certain.
+        few, given = x[:1, :_TIMED], source[:1, :_TIMED]
+        of_heads = None if logits is None else logits[:1, :_TIMED]
+        kind = (few.shape[1], None if logits is None else logits.shape[-1], layer)
+        if kind not in self._faster:
+            if x.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+                return False
+            self._faster[kind] = self._timed(few, gate[:1], given, of_heads, layer)
+        return self._faster[kind]
+
+    def _timed(self, x: Tensor, gate: Tensor, source: Tensor, logits: Tensor | None, layer: Layer) -> bool:
+        """Whether the kernel gives what other kernels give, of these tokens, and in less time."""
+
+        def run() -> bool:
+            # The kernel writes here, and gates of heads would be multiplied once more at each call.
+            own, gated = x.clone(), source if logits is None else source.clone()
+
+            def update() -> Tensor:
+                if logits is not None:
+                    self.gate_heads(gated.unflatten(-1, (logits.shape[-1], -1)), logits)
+                return nn.functional.linear(gated, layer.weight, layer.bias)
+
+            expected = torch.addcmul(x, update(), gate)
+            output_product.output_product(own, gate, source, logits, layer)
+            wrong = difference(own, expected)
+            if wrong > _ROUNDINGS:
+                raise ValueError(f"it is off by {wrong:.3g} times what is allowed")
+            return faster(
+                lambda: output_product.output_product(own, gate, source, logits, layer),
+                # The norm that adds an update reads it and writes the tokens beside what it does anyway.
+                lambda: update().mul_(gate),
+                x.device,
+            )
+
+        try:
+            won, why = tried(run)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            won, why = False, "memory ran out"
+        size = f"{x.shape[1]} tokens, {source.shape[-1]} to {x.shape[-1]}"
+        _log.info("product that adds its update, %s: %s", size, why or ("used" if won else "slower"))
+        return bool(won)
 
     def quantize_rows(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Round x (M, I) to float8_e4m3fn with a float32 scale for each row; returns (M, I) and (M, 1)."""
@@ -150,11 +250,34 @@ def has_gelu_product(linear: nn.Module, x: Tensor) -> bool:
     It has to be a linear layer of torch itself with a bias, that nothing changes when it is called, on a GPU
     that PyTorch calls CUDA.
     """
-    if torch.is_grad_enabled() or type(linear) is not nn.Linear or linear.bias is None:
+    fits = _is_plain(linear, x) and linear.bias is not None and x.dim() == 3
+    return fits and x.device.type in ("cuda", "meta")
+
+
+def can_add_product(
+    x: Tensor, gate: Tensor, source: Tensor, logits: Tensor | None, linear: nn.Module
+) -> bool:
+    """Whether :meth:`Fused.add_product` may compute ``linear`` of ``source`` (B, N, I) and add it to x.
+
+    As for :func:`has_gelu_product`, with or without a bias, on any GPU. All tensors are on one device and of
+    one dtype. Heads, or the whole input without ``logits``, have a multiple of 16 values, as matrix
+    instructions do.
+    """
+    if not _is_plain(linear, x) or x.dtype not in _PRODUCTS:
+        return False
+    head = source.shape[-1] // (1 if logits is None else logits.shape[-1])
+    given = [t for t in (x, gate, source, logits, linear.weight) if t is not None]
+    alike = all(_place(t) == _place(x) and t.stride(-1) == 1 for t in given)
+    return alike and gate.shape[1] == 1 and head % 16 == 0
+
+
+def _is_plain(linear: nn.Module, x: Tensor) -> TypeGuard[nn.Linear]:
+    """Whether ``linear`` is a layer of torch itself like x that nothing changes, with gradients off."""
+    if torch.is_grad_enabled() or type(linear) is not nn.Linear:
         return False
     changed = "forward" in vars(linear) or linear._forward_pre_hooks or linear._forward_hooks
-    fits = _place(linear.weight) == _place(linear.bias) == _place(x) and x.dim() == 3
-    return not changed and fits and x.device.type in ("cuda", "meta")
+    parameters = [linear.weight] if linear.bias is None else [linear.weight, linear.bias]
+    return not changed and all(_place(p) == _place(x) for p in parameters)
 
 
 def _place(tensor: Tensor) -> tuple[torch.device, torch.dtype]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .branches import Projections
+from .branches import Projections, Target
 from .chunks import Chunks
 from .fused import Fused, can_fuse, has_gelu_product
 from .in_place import InPlaceTokens
@@ -149,10 +149,17 @@ class FusedTokens(InPlaceTokens):
             self._ahead = queries, tensors[-1]
         return hidden
 
-    def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
+    def _target(self, by: ShiftScaleGate | Ungated, part: slice | None) -> Target | None:
+        # One gate for all tokens of a sample; without a gate the update would be multiplied for nothing.
+        if part is not None or isinstance(by, Ungated) or not by.uniform or by.gate[0].shape[1] != 1:
+            return None
+        # Reading x adds an update that no branch has read yet.
+        return Target(self.x, by.gate[0])
+
+    def _write(self, by: ShiftScaleGate | Ungated, update: Tensor | None, part: slice | None) -> None:
         self._ahead = None
         # Chunks are written at once, so that each can be computed again when memory runs out.
-        if part is not None or isinstance(by, Ungated):
+        if update is None or part is not None or isinstance(by, Ungated):
             super()._write(by, update, part)
         else:
             # Reading x first adds an update that no branch has read yet.
@@ -164,7 +171,8 @@ class FusedProjections(Projections):
 
     Norm and rotation are one kernel, for queries and keys together, and so are the gates of heads. Layers
     whose weights are consecutive in memory are one matrix product; its output is held once, as queries and
-    keys are normalised and rotated where they are.
+    keys are normalised and rotated where they are. The last product of a branch adds its update to the tokens
+    where that takes less time.
     """
 
     def __init__(self, fused: Fused) -> None:
@@ -198,19 +206,33 @@ class FusedProjections(Projections):
             queries, keys = attention.by_head(q), attention.by_head(k)
         return queries, keys, attention.by_head(next(outputs)), logits
 
-    def feed_forward(self, layer: nn.Module, hidden: Tensor) -> Tensor:
+    def feed_forward(self, layer: nn.Module, hidden: Tensor, into: Target | None = None) -> Tensor | None:
         # A layer of a host, or one that a pack replaces, is called as it is.
-        if (
-            not isinstance(layer, FeedForward)
-            or not layer.is_plain
-            or not has_gelu_product(layer.first, hidden)
-        ):
+        if not isinstance(layer, FeedForward) or not layer.is_plain:
             return super().feed_forward(layer, hidden)
-        return layer.after_gelu(self._fused.gelu_product(hidden, layer.first))
+        joins = has_gelu_product(layer.first, hidden)
+        inner = self._fused.gelu_product(hidden, layer.first) if joins else layer.gelu(hidden)
+        if into is not None and self._fused.add_product(into.x, into.gate, inner, None, layer.last):
+            return None
+        return layer.after_gelu(inner)
 
     def output(
-        self, attention: Attention, attended: Tensor, hidden: Tensor, logits: Tensor | None = None
-    ) -> Tensor:
+        self,
+        attention: Attention,
+        attended: Tensor,
+        hidden: Tensor,
+        logits: Tensor | None = None,
+        into: Target | None = None,
+    ) -> Tensor | None:
+        if into is not None and attention.is_plain:
+            if logits is None and attention.to_gate_logits is not None:
+                logits = attention.to_gate_logits(hidden)
+            values = attended.transpose(1, 2).flatten(-2)
+            if self._fused.add_product(into.x, into.gate, values, logits, attention.to_out[0]):
+                return None
+            # What follows reads the heads where they are now, which may be a copy.
+            attended = attention.by_head(values)
+            del values
         return attention.output(attended, hidden, self._fused.gate_heads, logits)
 
     def _normed(self, attention: Attention, projected: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:

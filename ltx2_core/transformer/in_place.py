@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .branches import Branch, SelfAttention
+from .branches import Branch, SelfAttention, Target
 from .chunks import Chunks
 from .layers import Attention
 from .modulation import ShiftScale, ShiftScaleGate, Ungated
@@ -35,13 +35,13 @@ class InPlaceTokens(Tokens):
         def step(part: slice | None) -> None:
             # The whole branch is called as it is, since not every kind of branch can be cut.
             own = branch if part is None else branch.part(part)
-            self._write(by, own(self.hidden(by, part)), part)
+            self._write(by, own(self.hidden(by, part), self._target(by, part)), part)
 
         self._chunks.each(self._x.shape[1], step)
 
     def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
         def whole(_part: slice | None) -> None:
-            self._write(by, branch(self.hidden(by)), None)
+            self._write(by, branch(self.hidden(by), self._target(by, None)), None)
 
         # Where memory runs out this is an error, as the branch cannot run on fewer tokens.
         # The bias of weighted guides is laid out for all queries and cannot be cut.
@@ -94,8 +94,21 @@ class InPlaceTokens(Tokens):
     ) -> Tensor:
         return self.hidden(by, part)
 
-    def _write(self, by: ShiftScaleGate | Ungated, update: Tensor, part: slice | None) -> None:
-        by.add(self._part(part), update, start=_start(part), in_place=True)
+    def _target(
+        self,
+        by: ShiftScaleGate | Ungated,  # noqa: ARG002 read by the fused tokens
+        part: slice | None,  # noqa: ARG002
+    ) -> Target | None:
+        """Where the last product of a branch may add its update, as the last that it does; None: nowhere.
+
+        It is called when the input of the branch has been computed.
+        """
+        return None
+
+    def _write(self, by: ShiftScaleGate | Ungated, update: Tensor | None, part: slice | None) -> None:
+        """Add the ``update`` of a branch; None was added by its last product."""
+        if update is not None:
+            by.add(self._part(part), update, start=_start(part), in_place=True)
 
     def _part(self, part: slice | None) -> Tensor:
         return self.x if part is None else self.x[:, part]

@@ -141,6 +141,11 @@ class Attention(nn.Module):
         result: Tensor = self.to_out(out.flatten(-2))
         return result
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether gates of heads and the layer ``to_out[0]`` are all of :meth:`output`: nothing is hooked."""
+        return _unchanged((self, Attention), (self.to_out, nn.Sequential)) and len(self.to_out) == 1
+
     def normed(self, projected: Tensor, norm: nn.Module, rope: Rope | None) -> Tensor:
         """Normalise ``projected`` (B, N, H D) by ``norm``, split the heads, rotate -> (B, H, N, D).
 
@@ -189,17 +194,31 @@ class FeedForward(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether :attr:`first`, a GELU and :meth:`after_gelu` are all of it: none is replaced or hooked."""
-        parts = ((self, FeedForward), (self.net, nn.Sequential), (self.net[0], _GELUProjection))
-        return all(
-            type(part) is kind
-            and not ("forward" in vars(part) or part._forward_pre_hooks or part._forward_hooks)
-            for part, kind in parts
-        )
+        inner = (self.net[0], _GELUProjection), (self.net[1], nn.Identity)
+        return _unchanged((self, FeedForward), (self.net, nn.Sequential), *inner)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """The layer :attr:`first` and its GELU: tokens (B, N, width) -> (B, N, 4 width)."""
+        result: Tensor = self.net[0](x)
+        return result
+
+    @property
+    def last(self) -> Any:
+        """The linear layer after the GELU."""
+        return self.net[2]
 
     def after_gelu(self, hidden: Tensor) -> Tensor:
         """The rest of :meth:`forward` for ``hidden`` (B, N, 4 width), what the GELU returns."""
-        result: Tensor = self.net[2](hidden)
+        result: Tensor = self.last(hidden)
         return result
+
+
+def _unchanged(*parts: tuple[nn.Module, type[nn.Module]]) -> bool:
+    """Whether each of the modules is of its own class, no subclass of it, and nothing changes its call."""
+    return all(
+        type(part) is kind and not ("forward" in vars(part) or part._forward_pre_hooks or part._forward_hooks)
+        for part, kind in parts
+    )
 
 
 class _GELUProjection(nn.Module):

@@ -44,7 +44,10 @@ class Tokens:
 
     def add(self, branch: Branch, by: ShiftScaleGate | Ungated) -> None:
         """Replace x by x + gate * branch(norm(x) * scale + shift); ``by`` has gate, scale and shift."""
-        self._x = by.add(self.x, branch(self.hidden(by)))
+        update = branch(self.hidden(by))
+        # Only a branch that is told where to add it returns none.
+        assert update is not None
+        self._x = by.add(self.x, update)
 
     def add_self_attention(self, branch: SelfAttention, by: ShiftScaleGate) -> None:
         """As :meth:`add`, for self-attention: keys and values are computed from these same tokens.

@@ -38,10 +38,10 @@ def test_kernels_that_join_operations_are_fewer_and_move_less(counts):
     import cpu
 
     eager, fused = (cpu.kernels_of_a_step("768x512x121", fused=on) for on in (False, True))
-    assert fused["kernels"] <= 2900
-    assert fused["elementwise_gb"] < 0.5 * eager["elementwise_gb"]
-    # Joint products read their input once.
-    assert fused["products_gb"] < 0.9 * eager["products_gb"]
+    assert fused["kernels"] <= 2500
+    assert fused["elementwise_gb"] < 0.3 * eager["elementwise_gb"]
+    # Joint products read their input once. The last of a branch reads the tokens beside it, and writes them.
+    assert fused["products_gb"] < 0.97 * eager["products_gb"]
 
 
 def test_a_decode_by_windows_is_fewer_kernels_and_moves_less(counts):

@@ -16,6 +16,7 @@ from ltx2_core.transformer import Runner
 from ltx2_core.transformer.fp8 import exact_product, use_fp8
 from ltx2_core.transformer.fused import Fused, can_fuse
 from ltx2_core.transformer.modulation import ShiftScaleGate
+from ltx2_core.transformer.perturbations import Perturbation, Perturbations
 
 CPU = torch.device("cpu")
 interpreted = pytest.mark.skipif(problem(CPU) is not None, reason=f"{problem(CPU)}")
@@ -124,6 +125,31 @@ def test_tokens_between_blocks_that_stop_there_have_all_updates(model, streams):
             stopped.append(runner(*(make(model.config) for make in streams), until=1))
     for a, e in zip(*stopped, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-5, atol=2e-5)
+
+
+@interpreted
+@pytest.mark.parametrize("case", ["all", "chunks", "a sample without attention", "two segments"])
+def test_the_last_product_of_a_branch_adds_its_update(shallow, streams, case, monkeypatch):
+    """Of all tokens with one gate, where no sample is without attention between the streams."""
+    model, config = shallow, shallow.config
+    skips = Perturbation(video_self_attention="all", a2v="all")
+    perturbations = Perturbations((skips, Perturbation())) if case.startswith("a sample") else None
+    added, add = [], Fused.add_product
+    monkeypatch.setattr(Fused, "add_product", lambda *a: added.append(add(*a)) or added[-1])
+    inputs = [make(config) for make in (with_image(streams) if case == "two segments" else streams)]
+    with torch.inference_mode():
+        expected = Runner(model)(*inputs, perturbations)
+        fused = Fused()
+        chunks = 7 if case == "chunks" else None
+        actual = Runner(model, fused=fused, chunk_tokens=chunks)(*inputs, perturbations)
+    assert fused.problem is None
+    # In 2.0 attention to the text has no gate. In 2.3 heads have gates, of which those of 8 values do not fit:
+    # self-attention and text of video, and the feed-forward of both streams, do.
+    gated = config.gated_attention
+    used = {"all": 4 if gated else 6, "a sample without attention": 4 if gated else 5}
+    assert sum(added) == used.get(case, 1 if gated else 3)
+    for a, e in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
 
 def test_a_stream_is_unchanged_if_the_formula_that_adds_to_it_runs_out_of_memory():
