@@ -13,6 +13,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+# Without a GPU Triton interprets its kernels. It reads this when it is imported, as the library does.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from ltx2_core.loading import Component, open_checkpoint
 from ltx2_core.loading.components import build
 from ltx2_core.tiny.diffusion_vae import write_diffusion_vae
@@ -26,9 +30,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 # For the processes that tests start. On a busy machine one of them took 286 s with as many threads as cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Without a GPU Triton interprets its kernels. It reads this when it is imported, which torch puts off.
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -143,7 +143,7 @@ def test_the_last_product_of_a_branch_adds_its_update(shallow, streams, case, mo
         chunks = 7 if case == "chunks" else None
         actual = Runner(model, fused=fused, chunk_tokens=chunks)(*inputs, perturbations)
     assert fused.problem is None
-    # In 2.0 attention to the text has no gate. In 2.3 heads have gates, of which those of 8 values do not fit:
+    # In 2.0 text attention has no gate. In 2.3 heads have gates, of which those of 8 values do not fit:
     # self-attention and text of video, and the feed-forward of both streams, do.
     gated = config.gated_attention
     used = {"all": 4 if gated else 6, "a sample without attention": 4 if gated else 5}
