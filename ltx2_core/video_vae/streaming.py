@@ -195,8 +195,8 @@ def run_stages(
     Each piece reaches the last stage before the next one starts. ``last`` is True if ``x`` ends the clip;
     stages then also output the frames by which they lag behind. Every stage cuts its own input into pieces,
     so that its results stay below ``max_piece_bytes``, and without ``stream.windows`` those of all later
-    stages too. If memory runs out, the stage runs again on half of
-    its piece, and pieces stay that small for the rest of the clip.
+    stages too. If memory runs out, the stage runs again on half of its piece, and pieces stay that small for
+    the rest of the clip.
     """
     if x.shape[2] == 0:
         return
@@ -205,8 +205,8 @@ def run_stages(
         return
     head, *tail = stages
     # The growth of all later stages counts, so that frames released at the end of the clip stay small too.
-    # Kernels need no copies beside a window. Within the same memory pieces may be longer, of which
-    # convolutions read and write fewer frames twice.
+    # Kernels need no copy of a window: within the same memory pieces may be longer, of which convolutions
+    # read and write fewer frames twice.
     growth = head.growth if stream.windows is not None else prod(stage.growth for stage in stages)
     frame_bytes = x[:, :, :1].numel() * x.element_size() * growth
     pieces = deque([x])

@@ -88,7 +88,7 @@ class GgufWeights:
 
 
 def count_decoding(model: Any) -> None:
-    """Let the MODEL ``model`` request room for decoding its largest weight, besides that of a step."""
+    """Let the MODEL ``model`` request room for decoding its largest weight, in addition to that of a step."""
     numel = [m.blocks.layer.infos["weight"].numel for m in model.modules() if is_gguf_layer(m)]
     room, of_a_step = _DECODING * max(numel, default=0), model.memory_required
     model.memory_required = lambda *shapes, **others: of_a_step(*shapes, **others) + room
