@@ -16,19 +16,16 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """``weight`` (O, I) and ``bias`` (O,), if any, of a layer; those of one shape and dtype are equal."""
+    """``weight`` (O, I) and ``bias`` (O,), if any, of a layer."""
 
     weight: Tensor
     bias: Tensor | None
 
-    def __eq__(self, other: object) -> bool:
-        # One trial serves the layers of all blocks.
-        return isinstance(other, Layer) and self._kind() == other._kind()
+    def kind(self) -> Hashable:
+        """What a kernel is compiled for: one trial serves the layers of all blocks.
 
-    def __hash__(self) -> int:
-        return hash(self._kind())
-
-    def _kind(self) -> Hashable:
+        It holds no weight, which would stay in memory, and nothing that changes when weights are moved.
+        """
         return self.weight.shape, self.weight.dtype, self.weight.device, self.bias is None
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..out_of_memory import is_out_of_memory
+from .gelu_product import Layer
 from .language import problem
 
 _log = logging.getLogger(__name__)
@@ -79,10 +80,11 @@ class Trials:
 
         wrong, failure = tried(apart)
         if wrong is None:
-            return self._off(kernel, failure)
-        return wrong <= 1 or self._off(kernel, f"it is off by {wrong:.3g} times what is allowed in a trial")
+            return self.failed(kernel, failure)
+        return wrong <= 1 or self.failed(kernel, f"it is off by {wrong:.3g} times what is allowed in a trial")
 
-    def _off(self, kernel: Kernel, reason: str) -> bool:
+    def failed(self, kernel: Kernel, reason: str) -> bool:
+        """Say why ``kernel`` is not used, in the log and as ``problem``; returns False."""
         why = f"the kernel {kernel.name} cannot be used here: {reason}"
         _log.warning("%s; the same is computed by several kernels of PyTorch", why)
         self.problem = self.problem or why
@@ -107,6 +109,8 @@ def tried(run: Callable[[], _Result]) -> tuple[_Result | None, str]:
 
 def _kind(argument: Any) -> Hashable:
     """What a kernel is compiled for, of one argument, and whether all tokens share one row of it."""
+    if isinstance(argument, Layer):
+        return argument.kind()
     if not isinstance(argument, Tensor):
         plain: Hashable = argument
         return plain

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config import TransformerConfig
 from . import modulation
+from .block import TransformerBlock
 from .branches import Attend
 from .chunks import Chunks, Whole
 from .fused import Fused
@@ -140,8 +141,12 @@ class Runner:
 
     def _nothing_between(self) -> bool:
         """Whether nothing reads the hidden tokens between two blocks."""
-        hooked = any(b._forward_pre_hooks or b._forward_hooks for b in self.transformer_blocks)
-        return self._run_block is None and not hooked
+
+        def is_plain(block: nn.Module) -> bool:
+            changed = "forward" in vars(block) or block._forward_pre_hooks or block._forward_hooks
+            return type(block) is TransformerBlock and not changed
+
+        return self._run_block is None and all(map(is_plain, self.transformer_blocks))
 
     def _inputs(self, inputs: BothInputs, counts: list[int], *, joined: bool) -> BothInputs:
         """A copy of ``inputs`` that says how the branches of each stream are computed.

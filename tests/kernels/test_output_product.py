@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 
 import pytest
 import torch
@@ -28,14 +30,16 @@ def rand(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tens
     return values.to(DEVICE, dtype)
 
 
-def given(heads, head, *, batch=2, tokens=13, width=80, dtype=torch.float32, bias=True):
+def given(heads, head, *, batch=2, tokens=13, width=80, dtype=torch.float32, bias=True, seed=4):
     """Arguments of the product: tokens and input are parts of wider tensors, the gate is one of three."""
     inner = head * (heads or 1)
     x = rand(batch, tokens + 2, 2 * width, dtype=dtype)[:, 1:-1, width:]
     gate = rand(batch, 1, 3, width, dtype=dtype, seed=1)[..., 2, :]
     source = rand(batch, tokens, 3, inner, dtype=dtype, seed=2)[..., 1, :]
     logits = None if heads is None else rand(batch, tokens, heads + 5, dtype=dtype, seed=3)[..., :heads]
-    layer = Layer(rand(width, inner, dtype=dtype, seed=4), rand(width, dtype=dtype, seed=5) if bias else None)
+    layer = Layer(
+        rand(width, inner, dtype=dtype, seed=seed), rand(width, dtype=dtype, seed=5) if bias else None
+    )
     return x, gate, source, logits, layer
 
 
@@ -102,7 +106,9 @@ def test_tokens_are_unchanged_if_the_formula_runs_out_of_memory():
 
 
 @needs_kernels
-def test_it_passes_its_trial():
+def test_it_passes_its_trial(monkeypatch):
+    # Of so few tokens PyTorch may be the faster one.
+    monkeypatch.setattr("ltx2_core.transformer.fused.faster", lambda *_: True)
     x, gate, source, logits, layer = given(2, 16)
     linear, fused = linear_of(layer), Fused()
     with torch.inference_mode():
@@ -111,6 +117,69 @@ def test_it_passes_its_trial():
     torch.testing.assert_close(x.double(), expected, rtol=0, atol=1e-5)
     assert fused.problem is None
     assert fused.slower == 0
+
+
+@needs_kernels
+@pytest.mark.parametrize("faster_one", [True, False])
+def test_the_faster_way_is_used(monkeypatch, faster_one):
+    monkeypatch.setattr(
+        "ltx2_core.transformer.fused.faster", lambda own, other, _: (own(), other(), faster_one)[2]
+    )
+    arguments, fused = given(2, 16), Fused()
+    before = [t.clone() for t in arguments[:4]]
+    with torch.inference_mode():
+        assert fused._timed(*arguments) is faster_one
+    # The tokens and what the product reads are as they were.
+    assert all(map(torch.equal, before, arguments[:4]))
+    assert fused.problem is None
+
+
+@needs_kernels
+@pytest.mark.parametrize(("fault", "told"), [("wrong", "is off by"), ("broken", "no such instruction")])
+def test_a_product_that_fails_at_the_size_of_the_clip_is_told(monkeypatch, fault, told):
+    def launch(x, *_):
+        if fault == "broken":
+            raise RuntimeError("no such instruction")
+        return x.mul_(3)
+
+    monkeypatch.setattr(output_product, "output_product", launch)
+    fused = Fused()
+    with torch.inference_mode():
+        assert not fused._timed(*given(2, 16))
+    assert told in fused.problem
+
+
+@needs_kernels
+def test_memory_that_runs_out_while_products_are_timed_is_no_fault():
+    arguments, fused = given(2, 16), Fused()
+    with torch.inference_mode(), Trace(limit=arguments[2].nbytes // 2):
+        assert not fused._timed(*arguments)
+    assert fused.problem is None
+
+
+@needs_kernels
+def test_one_trial_serves_all_blocks_while_their_weights_move():
+    """Streamed weights leave the device once their block has run."""
+    layers = [linear_of(given(None, 16, seed=number)[4]) for number in range(3)]
+    x, gate, source, logits, _ = given(None, 16)
+    fused = Fused()
+    with torch.inference_mode():
+        for layer in layers:
+            assert fused.add_product(x, gate, source, logits, layer)
+            layer.weight.data = layer.weight.data[:0]
+    assert len(fused._outputs._passed) == 1
+
+
+@needs_kernels
+def test_trials_hold_no_weights():
+    x, gate, source, logits, layer = given(None, 16)
+    linear, fused = linear_of(layer), Fused()
+    with torch.inference_mode():
+        fused.add_product(x, gate, source, logits, linear)
+    weight = weakref.ref(linear.weight)
+    del linear, layer
+    gc.collect()
+    assert weight() is None
 
 
 def linear_of(layer):

@@ -92,8 +92,8 @@ def test_an_update_is_added_by_the_kernel_that_reads_the_stream_next(model, stre
         torch.testing.assert_close(a, e, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("seen_by", ["run_block", "hook"])
-def test_what_reads_the_tokens_between_two_blocks_reads_all_updates(model, streams, seen_by):
+@pytest.mark.parametrize("seen_by", ["run_block", "hook", "forward"])
+def test_what_reads_the_tokens_between_two_blocks_reads_all_updates(model, streams, seen_by, monkeypatch):
     plain, fused = [], []
     for seen, kernels in ((plain, None), (fused, Fused(kernels=False))):
 
@@ -104,9 +104,17 @@ def test_what_reads_the_tokens_between_two_blocks_reads_all_updates(model, strea
             look(*hidden)
             return block(*hidden, *inputs, switches)
 
-        hook = model.transformer_blocks[1].register_forward_pre_hook(lambda _, given, look=look: look(*given))
-        if seen_by == "run_block":
+        middle = model.transformer_blocks[1]
+        hook = middle.register_forward_pre_hook(lambda _, given, look=look: look(*given))
+        if seen_by != "hook":
             hook.remove()
+        if seen_by == "forward":
+
+            def forward(*given, look=look, middle=middle):
+                look(*given)
+                return type(middle).forward(middle, *given)
+
+            monkeypatch.setattr(middle, "forward", forward)
         runner = Runner(model, fused=kernels, run_block=run_block if seen_by == "run_block" else None)
         with torch.inference_mode():
             runner(*(make(model.config) for make in streams))
