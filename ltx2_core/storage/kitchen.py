@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,7 +25,6 @@ Product = Literal["int8", "fp8", "nvfp4", "mxfp8"]
 PRODUCTS: tuple[Product, ...] = ("int8", "fp8", "nvfp4", "mxfp8")
 
 _FORMATS: Mapping[Product, Format] = {
-    "int8": Format("int8", 256),
     "fp8": Format("float"),
     "nvfp4": Format("nvfp4"),
     "mxfp8": Format("mxfp8"),
@@ -51,18 +50,30 @@ _TINY = 1e-12
 _log = logging.getLogger(__name__)
 
 
-def kitchen_problem(kind: Product, device: torch.device) -> str | None:
+class Int8(NamedTuple):
+    """What the kernels of an int8 product differ by; the default is that of released files."""
+
+    rotation: int = 256
+    one_scale: bool = False
+    """Whether the weight has one scale, and not one for each output."""
+    bias: bool = True
+
+
+RELEASED = Int8()
+
+
+def kitchen_problem(kind: Product, device: torch.device, int8: Int8 = RELEASED) -> str | None:
     """Why products of ``kind`` are not computed by comfy-kitchen on ``device``, in words; None if they are.
 
-    The first call for a device computes a small product.
+    ``int8`` is for products of that kind. The first call for a device computes a small product.
     """
     if device.type != "cuda" or torch.version.hip is not None:
         return f"comfy-kitchen has kernels for NVIDIA GPUs, and the device is {device}"
-    return _problem(kind, device.index or 0)
+    return _problem(kind, device.index or 0, int8)
 
 
 @lru_cache(maxsize=64)
-def _problem(kind: Product, index: int) -> str | None:
+def _problem(kind: Product, index: int, int8: Int8) -> str | None:
     package, why = _package()
     if package is None:
         return why
@@ -76,30 +87,33 @@ def _problem(kind: Product, index: int) -> str | None:
     backends = package.list_backends()
     if not any(_has(backends.get(name, {}), first) for name in _KERNELS):
         return f"comfy-kitchen has {first} in plain PyTorch alone here"
-    wrong, failure = tried(lambda: trial(kind, torch.device("cuda", index)))
+    wrong, failure = tried(lambda: trial(kind, torch.device("cuda", index), int8))
     if wrong is not None and wrong > _ALLOWED[kind]:
         failure = f"it is off by {wrong:.1%} in a trial"
     if failure:
-        _log.warning("%s products of comfy-kitchen cannot be used here: %s", kind, failure)
+        name = f"{kind} ({int8})" if kind == "int8" else kind
+        _log.warning("%s products of comfy-kitchen cannot be used here: %s", name, failure)
     return failure or None
 
 
-def trial(kind: Product, device: torch.device) -> float:
+def trial(kind: Product, device: torch.device, int8: Int8 = RELEASED) -> float:
     """How far a small product of ``kind`` on ``device`` is off that of the decoded weight, relatively."""
     generator = torch.Generator(device).manual_seed(0)
-    x, weight = (torch.randn(n, 256, device=device, generator=generator).bfloat16() for n in (48, 128))
-    form = _FORMATS[kind]
+    # A rotation may take more inputs.
+    width = max(256, int8.rotation) if kind == "int8" else 256
+    x, weight = (torch.randn(n, width, device=device, generator=generator).bfloat16() for n in (48, 128))
+    form = Format("int8", int8.rotation) if kind == "int8" else _FORMATS[kind]
     stored = encode(form, weight)
-    exact = x.float() @ decode("trial", form, stored, (128, 256)).mT
     if kind == "int8":
-        out = int8_linear(x, stored["weight"], stored["weight_scale"], None, form.rotation)
+        scales = stored["weight_scale"].float()
+        stored["weight_scale"] = scales.mean() if int8.one_scale else scales.expand(128, 1).contiguous()
+    exact = x.float() @ decode("trial", form, stored, (128, width)).mT
+    if kind == "int8":
+        bias = torch.randn(128, device=device, generator=generator).to(x.dtype) if int8.bias else None
+        exact = exact if bias is None else exact + bias.float()
+        out = int8_linear(x, stored["weight"], stored["weight_scale"], bias, int8.rotation)
     elif kind == "fp8":
-        rounded = round_fp8(x)
-        out = (
-            rounded["weight"].float()
-            * rounded["scale"]
-            @ (stored["weight"].float() * stored["weight_scale"]).mT
-        )
+        out = fp8_product(round_fp8(x), stored["weight"], stored["weight_scale"], None, x.dtype)
     elif kind == "nvfp4":
         out = nvfp4_product(round_nvfp4(x), stored, None, x.dtype)[: len(x)]
     else:
@@ -128,6 +142,22 @@ def round_fp8(x: Tensor) -> dict[str, Tensor]:
     """Round x (M, I) to fp8 with one scale: ``weight`` (M, I) in float8_e4m3fn, ``scale`` in float32."""
     scale = (x.abs().amax().float() / FP8_MAX).clamp(min=_TINY)
     return {"weight": _installed().quantize_per_tensor_fp8(x.contiguous(), scale), "scale": scale}
+
+
+def fp8_product(
+    x: Mapping[str, Tensor], weight: Tensor, scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    """x, by :func:`round_fp8`, times a weight (O, I) in fp8 with one scale, plus bias (O,), in ``dtype``."""
+    out: Tensor = torch._scaled_mm(
+        x["weight"],
+        # Kernels for fp8 need the second operand column by column, as which the transposed weight is stored.
+        weight.t(),
+        scale_a=x["scale"],
+        scale_b=scale.float().reshape(()),
+        bias=bias,
+        out_dtype=dtype,
+    )
+    return out
 
 
 def round_nvfp4(x: Tensor) -> dict[str, Tensor]:

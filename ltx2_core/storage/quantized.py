@@ -19,6 +19,8 @@ from .gguf_blocks import BLOCKS
 from .header import TensorInfo
 from .int8_product import fits_int8_product, int8_product, round_int8, supports_int8_matmul
 from .kitchen import (
+    Int8,
+    fp8_product,
     int8_linear,
     kitchen_problem,
     mxfp8_product,
@@ -181,7 +183,7 @@ class QuantizedLinear(nn.Module):
             return "fp8"
         if self.fp8_matmul and self._is_mxfp8_ready(x):
             return "mxfp8"
-        if self.int8_matmul and self._is_int8_ready(x) and kitchen_problem("int8", x.device) is not None:
+        if self.int8_matmul and self._is_int8_ready(x) and kitchen_problem("int8", x.device, self._kernel()):
             return f"int8, rotated by {self.form.rotation}"
         return "nvfp4" if self.nvfp4_matmul and self._is_nvfp4_ready(x) else None
 
@@ -240,6 +242,10 @@ class QuantizedLinear(nn.Module):
         ready = self.form == Format("mxfp8") and x.dtype == torch.bfloat16 and whole
         return ready and kitchen_problem("mxfp8", x.device) is None
 
+    def _kernel(self) -> Int8:
+        scale = next((self.get_buffer(s) for s in SCALE_NAMES if s in self.companions), None)
+        return Int8(self.form.rotation, scale is None or scale.numel() == 1, self.bias is not None)
+
     def _scale(self, x: Tensor) -> Tensor:
         scale = next((getattr(self, s) for s in SCALE_NAMES if s in self.companions), None)
         return torch.ones((), device=x.device) if scale is None else scale.to(x.device)
@@ -262,17 +268,7 @@ class QuantizedLinear(nn.Module):
         )
 
     def _fp8(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
-        out: Tensor = torch._scaled_mm(
-            rounded["weight"],
-            # Kernels for fp8 need the second operand column by column, as which the transposed weight is
-            # stored.
-            self.weight.to(x.device).t(),
-            scale_a=rounded["scale"],
-            scale_b=self._scale(x).float().reshape(()),
-            bias=bias,
-            out_dtype=x.dtype,
-        )
-        return out
+        return fp8_product(rounded, self.weight.to(x.device), self._scale(x), bias, x.dtype)
 
     def _nvfp4(self, rounded: Mapping[str, Tensor], x: Tensor, bias: Tensor | None) -> Tensor:
         # Files pack the two values of a byte in another order than torch. Both operands are packed alike, so

@@ -73,7 +73,8 @@ def load_model(
     # whole.
     load_exactly(model.diffusion_model, tensors, f"transformer of {weights.name}", assign=is_dynamic(patcher))
     gguf.check_taken(weights.name)
-    count_decoding(model)
+    if gguf.layers:
+        count_decoding(model)
     # The host calls this again where it needs a second, independent copy of the model, such as one that is
     # not dynamic.
     again = load_model if numerics is Numerics.COMFY else load_model_as_host

@@ -37,6 +37,35 @@ def test_the_trial_passes_where_the_package_computes(kind):
 
 
 @needs_package
+@pytest.mark.parametrize("rotation", [0, 16, 256, 1024])
+@pytest.mark.parametrize("one_scale", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_trial_passes_for_every_kind_of_int8_layer(rotation, one_scale, bias):
+    kind = kitchen.Int8(rotation, one_scale, bias)
+    assert 0 < kitchen.trial("int8", torch.device("cpu"), kind) < kitchen._ALLOWED["int8"]
+
+
+@needs_package
+def test_a_rotation_that_cannot_be_computed_fails_its_trial():
+    with pytest.raises(ValueError, match="only powers of 4"):
+        kitchen.trial("int8", torch.device("cpu"), kitchen.Int8(rotation=32))
+
+
+@pytest.mark.parametrize("rotation", [0, 16])
+def test_a_layer_whose_kind_failed_is_multiplied_by_torch(monkeypatch, rotation):
+    layer, x = layer_of(Format("int8", rotation), 1), values(20, 64, 2).bfloat16()
+    expected, asked = layer(x), []
+
+    def problem(kind, device, int8):
+        asked.append(int8)
+        return "failed"
+
+    monkeypatch.setattr(quantized, "kitchen_problem", problem)
+    assert torch.equal(layer(x), expected)
+    assert set(asked) == {kitchen.Int8(rotation, one_scale=rotation == 0, bias=True)}
+
+
+@needs_package
 @pytest.mark.parametrize("rotation", [0, 64, 256])
 @pytest.mark.parametrize("bias", [None, torch.arange(32.0)])
 def test_int8_is_the_product_of_plain_torch(rotation, bias):
@@ -78,7 +107,7 @@ def layer_of(form: Format, seed: int) -> QuantizedLinear:
 def test_a_layer_multiplies_by_the_package_where_it_can(monkeypatch, rotation):
     layer, x = layer_of(Format("int8", rotation), 1), values(40, 64, 2).bfloat16().view(2, 20, 64)
     ours = layer(x)
-    monkeypatch.setattr(quantized, "kitchen_problem", lambda kind, device: None)
+    monkeypatch.setattr(quantized, "kitchen_problem", lambda kind, device, int8: None)
     theirs = layer(x)
     assert theirs.shape == ours.shape
     assert theirs.dtype == ours.dtype
