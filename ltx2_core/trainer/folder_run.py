@@ -30,8 +30,8 @@ class FolderRun:
 
     ``source`` is a folder of clips or a csv, json or jsonl file; ``folder`` gets the encoded dataset and the
     run, and resumes both. ``checkpoints`` are model files, none for the embedded set. ``budget`` in bytes
-    chooses the settings that decide the memory; ``settings`` have keys of :class:`LoraSettings` and replace
-    what was chosen.
+    chooses the settings that decide the memory; ``settings`` have keys of :class:`LoraSettings` except
+    ``max_memory``, which is what ``budget`` is, and replace what was chosen.
     """
 
     source: Path
@@ -64,6 +64,8 @@ def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
     Raises ValueError for all settings that cannot be used whatever the clips are, so that no network is
     loaded in vain, and if the budget is too small.
     """
+    if "max_memory" in run.settings:
+        raise ValueError("settings: max_memory is decided by the preset of memory: leave it out")
     chosen: dict[str, Any] = {}
     notes: list[str] = []
     networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 
 from ..memory import parse_size
 from ..shapes import TEMPORAL_SCALE
-from ..training.memory_plan import TrainingChoice
+from ..training.memory_plan import TrainingChoice, choose_training
 from ..training.memory_text import TrainedText
 from .buckets import Bucket, parse_buckets
 from .cache import Index
-from .memory_choice import choose_for_files
+from .memory_choice import clip_of, text_of_files, transformer_size
 from .models import open_networks
 from .settings import LoraSettings, TrainSettings
 from .texts import TextStage
@@ -30,21 +30,26 @@ TRAINED: Mapping[TextStage, TrainedText] = {
 _AUDIO_FPS = 24.0
 
 
+_FIELDS = {
+    "rank": "rank",
+    "optimizer": "optimizer",
+    "blocks_to_swap": "blocks_to_swap",
+    "activation_offload": "offload",
+}
+"""Settings that decide the memory -> their fields in a choice."""
+
+
 def chosen_values(choice: TrainingChoice) -> dict[str, Any]:
     """The settings that a choice is made of, by name."""
-    return {
-        "rank": choice.rank,
-        "optimizer": choice.optimizer,
-        "blocks_to_swap": choice.blocks_to_swap,
-        "activation_offload": choice.offload,
-    }
+    return {name: getattr(choice, one) for name, one in _FIELDS.items()}
 
 
 def settings_within(values: Mapping[str, Any], kind: type[T]) -> tuple[T, list[str]]:
     """Settings of ``values`` by name, and sentences on what ``max_memory`` chose of those that are not there.
 
-    The headers of the model files and the index of the dataset are read. Raises ValueError for a size that is
-    none, and if the clips do not fit.
+    The choice is made for those that are there, whose memory is counted. The headers of the model files and
+    the index of the dataset are read. Raises ValueError for a size that is none, for more blocks to swap than
+    the transformer has, and if the clips do not fit.
     """
     settings = kind(**values)
     if not isinstance(settings, LoraSettings) or not settings.max_memory:
@@ -62,11 +67,23 @@ def settings_within(values: Mapping[str, Any], kind: type[T]) -> tuple[T, list[s
     )
     index = Index.load(Path(settings.dataset))
     buckets = _buckets(index, settings)
-    choice, memory, fits = choose_for_files(networks, budget, buckets, TRAINED[index.text])
+    size, quantised = transformer_size(networks)
+    text = text_of_files(networks, TRAINED[index.text])
+    written = [name for name in _FIELDS if name in values]
+    choice, memory, fits = choose_training(
+        budget,
+        size,
+        clip_of(buckets),
+        quantised=quantised,
+        text=text,
+        fixed={_FIELDS[name]: values[name] for name in written},
+    )
     if not fits:
+        given = f" with the {', '.join(written)} that is written" if written else ""
         raise ValueError(
-            f"max_memory={settings.max_memory}: these clips need at least {memory}: encode smaller or "
+            f"max_memory={settings.max_memory}: these clips need at least {memory}{given}: encode smaller or "
             "shorter ones (--buckets), or use a checkpoint in fp8 or of four bits"
+            + (f", or leave out {' or '.join(written)}" if written else "")
         )
     chosen = {name: value for name, value in chosen_values(choice).items() if name not in values}
     told = ", ".join(f"{name} {str(value).lower()}" for name, value in chosen.items())

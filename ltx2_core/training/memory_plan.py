@@ -8,10 +8,10 @@ are those of a traced step at released widths (``benchmarks/training_memory.py``
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -22,8 +22,12 @@ from ..transformer import Transformer
 from .memory_text import TextMemory
 from .targets import layer_pattern
 
-_OPTIMIZER_BYTES = {"adamw": 16, "adamw8bit": 10}
-"""Bytes for each parameter of a LoRA: weight, gradient and both averages."""
+_OPTIMIZER_BYTES = {"adamw": 16, "adamw8bit": 10, "adafactor": 12, "muon": 12, "prodigy": 24}
+"""Bytes for each parameter of a LoRA: weight, gradient and what the optimizer holds.
+
+Both averages; of adafactor those of rows and columns at rank 1, where they are largest; of muon its momentum;
+of prodigy also the first weights and a sum of gradients.
+"""
 
 _PER_TOKEN = {"video": 137, "audio": 120}
 """Bytes for each token and unit of the width beyond what is held of the blocks.
@@ -136,13 +140,19 @@ def choose_training(
     *,
     quantised: bool,
     text: TextMemory | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> tuple[TrainingChoice, TrainingMemory, bool]:
     """The fastest settings that fit ``budget`` bytes, their memory, and whether they do fit.
 
-    If nothing fits, these are the most frugal ones.
+    If nothing fits, these are the most frugal ones. ``fixed`` has the fields of :class:`TrainingChoice` that
+    are not to be chosen. Raises ValueError if more blocks are to be swapped than there are.
     """
+    fixed, layers = fixed or {}, size.transformer.num_layers
+    if fixed.get("blocks_to_swap", 0) > layers:
+        raise ValueError(f"blocks_to_swap={fixed['blocks_to_swap']}: the transformer has {layers} blocks")
     choice, memory = TrainingChoice(), None
-    for choice in _candidates(size.transformer.num_layers):
+    # Candidates that differ in fixed values alone are one.
+    for choice in dict.fromkeys(replace(one, **fixed) for one in _candidates(layers)):
         memory = training_memory(size, clip, choice, quantised=quantised, text=text)
         if memory.peak <= budget:
             return choice, memory, True

@@ -44,6 +44,7 @@ def test_a_budget_chooses_settings_which_those_that_are_written_replace(run) -> 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"max_memory": "24GB"}, "settings: max_memory is decided by the preset of memory"),
         ({"log": ["paper"]}, "log='paper' must be one of"),
         ({"optimizer": "muon", "audio_learning_rate": 1e-4}, "muon has one learning rate"),
         ({"conditions": ["first_frmae"]}, "first_frmae"),

@@ -111,6 +111,23 @@ def test_the_memory_of_a_gpu_chooses_what_is_not_written(cache) -> None:
             settings_within({**values, **wrong}, LoraSettings)
 
 
+def test_the_memory_that_must_fit_is_that_of_the_settings_that_are_written(cache) -> None:
+    values = {"dataset": str(cache), "max_memory": "2GB"}
+    _, [free, _] = settings_within(values, LoraSettings)
+    _, [high, _] = settings_within({**values, "rank": 1024}, LoraSettings)
+    assert free.split("LoRA and optimizer")[1] != high.split("LoRA and optimizer")[1]
+    settings, [_, told] = settings_within({**values, "optimizer": "muon"}, LoraSettings)
+    assert (settings.optimizer, told) == (
+        "muon",
+        "chosen for 2GB: rank 32, blocks_to_swap 0, activation_offload false",
+    )
+    peak = "max_memory=BUDGET: these clips need at least peak .* with the rank, optimizer that is written.*"
+    wrong = {**values, "max_memory": "900MB", "rank": 1024, "optimizer": "adamw"}
+    settings_within({**values, "max_memory": "900MB"}, LoraSettings)
+    with pytest.raises(ValueError, match=peak.replace("BUDGET", "900MB") + "or leave out rank or optimizer"):
+        settings_within(wrong, LoraSettings)
+
+
 def test_a_run_warns_of_what_makes_it_fail(cache, tmp_path) -> None:
     index = Index.load(cache)
     assert list(warnings_of(Path("ltx-2.3-dev.safetensors"), index, index)) == []

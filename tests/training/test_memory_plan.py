@@ -60,6 +60,32 @@ def test_every_budget_gets_settings_that_fit_and_larger_ones_give_up_less() -> N
     assert before == TrainingChoice()
 
 
+@pytest.mark.parametrize(
+    "fixed",
+    [
+        {"rank": 128},
+        {"optimizer": "adamw"},
+        {"offload": True},
+        {"blocks_to_swap": 40},
+        {"optimizer": "prodigy"},
+    ],
+)
+def test_what_is_fixed_stays_and_its_memory_is_what_must_fit(fixed) -> None:
+    size, budget = released_size("2.3", "fp8"), PRESETS["24 GB"]
+    choice, memory, fits = choose_training(budget, size, SHORT, quantised=True, fixed=fixed)
+    assert {name: getattr(choice, name) for name in fixed} == fixed
+    assert memory == training_memory(size, SHORT, choice, quantised=True)
+    assert fits == (memory.peak <= budget)
+    free, _, _ = choose_training(budget, size, SHORT, quantised=True)
+    if fixed == {"optimizer": "adamw"}:
+        assert (fits, choice.blocks_to_swap > free.blocks_to_swap) == (True, True)
+
+
+def test_more_blocks_than_there_are_cannot_be_fixed() -> None:
+    with pytest.raises(ValueError, match="blocks_to_swap=49: the transformer has 48 blocks"):
+        choose_training(10**12, released_size("2.3"), SHORT, quantised=False, fixed={"blocks_to_swap": 49})
+
+
 def test_the_command_prints_settings_that_a_configuration_takes() -> None:
     words = ["plan", "--train", "--max-memory", "24GB", "--stored", "fp8", "--frames", "49"]
     done = CliRunner().invoke(main, words)

@@ -255,3 +255,29 @@ def test_targets_are_presets_ends_of_names_or_patterns(network) -> None:
 def test_a_distribution_of_noise_levels_out_of_range_is_refused(wrong) -> None:
     with pytest.raises(ValueError, match="must"):
         SigmaSampling(**wrong)
+
+
+@pytest.mark.parametrize(("shift", "std"), [(10.0, 1e-4), (10.0, 1e-3), (3.0, 1e-7), (None, 1e-7)])
+def test_noise_levels_that_are_the_same_in_float32_are_refused(shift, std) -> None:
+    with pytest.raises(
+        ValueError, match=r"sigma_shift=.* with sigma_std=.* must give noise levels that differ"
+    ):
+        SigmaSampling(shift=shift, std=std)
+    SigmaSampling(kind="uniform", shift=shift, std=std)
+
+
+def test_noise_levels_of_a_clip_of_too_many_tokens_are_refused_when_they_are_drawn() -> None:
+    sampling = SigmaSampling()
+    with pytest.raises(
+        ValueError, match=r"sigma_shift=tokens \(24\.05 for 65536 tokens\) with sigma_std=1 must"
+    ):
+        sampling.draw(2, 65536, draws())
+    for wide, tokens in ((sampling, 32768), (SigmaSampling(std=6.0), 65536)):
+        assert torch.isfinite(wide.draw(64, tokens, draws())).all()
+
+
+@pytest.mark.parametrize(("shift", "std"), [(10.0, 0.01), (-10.0, 1e-4), (0.0, 1e-4), (10.0, 1.0)])
+def test_noise_levels_that_are_near_to_each_other_are_stretched(shift, std) -> None:
+    levels = SigmaSampling(shift=shift, std=std, uniform_prob=0.0).draw(256, 1024, draws())
+    assert torch.isfinite(levels).all()
+    assert len(levels.unique()) > 8
