@@ -92,7 +92,7 @@ def replacing(path: Path) -> Iterator[Path]:
     removed. An old file at ``path`` stays as it is until the rename. If ``path`` is a symbolic link, the file
     that the link names is replaced. Raises FileExistsError for a device, a pipe or a socket; an OSError of
     the block is raised again with advice on what to do (see :func:`explain`). Windows replaces no file that a
-    program has open or that is memory-mapped: the new file then stays beside it, as the OSError says.
+    program has open or that is memory-mapped: the new file then stays next to it, as the OSError says.
     """
     # The temporary file is in the same folder, because a rename is atomic only within one file system.
     real = _real(path)
@@ -202,7 +202,7 @@ def _replace(new: Path, old: Path) -> None:
         raise OSError(
             errno.EBUSY,
             f"the file cannot be replaced while a program has it open or loaded; the new one is "
-            f"{beside.name} beside it: close the program, then rename it",
+            f"{beside.name} next to it: close the program, then rename it",
             str(old),
         ) from error
 

@@ -135,7 +135,7 @@ class EncoderThread:
         written, error = 0, None
         try:
             written = job(self._check)
-        # Whatever it is, the caller has to hear of it.
+        # Whatever it is, the caller has to raise it.
         except BaseException as raised:  # noqa: BLE001
             error = raised
         with self._changed:

@@ -11,7 +11,7 @@ from ..run.codecs import Codecs
 from .dataset import DatasetOptions, OnItem, encode_dataset, plan_dataset
 from .fitting import target_layers
 from .lora_run import train_lora
-from .memory_choice import choose_for_files
+from .memory_choice import DECIDING, choose_for_files
 from .models import open_networks
 from .open_run import check_settings, open_run
 from .previews import OnClip, Previews, requests_of
@@ -21,7 +21,7 @@ from .running import OnAlarm, OnStep
 from .settings import LoraSettings
 from .settings_file import setting_values
 from .texts import TextStage, needed_stage
-from .within_memory import TRAINED, chosen_values
+from .within_memory import TRAINED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,19 +66,7 @@ def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
     """
     if "max_memory" in run.settings:
         raise ValueError("settings: max_memory is decided by the preset of memory: leave it out")
-    chosen: dict[str, Any] = {}
-    notes: list[str] = []
-    networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
-    if run.budget is not None:
-        targets = setting_values(run.settings, LoraSettings).get("targets", ())
-        stage: TextStage = "context"
-        if targets:
-            stage = needed_stage(target_layers(networks, targets, video=True, audio=True))
-        choice, memory, fits = choose_for_files(networks, run.budget, run.options.buckets, TRAINED[stage])
-        if not fits:
-            raise ValueError(f"training needs at least {memory}: use smaller or shorter clips (buckets)")
-        chosen = chosen_values(choice)
-        notes = [str(memory), ", ".join(f"{name} {value}" for name, value in chosen.items())]
+    written = setting_values(run.settings, LoraSettings)
     fixed = {
         "dataset": str(run.folder / "dataset"),
         "output_dir": str(run.folder),
@@ -86,7 +74,22 @@ def settings_of(run: FolderRun) -> tuple[LoraSettings, list[str]]:
         "text_encoder": "" if run.text_encoder is None else str(run.text_encoder),
         "device": run.device or "",
     }
-    settings = LoraSettings(**{**chosen, **setting_values(run.settings, LoraSettings), **fixed})
+    settings = LoraSettings(**{**written, **fixed})
+    notes: list[str] = []
+    networks = open_networks(run.checkpoints, run.text_encoder, device=run.device)
+    if run.budget is not None:
+        stage: TextStage = "context"
+        if settings.targets:
+            stage = needed_stage(target_layers(networks, settings.targets, video=True, audio=True))
+        buckets = run.options.buckets
+        chosen, memory, fits = choose_for_files(networks, run.budget, buckets, TRAINED[stage], written)
+        if not fits:
+            raise ValueError(
+                f"training needs at least {memory}: use smaller or shorter clips (buckets)"
+                + "".join(f", or leave {name} out of the settings" for name in DECIDING if name in written)
+            )
+        settings = replace(settings, **chosen)
+        notes = [str(memory), ", ".join(f"{name} {value}" for name, value in chosen.items())]
     check_settings(settings, networks)
     requests_of(settings)
     return settings, notes

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ..config import TransformerConfig, text_config, transformer_config
 from ..loading import Component
 from ..run.components import Components
 from ..run.network_sizes import NetworkSizes
 from ..shapes import ClipPlan, plan_clip
-from ..training.memory_plan import TrainingChoice, TrainingMemory, choose_training
+from ..training.memory_plan import TrainingMemory, choose_training
 from ..training.memory_text import STATES, TextMemory, TrainedText, text_memory
 from .buckets import Bucket
 
 PLAIN = {"BF16", "F16", "F32", "F64"}
 """Number formats of weights that are not decoded while a layer runs."""
+DECIDING = {
+    "rank": "rank",
+    "optimizer": "optimizer",
+    "blocks_to_swap": "blocks_to_swap",
+    "activation_offload": "offload",
+}
+"""Settings of a run that decide its memory -> their fields in a choice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +72,27 @@ def clip_of(buckets: tuple[Bucket, ...], fps: float = 24.0) -> ClipPlan:
 
 
 def choose_for_files(
-    networks: Components, budget: int, buckets: tuple[Bucket, ...], trained: TrainedText = "none"
-) -> tuple[TrainingChoice, TrainingMemory, bool]:
+    networks: Components,
+    budget: int,
+    buckets: tuple[Bucket, ...],
+    trained: TrainedText,
+    written: Mapping[str, Any],
+) -> tuple[dict[str, Any], TrainingMemory, bool]:
     """The fastest settings with which these files train within ``budget`` bytes, as ``ltx2 plan --train``.
 
-    ``trained`` are the networks of the text that the run trains too. Returns the settings, their memory, and
-    whether they do fit.
+    ``trained`` are the networks of the text that the run trains too. Of :data:`DECIDING`, settings that
+    ``written`` has by name stay, and their memory is counted. Returns the others by name, the memory of all,
+    and whether they do fit.
     """
     size, quantised = transformer_size(networks)
-    text = text_of_files(networks, trained)
-    return choose_training(budget, size, clip_of(buckets), quantised=quantised, text=text)
+    fixed = {field: written[name] for name, field in DECIDING.items() if name in written}
+    choice, memory, fits = choose_training(
+        budget,
+        size,
+        clip_of(buckets),
+        quantised=quantised,
+        text=text_of_files(networks, trained),
+        fixed=fixed,
+    )
+    chosen = {name: getattr(choice, field) for name, field in DECIDING.items() if name not in written}
+    return chosen, memory, fits

@@ -36,6 +36,6 @@ def warnings_of(base: Path, index: Index, held_out: Index | None) -> Iterator[st
 def ordinary_text(trigger: str) -> str:
     """The sentence about a trigger that is an ordinary word."""
     return (
-        f"the trigger {trigger!r} is an ordinary word, of which the model knows much else: choose one that "
-        "means nothing"
+        f"the trigger {trigger!r} is an ordinary word, which the model has learned in other senses: choose "
+        "one that means nothing"
     )

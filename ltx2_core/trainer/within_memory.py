@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..memory import parse_size
-from ..shapes import TEMPORAL_SCALE
-from ..training.memory_plan import TrainingChoice, choose_training
+from ..shapes import SPATIAL_SCALE, TEMPORAL_SCALE
 from ..training.memory_text import TrainedText
 from .buckets import Bucket, parse_buckets
 from .cache import Index
-from .memory_choice import clip_of, text_of_files, transformer_size
+from .memory_choice import DECIDING, choose_for_files
 from .models import open_networks
 from .settings import LoraSettings, TrainSettings
 from .texts import TextStage
@@ -28,20 +27,7 @@ TRAINED: Mapping[TextStage, TrainedText] = {
 """How far captions are encoded -> the networks of the text that a step computes then."""
 
 _AUDIO_FPS = 24.0
-
-
-_FIELDS = {
-    "rank": "rank",
-    "optimizer": "optimizer",
-    "blocks_to_swap": "blocks_to_swap",
-    "activation_offload": "offload",
-}
-"""Settings that decide the memory -> their fields in a choice."""
-
-
-def chosen_values(choice: TrainingChoice) -> dict[str, Any]:
-    """The settings that a choice is made of, by name."""
-    return {name: getattr(choice, one) for name, one in _FIELDS.items()}
+"""Audio alone is planned as the smallest video of its length at this rate, which has its audio tokens."""
 
 
 def settings_within(values: Mapping[str, Any], kind: type[T]) -> tuple[T, list[str]]:
@@ -67,25 +53,15 @@ def settings_within(values: Mapping[str, Any], kind: type[T]) -> tuple[T, list[s
     )
     index = Index.load(Path(settings.dataset))
     buckets = _buckets(index, settings)
-    size, quantised = transformer_size(networks)
-    text = text_of_files(networks, TRAINED[index.text])
-    written = [name for name in _FIELDS if name in values]
-    choice, memory, fits = choose_training(
-        budget,
-        size,
-        clip_of(buckets),
-        quantised=quantised,
-        text=text,
-        fixed={_FIELDS[name]: values[name] for name in written},
-    )
+    chosen, memory, fits = choose_for_files(networks, budget, buckets, TRAINED[index.text], values)
     if not fits:
-        given = f" with the {', '.join(written)} that is written" if written else ""
+        written = [name for name in DECIDING if name in values]
+        by = f" with the {', '.join(written)} that is written" if written else ""
         raise ValueError(
-            f"max_memory={settings.max_memory}: these clips need at least {memory}{given}: encode smaller or "
+            f"max_memory={settings.max_memory}: these clips need at least {memory}{by}: encode smaller or "
             "shorter ones (--buckets), or use a checkpoint in fp8 or of four bits"
             + (f", or leave out {' or '.join(written)}" if written else "")
         )
-    chosen = {name: value for name, value in chosen_values(choice).items() if name not in values}
     told = ", ".join(f"{name} {str(value).lower()}" for name, value in chosen.items())
     return kind(**{**values, **chosen}), [
         str(memory),
@@ -99,7 +75,7 @@ def _buckets(index: Index, settings: LoraSettings) -> tuple[Bucket, ...]:
     follows = settings.task in ("v2v", "av2av") or any("reference" in one for one in settings.conditions)
     found = []
     for entry in index.entries:
-        bucket = Bucket(32, 32, max(1, round(entry.seconds * _AUDIO_FPS)))
+        bucket = Bucket(SPATIAL_SCALE, SPATIAL_SCALE, max(1, round(entry.seconds * _AUDIO_FPS)))
         if entry.bucket:
             [bucket] = parse_buckets(entry.bucket)
         latents = (bucket.frames - 1) // TEMPORAL_SCALE + 1

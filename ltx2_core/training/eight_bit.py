@@ -16,7 +16,7 @@ from .optimizer_names import OptimizerOptions
 
 _BLOCK = 256
 _LEAST = 4096
-"""Parameters of fewer values keep float32 averages, as with bitsandbytes: they save nothing."""
+"""Parameters of fewer values have float32 averages, as with bitsandbytes: they save nothing."""
 _EPS = 1e-8
 _DECADES = 7
 

@@ -49,7 +49,7 @@ def test_the_command_line_says_where_the_new_file_is(tmp_path, monkeypatch) -> N
     request = ["generate", "--prompt", "a ball", "--width", "64", "--height", "64", "--frames", "9"]
     result = CliRunner().invoke(main, [*request, "--steps", "1", "--device", "cpu", "-o", str(path)])
     assert result.exit_code != 0
-    assert "the new one is clip-new1.mp4 beside it: close the program" in " ".join(result.output.split())
+    assert "the new one is clip-new1.mp4 next to it: close the program" in " ".join(result.output.split())
     assert "Traceback" not in result.output
     assert path.read_bytes() == b"an older clip"
     assert (tmp_path / "clip-new1.mp4").stat().st_size > 1000

@@ -37,6 +37,10 @@ def test_a_budget_chooses_settings_which_those_that_are_written_replace(run) -> 
     assert settings_of(replace(run, budget=PRESETS["8 GB"]))[0].rank == 2
     with pytest.raises(ValueError, match=r"at least peak .*: use smaller or shorter clips"):
         settings_of(replace(run, budget=10**6))
+    # What is written is what must fit.
+    settings_of(replace(run, budget=900_000_000, settings={}))
+    with pytest.raises(ValueError, match="or leave rank out of the settings"):
+        settings_of(replace(run, budget=900_000_000, settings={"rank": 1024}))
     with pytest.raises(ValueError, match="did you mean rank"):
         settings_of(replace(run, settings={"rnak": 2}))
 

@@ -17,15 +17,13 @@ from .draws import Draws
 _LOW, _HIGH = 2.5758, 3.0902
 """Standard deviations below and above the mean that are stretched to 0 and 1: quantiles 0.005 and 0.999."""
 MAX_SHIFT = 10
-"""The largest shift to both sides that can be written.
-
-The nearer noise levels are to 1, the fewer of them float32 tells apart before they are stretched. At 10 a
-``std`` of 1 still has thousands; a small one has too few below it already.
-"""
+"""The largest shift to both sides that can be written."""
 _SPACING = torch.finfo(torch.float32).eps / 2
-"""Between numbers of float32 just below 1."""
-_LEAST_LEVELS = 16
-"""Fewer numbers than these in float32 between the bounds are no distribution of noise levels."""
+"""Between numbers of float32 just below 1, relative to them."""
+_COARSE, _LEAST = 256, 16
+"""Numbers of float32 between the bounds: with fewer than the first the distance to 1 is computed, which has
+more; fewer of that than the second are no distribution of noise levels.
+"""
 
 
 def sigma_mean(tokens: int) -> float:
@@ -71,29 +69,32 @@ class SigmaSampling:
             raise ValueError(f"a sigma range of {self.low} to {self.high} must lie in 0 to 1, and rise")
         if self.kind == "shifted_logit_normal":
             # The mean of one token is the nearest to 0 of all, where most noise levels differ.
-            self._check_spread(1)
+            self._stretched(torch.zeros(1), 1)
 
-    def _check_spread(self, tokens: int) -> None:
-        """Raise ValueError if noise levels for ``tokens`` are too near to each other to be stretched."""
-        low, high = self._bounds(tokens, torch.device("cpu"))
-        if float(high - low) < _LEAST_LEVELS * _SPACING * float(high):
-            mean = sigma_mean(tokens) if self.shift is None else self.shift
+    def _stretched(self, normal: Tensor, tokens: int) -> Tensor:
+        """Noise levels of ``normal`` numbers (B,), from 0 at the lower quantile to 1 at the upper one.
+
+        Raises ValueError if levels for ``tokens`` are too near to each other in float32.
+        """
+        mean = sigma_mean(tokens) if self.shift is None else self.shift
+        logits = mean + self.std * normal
+        # In float32 as in the official trainer: in float64 sigma differs by 2e-6.
+        bounds = torch.tensor((mean - _LOW * self.std, mean + _HIGH * self.std), dtype=torch.float32)
+        sign = 1.0
+        if mean > 0 and _levels_between(bounds) < _COARSE:
+            # Officially they round to a few numbers, and to one from 65,000 tokens on.
+            sign = -1.0
+        if _levels_between(sign * bounds) < _LEAST:
             shift = f"{mean:g}" if self.shift is not None else f"tokens ({mean:g} for {tokens} tokens)"
             raise ValueError(
                 f"sigma_shift={shift} with sigma_std={self.std:g} must give noise levels that differ in "
                 "float32, and these are nearly all the same: use a sigma_shift nearer to 0 or a larger "
                 "sigma_std"
             )
-
-    def _bounds(self, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The noise levels (float32 scalars) that are stretched to 0 and 1."""
-        mean = sigma_mean(tokens) if self.shift is None else self.shift
-        # In float32 as in the official trainer: in float64 sigma differs by 2e-6.
-        low, high = (
-            torch.sigmoid(torch.tensor(bound, dtype=torch.float32, device=device))
-            for bound in (mean - _LOW * self.std, mean + _HIGH * self.std)
-        )
-        return low, high
+        # On the device of the numbers, whose sigmoid may round otherwise.
+        low, high = torch.sigmoid(sign * bounds.to(normal.device))
+        stretched: Tensor = (torch.sigmoid(sign * logits) - low) / (high - low)
+        return stretched
 
     def draw(self, batch: int, tokens: int, draws: Draws) -> Tensor:
         """Draw one noise level for each of ``batch`` samples: (B,) float32 in [0, 1].
@@ -111,12 +112,15 @@ class SigmaSampling:
 
         Raises ValueError if noise levels for ``tokens`` are too near to each other to be stretched.
         """
-        if self.shift is None:
-            self._check_spread(tokens)
-        mean = sigma_mean(tokens) if self.shift is None else self.shift
-        low, high = self._bounds(tokens, normal.device)
-        stretched = (torch.sigmoid(mean + self.std * normal) - low) / (high - low)
+        stretched = self._stretched(normal, tokens)
         # Levels of nearly no noise are reflected, because they teach nothing.
         stretched = torch.where(stretched < self.eps, 2 * self.eps - stretched, stretched).clamp(0, 1)
         plain = (1 - self.eps) * uniform + self.eps
         return torch.where(choice > self.uniform_prob, stretched, plain)
+
+
+def _levels_between(logits: Tensor) -> float:
+    """How many numbers of float32 are between the sigmoids of two ``logits`` (2,), about."""
+    first, second = torch.sigmoid(logits).tolist()
+    largest = max(first, second)
+    return abs(second - first) / (_SPACING * largest) if largest else 0.0
