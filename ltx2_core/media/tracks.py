@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from .encoding import AudioEncoding, VideoEncoding
 from .hlg import hlg_frame
 from .images import ITU_709, to_bytes, to_bytes_hwc, to_words_hwc
+from .priority import kept_priority
 
 # FFmpeg's number; players treat untagged and studio range alike, and full range often wrongly.
 STUDIO_RANGE = 1
@@ -64,9 +66,11 @@ class VideoTrack:
         else:
             av_frame = _rgb_frame(frame, self.frame_count, deep=self._encoding.deep)
         av_frame.pts, av_frame.time_base = self.frame_count, 1 / self._fps
+        # The first frame opens the encoder.
+        with nullcontext() if self.frame_count else kept_priority():
+            for stored in self._stored.convert(av_frame):
+                self._container.mux(self._stream.encode(stored))
         self.frame_count += 1
-        for stored in self._stored.convert(av_frame):
-            self._container.mux(self._stream.encode(stored))
 
     def finish(self) -> None:
         """Write the frames that the encoder has not returned yet."""

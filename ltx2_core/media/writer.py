@@ -22,6 +22,7 @@ from .atomic import explain, replacing
 from .destination import Destination, stdout
 from .encoder_thread import Check
 from .encoding import Encoding, audio_encoding, video_encoding
+from .priority import kept_priority
 from .tracks import AudioTrack, VideoTrack
 
 
@@ -226,7 +227,8 @@ def check_clip(destination: Destination, encoding: Encoding, *, width: int, heig
     trial = av.open(os.devnull, "w", format=destination.format.muxer)
     try:
         VideoTrack(trial, video, width=width, height=height, fps=frame_rate(fps))
-        trial.start_encoding()
+        with kept_priority():
+            trial.start_encoding()
     except (av.error.FFmpegError, ValueError) as error:
         title = video.codec.title
         raise ValueError(f"{title} cannot encode {width}x{height} at {fps:g} fps ({error})") from error

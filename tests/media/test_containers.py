@@ -17,6 +17,7 @@ from av.stream import Disposition
 from PIL import Image
 
 from ltx2_core.media import VideoWriter, read_audio, read_metadata, read_video
+from ltx2_core.media.priority import kept_priority
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -216,10 +217,11 @@ def test_the_pixel_aspect_is_applied(tmp_path, aspect, size):
 def test_every_pixel_format_has_the_same_levels(tmp_path, codec, pix_fmt):
     options = {"crf": "5"} if codec.startswith("lib") else {}
     levels = [16, 90, 160, 240]
-    path = write_clip(
-        tmp_path / "a.mkv", [n / 10 for n in range(4)], levels, fps=10, codec=codec, pix_fmt=pix_fmt,
-        options=options, size=(128, 96),
-    )  # fmt: skip
+    with kept_priority():
+        path = write_clip(
+            tmp_path / "a.mkv", [n / 10 for n in range(4)], levels, fps=10, codec=codec, pix_fmt=pix_fmt,
+            options=options, size=(128, 96),
+        )  # fmt: skip
     shown = read_video(path).read().mean(dim=(1, 2, 3)) * 255
     torch.testing.assert_close(shown, torch.tensor(levels, dtype=torch.float32), rtol=0, atol=3)
 
