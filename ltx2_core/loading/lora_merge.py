@@ -335,7 +335,13 @@ def _merge_bfloat16(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tens
     # The matrix multiplication sums in float32, in which products of bfloat16 are exact. So this equals the
     # float32 path up to the order of the sum, and needs no conversions.
     a, b = _stacked(pairs)
-    return out.copy_(weight).addmm_(b, a, alpha=pairs[0].scale)
+    out.copy_(weight)
+    # A CPU without such products keeps a float32 copy of what it sums; a GPU does not.
+    height = ROWS if out.device.type == "cpu" else max(len(out), 1)
+    for start in range(0, len(out), height):
+        rows = slice(start, start + height)
+        out[rows].addmm_(b[rows], a, alpha=pairs[0].scale)
+    return out
 
 
 def _merge_float32(out: Tensor, weight: Tensor, pairs: Sequence[_Pair]) -> Tensor:
