@@ -17,14 +17,13 @@ from pathlib import Path
 
 import torch
 from gpu_network import Bench
-from gpu_whole import both_passes, host_step, int8_step, whole_clip
+from gpu_whole import host_step, int8_step, whole_clip
 from published import table
 from rows import Rows
 
 from ltx2_core.transformer import Transformer
 from ltx2_core.transformer.fp8 import is_fp8
 
-SMALL_SIZES = {"384x256x25": (384, 256, 25)}
 CAPS_GB = (24, 16, 12, 8)
 
 
@@ -48,7 +47,9 @@ def main() -> None:
 
 def run(bench: Bench, rows: Rows) -> None:
     """Measure and write all rows."""
+    # The small, the usual and the large size; with --tiny they are one.
     sizes = list(bench.sizes)
+    small, main, large = sizes[0], sizes[len(sizes) // 2], sizes[-1]
     for name, machine in (
         ("product, bf16", bench.products),
         ("product, fp8", bench.products_fp8),
@@ -59,31 +60,15 @@ def run(bench: Bench, rows: Rows) -> None:
     # Not under inference_mode, whose tensors cannot become parameters of diffusers' network.
     with torch.no_grad():
         model = bench.build()
-    for size in sizes:
-        rows.measure(f"step {size}, eager", lambda size=size: bench.eager(model, size))
-    rows.measure(f"step {sizes[0]}, diffusers", lambda: bench.diffusers(model, sizes[0]), needs_s=20)
-    rows.measure(f"step {sizes[0]}, image", lambda: bench.step(model, sizes[0], image=True))
-    for size in sizes:
-        rows.measure(f"step {size}, fused", lambda size=size: bench.fused(model, size), needs_s=40)
-    _measure_whole(bench, rows, model, sizes)
-    bench.sizes = bench.sizes | SMALL_SIZES
-    for size in SMALL_SIZES:
-        rows.measure(f"step {size}, CUDA graph", lambda size=size: bench.graphs(model, size), needs_s=15)
-    rows.measure(f"step {sizes[-1]}, chunks of 2048", lambda: bench.chunked(model, sizes[-1]))
+    _measure_steps(bench, rows, model, sizes, main)
+    for size in dict.fromkeys((main, large)):
+        rows.measure(f"clip {size}, 8 steps", lambda s=size: whole_clip(bench, model, s), needs_s=40)
+    rows.measure(f"step {large}, chunks of 2048", lambda: bench.chunked(model, large))
     with torch.no_grad():
         rows.measure("LoRA of rank 384 merged", lambda: bench.lora(model))
-    for generation in ("2.0", "2.3"):
-        for size in dict.fromkeys((sizes[0], sizes[-1])):
-            rows.measure(
-                f"decode {generation} {size}", lambda g=generation, s=size: bench.decode(g, s), needs_s=15
-            )
-    rows.measure(
-        f"decode 2.0 {sizes[0]}, channels last",
-        lambda: bench.decode("2.0", sizes[0], channels_last=True),
-        needs_s=15,
-    )
+    _measure_decoders(bench, rows, main, large)
     for cap in CAPS_GB:
-        for size in sizes[: 1 if cap < 16 else 2]:
+        for size in dict.fromkeys((small, main)):
             rows.measure(
                 f"step {size}, {cap} GB, blocks streamed",
                 lambda s=size, c=cap: bench.streamed(model, s, c),
@@ -91,7 +76,8 @@ def run(bench: Bench, rows: Rows) -> None:
             )
     with torch.no_grad():
         model.to(bench.device)
-        rows.measure(f"step {sizes[0]}, int8", lambda: int8_step(bench, model, sizes[0]), needs_s=30)
+        for size in sizes:
+            rows.measure(f"step {size}, int8", lambda size=size: int8_step(bench, model, size), needs_s=30)
         rows.measure("blocks to fp8", lambda: bench.fp8(model))
     if is_fp8(model):
         _measure_fp8(bench, rows, model, sizes)
@@ -101,11 +87,34 @@ def run(bench: Bench, rows: Rows) -> None:
     page.write_text(f"{page.read_text()}\n{table(rows.rows)}\n")
 
 
-def _measure_whole(bench: Bench, rows: Rows, model: Transformer, sizes: Sequence[str]) -> None:
-    rows.measure(f"step {sizes[0]}, ComfyUI", lambda: host_step(bench, model, sizes[0]), needs_s=20)
-    rows.measure(f"step {sizes[0]}, two passes", lambda: both_passes(bench, model, sizes[0]))
-    for size in dict.fromkeys((sizes[0], sizes[-1])):
-        rows.measure(f"clip {size}, 8 steps", lambda s=size: whole_clip(bench, model, s), needs_s=40)
+def _measure_steps(bench: Bench, rows: Rows, model: Transformer, sizes: Sequence[str], main: str) -> None:
+    for size in sizes:
+        rows.measure(f"step {size}, eager", lambda size=size: bench.eager(model, size))
+    rows.measure(f"step {main}, image, eager", lambda: bench.eager(model, main, image=True))
+    rows.measure(f"step {main}, diffusers", lambda: bench.diffusers(model, main), needs_s=20)
+    rows.measure(f"step {main}, ComfyUI", lambda: host_step(bench, model, main), needs_s=20)
+    for size in sizes:
+        rows.measure(f"step {size}, fused", lambda size=size: bench.fused(model, size), needs_s=40)
+    rows.measure(f"step {main}, image, fused", lambda: bench.fused(model, main, image=True))
+    for words, together in (("one by one", False), ("together", True)):
+        rows.measure(
+            f"step {main}, guided, {words}", lambda t=together: bench.guided(model, main, together=t)
+        )
+    for size in sizes:
+        rows.measure(f"step {size}, CUDA graph", lambda size=size: bench.graphs(model, size), needs_s=15)
+
+
+def _measure_decoders(bench: Bench, rows: Rows, main: str, large: str) -> None:
+    for generation in ("2.0", "2.3"):
+        for size in dict.fromkeys((main, large)):
+            rows.measure(
+                f"decode {generation} {size}", lambda g=generation, s=size: bench.decode(g, s), needs_s=15
+            )
+    rows.measure(
+        f"decode 2.0 {main}, channels last",
+        lambda: bench.decode("2.0", main, channels_last=True),
+        needs_s=15,
+    )
 
 
 def _measure_fp8(bench: Bench, rows: Rows, model: Transformer, sizes: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from ltx2_core.transformer.fused import Fused
 from ltx2_core.transformer.graphs import Graphs
 from ltx2_core.video_vae import VideoDecoder
 
-SIZES = {"768x512x121": (768, 512, 121), "1280x704x121": (1280, 704, 121), "1920x1088x121": (1920, 1088, 121)}
+SIZES = {"384x256x121": (384, 256, 121), "768x512x121": (768, 512, 121), "1920x1088x121": (1920, 1088, 121)}
 TINY_SIZES = {"128x64x9": (128, 64, 9)}
 TEXT = 1024
 Inputs = tuple[Modality, Modality, RopeTables]
@@ -34,8 +34,10 @@ class Bench(Machine):
         super().__init__(device, tiny=tiny, repeats=repeats)
         self.sizes = TINY_SIZES if tiny else SIZES
         self.resident: dict[str, float] = {}
-        self.results: dict[str, torch.Tensor] = {}
-        """Size -> the video velocities of the eager network, on the CPU."""
+        self.one_by_one: dict[str, float] = {}
+        """Size -> milliseconds of two passes of guidance, one after the other."""
+        self.results: dict[tuple[str, bool], torch.Tensor] = {}
+        """Size and whether the first frame is given -> the eager network's video velocities, on the CPU."""
         self.kernels = Fused()
 
     def build(self) -> Transformer:
@@ -110,42 +112,62 @@ class Bench(Machine):
         *,
         image: bool = False,
         batch: int = 1,
+        calls: int = 1,
         rate: float | None = None,
     ) -> Row:
         """Time of a forward pass and of launching it, its peak of memory, and its least time at ``rate``.
 
         ``difference`` is the largest one of the video velocities from those of the eager network, over their
-        largest value.
-        A plain network is called as a run does by default; ``model`` may be a runner with other settings.
-        ``batch`` is the number of clips, ``rate`` that of matrix products, None for the measured one of
-        bfloat16.
+        largest value. ``model`` is a runner, or a network that is called eagerly. ``image``: the first frame
+        is given, as in image to video. ``batch`` is the number of clips in a call, ``calls`` the number of
+        calls, ``rate`` that of matrix products, None for the measured one of bfloat16.
         """
         run = model if isinstance(model, Runner) else Runner(model)
         video, audio, tables = self.inputs(size, image=image, batch=batch)
         row: Row = {}
+
+        def once() -> torch.Tensor:
+            return [run(video, audio, rope=tables)[0] for _ in range(calls)][-1]
+
         with torch.inference_mode(), self.peak(row):
-            spent = self.seconds(lambda: run(video, audio, rope=tables))
-            row["ms"] = 1000 * spent
-            row["host_ms"] = 1000 * self.launching(lambda: run(video, audio, rope=tables))
-            waits = self.waits(lambda: run(video, audio, rope=tables))
+            row["ms"] = 1000 * self.seconds(once)
+            row["host_ms"] = 1000 * self.launching(once)
+            waits = self.waits(once)
             row |= {} if waits is None else {"waits": waits}
-            velocity = run(video, audio, rope=tables)[0].float().cpu()
-        eager = self.results.get(size)
-        if eager is not None and not image and batch == 1:
+            velocity = once().float().cpu()
+        eager = self.results.get((size, image))
+        if eager is not None and batch == 1:
             row["difference"] = float((velocity - eager).abs().max() / eager.abs().max())
         self.last = velocity
-        row["floor_ms"] = 1000 * batch * self.floor(size, self.gemm if rate is None else rate)
+        row["floor_ms"] = 1000 * batch * calls * self.floor(size, self.gemm if rate is None else rate)
         row["ratio"] = row["ms"] / row["floor_ms"]
         return row
 
-    def eager(self, model: Transformer, size: str) -> Row:
-        row = self.step(model, size)
-        self.resident[size], self.results[size] = row["ms"], self.last
+    def eager(self, model: Transformer, size: str, *, image: bool = False) -> Row:
+        row = self.step(model, size, image=image)
+        self.results[size, image] = self.last
+        if not image:
+            self.resident[size] = row["ms"]
         return row
 
     def fused(self, model: Transformer, size: str, *, image: bool = False, rate: float | None = None) -> Row:
         row = self.step(Runner(model, fused=self.kernels), size, image=image, rate=rate)
         row["kernels"] = self.kernels.problem or problem(self.device) or "Triton"
+        return row
+
+    def guided(self, model: Transformer, size: str, *, together: bool) -> Row:
+        """Both passes of guidance by the kernels, one after the other or ``together`` in one call.
+
+        A run has them together with ``--passes-per-call 2``.
+        """
+        run = Runner(model, fused=self.kernels)
+        if not together:
+            row = self.step(run, size, calls=2)
+            self.one_by_one[size] = row["ms"]
+            return row
+        row = self.step(run, size, batch=2)
+        if size in self.one_by_one:
+            row["ratio to one by one"] = row["ms"] / self.one_by_one[size]
         return row
 
     def chunked(self, model: Transformer, size: str) -> Row:
@@ -160,9 +182,12 @@ class Bench(Machine):
         return {"layers": count, "weights_gb": _bytes(model) / 1e9}
 
     def graphs(self, model: Transformer, size: str) -> Row:
-        """A forward pass of few tokens as one CUDA graph, over the same kernels launched one by one."""
+        """A forward pass as one CUDA graph, over the same kernels launched one by one.
+
+        A run records those of few tokens alone, here any.
+        """
         video, audio, tables = self.inputs(size)
-        graphs = Graphs()
+        graphs = Graphs(max_tokens=10**6)
         run, recorded = Runner(model), Runner(model, graphs=graphs)
         with torch.inference_mode():
             plain = self.seconds(lambda: run(video, audio, rope=tables), 5)

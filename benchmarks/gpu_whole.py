@@ -1,4 +1,4 @@
-"""Rows of the GPU benchmark beside plain steps: int8, ComfyUI's network, two passes, a whole clip."""
+"""Rows of the GPU benchmark beside plain steps: int8, ComfyUI's network, a whole clip."""
 
 from __future__ import annotations
 
@@ -66,14 +66,6 @@ def host_step(bench: Bench, model: Transformer, size: str) -> Row:
         row["ms"] = 1000 * bench.seconds(core_forward(peer, video, audio, grid, clip.fps))
     if size in bench.resident:
         row["ours over it"] = bench.resident[size] / row["ms"]
-    return row
-
-
-def both_passes(bench: Bench, model: Transformer, size: str) -> Row:
-    """A forward pass of two guidance passes together, as with --passes-per-call 2, over two of one."""
-    row = bench.step(Runner(model, fused=bench.kernels), size, batch=2)
-    if size in bench.resident:
-        row["ratio to two"] = row["ms"] / (2 * bench.resident[size])
     return row
 
 
