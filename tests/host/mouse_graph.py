@@ -22,6 +22,10 @@ PLACE = """([type, kind, name]) => {
     return JSON.stringify([x + right, y + down]);
 }"""
 LINKS = "() => JSON.stringify([...app.graph.links.values()].length)"
+MENU = """(type) => {
+    const { category, title } = LiteGraph.registered_node_types[type];
+    return JSON.stringify([...category.split("/"), title]);
+}"""
 COUNT = "() => JSON.stringify(app.graph.nodes.length)"
 
 
@@ -39,6 +43,10 @@ class MouseGraph:
             self.entry(entry)
         self.page.wait_for_function(f"() => Number(({COUNT})()) === {before + 1}")
         self.page.wait_for_timeout(200)
+
+    def menu(self, kind: str) -> Any:
+        """The category and the title by which the menu has a kind of node."""
+        return self.ask(MENU, kind)
 
     def entry(self, text: str) -> None:
         """Click an entry of the menu that was opened last."""

@@ -46,9 +46,9 @@ NODES = {
     "LTX2AVSampleStage": (900, 130, "LTX-2", "sampling", "LTX-2 Sample Stage"),
     "LTX2AVCropGuides": (900, 500, "LTX-2", "conditioning", "LTX-2 Crop Guides"),
     "LTX2AVFinishEdit": (1150, 130, "LTX-2", "editing", "LTX-2 Finish Edit"),
-    "SaveVideo": (1400, 130, "video", "Save Video"),
+    "SaveVideo": (1400, 130),
 }
-"""Node -> where it is added, and its entries in the menu."""
+"""Node -> where it is added, and its entries in the menu; without them they are those of the version."""
 LINKS = (
     ("LTX2AVLoadAll", "clip", "LTX2AVShotList", "clip"),
     ("LTX2AVLoadAll", "video_vae", "LTX2AVShotList", "video_vae"),
@@ -79,8 +79,8 @@ def made(page: ComfyPage, models: TinyModels) -> None:
     graph = MouseGraph(page)
     page.page.evaluate("() => app.graph.clear()")
     page.page.evaluate(FAR)
-    for place in NODES.values():
-        graph.add(*place)
+    for kind, (x, y, *path) in NODES.items():
+        graph.add(x, y, *(path or graph.menu(kind)))
     for link in LINKS:
         graph.link(*link)
     graph.choose("LTX2AVLoadAll", "ckpt_name", models.checkpoints["2.3"])
