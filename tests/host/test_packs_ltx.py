@@ -148,7 +148,8 @@ def refined_by_itself(b: LTXBench) -> Link:
     first = {"input_mode.start_step1": 0, "input_mode.end_step1": 1, "input_mode.steps_1": 2}
     second = {"input_mode.start_step2": 2, "input_mode.end_step2": 3, "input_mode.steps_2": 2}
     ranges = {"input_mode": "2 ranges", **first, **second}
-    return b.sample(b.cfg_guider(), b.add("SamplerSelfRefineVideo", **ranges))
+    # All latents are refined: one whose uncertainty is just at the threshold is, or is not, by its last bit.
+    return b.sample(b.cfg_guider(), b.add("SamplerSelfRefineVideo", uncertainty_threshold=0.0, **ranges))
 
 
 @graph
